@@ -1,0 +1,8 @@
+"""Back ends by name. Each is imported only when asked for, so that none needs another's packages."""
+
+from __future__ import annotations
+
+from .base import Documents, Engine, Hit, LocalEngine, Ranker
+from .load import load
+
+__all__ = ["Documents", "Engine", "Hit", "LocalEngine", "Ranker", "load"]

@@ -1,0 +1,71 @@
+"""What a back end is: a ranker knows rows of a corpus, an engine answers with documents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+
+class Hit(NamedTuple):
+    """One answer: the document's JSON object as bytes, and its score (higher is better)."""
+
+    document: bytes
+    score: float
+
+
+class Ranker(Protocol):
+    """Ranks passages of one corpus by row number. Called from several threads at once."""
+
+    parallelism: int
+    """How many threads may call :meth:`rank` at once to good use."""
+    max_batch: int
+    """Queries per call beyond which nothing is gained."""
+
+    def rank(self, queries: Sequence[str], topk: int) -> list[list[tuple[int, float]]]:
+        """For each query the best ``topk`` (row, score), best first; fewer where fewer match."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Documents(Protocol):
+    """Passages by row number, as JSON bytes."""
+
+    def __len__(self) -> int: ...
+
+    def get(self, row: int) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
+class Engine(Protocol):
+    """What the server calls: text in, documents out."""
+
+    parallelism: int
+    max_batch: int
+    passages: int
+    version: str
+    """Changes whenever an answer could."""
+
+    def search(self, queries: Sequence[str], topk: int) -> list[list[Hit]]: ...
+
+    def close(self) -> None: ...
+
+
+class LocalEngine:
+    """A ranker and the documents its rows name."""
+
+    def __init__(self, ranker: Ranker, documents: Documents, version: str) -> None:
+        self.parallelism, self.max_batch = ranker.parallelism, ranker.max_batch
+        self.passages, self.version = len(documents), version
+        self._ranker, self._documents = ranker, documents
+
+    def search(self, queries: Sequence[str], topk: int) -> list[list[Hit]]:
+        get = self._documents.get
+        return [
+            [Hit(get(row), score) for row, score in ranking] for ranking in self._ranker.rank(queries, topk)
+        ]
+
+    def close(self) -> None:
+        self._ranker.close()
+        self._documents.close()

@@ -1,0 +1,102 @@
+"""BM25 by Lucene, called directly: the rankings and scores of Pyserini's LuceneSearcher without its overhead.
+
+Much of the time of Anserini's own searcher goes into loading the stored document of every hit. Here Lucene
+only ranks: ``rows.npy`` turns its document numbers into rows of the corpus, and the memory-mapped corpus has
+the text.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import jvm
+
+MAX_CLAUSES = 16_384  # distinct terms of one query; Lucene's own limit of 1024 is an exception at search time
+
+
+def round_scores(scores: Sequence[float]) -> list[float]:
+    """Anserini's scores from Lucene's raw ones: four decimals, ties pushed apart by 1e-6, float32."""
+    rounded: list[float] = []
+    ties = 0
+    for raw in scores:
+        score = float(np.float32(math.floor(raw * 1e4 + 0.5) / 1e4))
+        ties = ties + 1 if rounded and rounded[-1] - score <= 1e-4 else 0
+        rounded.append(float(np.float32(score - 1e-6 * ties)))
+    return rounded
+
+
+class LuceneIndex:
+    """A Lucene index opened for BM25 search, as Anserini and Pyserini write it."""
+
+    def __init__(self, folder: Path, k1: float, b: float, heap_mb: int = 512) -> None:
+        jvm.start(heap_mb)
+        index_reader = "org.apache.lucene.index.IndexReader"
+        directory = jvm.java_class("org.apache.lucene.store.FSDirectory").open(
+            jvm.java_class("java.nio.file.Paths").get(str(folder))
+        )
+        self._reader = jvm.java_class("org.apache.lucene.index.DirectoryReader").open(directory)
+        searcher_class = jvm.java_class("org.apache.lucene.search.IndexSearcher")
+        searcher_class.setMaxClauseCount(MAX_CLAUSES)
+        self._searcher = searcher_class(jvm.cast(index_reader, self._reader))
+        self._searcher.setSimilarity(
+            jvm.java_class("org.apache.lucene.search.similarities.BM25Similarity")(k1, b)
+        )
+        self._searcher.setQueryCache(None)
+        self._analyzer = jvm.java_class("io.anserini.analysis.DefaultEnglishAnalyzer").newDefaultInstance()
+        self._queries = jvm.java_class("io.anserini.search.query.BagOfWordsQueryGenerator")()
+        field = jvm.java_class("org.apache.lucene.search.SortField")
+        string = jvm.java_class("org.apache.lucene.search.SortField$Type").STRING_VAL
+        # Equal scores are ordered by document id, as Anserini does.
+        self._order = jvm.java_class("org.apache.lucene.search.Sort")(field.FIELD_SCORE, field("id", string))
+
+    def __len__(self) -> int:
+        return int(self._reader.numDocs())
+
+    def search(self, query: str, topk: int) -> tuple[list[int], list[float]]:
+        """Lucene document numbers and raw scores of the best ``topk``, best first."""
+        lucene_query = self._queries.buildQuery("contents", self._analyzer, query)
+        hits = self._searcher.search(lucene_query, topk, self._order, True).scoreDocs
+        return [hit.doc for hit in hits], [hit.score for hit in hits]
+
+    def ids(self) -> list[str]:
+        """The id of every document, by Lucene document number."""
+        values: Any = jvm.java_class("org.apache.lucene.index.MultiDocValues").getBinaryValues(
+            jvm.cast("org.apache.lucene.index.IndexReader", self._reader), "id"
+        )
+        found: list[str] = []
+        while (number := values.nextDoc()) < 2**31 - 1:  # NO_MORE_DOCS
+            if number != len(found):
+                raise ValueError(f"document {len(found)} of the Lucene index has no id")
+            found.append(values.binaryValue().utf8ToString())
+        return found
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+class BM25Ranker:
+    """Ranks corpus rows with a Lucene index. Its threads share one searcher; Lucene is made for that."""
+
+    max_batch = 32
+
+    def __init__(self, index: LuceneIndex, rows: np.ndarray, threads: int | None = None) -> None:
+        self._index, self._rows = index, rows
+        self.parallelism = threads or len(os.sched_getaffinity(0))
+
+    def rank(self, queries: Sequence[str], topk: int) -> list[list[tuple[int, float]]]:
+        topk = min(topk, len(self._index))
+        rankings = []
+        for query in queries:
+            numbers, scores = self._index.search(query, topk)
+            rows = self._rows[numbers].tolist() if numbers else []
+            rankings.append(list(zip(rows, round_scores(scores), strict=True)))
+        return rankings
+
+    def close(self) -> None:
+        self._index.close()

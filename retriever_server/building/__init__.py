@@ -1,0 +1,1 @@
+"""Index builders, one per back end."""

@@ -1,0 +1,115 @@
+"""Build a Lucene index with Anserini: in shards, so that a stopped build can go on, merged at the end."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import jvm
+from ..backends.bm25 import LuceneIndex
+from ..corpus import CorpusError, Scan, id_hash, passages
+from .base import BuildError, BuildOptions, Progress
+
+SHARD_PASSAGES = 500_000
+
+
+def build(
+    documents: Path, scan: Scan, folder: Path, options: BuildOptions, progress: Progress
+) -> dict[str, Any]:
+    """Write ``lucene/`` and ``rows.npy`` into ``folder``; finished shards of an earlier try are kept.
+
+    Args:
+        documents: the uncompressed corpus.
+
+    Returns:
+        The build's settings, for the manifest.
+    """
+    shards = folder / "shards"
+    shards.mkdir(exist_ok=True)
+    lines = passages(documents)
+    done: list[Path] = []
+    for number, first in enumerate(range(0, scan.passages, SHARD_PASSAGES)):
+        shard = shards / f"{number:05d}"
+        count = min(SHARD_PASSAGES, scan.passages - first)
+        part = itertools.islice(lines, count)
+        if shard.is_dir():
+            next(itertools.islice(part, count, count), None)  # skip its lines
+        else:
+            _index_shard(part, count, shard, options)
+        done.append(shard)
+        progress(first + count, scan.passages)
+    _merge(done, folder / "lucene", options)
+    _write_rows(folder, scan)
+    shutil.rmtree(shards)
+    return {"analyzer": "anserini-english-porter", "lucene": _lucene_version()}
+
+
+def _lucene_version() -> str:
+    return str(jvm.java_class("org.apache.lucene.util.Version").LATEST.toString())
+
+
+def _index_shard(
+    lines: Iterator[tuple[bytes, str, str]], count: int, shard: Path, options: BuildOptions
+) -> None:
+    """Index ``count`` passages with Anserini's own IndexCollection in a process of its own."""
+    source, target = shard.with_suffix(".in"), shard.with_suffix(".tmp")
+    for leftover in (source, target):
+        shutil.rmtree(leftover, ignore_errors=True)
+    source.mkdir()
+    per_file = -(-count // options.threads)
+    for part in range(options.threads):
+        with (source / f"{part:03d}.jsonl").open("wb") as file:
+            file.writelines(line.rstrip() + b"\n" for line, _, _ in itertools.islice(lines, per_file))
+    command = [
+        str(jvm.java_home() / "bin" / "java"), f"-Xmx{options.heap_mb}m", "-cp", str(jvm.anserini_jar()),
+        "io.anserini.index.IndexCollection", "-collection", "JsonCollection", "-input", str(source),
+        "-index", str(target), "-generator", "DefaultLuceneDocumentGenerator",
+        "-threads", str(options.threads), "-memoryBuffer", str(max(64, options.heap_mb // 4)),
+    ]  # fmt: skip
+    run = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    if run.returncode != 0 or "Indexing Complete" not in run.stdout + run.stderr:
+        tail = "\n".join((run.stdout + run.stderr).strip().splitlines()[-15:])
+        raise BuildError(f"Anserini failed on a shard (exit code {run.returncode}):\n{tail}")
+    shutil.rmtree(source)
+    target.rename(shard)
+
+
+def _merge(shards: list[Path], target: Path, options: BuildOptions) -> None:
+    """One index out of all shards. Scores do not depend on how the corpus was cut."""
+    shutil.rmtree(target, ignore_errors=True)
+    jvm.start(options.heap_mb)
+    paths = jvm.java_class("java.nio.file.Paths")
+    directories = jvm.java_class("org.apache.lucene.store.FSDirectory")
+    writer_class = jvm.java_class("org.apache.lucene.index.IndexWriter")
+    config = jvm.java_class("org.apache.lucene.index.IndexWriterConfig")()
+    directory = directories.open(paths.get(str(target)))
+    writer = writer_class(directory, config)
+    opened = [directories.open(paths.get(str(shard))) for shard in shards]
+    writer.addIndexes(*[jvm.cast("org.apache.lucene.store.Directory", one) for one in opened])
+    if options.one_segment:
+        writer.forceMerge(1)
+    writer.commit()
+    writer.close()
+    for one in [*opened, directory]:
+        one.close()
+
+
+def _write_rows(folder: Path, scan: Scan) -> None:
+    """``rows.npy``: Lucene document number -> row of the corpus, joined on the id's hash."""
+    index = LuceneIndex(folder / "lucene", k1=0.9, b=0.4)
+    ids = np.fromiter(map(id_hash, index.ids()), np.uint64, len(index))
+    index.close()
+    order = np.argsort(scan.id_hashes)
+    position = np.searchsorted(scan.id_hashes, ids, sorter=order)
+    rows = order[np.minimum(position, len(order) - 1)]
+    if not np.array_equal(scan.id_hashes[rows], ids):
+        raise CorpusError(
+            "the Lucene index holds ids that the corpus lacks. Fix: build again from one corpus."
+        )
+    np.save(folder / "rows.npy", rows.astype(np.int32 if scan.passages < 2**31 else np.int64))

@@ -1,0 +1,171 @@
+"""The corpus: JSON lines ``{"id", "contents"}``, checked when an index is built, mapped when served."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import mmap
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+import orjson
+
+SHOWN_BAD_LINES = 20
+
+
+class CorpusError(ValueError):
+    """The corpus cannot be used. The message names the file, the lines and the fix."""
+
+
+@dataclass
+class Scan:
+    """What one pass over a corpus found. ``starts[row]`` is the byte offset of that passage's line."""
+
+    starts: np.ndarray
+    id_hashes: np.ndarray
+    sha256: str
+    size: int
+    bad_lines: list[tuple[int, str]] = field(default_factory=list)
+    bad_line_count: int = 0
+
+    @property
+    def passages(self) -> int:
+        return len(self.starts)
+
+
+def open_lines(path: Path) -> BinaryIO:
+    """A binary stream of the corpus, decompressed when the name ends in ``.gz``."""
+    return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
+
+
+def id_hash(passage_id: str) -> int:
+    """64-bit hash of an id, the same in every process (Python's own is salted)."""
+    return int.from_bytes(hashlib.blake2b(passage_id.encode(), digest_size=8).digest(), "little")
+
+
+def check_line(line: bytes) -> tuple[str, str]:
+    """``(id, contents)`` of one corpus line.
+
+    Raises:
+        CorpusError: not a JSON object with the strings ``id`` and ``contents``.
+    """
+    try:
+        passage = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise CorpusError(f"not JSON: {error}") from None
+    if not isinstance(passage, dict):
+        raise CorpusError(f'expected an object {{"id", "contents"}}, found {type(passage).__name__}')
+    for name in ("id", "contents"):
+        if name not in passage:
+            raise CorpusError(f'"{name}" is missing')
+        if not isinstance(passage[name], str):
+            raise CorpusError(f'"{name}" must be a string, found {type(passage[name]).__name__}')
+    return passage["id"], passage["contents"]
+
+
+def scan(path: Path, copy_to: Path | None = None, progress: Callable[[int, int], None] | None = None) -> Scan:
+    """Read the corpus once: check every line, hash it, note where each passage starts.
+
+    Args:
+        path: corpus, plain or ``.gz``. Blank lines are skipped.
+        copy_to: also write the lines there, uncompressed (a server needs random access).
+        progress: called with (passages, bytes) now and then.
+
+    Returns:
+        The scan. Bad lines are left out of it and listed in ``bad_lines`` (the first few) and counted.
+
+    Raises:
+        CorpusError: no such file, not readable as gzip, no passage in it, or two passages share an id.
+    """
+    if not path.is_file():
+        raise CorpusError(
+            f"--corpus {path} is not a file. Fix: give the path of a .jsonl or .jsonl.gz corpus."
+        )
+    starts, hashes, digest, position = array("Q"), array("Q"), hashlib.sha256(), 0
+    bad_lines: list[tuple[int, str]] = []
+    bad_line_count = 0
+    with ExitStack() as stack:
+        lines = stack.enter_context(open_lines(path))
+        copy = stack.enter_context(copy_to.open("wb")) if copy_to else None
+        try:
+            for number, line in enumerate(lines, start=1):
+                digest.update(line)
+                if copy:
+                    copy.write(line)
+                if not line.isspace():
+                    try:
+                        hashes.append(id_hash(check_line(line)[0]))
+                        starts.append(position)
+                    except CorpusError as error:
+                        bad_line_count += 1
+                        if len(bad_lines) < SHOWN_BAD_LINES:
+                            bad_lines.append((number, str(error)))
+                position += len(line)
+                if progress and number % 20_000 == 0:
+                    progress(len(starts), position)
+        except (EOFError, gzip.BadGzipFile) as error:
+            raise CorpusError(f"{path} is not a whole gzip file: {error}. Fix: fetch it again.") from error
+    if not starts and not bad_line_count:
+        raise CorpusError(f"{path} holds no passage.")
+    result = Scan(
+        np.frombuffer(starts, np.uint64), np.frombuffer(hashes, np.uint64), digest.hexdigest(), position,
+        bad_lines, bad_line_count,
+    )  # fmt: skip
+    _refuse_duplicates(result.id_hashes, path)
+    return result
+
+
+def _refuse_duplicates(id_hashes: np.ndarray, path: Path) -> None:
+    order = np.argsort(id_hashes, kind="stable")
+    same = np.flatnonzero(id_hashes[order][1:] == id_hashes[order][:-1])
+    if len(same):
+        rows = sorted(int(order[same[0] + i]) for i in (0, 1))
+        raise CorpusError(
+            f"{path}: {len(same)} ids occur more than once; the first are passages {rows[0]} and {rows[1]} "
+            "(counted from 0, blank and bad lines left out). Fix: make every id unique."
+        )
+
+
+def passages(path: Path) -> Iterator[tuple[bytes, str, str]]:
+    """``(line, id, contents)`` of every good line, in order: the rows of :func:`scan`."""
+    with open_lines(path) as lines:
+        for line in lines:
+            if line.isspace():
+                continue
+            try:
+                passage_id, contents = check_line(line)
+            except CorpusError:
+                continue
+            yield line, passage_id, contents
+
+
+class CorpusDocuments:
+    """Passages as JSON bytes straight from the memory-mapped corpus; RAM holds only the touched pages."""
+
+    def __init__(self, corpus: Path, starts: Path) -> None:
+        self._starts: np.ndarray = np.load(starts, mmap_mode="r")
+        with corpus.open("rb") as file:
+            self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._bytes.madvise(mmap.MADV_RANDOM)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def get(self, row: int) -> bytes:
+        """The passage's JSON object as bytes, as it stands in the corpus."""
+        start = int(self._starts[row])
+        end = self._bytes.find(b"\n", start)
+        return self._bytes[start : end if end >= 0 else len(self._bytes)].strip()
+
+    def close(self) -> None:
+        self._bytes.close()
+
+
+def decode(document: bytes) -> dict[str, Any]:
+    """A document's bytes as an object."""
+    return cast("dict[str, Any]", orjson.loads(document))

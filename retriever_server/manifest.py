@@ -1,0 +1,152 @@
+"""The manifest beside every index: what it was built from, with what, and which files it consists of."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+FORMAT = 1
+FILE = "manifest.json"
+SAMPLES, SAMPLE_BYTES = 64, 64 * 1024
+
+
+class IndexMismatchError(ValueError):
+    """An index cannot be served with this corpus or these settings. The message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything a server needs to know before it trusts an index."""
+
+    backend: str
+    passages: int
+    corpus_name: str
+    corpus_size: int
+    """Bytes, uncompressed."""
+    corpus_sha256: str
+    corpus_sample: str
+    """:func:`sample_hash` of the uncompressed corpus: cheap to check however large the corpus is."""
+    skipped_lines: int
+    settings: dict[str, Any]
+    """The back end's build settings, e.g. the analyser or the encoder."""
+    versions: dict[str, str]
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Relative path -> size in bytes and sample hash."""
+    format: int = FORMAT
+
+    @property
+    def version(self) -> str:
+        """Short name of this exact index; a different corpus or setting gives a different one."""
+        text = json.dumps([self.backend, self.corpus_sha256, self.settings, self.files], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def sample_hash(path: Path) -> str:
+    """SHA-256 over the size and blocks spread evenly over the file; the whole file when it is small."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        if size <= SAMPLES * SAMPLE_BYTES:
+            digest.update(file.read())
+        else:
+            for i in range(SAMPLES):
+                file.seek(i * (size - SAMPLE_BYTES) // (SAMPLES - 1))
+                digest.update(file.read(SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def full_hash(path: Path) -> str:
+    """SHA-256 of a whole file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _index_files(index: Path) -> list[Path]:
+    return sorted(p for p in index.rglob("*") if p.is_file() and p.name not in (FILE, "write.lock"))
+
+
+def write(index: Path, manifest: Manifest) -> None:
+    """Write the manifest with the index's files in it: the last step of a build."""
+    files = {
+        str(path.relative_to(index)): {
+            "size": path.stat().st_size, "sample": sample_hash(path), "sha256": full_hash(path),
+        }
+        for path in _index_files(index)
+    }  # fmt: skip
+    complete = dataclasses.replace(manifest, files=files)
+    temporary = index / (FILE + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(dataclasses.asdict(complete), file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(index / FILE)
+
+
+def read(index: Path) -> Manifest:
+    """The manifest of an index folder.
+
+    Raises:
+        IndexMismatchError: no finished index there, or one of another format.
+    """
+    rebuild = "Fix: build it with python -m retriever_server.build_index."
+    if not (index / FILE).is_file():
+        raise IndexMismatchError(f"--index {index} holds no finished index ({FILE} is missing). {rebuild}")
+    try:
+        values = json.loads((index / FILE).read_text(encoding="utf-8"))
+        if values.get("format") != FORMAT:
+            raise IndexMismatchError(
+                f"--index {index} has format {values.get('format')}, this server reads {FORMAT}. {rebuild}"
+            )
+        return Manifest(**values)
+    except (json.JSONDecodeError, TypeError, AttributeError) as error:
+        raise IndexMismatchError(f"{index / FILE} is damaged: {error}. {rebuild}") from None
+
+
+def check(index: Path, manifest: Manifest, backend: str, corpus: Path, full: bool = False) -> None:
+    """Refuse an index that is not whole, or that was built from another corpus or for another back end.
+
+    Args:
+        corpus: the file that documents are read from, uncompressed.
+        full: hash every byte instead of samples (a few seconds per GiB).
+
+    Raises:
+        IndexMismatchError: with the reason.
+    """
+    if manifest.backend != backend:
+        raise IndexMismatchError(
+            f"--index {index} was built for --backend {manifest.backend}, not {backend}. "
+            f"Fix: serve it with --backend {manifest.backend} or build another."
+        )
+    for name, expected in manifest.files.items():
+        path = index / name
+        if not path.is_file():
+            raise IndexMismatchError(f"{path} is missing from the index. Fix: build the index again.")
+        if path.stat().st_size != expected["size"]:
+            raise IndexMismatchError(
+                f"{path} has {path.stat().st_size} bytes, the manifest says {expected['size']}: "
+                "damaged or half-copied. Fix: copy or build the index again."
+            )
+        actual = full_hash(path) if full else sample_hash(path)
+        if actual != expected["sha256" if full else "sample"]:
+            raise IndexMismatchError(f"{path} was changed after the build. Fix: build the index again.")
+    if not corpus.is_file():
+        raise IndexMismatchError(
+            f"--corpus {corpus} is not a file; documents are read from it. Fix: give the one the index was "
+            f"built from ({manifest.corpus_name}, {manifest.corpus_size} bytes)."
+        )
+    if corpus.stat().st_size != manifest.corpus_size:
+        raise IndexMismatchError(
+            f"--corpus {corpus} has {corpus.stat().st_size} bytes, the index was built from "
+            f"{manifest.corpus_size}: another or a truncated corpus. Fix: give the right one or build again."
+        )
+    actual = full_hash(corpus) if full else sample_hash(corpus)
+    if actual != (manifest.corpus_sha256 if full else manifest.corpus_sample):
+        raise IndexMismatchError(
+            f"--corpus {corpus} has the right size but other content than the one the index was built from "
+            f"(sha256 {manifest.corpus_sha256[:16]}…). Fix: give the right one or build again."
+        )

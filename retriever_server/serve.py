@@ -1,0 +1,112 @@
+"""One serving process: bind, serve, say when ready, end cleanly on SIGTERM and SIGINT."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+
+from .app import make_app
+from .settings import Settings, SettingsError
+
+log = logging.getLogger("retriever_server")
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A bound socket.
+
+    Raises:
+        SettingsError: the port is taken or the host is not of this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+    except OSError as error:
+        sock.close()
+        raise SettingsError(
+            f"cannot listen on {host}:{port}: {error.strerror or error}. "
+            "Fix: end what listens there, or choose another --port (0 picks a free one)."
+        ) from None
+    return sock
+
+
+def url_of(sock: socket.socket, scheme: str = "http") -> str:
+    """The URL that clients of the bound socket use."""
+    host, port = sock.getsockname()[:2]
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def write_port_file(path: Path, url: str) -> None:
+    """Write the URL in one step, so that a waiting reader never sees half of it."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(url + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+class _Uvicorn(uvicorn.Server):
+    """Uvicorn raises a signal again after its clean shutdown, which kills the process; here it returns."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        before = {
+            number: signal.signal(number, self.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def serve(settings: Settings) -> int:
+    """Serve until told to stop; the exit code.
+
+    Raises:
+        SettingsError: the address cannot be bound.
+    """
+    sock = bind(settings.host, settings.port)
+    url = url_of(sock)
+    if settings.port_file:
+        settings.port_file.unlink(missing_ok=True)
+
+    def on_ready() -> None:
+        log.info("ready: %s/retrieve (%s)", url, settings.backend)
+        if settings.port_file:
+            write_port_file(settings.port_file, url)
+
+    def on_failure() -> None:
+        uvicorn_server.should_exit = True
+
+    app = make_app(settings, on_ready, on_failure)
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        timeout_keep_alive=75,  # longer than clients keep idle connections, so that the client closes first
+        timeout_graceful_shutdown=settings.drain_s,
+        server_header=False,
+        date_header=False,
+    )
+    uvicorn_server = _Uvicorn(config)
+    log.info("listening on %s, loading", url)
+    try:
+        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+            runner.run(uvicorn_server.serve(sockets=[sock]))
+    finally:
+        sock.close()
+        if settings.port_file:
+            settings.port_file.unlink(missing_ok=True)
+    error = app.state.server.error
+    if error is not None:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,65 @@
+"""A small corpus, its Lucene index and a running server, shared by the tests of this folder."""
+
+import json
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from retriever_server import jvm
+from retriever_server.build_index import build
+from retriever_server.building.base import BuildOptions
+from retriever_server.process import ServerProcess, serving
+
+WORDS = """
+    river mountain castle painter engine bridge harbour violin comet garden library market desert island
+    glacier temple orchard lantern printer railway telescope cathedral harvest merchant sailor
+""".split()  # noqa: SIM905
+
+
+def passage(number: int) -> dict[str, str]:
+    rng = random.Random(number)
+    text = " ".join(rng.choices(WORDS, k=40))
+    return {"id": f"doc-{number}", "contents": f'"Title {number}"\nPassage{number} about {text}.'}
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of real data; skips where it is not there."""
+    default = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+    folder = Path(os.environ.get("SD_SEARCH_DATA", default))
+    if not (folder / "wiki18-mini").is_dir():
+        pytest.skip(f"no wiki18-mini in {folder}; set SD_SEARCH_DATA to the folder that holds it")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def java() -> None:
+    """Skips where there is no Java runtime or jar for BM25."""
+    try:
+        jvm.java_home(), jvm.anserini_jar()
+    except jvm.JavaError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("corpus") / "corpus.jsonl"
+    path.write_text("".join(json.dumps(passage(n)) + "\n" for n in range(300)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def bm25_index(java: None, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    index = tmp_path_factory.mktemp("bm25") / "index"
+    build("bm25", corpus, index, BuildOptions(heap_mb=512))
+    return index
+
+
+@pytest.fixture(scope="session")
+def bm25(bm25_index: Path, corpus: Path) -> Iterator[ServerProcess]:
+    """A BM25 server over ``corpus``."""
+    with serving("--backend", "bm25", "--index", bm25_index, "--corpus", corpus) as server:
+        yield server

@@ -1,0 +1,170 @@
+"""The HTTP contract, against a running BM25 server."""
+
+import json
+import urllib.error
+import urllib.request
+from typing import Any
+
+import pytest
+
+from retriever_server.process import ServerProcess
+
+
+def post(url: str, body: Any, path: str = "/retrieve") -> tuple[int, Any]:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    request = urllib.request.Request(url + path, data, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return response.status, json.loads(response.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
+def get(url: str) -> tuple[int, bytes]:
+    with urllib.request.urlopen(url, timeout=30) as response:
+        return response.status, response.read()
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 512])
+@pytest.mark.parametrize("scores", [True, False])
+def test_one_list_per_query_in_order(bm25: ServerProcess, count: int, scores: bool) -> None:
+    numbers = [(7 * i) % 300 for i in range(count)]
+    body = {"queries": [f"passage{n} bridge" for n in numbers], "topk": 2, "return_scores": scores}
+    status, answer = post(bm25.url, body)
+    assert status == 200
+    assert list(answer) == ["result"]
+    assert len(answer["result"]) == count
+    for number, items in zip(numbers, answer["result"], strict=True):
+        assert len(items) == 2
+        if scores:
+            assert all(set(item) == {"document", "score"} for item in items)
+            assert items[0]["score"] >= items[1]["score"] > 0
+            items = [item["document"] for item in items]
+        assert all(set(item) == {"id", "contents"} for item in items)
+        assert items[0]["id"] == f"doc-{number}"
+
+
+def test_defaults_are_three_documents_without_scores(bm25: ServerProcess) -> None:
+    for body in ({"queries": ["castle"]}, {"queries": ["castle"], "topk": None, "return_scores": None}):
+        status, answer = post(bm25.url, body)
+        assert status == 200
+        assert [set(item) for item in answer["result"][0]] == [{"id", "contents"}] * 3
+
+
+def test_single_query_field(bm25: ServerProcess) -> None:
+    several = post(bm25.url, {"queries": ["castle river"], "topk": 5, "return_scores": True})
+    assert post(bm25.url, {"query": "castle river", "topk": 5, "return_scores": True}) == several
+
+
+@pytest.mark.parametrize(
+    "query", ["", " ", "\t\n ", "\u3000", "\0", "zzzznotaword", "the of and", "!!!", "\ud800"]
+)
+def test_queries_that_match_nothing_have_no_documents(bm25: ServerProcess, query: str) -> None:
+    status, answer = post(bm25.url, {"queries": [query, "castle"], "topk": 3})
+    assert status == 200
+    assert answer["result"][0] == []
+    assert len(answer["result"][1]) == 3
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "+castle -bridge && || ! ( ) { } [ ] ^ \" ~ * ? : \\ / castle AND OR NOT",
+        "contents: castle", "castle~2^4", "[a TO z] castle", "castle\0river", "castle \ud83d", "castle 😀𝄞",
+        "château castle", "Ποιος castle", "кто castle", "谁 castle", "誰が castle", "누가 castle",
+        "من castle", "מי castle", "कौन castle", "ใคร castle",
+        "castle " * 12_500, " ".join(f"w{i}" for i in range(9000)),
+    ],
+    ids=lambda query: ascii(query[:20]),
+)  # fmt: skip
+def test_odd_queries_are_answered(bm25: ServerProcess, query: str) -> None:
+    status, answer = post(bm25.url, {"queries": [query], "topk": 3})
+    assert status == 200
+    assert len(answer["result"]) == 1
+    if "castle" in query:
+        assert len(answer["result"][0]) == 3
+        assert all(
+            "castle" in item["contents"] or "river" in item["contents"] for item in answer["result"][0]
+        )
+
+
+def test_nul_does_not_end_the_query(bm25: ServerProcess) -> None:
+    with_nul = post(bm25.url, {"queries": ["castle\0passage17"], "topk": 1})
+    assert with_nul == post(bm25.url, {"queries": ["castle passage17"], "topk": 1})
+    assert with_nul[1]["result"][0][0]["id"] == "doc-17"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "field"),
+    [
+        (b'{"queries": ["half', 400, None),
+        (b"", 400, None),
+        (b"\xff\xfe\x00", 400, None),
+        (b"[" * 100_000, 400, None),
+        (["castle"], 422, None),
+        ({}, 422, "queries"),
+        ({"queries": ["a"], "query": "a"}, 422, "queries"),
+        ({"queries": "castle"}, 422, "queries"),
+        ({"queries": [1]}, 422, "queries"),
+        ({"queries": [None]}, 422, "queries"),
+        ({"queries": {"0": "castle"}}, 422, "queries"),
+        ({"query": ["castle"]}, 422, "query"),
+        ({"queries": ["castle"], "topk": 0}, 422, "topk"),
+        ({"queries": ["castle"], "topk": -1}, 422, "topk"),
+        ({"queries": ["castle"], "topk": 101}, 422, "topk"),
+        ({"queries": ["castle"], "topk": 10**30}, 422, "topk"),
+        ({"queries": ["castle"], "topk": "3"}, 422, "topk"),
+        ({"queries": ["castle"], "topk": True}, 422, "topk"),
+        ({"queries": ["castle"], "topk": 2.5}, 422, "topk"),
+        ({"queries": ["castle"], "return_scores": "yes"}, 422, "return_scores"),
+        ({"queries": ["castle"] * 1025}, 413, "queries"),
+        (b'{"queries": ["' + b"a" * (16 * 2**20) + b'"]}', 413, None),
+    ],
+    ids=lambda value: ascii(value)[:40],
+)
+def test_bad_requests_name_the_field(bm25: ServerProcess, body: Any, status: int, field: str | None) -> None:
+    answered, answer = post(bm25.url, body)
+    assert answered == status
+    assert answer["error"]["field"] == field
+    assert answer["error"]["message"]
+
+
+def test_health_ready_metrics_openapi(bm25: ServerProcess) -> None:
+    assert get(bm25.url + "/health") == (200, b'{"status":"ok"}')
+    status, body = get(bm25.url + "/ready")
+    ready = json.loads(body)
+    assert (status, ready["status"], ready["backend"], ready["passages"]) == (200, "ready", "bm25", 300)
+    before = metric(bm25.url, "retriever_queries_total")
+    post(bm25.url, {"queries": ["metric one", "metric two"]})
+    assert metric(bm25.url, "retriever_queries_total") == before + 2
+    schema = json.loads(get(bm25.url + "/openapi.json")[1])
+    assert set(schema["paths"]) == {"/retrieve", "/health", "/ready", "/metrics"}
+    content = schema["paths"]["/retrieve"]["post"]["requestBody"]["content"]["application/json"]
+    assert post(bm25.url, content["example"])[0] == 200
+
+
+def metric(url: str, name: str) -> float:
+    lines = get(url + "/metrics")[1].decode().splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.split("{")[0].split(" ")[0] == name)
+
+
+def test_long_queries_are_cut_and_counted(bm25: ServerProcess) -> None:
+    before = metric(bm25.url, "retriever_queries_truncated_total")
+    assert post(bm25.url, {"queries": ["castle " + "x" * 100_000]})[0] == 200
+    assert metric(bm25.url, "retriever_queries_truncated_total") == before + 1
+
+
+def test_repeats_come_from_the_cache(bm25: ServerProcess) -> None:
+    body = {"queries": ["telescope lantern comet"], "topk": 4, "return_scores": True}
+    first = post(bm25.url, body)
+    before = metric(bm25.url, "retriever_cache_hits_total"), metric(bm25.url, "retriever_batch_size_sum")
+    assert post(bm25.url, body) == first
+    after = metric(bm25.url, "retriever_cache_hits_total"), metric(bm25.url, "retriever_batch_size_sum")
+    assert after == (before[0] + 1, before[1])
+
+
+def test_other_paths_and_methods(bm25: ServerProcess) -> None:
+    assert post(bm25.url, {}, "/nowhere")[0] == 404
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        get(bm25.url + "/retrieve")
+    assert caught.value.code == 405
