@@ -1,0 +1,1 @@
+"""The distillation loss: tensors in, tensors out."""

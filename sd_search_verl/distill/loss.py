@@ -1,0 +1,55 @@
+"""From divergences at query tokens to the scalar L_SD.
+
+    L_SD = 1/|T| sum over tau in T of w_tau * 1/|Q_tau| sum over p in Q_tau of D(P_teacher,p || P_student,p)
+
+T: the mini-batch's trajectories that have query tokens; Q_tau: a trajectory's query tokens; w_tau: its weight. |T| is
+counted over all ranks and micro-batches, so the loss does not depend on how the mini-batch is cut up.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def token_weights(tokens_per_trajectory: Tensor, trajectory_weights: Tensor) -> Tensor:
+    """Weight of every query token: w_tau / |Q_tau|, trajectory after trajectory.
+
+    Args:
+        tokens_per_trajectory: ``[B]`` integers, |Q_tau|; 0 contributes no entries.
+        trajectory_weights: ``[B]`` floats, w_tau.
+
+    Returns:
+        ``[sum |Q_tau|]`` fp32.
+    """
+    share = trajectory_weights.float() / tokens_per_trajectory.clamp_min(1)
+    return share.repeat_interleave(tokens_per_trajectory)
+
+
+def sd_loss(divergences: Tensor, weights: Tensor, num_trajectories: int) -> Tensor:
+    """L_SD, or this part's share of it, as a scalar; 0 where there is no query token.
+
+    Args:
+        divergences: ``[N]`` at this part's query tokens.
+        weights: ``[N]`` from :func:`token_weights`.
+        num_trajectories: |T| of the whole mini-batch.
+    """
+    return (divergences * weights).sum() / max(num_trajectories, 1)
+
+
+@torch.no_grad()
+def diagnostics(student_logits: Tensor, teacher_logits: Tensor, top_k: int | None) -> dict[str, Tensor]:
+    """What the two distributions look like at N positions, each ``[N]`` fp32.
+
+    teacher_entropy, student_entropy: nats. top_k_mass: the teacher's probability inside its own ``top_k``.
+    teacher_student_top1: 1 where both have the same most likely token.
+    """
+    student, teacher = student_logits.float().log_softmax(-1), teacher_logits.float().log_softmax(-1)
+    k = student.shape[-1] if top_k is None else min(top_k, student.shape[-1])
+    chosen = teacher.topk(k, dim=-1).indices
+    return {
+        "teacher_entropy": -(teacher.exp() * teacher).sum(-1),
+        "student_entropy": -(student.exp() * student).sum(-1),
+        "top_k_mass": teacher.gather(-1, chosen).exp().sum(-1),
+        "teacher_student_top1": (student.argmax(-1) == teacher.argmax(-1)).float(),
+    }

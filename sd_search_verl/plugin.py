@@ -1,0 +1,67 @@
+"""verl's entry point (group ``verl.plugins``): loaded by ``import verl`` in every process.
+
+verl hides what goes wrong while a plugin loads, so errors are logged here, kept in ``errors`` for ``sd-search
+doctor``, and written into the message of any run that asks for the trainer and does not find it.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from sd_search_verl.config import SDSearchConfig, SearchConfig, to_mapping
+
+logger = logging.getLogger(__name__)
+
+TRAINER = "sd_search"
+AGENT_LOOP = "sd_search_agent"
+
+errors: dict[str, str] = {}
+"""What failed to load, by name, with its traceback."""
+
+
+def _attempt(what: str, action: Callable[[], Any]) -> None:
+    try:
+        action()
+    except Exception:
+        errors[what] = traceback.format_exc()
+        logger.exception("sd_search_verl could not load its %s; run `sd-search doctor`", what)
+
+
+def _cpu_platform() -> None:
+    from sd_search_verl.verl_adapter.cpu import activate_if_wanted
+
+    activate_if_wanted()
+
+
+def _config_group() -> None:
+    """``+sd_search=default``: both sections, and the choices in verl's own config that go with them."""
+    from hydra.core.config_store import ConfigStore
+
+    node = {
+        "sd_search": to_mapping(SDSearchConfig()),
+        "search": to_mapping(SearchConfig()),
+        "trainer": {"v1": {"trainer_mode": TRAINER}},
+        "actor_rollout_ref": {"rollout": {"agent": {"default_agent_loop": AGENT_LOOP}}},
+        "reward": {"custom_reward_function": {"path": "pkg://sd_search_verl.scoring", "name": "compute_score"}},
+    }
+    ConfigStore.instance().store(group="sd_search", name="default", node=node, package="_global_")
+
+
+def _agent_loop() -> None:
+    # By name: the class itself is imported only in the processes that run rollouts.
+    from verl.experimental.agent_loop.agent_loop import _agent_loop_registry
+
+    _agent_loop_registry[AGENT_LOOP] = {"_target_": "sd_search_verl.verl_adapter.agent_loop.SearchAgentLoop"}
+
+
+def _trainer() -> None:
+    import sd_search_verl.verl_adapter.trainer  # noqa: F401  (registers itself)
+
+
+_attempt("CPU platform", _cpu_platform)
+_attempt("config group", _config_group)
+_attempt("agent loop", _agent_loop)
+_attempt("trainer", _trainer)

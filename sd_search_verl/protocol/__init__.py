@@ -1,0 +1,28 @@
+"""What a trajectory looks like: tags, prompt, observation text, parsing, and query token spans.
+
+``get("search_r1")`` returns the protocol of https://arxiv.org/abs/2503.09516, ``get("autorefine")`` that of
+https://arxiv.org/abs/2505.11277. The prompts and observation texts are those projects' own, because released models
+have learned exactly these.
+"""
+
+from __future__ import annotations
+
+from sd_search_verl.protocol.autorefine import AUTOREFINE
+from sd_search_verl.protocol.base import ParsedTrajectory, Protocol
+from sd_search_verl.protocol.search_r1 import SEARCH_R1
+
+__all__ = ["ParsedTrajectory", "Protocol", "get"]
+
+_PROTOCOLS = {protocol.name: protocol for protocol in (SEARCH_R1, AUTOREFINE)}
+
+
+def get(name: str) -> Protocol:
+    """The protocol called ``name``.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    try:
+        return _PROTOCOLS[name]
+    except KeyError:
+        raise ValueError(f"protocol {name!r} is unknown; choose one of {', '.join(sorted(_PROTOCOLS))}") from None

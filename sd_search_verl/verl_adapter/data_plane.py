@@ -1,0 +1,139 @@
+"""verl's data plane (TransferQueue): reading a step's finished rollouts, writing the teacher's rows.
+
+The only module that calls ``transfer_queue``, so that a change of verl's data plane stays in one file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transfer_queue as tq
+from torch import Tensor
+from verl.utils import tensordict_utils as tu
+
+from sd_search_verl.hindsight.prepare import FinishedRollout, TeacherInputs
+
+EXTRA = "sd_search"
+"""Key of our record in the agent loop's extra fields."""
+
+_FIELDS = ["uid", "prompts", "responses", "response_mask", "raw_prompt", "extra_fields", "rm_scores"]
+
+
+@dataclass(frozen=True)
+class StepRollouts:
+    """The rollouts of one step without padding rows, and where they stand in the batch.
+
+    Attributes:
+        rows: row of each rollout in the batch.
+        records: what the agent loop recorded (see ``verl_adapter/agent_loop.py``).
+        scores: reward of each rollout.
+    """
+
+    rows: list[int]
+    rollouts: list[FinishedRollout]
+    records: list[dict[str, Any]]
+    scores: list[float]
+
+
+def read_rollouts(batch: Any) -> StepRollouts:
+    """Fetch the finished rollouts of a batch.
+
+    Raises:
+        RuntimeError: rollouts that were not made by our agent loop.
+    """
+    data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=_FIELDS)
+    uids, messages, extras = (_listed(data[name]) for name in ("uid", "raw_prompt", "extra_fields"))
+    prompts, responses, masks, scores = (
+        _unbound(data[name]) for name in ("prompts", "responses", "response_mask", "rm_scores")
+    )
+    step = StepRollouts([], [], [], [])
+    for row, tag in enumerate(batch.tags):
+        if tag.get("is_padding", False):
+            continue  # verl's filler rows carry copies of another rollout's record
+        record = extras[row].get(EXTRA)
+        if record is None:
+            raise RuntimeError(
+                "a rollout was not made by sd_search_agent; set actor_rollout_ref.rollout.agent."
+                "default_agent_loop=sd_search_agent and remove the column agent_name from the data set"
+            )
+        step.rows.append(row)
+        step.records.append(record)
+        step.scores.append(float(scores[row].sum()))
+        step.rollouts.append(
+            FinishedRollout(
+                group=str(uids[row]),
+                messages=[dict(message) for message in messages[row]],
+                prompt_ids=prompts[row].tolist(),
+                response_ids=responses[row].tolist(),
+                response_mask=masks[row].tolist(),
+                queries=record["queries"],
+                spans=[(start, end) for start, end in record["spans"]],
+                f1=record["f1"],
+                response=record["response"],
+                documents=record["documents"],
+            )
+        )
+    return step
+
+
+def write_teacher_inputs(batch: Any, rows: Sequence[int], inputs: Sequence[TeacherInputs]) -> Any:
+    """Attach the teacher's rows to the batch; returns the batch to go on with.
+
+    Every row of a batch must own every field, so rows without anything to score get placeholders of length one:
+    position -1, weight 0.
+    """
+    per_row: dict[int, TeacherInputs] = dict(zip(rows, inputs, strict=True))
+    empty = TeacherInputs([], 0.0, [], 0)
+    packed = [pack(per_row.get(row, empty)) for row in range(len(batch.keys))]
+    fields = {name: _nested([row[name] for row in packed]) for name in packed[0]}
+    put = tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=tu.get_tensordict(fields))
+    # Workers receive only the fields listed in the meta; the one returned lists the new ones, but has no extra_info.
+    put.extra_info.update(batch.extra_info)
+    return put
+
+
+def pack(inputs: TeacherInputs) -> dict[str, Tensor]:
+    """One trajectory's teacher rows as flat tensors, all at least one long.
+
+    sd_ids: tokens of all rows, one after the other. sd_lengths: tokens of each row. sd_teacher_positions: index into
+    sd_ids of each scored token's logits. sd_student_positions: the same in the student's row. sd_weight: ``[1]``.
+    """
+    if not inputs.rows:
+        one = torch.zeros(1, dtype=torch.long)
+        none = one - 1
+        return {
+            "sd_ids": one,
+            "sd_lengths": none,
+            "sd_teacher_positions": none,
+            "sd_student_positions": none,
+            "sd_weight": torch.zeros(1),
+        }
+    ids: list[int] = []
+    teacher_positions: list[int] = []
+    student_positions: list[int] = []
+    for row in inputs.rows:
+        teacher_positions += [len(ids) + position for position in row.teacher_positions]
+        student_positions += row.student_positions
+        ids += row.input_ids
+    return {
+        "sd_ids": torch.tensor(ids),
+        "sd_lengths": torch.tensor([len(row.input_ids) for row in inputs.rows]),
+        "sd_teacher_positions": torch.tensor(teacher_positions),
+        "sd_student_positions": torch.tensor(student_positions),
+        "sd_weight": torch.tensor([inputs.weight]),
+    }
+
+
+def _nested(rows: Sequence[Tensor]) -> Tensor:
+    return torch.nested.as_nested_tensor(list(rows), layout=torch.jagged)
+
+
+def _unbound(field: Tensor) -> Sequence[Tensor]:
+    return field.unbind()
+
+
+def _listed(field: Any) -> list[Any]:
+    return field.tolist() if hasattr(field, "tolist") else list(field)

@@ -1,0 +1,149 @@
+"""The teacher pass: one forward without gradient over the teacher's rows, keeping logits at scored positions only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from tensordict import TensorDict
+from torch import Tensor
+from verl.utils import tensordict_utils as tu
+from verl.utils.device import get_device_id
+
+
+@dataclass(frozen=True)
+class MiniBatchTargets:
+    """One rank's part of a mini-batch, read from the fields of ``data_plane.pack``.
+
+    Attributes:
+        rows: teacher sequences.
+        positions: per sequence, indices of the logits to keep.
+        student_positions: per trajectory, indices of the student's logits to compare, in slot order.
+        weights: ``[B]`` trajectory weights.
+    """
+
+    rows: list[Tensor]
+    positions: list[Tensor]
+    student_positions: list[Tensor]
+    weights: Tensor
+
+    @property
+    def tokens_per_trajectory(self) -> Tensor:
+        """``[B]`` number of scored tokens."""
+        return torch.tensor([len(positions) for positions in self.student_positions])
+
+
+def read_targets(data: TensorDict) -> MiniBatchTargets:
+    """Unpack the fields of a mini-batch on the CPU."""
+    fields = ("sd_ids", "sd_lengths", "sd_teacher_positions", "sd_student_positions", "sd_weight")
+    packed = zip(*(data[name].cpu().unbind() for name in fields), strict=True)
+    targets = MiniBatchTargets([], [], [], data["sd_weight"].values().cpu().float())
+    for ids, lengths, teacher, student, _ in packed:
+        targets.student_positions.append(student[student >= 0])
+        if int(lengths[0]) < 0:
+            continue
+        start = 0
+        for row in ids.split(lengths.tolist()):
+            inside = (teacher >= start) & (teacher < start + len(row))
+            targets.rows.append(row)
+            targets.positions.append(teacher[inside] - start)
+            start += len(row)
+    return targets
+
+
+class TeacherPass:
+    """Collects the logits of one pass through verl's hook on the logits. Called by the engine, twice a micro-batch."""
+
+    def __init__(self, num_slots: int) -> None:
+        self._num_slots = num_slots
+        self.logits: Tensor | None = None
+
+    def __call__(
+        self, *, student_logits: Tensor | None = None, data: TensorDict, **_: Any
+    ) -> dict[str, Tensor] | tuple[Tensor, dict[str, Any]]:
+        if student_logits is None:
+            return torch.zeros((), device=get_device_id()), {}
+        logits = student_logits.squeeze(0)
+        if self.logits is None:
+            self.logits = logits.new_empty(self._num_slots, logits.shape[-1])
+        index, slots = packed_index(data, "sd_positions", "sd_slots")
+        self.logits.index_copy_(0, slots, logits.index_select(0, index))
+        return {}
+
+
+def packed_index(data: TensorDict, positions: str, *others: str) -> tuple[Tensor, ...]:
+    """Index of positions in the packed logits of a micro-batch, and the other fields at the same entries.
+
+    ``positions`` counts from each row's start; entries of -1 are placeholders and left out. No host synchronisation
+    but the one that the boolean mask needs.
+    """
+    field = data[positions]
+    row = torch.arange(field.shape[0], device=field.device).repeat_interleave(field.offsets().diff())
+    values = field.values()
+    real = values >= 0
+    index = data["input_ids"].offsets()[row[real]] + values[real]
+    return (index, *(data[name].values()[real] for name in others))
+
+
+def run_teacher_pass(engine: Any, targets: MiniBatchTargets, settings: dict[str, Any], group: Any) -> Tensor:
+    """Teacher logits ``[N, V]`` in the model's dtype, in the order of the rows and their positions.
+
+    Every rank takes part in every forward, whatever it has to score: ranks are padded to the same number of rows.
+
+    Args:
+        engine: verl's FSDP engine, in train mode; left in train mode.
+        settings: non-tensor options of the forward (temperature, micro-batch size, token budget, ...).
+        group: data-parallel process group.
+    """
+    num_slots = sum(len(positions) for positions in targets.positions)
+    collector = TeacherPass(num_slots)
+    batch = _teacher_batch(targets, settings, group)
+    engine.module.eval()  # dropout off, and verl's activation offload acts in train mode only
+    try:
+        engine.infer_batch(batch, loss_function=collector)
+    finally:
+        engine.module.train()
+    assert collector.logits is not None
+    return collector.logits
+
+
+def _teacher_batch(targets: MiniBatchTargets, settings: dict[str, Any], group: Any) -> TensorDict:
+    rows, positions = list(targets.rows), list(targets.positions)
+    count, longest = _agree_on_maximum([len(rows), max((len(row) for row in rows), default=2)], group)
+    micro_batch = settings["micro_batch_size_per_gpu"] or 1
+    count = max(1, -(-count // micro_batch)) * micro_batch
+    slots = list(torch.arange(sum(map(len, positions))).split([len(p) for p in positions])) if positions else []
+    while len(rows) < count:
+        rows.append(torch.zeros(2, dtype=torch.long))
+        positions.append(torch.tensor([-1]))
+        slots.append(torch.tensor([-1]))
+    tensors = {
+        "input_ids": rows,
+        "position_ids": [torch.arange(len(row)) for row in rows],
+        "loss_mask": [torch.ones(len(row), dtype=torch.long) for row in rows],
+        "sd_positions": positions,
+        "sd_slots": slots,
+    }
+    options = dict(settings)
+    if options["max_token_len_per_gpu"] is not None:
+        # A row with its block may exceed the budget meant for plain rows; it then goes alone.
+        options["max_token_len_per_gpu"] = max(options["max_token_len_per_gpu"], longest)
+    nested = {name: torch.nested.as_nested_tensor(rows, layout=torch.jagged) for name, rows in tensors.items()}
+    return tu.get_tensordict(
+        nested,
+        non_tensor_dict={
+            **options,
+            "use_fused_kernels": False,
+            "calculate_entropy": False,
+            "distillation_use_topk": True,  # verl's switch for the hook on the logits; nothing of it is top-k
+            "distillation_only": True,  # no log-probs
+        },
+    )
+
+
+def _agree_on_maximum(values: list[int], group: Any) -> list[int]:
+    tensor = torch.tensor(values, device=get_device_id())
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=group)
+    return [int(value) for value in tensor.tolist()]

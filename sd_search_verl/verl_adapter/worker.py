@@ -1,0 +1,103 @@
+"""verl's FSDP actor with the teacher pass: before every mini-batch's update, with the weights of that moment."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from tensordict import TensorDict
+from verl.single_controller.base.decorator import Dispatch, make_nd_compute_dataproto_dispatch_fn, register
+from verl.utils import tensordict_utils as tu
+from verl.utils.device import get_device_id
+from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
+
+from sd_search_verl.distill.loss import token_weights
+from sd_search_verl.verl_adapter.loss import PREFIX, SDSearchLoss, Teacher
+from sd_search_verl.verl_adapter.settings import read_sd_search
+from sd_search_verl.verl_adapter.teacher_pass import MiniBatchTargets, read_targets, run_teacher_pass
+
+ALPHA = "sd_alpha"
+"""Non-tensor entry of a batch: this step's alpha. Absent or 0 means an ordinary update."""
+
+
+class SDTrainingWorker(TrainingWorker):
+    """A training worker whose loss function is an :class:`SDSearchLoss`."""
+
+    _teacher_seconds = 0.0
+
+    @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="train"), blocking=False)
+    def train_mini_batch(self, data: TensorDict) -> TensorDict:
+        self._teacher_seconds = 0.0
+        output = super().train_mini_batch(data)
+        if output is not None and self._teacher_seconds:
+            tu.get(output, "metrics")[f"{PREFIX}teacher_s"] = [self._teacher_seconds]
+        return output
+
+    @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="train"), blocking=False)
+    def train_batch(self, data: TensorDict) -> TensorDict:
+        alpha = tu.get(data, ALPHA, default=0.0)
+        if not alpha:
+            return super().train_batch(data)
+        if not isinstance(self.loss_fn, SDSearchLoss):
+            raise TypeError(f"the worker's loss function is {type(self.loss_fn).__name__}, not SDSearchLoss")
+        start = time.perf_counter()
+        targets = read_targets(data)
+        group = self.engine.get_data_parallel_group()
+        counts = targets.tokens_per_trajectory
+        num_trajectories, num_tokens = _sum_over_ranks([int((counts > 0).sum()), int(counts.sum())], group)
+        if num_tokens == 0:  # on every rank alike, so none waits for another
+            return super().train_batch(data)
+        with self.engine.train_mode(disable_auto_offload=tu.get(data, "disable_auto_offload", default=False)):
+            logits = run_teacher_pass(self.engine, targets, self._forward_settings(data), group)
+        _attach(data, targets, counts)
+        tu.assign_non_tensor(data, distillation_use_topk=True)
+        self._teacher_seconds += time.perf_counter() - start
+        with self.loss_fn.teaching(Teacher(logits, alpha, num_trajectories, num_tokens)):
+            return super().train_batch(data)
+
+    def _forward_settings(self, data: TensorDict) -> dict[str, Any]:
+        """Options of the teacher's forward; micro-batches are as large as in verl's log-prob pass."""
+        config = self.engine_config
+        return {
+            "temperature": tu.get(data, "temperature"),  # the student's logits are scaled by it too
+            "use_remove_padding": self.model_config.get("use_remove_padding", False),
+            "use_dynamic_bsz": config.use_dynamic_bsz,
+            "max_token_len_per_gpu": config.infer_max_token_len_per_gpu,
+            "micro_batch_size_per_gpu": config.infer_micro_batch_size_per_gpu,
+        }
+
+
+class SDActorRolloutRefWorker(ActorRolloutRefWorker):
+    """verl's hybrid worker with our training worker as its actor."""
+
+    actor_worker_cls = SDTrainingWorker
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def init_model(self) -> None:
+        super().init_model()
+        if self.actor is not None:
+            self.loss_fn = SDSearchLoss(self.loss_fn, read_sd_search(self.config))
+            self.actor.set_loss_fn(self.loss_fn)
+
+
+def _attach(data: TensorDict, targets: MiniBatchTargets, counts: torch.Tensor) -> None:
+    """Give every row of the mini-batch the slots of its teacher logits and the weights of its tokens."""
+    sizes = counts.tolist()
+    slots = torch.arange(sum(sizes)).split(sizes)
+    weights = token_weights(counts, targets.weights).split(sizes)
+    device = data["input_ids"].device
+    data["sd_slots"] = _nested(slots, torch.tensor([-1]), device)
+    data["sd_token_weights"] = _nested(weights, torch.zeros(1), device)
+
+
+def _nested(rows: tuple[torch.Tensor, ...], placeholder: torch.Tensor, device: torch.device) -> torch.Tensor:
+    filled = [row if len(row) else placeholder for row in rows]
+    return torch.nested.as_nested_tensor(filled, layout=torch.jagged).to(device)
+
+
+def _sum_over_ranks(values: list[int], group: Any) -> list[int]:
+    tensor = torch.tensor(values, device=get_device_id())
+    dist.all_reduce(tensor, group=group)
+    return [int(value) for value in tensor.tolist()]

@@ -1,0 +1,24 @@
+"""The environment every test runs in: verl on the CPU, one thread, nothing fetched. Set before verl is imported."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("VERL_PLATFORM", "cpu")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+REPO = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder with real passages, questions, trajectories and a real tokenizer; the tests on it are skipped without."""
+    folder = Path(os.environ.get("SD_SEARCH_DATA", REPO.parent / "shared" / "data"))
+    if not (folder / "wiki18-mini").is_dir():
+        pytest.skip(f"no real data at {folder}; set SD_SEARCH_DATA to a folder with wiki18-mini and qwen2.5-tokenizer")
+    return folder

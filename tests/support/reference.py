@@ -1,0 +1,67 @@
+"""L_SD in plain PyTorch, one row at a time, on a Hugging Face model; shares no code with the package."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def naive_divergence(
+    student: Tensor, teacher: Tensor, kind: str, top_k: int | None, support: str, tail: str
+) -> Tensor:
+    """One position: ``[V]`` logits each."""
+    q_all, p_all = torch.softmax(student.double(), -1), torch.softmax(teacher.detach().double(), -1)
+    size = len(q_all)
+    if top_k is None or top_k >= size:
+        chosen = list(range(size))
+    else:
+        chosen = torch.topk(p_all, top_k).indices.tolist()
+        if support == "union":
+            chosen += [i for i in torch.topk(q_all, top_k).indices.tolist() if i not in chosen]
+    p, q = [p_all[i] for i in chosen], [q_all[i] for i in chosen]
+    rest = [i for i in range(size) if i not in set(chosen)]
+    if rest and tail == "bucket":
+        p, q = [*p, p_all[rest].sum()], [*q, q_all[rest].sum()]
+    elif rest:
+        total_p, total_q = torch.stack(p).sum(), torch.stack(q).sum()
+        p, q = [x / total_p for x in p], [x / total_q for x in q]
+
+    def kl(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+        return torch.stack([x * torch.log(x / y) if x > 0 else x * 0 for x, y in zip(a, b, strict=True)]).sum()
+
+    if kind == "jsd":
+        m = [(x + y) / 2 for x, y in zip(p, q, strict=True)]
+        return (kl(p, m) + kl(q, m)) / 2
+    if kind == "forward_kl":
+        return kl(p, q)
+    if kind == "reverse_kl":
+        return kl(q, p)
+    assert kind == "mse"
+    return torch.stack([(x - y) ** 2 for x, y in zip(p, q, strict=True)]).sum()
+
+
+def naive_sd_loss(model: Any, trajectories: Sequence[dict[str, Any]], **divergence: Any) -> Tensor:
+    """Mean over trajectories with query tokens of the mean over their query tokens.
+
+    Each trajectory: ``student`` and ``teacher`` token lists, and ``tokens``: pairs of (index of the scored token in
+    student, the same in teacher); optional ``weight``.
+    """
+    terms = []
+    for trajectory in trajectories:
+        if not trajectory["tokens"]:
+            continue
+        student = model(torch.tensor([trajectory["student"]])).logits[0]
+        values = []
+        for teacher_ids, pairs in trajectory["tokens"]:
+            with torch.no_grad():
+                teacher = model(torch.tensor([teacher_ids])).logits[0]
+            for at_student, at_teacher in pairs:
+                assert trajectory["student"][at_student] == teacher_ids[at_teacher]
+                values.append(naive_divergence(student[at_student - 1], teacher[at_teacher - 1], **divergence))
+        terms.append(trajectory.get("weight", 1.0) * sum(values) / len(values))
+    assert all(math.isfinite(float(term)) for term in terms)
+    return sum(terms) / len(terms)

@@ -1,0 +1,259 @@
+"""The teacher pass and the loss in verl's real FSDP2 engine, against plain PyTorch."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.engine import (
+    Row,
+    batch_of,
+    compose,
+    gradients,
+    make_worker,
+    recorded_rows,
+    settings,
+    single_rank_environment,
+    teacher_inputs,
+    weights,
+)
+from support.reference import naive_sd_loss
+from support.tiny import byte_tokenizer, save_tiny_model
+from transformers import AutoModelForCausalLM
+
+from sd_search_verl.config import ConfigError, SDSearchConfig
+
+ALPHA = 0.7
+COMBINATIONS = [
+    {"kind": kind, "top_k": top_k, "support": support, "tail": tail}
+    for kind, top_k, support, tail in itertools.product(
+        ("jsd", "forward_kl", "reverse_kl", "mse"), (1, 50, None), ("teacher", "union"), ("bucket", "renormalize")
+    )
+]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def worker(model: Path) -> Iterator[Any]:
+    single_rank_environment()
+    yield make_worker(compose(model))
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[Row]:
+    return recorded_rows(byte_tokenizer())
+
+
+def use(worker: Any, config: SDSearchConfig) -> None:
+    worker.loss_fn.config = config
+
+
+def sd_gradients(worker: Any, rows: list[Row], config: SDSearchConfig, **options: Any) -> tuple[dict, dict]:
+    """Gradients of alpha * L_SD alone: without advantages the policy loss has none."""
+    still = [Row(row.rollout, 0.0, row.old_log_probs) for row in rows]
+    use(worker, config)
+    inputs = teacher_inputs(rows, config, byte_tokenizer())
+    return gradients(worker, batch_of(still, inputs, ALPHA, **options))
+
+
+def reference(model: Path, rows: list[Row], config: SDSearchConfig) -> tuple[dict[str, torch.Tensor], float]:
+    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation="eager")
+    trajectories = []
+    for row, item in zip(rows, teacher_inputs(rows, config, byte_tokenizer()), strict=True):
+        student = row.rollout.prompt_ids + row.rollout.response_ids
+        tokens = [
+            (r.input_ids, [(s + 1, t + 1) for s, t in zip(r.student_positions, r.teacher_positions, strict=True)])
+            for r in item.rows
+        ]
+        trajectories.append({"student": student, "tokens": tokens, "weight": item.weight})
+    loss = naive_sd_loss(
+        network,
+        trajectories,
+        kind=config.divergence,
+        top_k=config.top_k,
+        support=config.support,
+        tail=config.tail,
+    )
+    (ALPHA * loss).backward()
+    return {name: p.grad for name, p in network.named_parameters()}, float(loss)
+
+
+def relative_difference(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
+    assert ours.keys() == theirs.keys()
+    difference = sum((ours[name] - theirs[name]).double().square().sum() for name in ours)
+    size = sum(theirs[name].double().square().sum() for name in theirs)
+    assert size > 0
+    return float((difference / size).sqrt())
+
+
+@pytest.mark.parametrize("combination", COMBINATIONS, ids=lambda c: "-".join(map(str, c.values())))
+def test_gradient_equals_the_reference(worker: Any, model: Path, rows: list[Row], combination: dict) -> None:
+    changes = {"divergence": combination["kind"], **{k: v for k, v in combination.items() if k != "kind"}}
+    if combination["top_k"] == 1 and combination["support"] == "teacher" and combination["tail"] == "renormalize":
+        with pytest.raises(ConfigError, match="zero loss"):
+            settings(**changes)
+        return
+    config = settings(**changes)
+    ours, metrics = sd_gradients(worker, rows[:8], config)
+    theirs, loss = reference(model, rows[:8], config)
+    assert float(metrics["sd_search/loss"][0]) == pytest.approx(loss, rel=1e-5)
+    assert relative_difference(ours, theirs) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"positions": "response"},
+        {"weighting": "group_variance"},
+        {"hindsight": {"content": "current_documents"}},
+        {"hindsight": {"content": "full"}},
+        {"hindsight": {"placement": "after_question", "labels": "none"}},
+        {"hindsight": {"placement": "system", "labels": "shuffled", "group": "leave_one_out"}},
+    ],
+    ids=str,
+)
+def test_options_reach_the_engine(worker: Any, model: Path, rows: list[Row], changes: dict) -> None:
+    config = settings(**changes)
+    ours, _ = sd_gradients(worker, rows[:8], config)
+    theirs, _ = reference(model, rows[:8], config)
+    assert relative_difference(ours, theirs) < 1e-5
+
+
+def test_empty_block_gives_no_divergence(worker: Any, rows: list[Row]) -> None:
+    seen: list[torch.Tensor] = []
+    compare = type(worker.loss_fn)._compare
+
+    def record(self: Any, logits: torch.Tensor, data: Any, teacher: Any) -> dict[str, torch.Tensor]:
+        columns = compare(self, logits, data, teacher)
+        seen.append(columns["sd_divergence"].detach())
+        return columns
+
+    worker.loss_fn._compare = record.__get__(worker.loss_fn)
+    try:
+        _, metrics = sd_gradients(worker, rows, settings(hindsight={"content": "none"}, top_k=None))
+    finally:
+        del worker.loss_fn._compare
+    assert seen
+    assert max(float(values.max()) for values in seen) <= 1e-6
+    assert float(metrics["sd_search/jsd"][0]) <= 1e-6
+    assert float(metrics["sd_search/teacher_student_top1"][0]) == pytest.approx(1.0)
+
+
+def test_uniform_target_pulls_towards_uniform(worker: Any, rows: list[Row]) -> None:
+    _, metrics = sd_gradients(worker, rows[:8], settings(target="uniform", top_k=None))
+    size = len(byte_tokenizer())
+    assert float(metrics["sd_search/teacher_entropy"][0]) == pytest.approx(torch.log(torch.tensor(size)).item(), rel=1e-5)
+
+
+def test_rows_without_queries_and_their_order_do_not_matter(worker: Any, rows: list[Row]) -> None:
+    config = settings()
+    silent = [row for row in rows if not row.rollout.queries]
+    speaking = [row for row in rows if row.rollout.queries][:8]
+    assert silent
+    ours, metrics = sd_gradients(worker, speaking, config)
+    more, more_metrics = sd_gradients(worker, [silent[0], *reversed(speaking), *silent[:3]], config)
+    assert float(more_metrics["sd_search/loss"][0]) == pytest.approx(float(metrics["sd_search/loss"][0]), rel=1e-5)
+    assert relative_difference(more, ours) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"micro_batch_size_per_gpu": 1},
+        {"micro_batch_size_per_gpu": 8},
+        {"use_dynamic_bsz": True, "max_token_len_per_gpu": 600},
+        {"use_remove_padding": True},
+        {"use_remove_padding": True, "use_dynamic_bsz": True, "max_token_len_per_gpu": 900},
+    ],
+    ids=str,
+)
+def test_cutting_into_micro_batches_changes_nothing(worker: Any, rows: list[Row], options: dict) -> None:
+    config = settings()
+    use(worker, config)
+    inputs = teacher_inputs(rows, config, byte_tokenizer())
+    expected, metrics = gradients(worker, batch_of(rows, inputs, ALPHA))
+    ours, other = gradients(worker, batch_of(rows, inputs, ALPHA, **options))
+    for name in ("sd_search/loss", "sd_search/jsd", "loss"):
+        assert float(other[name][0]) == pytest.approx(float(metrics[name][0]), rel=1e-5)
+    assert relative_difference(ours, expected) < 1e-5
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_the_teacher_pass_may_be_cut_as_it_likes(model: Path, worker: Any, rows: list[Row], dynamic: bool) -> None:
+    config = settings()
+    use(worker, config)
+    inputs = teacher_inputs(rows, config, byte_tokenizer())
+    expected, _ = gradients(worker, batch_of(rows, inputs, ALPHA))
+    engine_config = worker.actor.engine_config
+    before = (
+        engine_config.use_dynamic_bsz,
+        engine_config.infer_micro_batch_size_per_gpu,
+        engine_config.infer_max_token_len_per_gpu,
+    )
+    # A budget below the longest row: such a row then goes alone.
+    object.__setattr__(engine_config, "use_dynamic_bsz", dynamic)
+    object.__setattr__(engine_config, "infer_micro_batch_size_per_gpu", 3)
+    object.__setattr__(engine_config, "infer_max_token_len_per_gpu", 64)
+    try:
+        batch = batch_of(rows, inputs, ALPHA, use_dynamic_bsz=False)
+        ours, _ = gradients(worker, batch)
+    finally:
+        for name, value in zip(
+            ("use_dynamic_bsz", "infer_micro_batch_size_per_gpu", "infer_max_token_len_per_gpu"), before, strict=True
+        ):
+            object.__setattr__(engine_config, name, value)
+    assert relative_difference(ours, expected) < 1e-5
+
+
+def test_without_alpha_weights_are_bitwise_those_of_stock_verl(model: Path, rows: list[Row]) -> None:
+    single_rank_environment()
+    ours, stock = make_worker(compose(model)), make_worker(compose(model), stock=True)
+    start = weights(ours)
+    for step in range(3):
+        part = rows[step * 4 : step * 4 + 8]
+        ours.update_actor(batch_of(part, None, 0.0))
+        stock.update_actor(batch_of(part, None, 0.0))
+    left, right = weights(ours), weights(stock)
+    assert any(not torch.equal(start[name], left[name]) for name in start)
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_teacher_and_student_score_the_same_tokens(worker: Any, rows: list[Row]) -> None:
+    """Decoded from the very rows the engine was given: same query text, and a block that leaks nothing."""
+    tokenizer = byte_tokenizer()
+    sent: list[torch.Tensor] = []
+    infer = worker.actor.engine.infer_batch
+
+    def record(data: Any, **kwargs: Any) -> Any:
+        sent.extend(row for row in data["input_ids"].unbind() if len(row) > 2)
+        return infer(data, **kwargs)
+
+    worker.actor.engine.infer_batch = record
+    try:
+        sd_gradients(worker, rows, settings())
+    finally:
+        del worker.actor.engine.infer_batch
+    inputs = teacher_inputs(rows, settings(), tokenizer)
+    expected = [(row, r) for row, item in zip(rows, inputs, strict=True) for r in item.rows]
+    assert len(sent) == len(expected) > 0
+    for tokens, (row, r) in zip(sent, expected, strict=True):
+        ids = tokens.tolist()
+        student = row.rollout.prompt_ids + row.rollout.response_ids
+        at_teacher = [ids[p + 1] for p in r.teacher_positions]
+        assert at_teacher == [student[p + 1] for p in r.student_positions]
+        assert tokenizer.decode(at_teacher) == "".join(f" {query} " for query in row.rollout.queries)
+        prefix = tokenizer.decode(ids).split("Question:")[0]
+        assert "CORRECT" in prefix
+        for leak in ("THINKING", "DOCUMENT", "ANSWER", "<search>", "<information>", "<answer>"):
+            assert leak not in prefix
+        siblings = [other for other in rows if other.rollout.group == row.rollout.group]
+        for sibling in siblings:
+            assert all(query in prefix for query in sibling.rollout.queries)
