@@ -1,0 +1,91 @@
+"""BM25 gives what Anserini's own searcher gives, the class that Pyserini's LuceneSearcher wraps."""
+
+import json
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retriever_server import jvm
+from retriever_server.backends.bm25 import round_scores
+from retriever_server.build_index import build
+from retriever_server.building import bm25 as builder
+from retriever_server.building.base import BuildOptions
+from retriever_server.process import serving
+
+
+def ask(url: str, queries: list[str], topk: int) -> list[list[tuple[str, float]]]:
+    body = json.dumps({"queries": queries, "topk": topk, "return_scores": True}).encode()
+    with urllib.request.urlopen(url + "/retrieve", body, timeout=60) as response:
+        results: list[list[dict[str, Any]]] = json.loads(response.read())["result"]
+    return [[(item["document"]["id"], item["score"]) for item in items] for items in results]
+
+
+def anserini(
+    index: Path, queries: list[str], topk: int, k1: float, b: float
+) -> list[list[tuple[str, float]]]:
+    searcher = jvm.java_class("io.anserini.search.SimpleSearcher")(str(index))
+    searcher.set_bm25(k1, b)
+    found = [[(hit.docid, hit.score) for hit in searcher.search(query, topk)] for query in queries]
+    searcher.close()
+    return found
+
+
+@pytest.fixture(scope="module")
+def two_shards(java: None, data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index of the real slice, built in two shards."""
+    index = tmp_path_factory.mktemp("mini") / "index"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(builder, "SHARD_PASSAGES", 5000)
+        build("bm25", data_folder / "wiki18-mini" / "corpus.jsonl", index, BuildOptions(heap_mb=512))
+    return index
+
+
+@pytest.fixture(scope="module")
+def pyserini_index(java: None, data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same passages indexed in one go with the command that Pyserini's documentation gives."""
+    import shutil
+    import subprocess
+
+    folder = tmp_path_factory.mktemp("pyserini")
+    (folder / "in").mkdir()
+    shutil.copy(data_folder / "wiki18-mini" / "corpus.jsonl", folder / "in")
+    command = [
+        jvm.java_home() / "bin" / "java", "-cp", jvm.anserini_jar(), "io.anserini.index.IndexCollection",
+        "-collection", "JsonCollection", "-generator", "DefaultLuceneDocumentGenerator", "-threads", "1",
+        "-input", folder / "in", "-index", folder / "index", "-storeRaw",
+    ]  # fmt: skip
+    subprocess.run(list(map(str, command)), check=True, capture_output=True, timeout=120)
+    return folder / "index"
+
+
+def test_ids_and_scores_equal_anserinis_for_all_real_queries(
+    two_shards: Path, pyserini_index: Path, data_folder: Path
+) -> None:
+    mini = data_folder / "wiki18-mini"
+    queries = (mini / "queries.txt").read_text(encoding="utf-8").splitlines()
+    arguments = ["--backend", "bm25", "--index", two_shards, "--corpus", mini / "corpus.jsonl"]
+    with serving(*arguments) as server:
+        ours = [
+            hits for i in range(0, len(queries), 500) for hits in ask(server.url, queries[i : i + 500], 3)
+        ]
+        deep = ask(server.url, queries[:100], 100)
+    assert len(ours) == len(queries) == 2200
+    assert ours == anserini(pyserini_index, queries, 3, 0.9, 0.4)
+    assert deep == anserini(pyserini_index, queries[:100], 100, 0.9, 0.4)
+
+
+def test_k1_and_b_reach_lucene(two_shards: Path, pyserini_index: Path, data_folder: Path) -> None:
+    mini = data_folder / "wiki18-mini"
+    queries = (mini / "queries.txt").read_text(encoding="utf-8").splitlines()[:200]
+    arguments = ["--backend", "bm25", "--index", two_shards, "--corpus", mini / "corpus.jsonl"]
+    with serving(*arguments, "--k1", "1.2", "--b", "0.75") as server:
+        ours = ask(server.url, queries, 10)
+    assert ours == anserini(pyserini_index, queries, 10, 1.2, 0.75)
+    assert ours != anserini(pyserini_index, queries, 10, 0.9, 0.4)
+
+
+def test_scores_are_rounded_and_ties_pushed_apart() -> None:
+    assert round_scores([]) == []
+    assert round_scores([2.00004, 1.5, 1.5, 1.5]) == pytest.approx([2.0, 1.5, 1.499999, 1.499998], abs=1e-7)
