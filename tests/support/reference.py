@@ -22,26 +22,24 @@ def naive_divergence(
         chosen = torch.topk(p_all, top_k).indices.tolist()
         if support == "union":
             chosen += [i for i in torch.topk(q_all, top_k).indices.tolist() if i not in chosen]
-    p, q = [p_all[i] for i in chosen], [q_all[i] for i in chosen]
+    p, q = p_all[chosen], q_all[chosen]
     rest = [i for i in range(size) if i not in set(chosen)]
     if rest and tail == "bucket":
-        p, q = [*p, p_all[rest].sum()], [*q, q_all[rest].sum()]
+        p, q = torch.cat([p, p_all[rest].sum()[None]]), torch.cat([q, q_all[rest].sum()[None]])
     elif rest:
-        total_p, total_q = torch.stack(p).sum(), torch.stack(q).sum()
-        p, q = [x / total_p for x in p], [x / total_q for x in q]
+        p, q = p / p.sum(), q / q.sum()
 
-    def kl(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-        return torch.stack([x * torch.log(x / y) if x > 0 else x * 0 for x, y in zip(a, b, strict=True)]).sum()
+    def kl(a: Tensor, b: Tensor) -> Tensor:
+        return (a * torch.log(a / b)).sum()
 
     if kind == "jsd":
-        m = [(x + y) / 2 for x, y in zip(p, q, strict=True)]
-        return (kl(p, m) + kl(q, m)) / 2
+        return (kl(p, (p + q) / 2) + kl(q, (p + q) / 2)) / 2
     if kind == "forward_kl":
         return kl(p, q)
     if kind == "reverse_kl":
         return kl(q, p)
     assert kind == "mse"
-    return torch.stack([(x - y) ** 2 for x, y in zip(p, q, strict=True)]).sum()
+    return ((p - q) ** 2).sum()
 
 
 def naive_sd_loss(model: Any, trajectories: Sequence[dict[str, Any]], **divergence: Any) -> Tensor:

@@ -26,6 +26,7 @@ from support.tiny import byte_tokenizer, save_tiny_model
 from transformers import AutoModelForCausalLM
 
 from sd_search_verl.config import ConfigError, SDSearchConfig
+from sd_search_verl.hindsight.prepare import TeacherInputs
 
 ALPHA = 0.7
 COMBINATIONS = [
@@ -104,7 +105,8 @@ def test_gradient_equals_the_reference(worker: Any, model: Path, rows: list[Row]
     config = settings(**changes)
     ours, metrics = sd_gradients(worker, rows[:8], config)
     theirs, loss = reference(model, rows[:8], config)
-    assert float(metrics["sd_search/loss"][0]) == pytest.approx(loss, rel=1e-5)
+    # fp32 log-probabilities carry about 1e-7; the gradient is what counts.
+    assert float(metrics["sd_search/loss"][0]) == pytest.approx(loss, rel=1e-5, abs=2e-7)
     assert relative_difference(ours, theirs) < 1e-5
 
 
@@ -153,15 +155,25 @@ def test_uniform_target_pulls_towards_uniform(worker: Any, rows: list[Row]) -> N
     assert float(metrics["sd_search/teacher_entropy"][0]) == pytest.approx(torch.log(torch.tensor(size)).item(), rel=1e-5)
 
 
-def test_rows_without_queries_and_their_order_do_not_matter(worker: Any, rows: list[Row]) -> None:
+def test_padding_rows_and_row_order_do_not_matter(worker: Any, rows: list[Row]) -> None:
     config = settings()
-    silent = [row for row in rows if not row.rollout.queries]
-    speaking = [row for row in rows if row.rollout.queries][:8]
+    use(worker, config)
+    still = [Row(row.rollout, 0.0, row.old_log_probs) for row in rows]
+    inputs = teacher_inputs(rows, config, byte_tokenizer())
+    pairs = list(zip(still, inputs, strict=True))
+    silent = [pair for pair in pairs if not pair[1].rows]
+    speaking = [pair for pair in pairs if pair[1].rows][:8]
     assert silent
-    ours, metrics = sd_gradients(worker, speaking, config)
-    more, more_metrics = sd_gradients(worker, [silent[0], *reversed(speaking), *silent[:3]], config)
-    assert float(more_metrics["sd_search/loss"][0]) == pytest.approx(float(metrics["sd_search/loss"][0]), rel=1e-5)
-    assert relative_difference(more, ours) < 1e-5
+    padding = (still[0], TeacherInputs([], 0.0, [], 0))  # verl's filler rows get placeholders
+    shuffled = [padding, *reversed(speaking), silent[0], padding, padding]
+
+    def run(chosen: list[tuple[Row, TeacherInputs]]) -> tuple[dict, dict]:
+        return gradients(worker, batch_of([row for row, _ in chosen], [item for _, item in chosen], ALPHA))
+
+    expected, metrics = run(speaking)
+    ours, other = run(shuffled)
+    assert float(other["sd_search/loss"][0]) == pytest.approx(float(metrics["sd_search/loss"][0]), rel=1e-5)
+    assert relative_difference(ours, expected) < 1e-5
 
 
 @pytest.mark.parametrize(
