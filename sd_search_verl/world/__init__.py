@@ -1,0 +1,10 @@
+"""A synthetic world: a policy must find out how to word its queries, and every query's credit is known.
+
+Data flows down: ``words`` and ``config`` -> ``facts`` -> ``files`` (corpus, questions); ``demonstrations`` ->
+``warmstart`` -> ``probe`` (the model). ``python -m sd_search_verl.world --help`` builds all of it.
+"""
+
+from sd_search_verl.world.config import WorldConfig
+from sd_search_verl.world.facts import Question, World, questions
+
+__all__ = ["Question", "World", "WorldConfig", "questions"]

@@ -1,0 +1,136 @@
+"""Warm-start examples: the protocol, and how to read a hindsight block, in worlds that never come again.
+
+Every example lives in a fresh world, so no fact and no right phrasing can be learnt by heart. Without a block
+the demonstration's phrasing is uniform, as the policy's must be before RL. With a block it is the right one,
+so the best prediction is the posterior given the attempts: copy what was CORRECT, avoid what was INCORRECT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+from sd_search_verl.config import HindsightConfig
+from sd_search_verl.hindsight import RolloutSummary, place_block, render_block
+from sd_search_verl.world import text
+from sd_search_verl.world.config import WorldConfig
+from sd_search_verl.world.facts import Question, World
+
+Segment = tuple[str, float]
+"""Text and the weight of its tokens in the loss."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Difficulty of the examples at one time of the curriculum."""
+
+    most_attempts: int
+    two_hop: float
+    """Share of two-hop questions."""
+    never_right: float
+    """Share of blocks in which some hop never tries the right phrasing."""
+    right_mass: tuple[float, float]
+    """Range of the probability that an attempt's hop uses the right phrasing, elsewhere."""
+    block_weight: float
+    """Loss weight of the phrasings inside the block: predicting them teaches to compare attempts."""
+
+
+def stage(progress: float) -> Stage:
+    """The curriculum at ``progress`` in [0, 1): reading a block emerges sooner from easy examples."""
+    return Stage(
+        most_attempts=1 if progress < 0.08 else 2 if progress < 0.2 else 3 if progress < 0.3 else 6,
+        two_hop=0.1 if progress < 0.1 else 0.3 if progress < 0.3 else 0.5,
+        never_right=0.1 if progress < 0.2 else 0.3 if progress < 0.4 else 0.5,
+        right_mass=(0.7, 1.0) if progress < 0.08 else (0.05, 0.95),
+        block_weight=1.0 if progress < 0.7 else 0.0,
+    )
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """``prompt`` as the model reads it; of its tokens only phrasings carry loss, weight ``block_weight``."""
+
+    prompt: str
+    response: list[Segment]
+    block_weight: float
+
+
+BLOCK_SHARE = 0.8
+PHRASING_WEIGHT = 2.0
+"""Loss weight of the phrasing token where a block tells it: it is one of about ten policy tokens."""
+
+
+def demonstration(draw: Random, now: Stage) -> Demonstration:
+    """One example of stage ``now``."""
+    world = World(WorldConfig(seed=draw.getrandbits(32)))
+    hops = 2 if draw.random() < now.two_hop else 1
+    question = Question(draw.choice(world.names), tuple(draw.sample(world.relations, hops)))
+    right = [world.right_phrasing(relation) for relation in question.relations]
+    messages = text.prompt(question.text)
+    if draw.random() >= BLOCK_SHARE:
+        chosen = [draw.choice(world.phrasings(relation)) for relation in question.relations]
+        response = _response(world, question, chosen, [1.0] * hops)
+        return Demonstration(text.render(messages), response, 0.0)
+
+    block = render_block(_attempts(draw, now, world, question), 0, HindsightConfig())
+    weights = [PHRASING_WEIGHT] * hops
+    if hops == 2 and draw.random() < 0.5:
+        # A student's own first hop: go on from the name in *its* document, not from the block's.
+        right[0] = draw.choice(world.phrasings(question.relations[0]))
+        weights[0] = 0.0
+    prompt = text.render(place_block(messages, block, HindsightConfig()))
+    return Demonstration(prompt, _response(world, question, right, weights), now.block_weight)
+
+
+def _response(
+    world: World, question: Question, chosen: Sequence[str], weights: Sequence[float]
+) -> list[Segment]:
+    """A whole trajectory with the ``chosen`` phrasings, whose tokens get ``weights``."""
+    segments: list[Segment] = []
+    name = question.subject
+    for relation, phrasing, weight in zip(question.relations, chosen, weights, strict=True):
+        before, after = text.search_turn(f"{phrasing} {name}").split(f" {phrasing}", 1)
+        segments += [(before, 1.0), (f" {phrasing}", weight), (after, 1.0)]
+        segments.append((text.observation(world.contents(name, relation, phrasing)), 0.0))
+        name = world.value(name, relation, phrasing)
+    return [*segments, (text.answer_turn(name), 1.0)]
+
+
+def _attempts(draw: Random, now: Stage, world: World, question: Question) -> list[RolloutSummary]:
+    """A group of rollouts by a random policy: one random distribution over phrasings per hop."""
+    never = draw.randrange(len(question.relations)) if draw.random() < now.never_right else None
+    policy = [
+        attempt_policy(draw, world, relation, 0.0 if hop == never else draw.uniform(*now.right_mass))
+        for hop, relation in enumerate(question.relations)
+    ]
+    return [attempt(draw, world, question, policy) for _ in range(draw.randint(1, now.most_attempts))]
+
+
+def attempt_policy(draw: Random, world: World, relation: str, right_mass: float) -> list[float]:
+    """Probabilities of a relation's phrasings: ``right_mass`` for the right one, random for others."""
+    candidates, right = world.phrasings(relation), world.right_phrasing(relation)
+    concentration = draw.choice((0.3, 1.0, 5.0))
+    weights = [0.0 if phrasing == right else draw.gammavariate(concentration, 1.0) for phrasing in candidates]
+    total = sum(weights) or 1.0
+    return [
+        right_mass if phrasing == right else (1 - right_mass) * weight / total
+        for phrasing, weight in zip(candidates, weights, strict=True)
+    ]
+
+
+NO_SEARCH_SHARE = 0.03
+"""Share of attempts that never searched."""
+
+
+def attempt(
+    draw: Random, world: World, question: Question, policy: Sequence[Sequence[float]]
+) -> RolloutSummary:
+    if draw.random() < NO_SEARCH_SHARE:
+        return RolloutSummary([], 0.0)
+    queries, name = [], question.subject
+    for relation, weights in zip(question.relations, policy, strict=True):
+        (phrasing,) = draw.choices(world.phrasings(relation), weights)
+        queries.append(f"{phrasing} {name}")
+        name = world.value(name, relation, phrasing)
+    return RolloutSummary(queries, float(name == world.answer(question)))

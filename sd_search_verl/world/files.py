@@ -1,0 +1,69 @@
+"""The world on disk: the corpus a retriever indexes, the questions verl reads, and the model to train."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sd_search_verl.world import text
+from sd_search_verl.world.facts import Question, World, questions
+
+CHECKPOINT = Path(__file__).parent / "checkpoint"
+"""The warm-started model that is shipped. It knows the protocol and how to read a block, and no world."""
+
+
+def write_world(world: World, directory: Path, checkpoint: Path = CHECKPOINT) -> None:
+    """Write ``corpus.jsonl``, ``{train,val}.parquet``, ``oracle.json`` and ``model/`` into ``directory``.
+
+    Raises:
+        FileNotFoundError: ``checkpoint`` is no model.
+    """
+    if not (checkpoint / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{checkpoint} holds no model; make one with: "
+            f"python -m sd_search_verl.world warmstart --out {checkpoint}"
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "corpus.jsonl").open("w") as file:
+        for index, contents in enumerate(world.passages()):
+            file.write(json.dumps({"id": str(index), "contents": contents}) + "\n")
+    for split in ("train", "val"):
+        rows = [row(world, question, split, i) for i, question in enumerate(questions(world, split))]
+        pq.write_table(pa.Table.from_pylist(rows), directory / f"{split}.parquet")
+    (directory / "oracle.json").write_text(json.dumps(oracle(world), indent=2) + "\n")
+    model = directory / "model"
+    model.mkdir(exist_ok=True)
+    for source in checkpoint.iterdir():
+        shutil.copyfile(source, model / source.name)
+
+
+def row(world: World, question: Question, split: str, index: int) -> dict[str, Any]:
+    """A question in verl's RL format."""
+    return {
+        "data_source": "world",
+        "prompt": text.prompt(question.text),
+        "ability": "search",
+        "reward_model": {"style": "rule", "ground_truth": {"target": [world.answer(question)]}},
+        "extra_info": {
+            "index": index,
+            "split": split,
+            "question": question.text,
+            "hops": len(question.relations),
+            "right_queries": world.right_queries(question),
+        },
+    }
+
+
+def oracle(world: World) -> dict[str, Any]:
+    """The world's config and, of every relation, the candidate phrasings and the right one."""
+    relations = {
+        relation: {"phrasings": list(world.phrasings(relation)), "right": world.right_phrasing(relation)}
+        for relation in world.relations
+    }
+    return {"config": dataclasses.asdict(world.config), "relations": relations}

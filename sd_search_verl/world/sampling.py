@@ -1,0 +1,74 @@
+"""Rollouts of a tiny model in the world, in one process and without a server: for probes and tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from sd_search_verl.scoring import exact_match
+from sd_search_verl.world import text
+from sd_search_verl.world.facts import Question, World
+
+MAX_SEARCHES = 3
+MAX_TURN_TOKENS = 12
+
+
+class Rollout:
+    """One question on its way: what the policy has read and written."""
+
+    def __init__(self, question: Question, prompt_ids: list[int]) -> None:
+        self.question = question
+        self.ids = list(prompt_ids)
+        self.turn: list[int] = []
+        self.queries: list[str] = []
+        self.answer: str | None = None
+        self.done = False
+
+
+@torch.no_grad()
+def rollouts(model: Any, tokenizer: Any, world: World, asked: Sequence[Question], seed: int) -> list[Rollout]:
+    """One rollout of every question at temperature 1. A turn without a valid action ends it."""
+    generator = torch.Generator().manual_seed(seed)
+    started = [Rollout(q, tokenizer.encode(text.render(text.prompt(q.text)))) for q in asked]
+    while active := [rollout for rollout in started if not rollout.done]:
+        last = next_token_logits(model, [rollout.ids for rollout in active])
+        drawn = torch.multinomial(last.softmax(-1), 1, generator=generator)[:, 0].tolist()
+        for rollout, token in zip(active, drawn, strict=True):
+            rollout.ids.append(token)
+            rollout.turn.append(token)
+            _end_turn(rollout, tokenizer, world)
+    return started
+
+
+def success_rate(model: Any, tokenizer: Any, world: World, asked: Sequence[Question], seed: int = 0) -> float:
+    """Share of the questions whose sampled rollout gives the true answer."""
+    finished = rollouts(model, tokenizer, world, asked, seed)
+    return sum(exact_match(r.answer, world.answer(r.question)) for r in finished) / len(finished)
+
+
+def next_token_logits(model: Any, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Logits ``[len(rows), vocabulary]`` of the token that follows each row."""
+    # Padding stands behind the causal mask of every position that is read, so its token does not matter.
+    width = max(map(len, rows))
+    batch = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
+    ends = torch.tensor([len(row) - 1 for row in rows])
+    hidden = model.model(input_ids=batch).last_hidden_state[torch.arange(len(rows)), ends]
+    return model.lm_head(hidden)
+
+
+def _end_turn(rollout: Rollout, tokenizer: Any, world: World) -> None:
+    """Act on the turn when it is complete: search, answer, or give up."""
+    turn = tokenizer.decode(rollout.turn)
+    if not turn.endswith(tuple(text.PROTOCOL.stop)):
+        rollout.done = len(rollout.turn) >= MAX_TURN_TOKENS
+        return
+    query = text.PROTOCOL.query(turn)
+    rollout.answer = text.PROTOCOL.answer(turn)
+    rollout.turn = []
+    if query is None or len(rollout.queries) == MAX_SEARCHES:
+        rollout.done = True
+        return
+    rollout.queries.append(query)
+    rollout.ids += tokenizer.encode(text.observation(world.retrieve(query)))
