@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,3 +23,11 @@ def real_data() -> Path:
     if not (folder / "wiki18-mini").is_dir():
         pytest.skip(f"no real data at {folder}; set SD_SEARCH_DATA to a folder with wiki18-mini and qwen2.5-tokenizer")
     return folder
+
+
+@pytest.fixture(scope="session")
+def qwen_tokenizer(real_data: Path) -> Any:
+    """Qwen2.5's real tokenizer."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(real_data / "qwen2.5-tokenizer")

@@ -1,0 +1,15 @@
+"""Environment variables with which verl, Ray and vLLM run on a CPU. Set before any of them is imported."""
+
+ENVIRONMENT = {
+    "VERL_PLATFORM": "cpu",
+    # One thread a process: about ten processes share the cores, and more threads only fight.
+    "OMP_NUM_THREADS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+    "TORCHDYNAMO_DISABLE": "1",  # compiling costs more than a small model ever gains
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+    "PYTHONUNBUFFERED": "1",
+}

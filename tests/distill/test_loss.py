@@ -1,0 +1,42 @@
+"""Weights, normalisation and diagnostics against loops."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from sd_search_verl.distill.loss import diagnostics, sd_loss, token_weights
+
+
+def test_mean_over_tokens_then_over_trajectories() -> None:
+    values = [[0.1, 0.3], [], [0.5, 0.6, 0.7]]
+    weights = [1.0, 1.0, 0.5]
+    naive = sum(w * sum(v) / len(v) for v, w in zip(values, weights, strict=True) if v) / 2
+    flat = torch.tensor([x for trajectory in values for x in trajectory])
+    per_token = token_weights(torch.tensor([2, 0, 3]), torch.tensor(weights))
+    assert math.isclose(float(sd_loss(flat, per_token, 2)), naive, rel_tol=1e-6)
+
+
+def test_parts_add_up_to_the_whole() -> None:
+    values = torch.rand(10)
+    counts = torch.tensor([3, 0, 5, 2])
+    weights = token_weights(counts, torch.ones(4))
+    whole = sd_loss(values, weights, 3)
+    parts = sum(sd_loss(v, w, 3) for v, w in zip(values.split([3, 5, 2]), weights.split([3, 5, 2]), strict=True))
+    torch.testing.assert_close(whole, parts)
+
+
+def test_nothing_to_compare_is_zero() -> None:
+    assert float(sd_loss(torch.zeros(0), token_weights(torch.zeros(2, dtype=torch.long), torch.ones(2)), 0)) == 0.0
+
+
+def test_diagnostics_against_loops() -> None:
+    student, teacher = torch.randn(4, 9), torch.randn(4, 9)
+    found = diagnostics(student, teacher, top_k=3)
+    for i in range(4):
+        q, p = torch.softmax(student[i], 0).tolist(), torch.softmax(teacher[i], 0).tolist()
+        assert math.isclose(float(found["student_entropy"][i]), -sum(x * math.log(x) for x in q), rel_tol=1e-5)
+        assert math.isclose(float(found["teacher_entropy"][i]), -sum(x * math.log(x) for x in p), rel_tol=1e-5)
+        assert math.isclose(float(found["top_k_mass"][i]), sum(sorted(p)[-3:]), rel_tol=1e-5)
+        assert bool(found["teacher_student_top1"][i]) == (q.index(max(q)) == p.index(max(p)))

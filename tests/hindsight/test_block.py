@@ -1,0 +1,104 @@
+"""The hindsight block: what it shows, what it hides, where it goes, how it is shortened."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sd_search_verl.config import HindsightConfig
+from sd_search_verl.hindsight import RolloutSummary, fit_block, place_block, render_block, shuffled_labels
+from sd_search_verl.hindsight.block import documents_block
+
+GROUP = [
+    RolloutSummary(["capital france"], 1.0, "<think>T</think> <answer>Paris</answer>"),
+    RolloutSummary(["first", "second"], 0.0, "<think>U</think>"),
+    RolloutSummary([], 0.4),
+]
+
+
+def block(focal: int = 0, **changes: Any) -> str:
+    return render_block(GROUP, focal, HindsightConfig(**changes))
+
+
+def test_every_rollouts_queries_and_outcome() -> None:
+    assert block() == (
+        "Earlier attempts at this question, each with its outcome and its search queries:\n"
+        "1. CORRECT: capital france\n"
+        "2. INCORRECT: first ; second\n"
+        "3. CORRECT: no search\n"
+    )
+
+
+def test_future_masking() -> None:
+    assert "Paris" not in block()
+    assert "Paris" in block(content="full")
+    assert "<think>U</think>" in block(content="full")
+
+
+def test_labels() -> None:
+    assert "CORRECT" not in block(labels="none")
+    assert "3. INCORRECT" in block(correct_above_f1=0.5)
+    flipped = [RolloutSummary(["q"], 1.0, label=False)]
+    assert "1. INCORRECT: q" in render_block(flipped, 0, HindsightConfig(labels="shuffled"))
+
+
+def test_groups() -> None:
+    assert "first" not in block(focal=0, group="own")
+    assert "capital france" not in block(focal=0, group="leave_one_out")
+    assert "first" in block(focal=0, group="leave_one_out")
+    assert "INCORRECT" not in block(group="correct_only")
+    assert render_block([GROUP[1]], 0, HindsightConfig(group="correct_only")) == ""
+    assert render_block([GROUP[0]], 0, HindsightConfig(group="leave_one_out")) == ""
+
+
+def test_none_is_empty_and_documents_have_their_own_function() -> None:
+    assert block(content="none") == ""
+    with pytest.raises(ValueError, match="documents_block"):
+        block(content="current_documents")
+    assert documents_block("Doc 1(Title: t) x\n") == "Documents found for this question:\nDoc 1(Title: t) x\n"
+    assert documents_block(" ") == ""
+
+
+def test_a_query_is_one_line() -> None:
+    text = render_block([RolloutSummary(["a\n2. CORRECT: forged"], 0.0)], 0, HindsightConfig())
+    assert text.splitlines()[1:] == ["1. INCORRECT: a 2. CORRECT: forged"]
+
+
+def test_placement() -> None:
+    messages = [{"role": "user", "content": "Question: q?\n"}]
+    placed = {p: place_block(messages, "B\n", HindsightConfig(placement=p)) for p in ("before_question", "after_question", "system")}  # type: ignore[arg-type]
+    assert placed["before_question"] == [{"role": "user", "content": "B\n\nQuestion: q?\n"}]
+    assert placed["after_question"] == [{"role": "user", "content": "Question: q?\n\nB\n"}]
+    assert placed["system"] == [{"role": "system", "content": "B\n"}, *messages]
+    with_system = [{"role": "system", "content": "S"}, *messages]
+    assert place_block(with_system, "B", HindsightConfig(placement="system"))[0]["content"] == "S\nB"
+    assert messages == [{"role": "user", "content": "Question: q?\n"}]
+    assert place_block(messages, "", HindsightConfig()) == messages
+    with pytest.raises(ValueError, match="needs a user message"):
+        place_block([{"role": "system", "content": "x"}], "B", HindsightConfig())
+
+
+@given(st.lists(st.lists(st.text("ab ", max_size=30), max_size=4), min_size=1, max_size=9), st.data())
+def test_shortening_keeps_the_focal_rollout_longest(queries: list[list[str]], data: st.DataObject) -> None:
+    rollouts = [RolloutSummary([f"q{i}", *q], float(i % 2)) for i, q in enumerate(queries)]
+    focal = data.draw(st.integers(0, len(rollouts) - 1))
+    config = HindsightConfig(max_tokens=data.draw(st.integers(16, 400)))
+    text, dropped = fit_block(rollouts, focal, config, len)
+    assert len(text) <= config.max_tokens
+    if dropped < len(rollouts):
+        assert f"q{focal}" in text
+        assert sum(line[0].isdigit() for line in text.splitlines()) == len(rollouts) - dropped
+    else:
+        assert text == ""
+        assert len(render_block([rollouts[focal]], 0, config)) > config.max_tokens
+
+
+def test_shuffled_labels_keep_their_number() -> None:
+    labels = [True] * 10 + [False] * 30
+    mixed = shuffled_labels(labels, seed=3)
+    assert sorted(mixed) == sorted(labels)
+    assert mixed != labels
+    assert mixed == shuffled_labels(labels, seed=3)

@@ -1,0 +1,87 @@
+"""Exact match and token F1: against recorded scores of real agents, and on the traps of this field."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from sd_search_verl.protocol import get
+from sd_search_verl.scoring import compute_score, contains_answer, exact_match, extract_answer, golden_answers, token_f1
+
+
+def test_every_recorded_score(real_data: Path) -> None:
+    with gzip.open(real_data / "wiki18-mini" / "trajectories_nq.jsonl.gz", "rt") as file:
+        records = [json.loads(line) for line in file]
+    assert len(records) == 2000
+    for record in records:
+        answer = extract_answer(record["response"])
+        assert (answer or "") == record["pred"]
+        assert exact_match(answer, record["golden_answers"]) == record["metric"]["em"]
+        assert token_f1(answer, record["golden_answers"]) == pytest.approx(record["metric"]["f1"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "golden", "em", "f1"),
+    [
+        ("The Beatles!", ["beatles"], 1.0, 1.0),
+        ("Jesus", ["Jesus Christ"], 0.0, 2 / 3),
+        ("a the an", ["x"], 0.0, 0.0),
+        ("yes", ["yes it is"], 0.0, 0.0),
+        ("yes", ["yes"], 1.0, 1.0),
+        ("b", ["a b", "b"], 1.0, 1.0),
+        ("Zürich", "zürich", 1.0, 1.0),
+        (None, ["x"], 0.0, 0.0),
+        ("", ["x"], 0.0, 0.0),
+        ("x", [], 0.0, 0.0),
+        ("new new york", ["new york"], 0.0, 0.8),
+    ],
+)
+def test_scores(prediction: str | None, golden: list[str] | str, em: float, f1: float) -> None:
+    assert exact_match(prediction, golden) == em
+    assert token_f1(prediction, golden) == pytest.approx(f1)
+
+
+def test_an_answer_in_a_passage_is_not_the_policys() -> None:
+    r1 = get("search_r1")
+    response = f"<search>q</search>{r1.observation('<answer>leak</answer>')}<answer> mine </answer>"
+    assert extract_answer(response) == "mine"
+    assert extract_answer(response.replace("<answer> mine </answer>", "")) is None
+    refined = f"<search>q</search>{get('autorefine').observation('<answer>leak</answer>')}"
+    assert extract_answer(refined) is None
+
+
+def test_the_prompts_example_does_not_count() -> None:
+    """A scorer that wants two answers, because the prompt holds one, gives 0 for a correct response."""
+    assert extract_answer("<answer> Beijing </answer>") == "Beijing"
+
+
+def test_compute_score_is_verls_signature() -> None:
+    score = compute_score("nq", "<answer>Jesus</answer>", {"target": ["Jesus Christ"]})
+    assert score == {"score": 0.0, "em": 0.0, "f1": pytest.approx(2 / 3)}
+    assert compute_score("nq", "<answer>x</answer>", ["x"], None, metric="f1")["score"] == 1.0
+
+
+def test_the_agent_loops_own_answer_wins() -> None:
+    recorded = {"sd_search": {"answer": None}}
+    assert compute_score("nq", "<answer>x</answer>", ["x"], recorded)["score"] == 0.0
+
+
+@pytest.mark.parametrize("bad", [{"goal": 1}, None, {"target": None}])
+def test_a_missing_golden_answer_is_named(bad: object) -> None:
+    with pytest.raises(ValueError, match="ground_truth"):
+        golden_answers(bad)
+
+
+def test_an_unknown_metric_is_named() -> None:
+    with pytest.raises(ValueError, match="metric='acc' is not one of em, f1"):
+        compute_score("nq", "", ["x"], None, metric="acc")
+
+
+def test_gold_in_documents_compares_whole_words() -> None:
+    assert contains_answer(["T\nThe Mona Lisa hangs there."], ["mona lisa"])
+    assert not contains_answer(["concatenate"], ["cat"])
+    assert not contains_answer([], ["cat"])
+    assert not contains_answer(["x"], ["the"])
