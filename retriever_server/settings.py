@@ -45,14 +45,47 @@ class Settings:
     drain_s: int = 10
     """Time that requests under way get at shutdown."""
 
+    workers: int = 1
+    """Serving processes behind one port."""
+    api_key_file: Path | None = None
+    """File with a key; requests must then carry it as ``Authorization: Bearer`` or ``X-API-Key``."""
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    access_log: Path | None = None
+    """A JSON object per answered request is appended there; ``-`` is the standard output."""
+
     k1: float = 0.9
     b: float = 0.4
+    """BM25's constants. bm25s fixes them when it indexes."""
     jvm_heap_mb: int = 512
     threads: int | None = None
     """Search threads; none means one per usable core."""
 
+    encoder: Path | None = None
+    """Folder of the encoder the index was built with."""
+    encoder_runtime: str = "torch"
+    """torch or onnx."""
+    device: str = "cpu"
+    """cpu, or one GPU like cuda:0: the encoder and the vectors, in half precision, go there."""
+    gpu_memory_share: float = 0.5
+    """Largest share of that GPU's memory."""
+    effort: int = 64
+    """nprobe or efSearch of an approximate index."""
+    fusion_depth: int = 100
+    """Rows that hybrid search takes from each of its two rankings."""
+    remote_urls: str = ""
+    """Other servers' URLs, separated by commas, each with a part of the corpus."""
+
     def __post_init__(self) -> None:
-        positive = ("topk", "max_topk", "max_queries", "max_query_chars", "max_body_bytes", "max_queue")
+        positive = (
+            "topk",
+            "max_topk",
+            "max_queries",
+            "max_query_chars",
+            "max_body_bytes",
+            "max_queue",
+            "workers",
+        )
         for name in (*positive, "deadline_s", "body_timeout_s", "jvm_heap_mb"):
             if getattr(self, name) <= 0:
                 raise SettingsError(f"{flag(name)} is {getattr(self, name)}; it must be greater than 0.")
@@ -71,6 +104,13 @@ class Settings:
             raise SettingsError(f"--verify {self.verify} must be sample or full.")
         if self.k1 < 0 or not 0 <= self.b <= 1:
             raise SettingsError(f"--k1 {self.k1} must be at least 0 and --b {self.b} between 0 and 1.")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise SettingsError("--tls-cert and --tls-key go together; one is missing.")
+        if not 0 < self.gpu_memory_share <= 1:
+            raise SettingsError(f"--gpu-memory-share {self.gpu_memory_share} must be above 0 and at most 1.")
+        for name in ("effort", "fusion_depth"):
+            if getattr(self, name) <= 0:
+                raise SettingsError(f"{flag(name)} is {getattr(self, name)}; it must be greater than 0.")
         if self.cache_entries < 0 or self.drain_s < 0:
             raise SettingsError("--cache-entries and --drain-s must be at least 0.")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,8 +30,10 @@ def load(settings: Settings, progress: Progress = lambda text: None) -> Engine:
         IndexMismatchError: index, corpus and settings do not fit together.
         JavaError: BM25 without a usable Java runtime.
     """
-    if settings.backend not in RANKERS:
-        raise SettingsError(f"--backend {settings.backend} is not one of {', '.join(sorted(RANKERS))}.")
+    if settings.backend not in BACKENDS:
+        raise SettingsError(f"--backend {settings.backend} is not one of {', '.join(BACKENDS)}.")
+    if settings.backend == "remote":
+        return _remote(settings)
     if settings.index is None:
         raise SettingsError("--index is missing: the folder that retriever_server.build_index made.")
     index = settings.index
@@ -51,15 +54,64 @@ def load(settings: Settings, progress: Progress = lambda text: None) -> Engine:
             "Fix: build the index again."
         )
     progress(f"opening the {settings.backend} index")
-    ranker = RANKERS[settings.backend](settings, index)
+    ranker = RANKERS[settings.backend](settings, index, manifest.settings)
     return LocalEngine(ranker, documents, manifest.version)
 
 
-def _bm25(settings: Settings, index: Path) -> Ranker:
+def _remote(settings: Settings) -> Engine:
+    from .remote import RemoteEngine
+
+    urls = [url.strip() for url in settings.remote_urls.split(",") if url.strip()]
+    if not urls:
+        raise SettingsError("--remote-urls is missing: the other servers' URLs, separated by commas.")
+    return RemoteEngine(urls, settings.deadline_s)
+
+
+def _bm25(settings: Settings, index: Path, built: dict[str, Any]) -> Ranker:
     from .bm25 import BM25Ranker, LuceneIndex
 
     lucene = LuceneIndex(index / "lucene", settings.k1, settings.b, settings.jvm_heap_mb)
     return BM25Ranker(lucene, np.load(index / "rows.npy", mmap_mode="r"), settings.threads)
 
 
-RANKERS: dict[str, Callable[[Settings, Path], Ranker]] = {"bm25": _bm25}
+def _bm25s(settings: Settings, index: Path, built: dict[str, Any]) -> Ranker:
+    from .bm25_small import SmallBM25Ranker
+
+    return SmallBM25Ranker(index / "bm25s")
+
+
+def _dense(settings: Settings, index: Path, built: dict[str, Any]) -> Ranker:
+    from ..encoder import Encoder, EncoderSpec
+    from .dense import ApproximateIndex, DenseRanker, FlatScan, HalfPrecisionScan, VectorIndex
+
+    if settings.encoder is None:
+        raise SettingsError("--encoder is missing: the folder of the encoder the index was built with.")
+    spec = EncoderSpec(**built["encoder"])
+    given = EncoderSpec.of(settings.encoder)
+    if given.weights != spec.weights:
+        raise manifests.IndexMismatchError(
+            f"--encoder {settings.encoder} has other weights than the encoder the index was built with. "
+            "Fix: give that one, or build the index again."
+        )
+    vectors = np.load(index / "vectors.npy", mmap_mode="r")
+    scan: VectorIndex
+    if (index / "faiss.index").is_file():
+        scan = ApproximateIndex(index / "faiss.index", settings.effort)
+    elif settings.device != "cpu":
+        scan = HalfPrecisionScan(vectors, settings.device, settings.gpu_memory_share)
+    else:
+        scan = FlatScan(vectors)
+    encoder = Encoder(settings.encoder, spec, settings.encoder_runtime, settings.device, settings.threads)
+    return DenseRanker(encoder, vectors, scan)
+
+
+def _hybrid(settings: Settings, index: Path, built: dict[str, Any]) -> Ranker:
+    from .hybrid import HybridRanker
+
+    return HybridRanker(_bm25(settings, index, built), _dense(settings, index, built), settings.fusion_depth)
+
+
+RANKERS: dict[str, Callable[[Settings, Path, dict[str, Any]], Ranker]] = {
+    "bm25": _bm25, "bm25s": _bm25s, "dense": _dense, "hybrid": _hybrid,
+}  # fmt: skip
+BACKENDS = (*RANKERS, "remote")

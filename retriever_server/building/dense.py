@@ -1,0 +1,73 @@
+"""Encode a corpus into ``vectors.npy``, resumable, and on request an approximate FAISS index over it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..corpus import Scan, passages
+from ..encoder import Encoder, EncoderSpec
+from .base import BuildError, BuildOptions, Progress
+
+CHUNK = 2048  # passages encoded between two notes of progress
+TRAIN_PER_LIST, TRAIN_MOST = 64, 1_000_000
+
+
+def build(
+    documents: Path, scan: Scan, folder: Path, options: BuildOptions, progress: Progress
+) -> dict[str, Any]:
+    """Write ``vectors.npy`` (float32 ``[passages, d]``) and, with a factory string, ``faiss.index``.
+
+    Returns:
+        The build's settings, for the manifest: the encoder's description above all.
+    """
+    if options.encoder is None:
+        raise BuildError("--encoder is missing: the folder of the encoder.")
+    spec = EncoderSpec.of(options.encoder, options.encoder_prefixes)
+    encoder = Encoder(options.encoder, spec, options.encoder_runtime, options.device, options.threads)
+    path, note = folder / "vectors.npy", folder / "encoded.json"
+    width = encoder.passages(["width"]).shape[1]
+    shape = (scan.passages, width)
+    done = _finished(path, note, spec, shape)
+    vectors = np.lib.format.open_memmap(path, "r+" if done else "w+", np.float32, None if done else shape)
+    texts = (contents for _, _, contents in passages(documents))
+    next(itertools.islice(texts, done, done), None)
+    while chunk := list(itertools.islice(texts, CHUNK)):
+        vectors[done : done + len(chunk)] = encoder.passages(chunk)
+        done += len(chunk)
+        vectors.flush()
+        note.write_text(json.dumps({"done": done, "encoder": spec.as_dict()}))
+        progress(done, scan.passages)
+    if options.factory:
+        _approximate(vectors, options.factory, folder / "faiss.index")
+    note.unlink()
+    return {"encoder": spec.as_dict(), "width": width, "factory": options.factory}
+
+
+def _finished(path: Path, note: Path, spec: EncoderSpec, shape: tuple[int, int]) -> int:
+    """How many passages an earlier, stopped build has encoded with the same encoder."""
+    if not path.is_file() or not note.is_file():
+        return 0
+    found = json.loads(note.read_text())
+    same = found["encoder"] == spec.as_dict() and np.load(path, mmap_mode="r").shape == shape
+    return int(found["done"]) if same else 0
+
+
+def _approximate(vectors: np.ndarray, factory: str, path: Path) -> None:
+    import faiss
+
+    try:
+        index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        raise BuildError(f"--factory {factory!r} is not a FAISS factory string: {error}") from None
+    lists = getattr(faiss.extract_index_ivf(index), "nlist", 1024) if "IVF" in factory else 1024
+    count = min(len(vectors), max(TRAIN_PER_LIST * lists, 50_000), TRAIN_MOST)
+    sample = np.random.default_rng(0).choice(len(vectors), count, replace=False)
+    index.train(np.ascontiguousarray(vectors[np.sort(sample)]))
+    for start in range(0, len(vectors), 100_000):
+        index.add(np.ascontiguousarray(vectors[start : start + 100_000]))
+    faiss.write_index(index, str(path))
