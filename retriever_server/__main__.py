@@ -56,7 +56,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     try:
-        return serve(Settings(**vars(parser().parse_args(argv))))
+        arguments = sys.argv[1:] if argv is None else list(argv)
+        return serve(Settings(**vars(parser().parse_args(arguments))), arguments)
     except SettingsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

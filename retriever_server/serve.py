@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import uvicorn
 
 from .app import make_app
+from .guard import AccessLog, ApiKey, protocol, read_key
 from .settings import Settings, SettingsError
+from .workers import SOCKET_VARIABLE, supervise
 
 log = logging.getLogger("retriever_server")
 
@@ -67,16 +71,29 @@ class _Uvicorn(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def serve(settings: Settings) -> int:
+def _stop_with_supervisor(server: uvicorn.Server) -> None:
+    sys.stdin.read()  # ends when the supervisor's end of the pipe is closed
+    server.should_exit = True
+
+
+def serve(settings: Settings, arguments: Sequence[str] = ()) -> int:
     """Serve until told to stop; the exit code.
+
+    Args:
+        arguments: the command line behind ``settings``, for further workers.
 
     Raises:
         SettingsError: the address cannot be bound.
     """
-    sock = bind(settings.host, settings.port)
-    url = url_of(sock)
+    inherited = os.environ.get(SOCKET_VARIABLE)
+    sock = socket.socket(fileno=int(inherited)) if inherited else bind(settings.host, settings.port)
+    url = url_of(sock, "https" if settings.tls_cert else "http")
     if settings.port_file:
         settings.port_file.unlink(missing_ok=True)
+
+    if settings.workers > 1:
+        sock.listen(2048)
+        return supervise(sock, arguments, settings.workers, url, settings.port_file)
 
     def on_ready() -> None:
         log.info("ready: %s/retrieve (%s)", url, settings.backend)
@@ -87,16 +104,25 @@ def serve(settings: Settings) -> int:
         uvicorn_server.should_exit = True
 
     app = make_app(settings, on_ready, on_failure)
+    if settings.api_key_file:
+        app.add_middleware(ApiKey, key=read_key(settings.api_key_file))
+    if settings.access_log:
+        app.add_middleware(AccessLog, path=settings.access_log)
     config = uvicorn.Config(
         app,
+        http=protocol(settings.body_timeout_s),
         log_level="warning",
         access_log=False,
         timeout_keep_alive=75,  # longer than clients keep idle connections, so that the client closes first
         timeout_graceful_shutdown=settings.drain_s,
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
         server_header=False,
         date_header=False,
     )
     uvicorn_server = _Uvicorn(config)
+    if inherited:
+        threading.Thread(target=_stop_with_supervisor, args=[uvicorn_server], daemon=True).start()
     log.info("listening on %s, loading", url)
     try:
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:

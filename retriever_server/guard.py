@@ -1,0 +1,122 @@
+"""Around the application: a limit on slow clients, the API key, one JSON line per answered request."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from .contract import encode_error
+from .settings import SettingsError
+
+OPEN_PATHS = ("/health", "/ready")  # probes carry no key
+
+
+def read_key(path: Path) -> bytes:
+    """The key in a file.
+
+    Raises:
+        SettingsError: no such file, or an empty one: an empty key would admit everybody.
+    """
+    try:
+        key = path.read_bytes().strip()
+    except OSError as error:
+        raise SettingsError(f"--api-key-file {path} cannot be read: {error.strerror}.") from None
+    if not key:
+        raise SettingsError(f"--api-key-file {path} is empty. Fix: write a key into it.")
+    return key
+
+
+class ApiKey:
+    """Answers 401 to requests without the key, which is compared in constant time."""
+
+    def __init__(self, app: ASGIApp, key: bytes) -> None:
+        self._app, self._key = app, key
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS and not self._admitted(scope):
+            body = encode_error("no or wrong API key; send it as Authorization: Bearer … or X-API-Key: …")
+            headers = [(b"content-type", b"application/json"), (b"www-authenticate", b"Bearer")]
+            headers.append((b"content-length", str(len(body)).encode()))
+            await send({"type": "http.response.start", "status": 401, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+        else:
+            await self._app(scope, receive, send)
+
+    def _admitted(self, scope: Scope) -> bool:
+        headers = dict(scope["headers"])
+        bearer = headers.get(b"authorization", b"")
+        given = bearer[7:] if bearer[:7].lower() == b"bearer " else headers.get(b"x-api-key", b"")
+        return hmac.compare_digest(given.strip(), self._key)
+
+
+def protocol(timeout_s: float) -> type[HttpToolsProtocol]:
+    """Uvicorn's protocol with a limit on how long a request's head may take: it has none of its own."""
+
+    class Impatient(HttpToolsProtocol):
+        _timer: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._start()
+
+        def on_message_begin(self) -> None:
+            self._start()
+            super().on_message_begin()
+
+        def on_headers_complete(self) -> None:
+            self._stop()
+            super().on_headers_complete()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._stop()
+            super().connection_lost(exc)
+
+        def _start(self) -> None:
+            self._stop()
+            self._timer = self.loop.call_later(timeout_s, self.transport.close)
+
+        def _stop(self) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+    return Impatient
+
+
+class AccessLog:
+    """Appends one line ``{"time", "client", "method", "path", "status", "bytes", "ms"}`` per request."""
+
+    def __init__(self, app: ASGIApp, path: Path) -> None:
+        self._app = app
+        self._file: TextIO = sys.stdout if str(path) == "-" else path.open("a", encoding="utf-8", buffering=1)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start, seen = time.perf_counter(), {"status": 0, "bytes": 0}
+
+        async def noting(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                seen["status"] = message["status"]
+            else:
+                seen["bytes"] += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        finally:
+            client: Any = scope.get("client") or ("",)
+            line = {
+                "time": round(time.time(), 3), "client": client[0], "method": scope["method"],
+                "path": scope["path"], **seen, "ms": round((time.perf_counter() - start) * 1000, 2),
+            }  # fmt: skip
+            print(json.dumps(line), file=self._file, flush=True)

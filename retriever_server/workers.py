@@ -1,0 +1,79 @@
+"""Several serving processes behind one listening socket; the kernel spreads the connections."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+log = logging.getLogger("retriever_server")
+
+SOCKET_VARIABLE = "RETRIEVER_SOCKET"  # number of the socket that a worker inherits
+FEWEST_SECONDS = 5.0  # a worker that ends sooner would end again: no restart
+
+
+def supervise(
+    sock: socket.socket, arguments: Sequence[str], count: int, url: str, port_file: Path | None
+) -> int:
+    """Run ``count`` workers of ``python -m retriever_server`` on ``sock``, restart one that dies; the exit code.  # a worker that ends sooner would end again
+
+    Args:
+        arguments: the command line; workers get it with ``--workers 1`` and the socket's number.
+    """
+    stopping: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, frame: stopping.append(received))
+    with tempfile.TemporaryDirectory(prefix="retriever-") as folder:
+        workers = [_Worker(sock, arguments, Path(folder) / str(n)) for n in range(count)]
+        announced = False
+        code = 0
+        while not stopping:
+            if not announced and all(worker.ready.exists() for worker in workers):
+                announced = True
+                log.info("ready: %s/retrieve (%d workers)", url, count)
+                if port_file:
+                    port_file.write_text(url + "\n", encoding="utf-8")
+            for worker in workers:
+                if worker.process.poll() is None:
+                    continue
+                if time.monotonic() - worker.started < FEWEST_SECONDS and not worker.ready.exists():
+                    log.error("a worker ended with code %d while starting", worker.process.returncode)
+                    code = 1
+                    stopping.append(0)
+                    break
+                log.warning("a worker ended with code %d; starting another", worker.process.returncode)
+                worker.start()
+            time.sleep(0.05)
+        for worker in workers:
+            worker.process.send_signal(signal.SIGTERM)
+        for worker in workers:
+            worker.process.wait()
+        if port_file:
+            port_file.unlink(missing_ok=True)
+    return code
+
+
+class _Worker:
+    def __init__(self, sock: socket.socket, arguments: Sequence[str], ready: Path) -> None:
+        self._sock, self._arguments, self.ready = sock, arguments, ready
+        self.start()
+
+    def start(self) -> None:
+        self.ready.unlink(missing_ok=True)
+        number = self._sock.fileno()
+        command = [sys.executable, "-m", "retriever_server", *self._arguments]
+        command += ["--workers", "1", "--port-file", str(self.ready)]
+        environment = os.environ | {SOCKET_VARIABLE: str(number)}
+        self.started = time.monotonic()
+        # A session of its own: Ctrl-C reaches the supervisor alone, which then ends the workers in order.
+        # The pipe tells the worker when the supervisor is gone, however it went.
+        self.process = subprocess.Popen(
+            command, pass_fds=[number], env=environment, start_new_session=True, stdin=subprocess.PIPE
+        )
