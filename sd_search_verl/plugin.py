@@ -1,7 +1,7 @@
 """verl's entry point (group ``verl.plugins``): loaded by ``import verl`` in every process.
 
-verl hides what goes wrong while a plugin loads, so errors are logged here, kept in ``errors`` for ``sd-search
-doctor``, and written into the message of any run that asks for the trainer and does not find it.
+verl hides what goes wrong while a plugin loads, so errors are logged here and kept in ``errors``, which ``sd-search
+doctor`` shows.
 """
 
 from __future__ import annotations

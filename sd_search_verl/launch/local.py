@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
 from sd_search_verl.launch.processes import no_process_left
 from sd_search_verl.launch.retriever import build_index, start_retriever
 from sd_search_verl.launch.training import train
+from sd_search_verl.report import write_report
 from sd_search_verl.verl_adapter.cpu.environment import ENVIRONMENT
 
 
@@ -21,7 +24,7 @@ class LocalRun:
         run: folder of everything the run leaves behind.
         world: folder with ``corpus.jsonl``, ``train.parquet``, ``val.parquet`` and ``model/``.
         config: name of a config in ``config_dir``.
-        steps: training steps.
+        steps: training steps; None = what the config says.
         overrides: further Hydra overrides.
     """
 
@@ -29,12 +32,12 @@ class LocalRun:
     world: Path
     config_dir: Path
     config: str
-    steps: int
+    steps: int | None = None
     overrides: Sequence[str] = ()
 
 
-def run_local(job: LocalRun) -> None:
-    """Run a job on the CPU; leaves no process behind, however it ends.
+def run_local(job: LocalRun) -> Path:
+    """Run a job on the CPU; leaves no process behind, however it ends. Returns the report's path.
 
     Raises:
         FileNotFoundError: the world's folder lacks a part.
@@ -54,12 +57,25 @@ def run_local(job: LocalRun) -> None:
         build_index(corpus, run / "index")
         url = start_retriever(corpus, run / "index", run)
         _say(begun, f"retriever answers at {url}")
-        _say(begun, f"training {job.steps} steps; log: {run / 'train.log'}")
-        train([*_arguments(job, run, url), *job.overrides], run, job.steps, ENVIRONMENT)
+        steps = job.steps or _configured_steps(job)
+        _say(begun, f"training {steps} steps; log: {run / 'train.log'}")
+        train([*_arguments(job, run, url, steps), *job.overrides], run, steps, ENVIRONMENT)
+    page = write_report([run], run / "report.html")
     _say(begun, "done")
+    return page
 
 
-def _arguments(job: LocalRun, run: Path, url: str) -> list[str]:
+def _configured_steps(job: LocalRun) -> int:
+    path = job.config_dir / f"{job.config}.yaml"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing; give --config-dir and --config of a Hydra config")
+    steps = OmegaConf.select(OmegaConf.load(path), "trainer.total_training_steps")
+    if steps is None:
+        raise ValueError(f"{path} does not set trainer.total_training_steps; give --steps")
+    return int(steps)
+
+
+def _arguments(job: LocalRun, run: Path, url: str, steps: int) -> list[str]:
     world = job.world.resolve()
     return [
         f"--config-dir={job.config_dir.resolve()}",
@@ -70,7 +86,7 @@ def _arguments(job: LocalRun, run: Path, url: str) -> list[str]:
         f"actor_rollout_ref.model.path={world / 'model'}",
         f"search.retriever_urls=[{url}]",
         f"trainer.default_local_dir={run}",
-        f"trainer.total_training_steps={job.steps}",
+        f"trainer.total_training_steps={steps}",
     ]
 
 

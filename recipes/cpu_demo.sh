@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# SD-Search end to end on a CPU, in the synthetic world: real verl, Ray, vLLM, FSDP and Pyserini BM25.
+# usage: cpu_demo.sh [RUN_DIR] [HYDRA_OVERRIDES...]
+set -euo pipefail
+here=$(cd "$(dirname "$0")/.." && pwd)
+run=${1:-$here/runs/demo}
+shift $(($# > 0 ? 1 : 0))
+
+rm -rf "$run"
+mkdir -p "$run"
+python -m sd_search_verl.world build --out "$run/world"
+exec sd-search local --run "$run" --world "$run/world" --config-dir "$here/hydra_configs" --config cpu_demo "$@"

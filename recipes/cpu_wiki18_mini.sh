@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# The same loop on real text: BM25 over Wikipedia passages, NQ questions, Qwen2.5's tokenizer, a small model that has
+# only learned the format from real trajectories.
+# usage: cpu_wiki18_mini.sh DATA_DIR [RUN_DIR] [HYDRA_OVERRIDES...]
+#   DATA_DIR holds wiki18-mini/ and qwen2.5-tokenizer/
+set -euo pipefail
+here=$(cd "$(dirname "$0")/.." && pwd)
+data=${1:?usage: cpu_wiki18_mini.sh DATA_DIR [RUN_DIR] [HYDRA_OVERRIDES...]}
+run=${2:-$here/runs/wiki18_mini}
+shift $(($# > 1 ? 2 : 1))
+
+rm -rf "$run"
+mkdir -p "$run"
+python -m sd_search_verl.data.wiki18_mini "$data/wiki18-mini" "$data/qwen2.5-tokenizer" --out "$run/world"
+exec sd-search local --run "$run" --world "$run/world" --config-dir "$here/hydra_configs" --config cpu_wiki18_mini "$@"

@@ -1,0 +1,90 @@
+"""``sd-search``: the commands of the package."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from sd_search_verl import __version__
+from sd_search_verl.config import ConfigError
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; one sub-command per thing a user does."""
+    root = argparse.ArgumentParser(prog="sd-search", description="SD-Search for verl.")
+    root.add_argument("--version", action="version", version=__version__)
+    commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    doctor = commands.add_parser("doctor", help="check this machine and installation, with the fix for what is wrong")
+    doctor.add_argument("--retriever", action="append", default=[], metavar="URL", help="also ask this retriever")
+    doctor.set_defaults(run=_doctor)
+
+    local = commands.add_parser(
+        "local", help="index, retriever, training and report on this machine's CPU; leaves no process behind"
+    )
+    local.add_argument("--run", type=Path, required=True, help="folder for everything the run leaves")
+    local.add_argument("--world", type=Path, required=True, help="folder with corpus.jsonl, *.parquet and model/")
+    local.add_argument("--config-dir", type=Path, required=True, help="folder of the Hydra configs")
+    local.add_argument("--config", required=True, help="name of the config")
+    local.add_argument("--steps", type=int, help="training steps; default: the config's")
+    local.add_argument("overrides", nargs="*", help="Hydra overrides, as main_ppo takes them")
+    local.set_defaults(run=_local)
+
+    report = commands.add_parser("report", help="one HTML page of curves and trajectories from run folders")
+    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder with metrics.jsonl and traces.jsonl")
+    report.add_argument("--out", type=Path, help="default: report.html in the first run's folder")
+    report.set_defaults(run=_report)
+    return root
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit status. Errors a user can mend are one message, not a traceback."""
+    arguments = parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except KeyboardInterrupt:
+        print("interrupted; nothing is left running", file=sys.stderr)
+        return 130
+    except (ConfigError, FileNotFoundError, RuntimeError, ValueError) as error:
+        print(f"sd-search: {error}", file=sys.stderr)
+        return 1
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from sd_search_verl.doctor import examine, show
+
+    findings = examine(arguments.retriever)
+    print(show(findings))
+    return 0 if all(finding.ok for finding in findings) else 1
+
+
+def _local(arguments: argparse.Namespace) -> int:
+    from sd_search_verl.launch.local import LocalRun, run_local
+
+    page = run_local(
+        LocalRun(
+            run=arguments.run,
+            world=arguments.world,
+            config_dir=arguments.config_dir,
+            config=arguments.config,
+            steps=arguments.steps,
+            overrides=arguments.overrides,
+        )
+    )
+    print(f"metrics: {arguments.run / 'metrics.jsonl'}")
+    print(f"traces:  {arguments.run / 'traces.jsonl'}")
+    print(f"report:  {page}")
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from sd_search_verl.report import write_report
+
+    print(write_report(arguments.runs, arguments.out or arguments.runs[0] / "report.html"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

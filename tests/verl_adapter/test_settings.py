@@ -1,0 +1,73 @@
+"""Start-up checks on verl's real config: what is missing, and what verl cannot carry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf, open_dict
+from support.engine import compose
+
+from sd_search_verl.config import ConfigError, SDSearchConfig, SearchConfig
+from sd_search_verl.verl_adapter.settings import read_sd_search, read_search, refuse_unsupported
+from sd_search_verl.verl_adapter.trainer import alpha_at
+
+MODEL = Path("model")
+
+
+def test_one_override_configures_everything() -> None:
+    config = compose(MODEL)
+    assert read_sd_search(config) == SDSearchConfig()
+    assert read_search(config) == SearchConfig()
+    assert config.trainer.v1.trainer_mode == "sd_search"
+    assert config.actor_rollout_ref.rollout.agent.default_agent_loop == "sd_search_agent"
+    assert config.reward.custom_reward_function.path == "pkg://sd_search_verl.scoring"
+    refuse_unsupported(config)
+
+
+def test_overrides_reach_the_sections() -> None:
+    config = compose(MODEL, ["sd_search.alpha=0.25", "sd_search.hindsight.group=own", "search.top_k=5"])
+    assert read_sd_search(config).alpha == 0.25
+    assert read_sd_search(config).hindsight.group == "own"
+    assert read_search(config).top_k == 5
+
+
+def test_a_wrong_value_is_named() -> None:
+    with pytest.raises(ConfigError, match="sd_search.divergence='kl' is not one of jsd"):
+        read_sd_search(compose(MODEL, ["sd_search.divergence=kl"]))
+
+
+def test_a_missing_plugin_is_named() -> None:
+    config = compose(MODEL)
+    with open_dict(config):
+        config.sd_search = "default"  # what Hydra makes of an unknown group
+    with pytest.raises(ConfigError, match="the plugin was not loaded"):
+        read_sd_search(config)
+    with pytest.raises(ConfigError, match="is missing; add"):
+        read_search(OmegaConf.create({}))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "trainer.use_v1=False",
+        "actor_rollout_ref.model.use_fused_kernels=True",
+        "actor_rollout_ref.actor.fsdp_config.pad_to_length=True",
+        "distillation.enabled=True",
+        "actor_rollout_ref.actor.use_prefix_grouper=True",
+        "actor_rollout_ref.actor.strategy=megatron",
+        "actor_rollout_ref.actor.ulysses_sequence_parallel_size=2",
+        "actor_rollout_ref.rollout.name=sglang",
+    ],
+)
+def test_what_verl_cannot_carry_is_refused(override: str) -> None:
+    config = compose(MODEL, [override])
+    with pytest.raises(ConfigError, match="does not work with SD-Search: ") as caught:
+        refuse_unsupported(config)
+    assert override.split("=")[0].split(".")[-1] in str(caught.value)
+
+
+def test_alpha_is_zero_during_warm_up_and_constant_after() -> None:
+    config = SDSearchConfig(alpha=0.5, warmup_steps=3)
+    assert [alpha_at(step, config) for step in (1, 3, 4, 1000)] == [0.0, 0.0, 0.5, 0.5]
+    assert alpha_at(1, SDSearchConfig(alpha=0.5, warmup_steps=0)) == 0.5
