@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from urllib.parse import urlsplit
 
+HEAD = "POST /retrieve HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -99,7 +100,7 @@ class Connection:
                 self._reader, self._writer = await asyncio.open_connection(
                     self._host, self._port, limit=2**24
                 )
-            head = f"POST /retrieve HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+            head = HEAD.format(len(body))
             self._writer.write(head.encode() + body)
             answer = await self._reader.readuntil(b"\r\n\r\n")
             length = int(answer.lower().split(b"content-length:", 1)[1].split(b"\r\n", 1)[0])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -14,14 +13,10 @@ from fastapi import FastAPI, Request, Response
 
 from . import openapi
 from .backends import Engine, load
-from .batcher import Batcher, DeadlineError, OverloadedError
-from .contract import RequestError, SearchRequest, encode, encode_error, parse
+from .batcher import Batcher
 from .metrics import Metrics
+from .retrieve import Retrieve
 from .settings import Settings
-
-log = logging.getLogger("retriever_server")
-
-WATCH_AFTER_S = 0.1  # requests answered sooner need nobody to watch whether the client is still there
 
 
 class Server:
@@ -97,11 +92,10 @@ def make_app(
 
     @app.post("/retrieve", **openapi.retrieve(settings))
     async def retrieve(request: Request) -> Response:
-        start = time.perf_counter()
-        response = await _retrieve(server, request)
-        server.metrics.requests.labels(response.status_code).inc()
-        server.metrics.request_seconds.observe(time.perf_counter() - start)
-        return response
+        """Documents the route; :class:`Retrieve` answers it before FastAPI sees it."""
+        raise NotImplementedError
+
+    app.add_middleware(Retrieve, server=server)
 
     @app.get("/health", summary="200 while the process lives", responses=openapi.HEALTH)
     async def health() -> dict[str, str]:
@@ -120,79 +114,3 @@ def make_app(
         return Response(server.metrics.text(), media_type="text/plain; version=0.0.4")
 
     return app
-
-
-async def _retrieve(server: Server, request: Request) -> Response:
-    settings, batcher = server.settings, server.batcher
-    try:
-        if batcher is None:
-            return _error(503, f"not ready: {server.progress}", headers={"Retry-After": "1"})
-        asked = parse(await _body(request, settings), settings)
-        server.metrics.queries.inc(len(asked.queries))
-        server.metrics.truncated.inc(asked.truncated)
-        results = await _search_while_connected(batcher, asked, settings.deadline_s, request)
-        return Response(encode(results, asked.return_scores), media_type="application/json")
-    except RequestError as error:
-        return _error(error.status, str(error), error.field)
-    except OverloadedError as error:
-        return _error(429, str(error), headers={"Retry-After": f"{error.retry_after_s:.0f}"})
-    except DeadlineError:
-        return _error(504, f"not done after {settings.deadline_s:g} s; the server is overloaded")
-    except asyncio.CancelledError:
-        raise
-    except Exception as error:
-        log.exception("the back end failed")
-        return _error(500, f"the back end failed: {type(error).__name__}: {error}")
-
-
-async def _body(request: Request, settings: Settings) -> bytes:
-    """The whole body, bounded in size and in the time the client may take.
-
-    Somewhat too large a body is read to its end and dropped: a client that is still sending sees no answer.
-    """
-    limit, chunks, size = settings.max_body_bytes, [], 0
-    too_large = RequestError(413, f"the body is larger than {limit} bytes; send fewer queries a request")
-    length = request.headers.get("content-length", "0")
-    if length.isdigit() and int(length) > 4 * limit:
-        raise too_large
-    try:
-        async with asyncio.timeout(settings.body_timeout_s):
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size > 4 * limit:
-                    raise too_large
-                if size <= limit:
-                    chunks.append(chunk)
-    except TimeoutError:
-        raise RequestError(408, f"the body did not arrive within {settings.body_timeout_s:g} s") from None
-    if size > limit:
-        raise too_large
-    return b"".join(chunks)
-
-
-async def _search_while_connected(
-    batcher: Batcher, asked: SearchRequest, timeout_s: float, request: Request
-) -> Any:
-    """Hits for every query; the work is dropped when the client leaves."""
-    wanted = [query for query in asked.queries if query]
-    if not wanted:
-        return [[] for _ in asked.queries]
-    search = asyncio.ensure_future(batcher.search(wanted, asked.topk, timeout_s))
-    try:
-        await asyncio.wait({search}, timeout=WATCH_AFTER_S)
-        if not search.done():
-            gone = asyncio.ensure_future(request.receive())  # the body is read: only a disconnect can come
-            await asyncio.wait({search, gone}, return_when=asyncio.FIRST_COMPLETED)
-            gone.cancel()
-        if not search.done():
-            raise RequestError(499, "the client left")
-        found = iter(search.result())
-    finally:
-        search.cancel()
-    return [next(found) if query else [] for query in asked.queries]
-
-
-def _error(
-    status: int, message: str, field: str | None = None, headers: dict[str, str] | None = None
-) -> Response:
-    return Response(encode_error(message, field), status, headers, media_type="application/json")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from .backends import Engine, Hit
@@ -26,17 +26,56 @@ class OverloadedError(Exception):
         self.retry_after_s = retry_after_s
 
 
-class DeadlineError(Exception):
-    """The request's time is up; its queries that nobody else waits for are dropped."""
+class Pending:
+    """The answers one request waits for. ``future`` is done when all are there, or raises what went wrong."""
+
+    __slots__ = ("_flights", "_keys", "_missing", "_results", "future")
+
+    def __init__(self, keys: list[Key], future: asyncio.Future[None]) -> None:
+        self.future = future
+        self._keys = keys
+        self._results: dict[Key, list[Hit]] = {}
+        self._flights: list[_Flight] = []
+        self._missing = 0
+
+    def hits(self) -> list[list[Hit]]:
+        """For each query its hits, in order."""
+        return [self._results[key] for key in self._keys]
+
+    def leave(self) -> None:
+        """Wait no more. Queries that nobody else waits for are dropped where they are still queued."""
+        for flight in self._flights:
+            flight.waiters.remove(self)
+        self._flights.clear()
+
+    def join(self, flight: _Flight) -> None:
+        flight.waiters.append(self)
+        self._flights.append(flight)
+        self._missing += 1
+
+    def deliver(self, key: Key, hits: list[Hit]) -> None:
+        self._results[key] = hits
+
+    def landed(self, key: Key, hits: list[Hit]) -> None:
+        self._results[key] = hits
+        self._missing -= 1
+        if self._missing == 0 and not self.future.done():
+            self._flights.clear()
+            self.future.set_result(None)
+
+    def failed(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
 
 
 class _Flight:
     """One query on its way to the engine, with everybody who waits for its answer."""
 
-    __slots__ = ("future", "key", "waiters")
+    __slots__ = ("key", "waiters")
 
-    def __init__(self, key: Key, future: asyncio.Future[list[Hit]]) -> None:
-        self.key, self.future, self.waiters = key, future, 0
+    def __init__(self, key: Key) -> None:
+        self.key = key
+        self.waiters: list[Pending] = []
 
 
 class Batcher:
@@ -53,61 +92,37 @@ class Batcher:
         self._batches: set[asyncio.Task[None]] = set()
         self._seconds_per_query = 0.001  # moving average of the engine, over all workers
 
-    async def search(self, queries: Sequence[str], topk: int, timeout_s: float) -> list[list[Hit]]:
-        """Hits for each query, in order.
+    def submit(self, queries: Sequence[str], topk: int) -> Pending:
+        """Start answering; the caller awaits the result's ``future``, and calls ``leave`` when it is through.
 
         Raises:
-            OverloadedError: the queue has no room for all of them.
-            DeadlineError: not done after ``timeout_s``.
-            Exception: whatever the engine raised.
+            OverloadedError: the queue has no room for all of the queries.
         """
-        results: dict[Key, list[Hit]] = {}
-        joined: list[_Flight] = []
         keys = [(query, topk) for query in queries]
-        distinct = dict.fromkeys(keys)
-        for key in distinct:
+        pending = Pending(keys, asyncio.get_running_loop().create_future())
+        missing = []
+        for key in dict.fromkeys(keys):
             if (hits := self._cache.get(key)) is not None:
                 self._cache.move_to_end(key)
-                results[key] = hits
-        missing = [key for key in distinct if key not in results]
+                pending.deliver(key, hits)
+            else:
+                missing.append(key)
         new = sum(key not in self._flights for key in missing)
         if len(self._queue) + new > self._max_queue:
             raise OverloadedError(max(1.0, len(self._queue) * self._seconds_per_query))
         self._metrics.cache_hits.inc(len(keys) - len(missing))
         self._metrics.joined.inc(len(missing) - new)
         for key in missing:
-            joined.append(self._join(key))
-        self._dispatch()
-        try:
-            if joined:
-                futures = [flight.future for flight in joined]
-                _, late = await asyncio.wait(futures, timeout=timeout_s)
-                if late:
-                    raise DeadlineError
-            for flight in joined:
-                results[flight.key] = flight.future.result()
-        finally:
-            self._leave(joined)
-        return [results[key] for key in keys]
-
-    @property
-    def queued(self) -> int:
-        return len(self._queue)
-
-    def _join(self, key: Key) -> _Flight:
-        flight = self._flights.get(key)
-        if flight is None:
-            flight = self._flights[key] = _Flight(key, asyncio.get_running_loop().create_future())
-            self._queue.append(flight)
-        flight.waiters += 1
-        return flight
-
-    def _leave(self, flights: Iterable[_Flight]) -> None:
-        for flight in flights:
-            flight.waiters -= 1
-            if flight.waiters == 0 and not flight.future.done():
-                flight.future.cancel()
-                self._flights.pop(flight.key, None)
+            flight = self._flights.get(key)
+            if flight is None:
+                flight = self._flights[key] = _Flight(key)
+                self._queue.append(flight)
+            pending.join(flight)
+        if missing:
+            self._dispatch()
+        else:
+            pending.future.set_result(None)
+        return pending
 
     def _dispatch(self) -> None:
         """Give every free worker its share of the queue."""
@@ -116,7 +131,8 @@ class Batcher:
             batch: list[_Flight] = []
             while self._queue and len(batch) < share:
                 flight = self._queue.popleft()
-                if flight.future.cancelled():
+                if not flight.waiters:
+                    self._flights.pop(flight.key, None)
                     self._metrics.cancelled.inc()
                 elif batch and flight.key[1] != batch[0].key[1]:
                     self._queue.appendleft(flight)  # one topk a call
@@ -139,14 +155,13 @@ class Batcher:
             )
             for flight, hits in zip(batch, found, strict=True):
                 self._remember(flight.key, hits)
-                if not flight.future.done():
-                    flight.future.set_result(hits)
+                for pending in flight.waiters:
+                    pending.landed(flight.key, hits)
         except Exception as error:
             self._metrics.backend_errors.inc()
             for flight in batch:
-                if not flight.future.done():
-                    flight.future.set_exception(error)
-                    flight.future.exception()  # read, so that asyncio does not log it once more
+                for pending in flight.waiters:
+                    pending.failed(error)
         finally:
             took = time.perf_counter() - start
             per_query = took / len(batch) / self._engine.parallelism
@@ -154,8 +169,7 @@ class Batcher:
             self._metrics.backend_seconds.observe(took)
             self._metrics.batch_size.observe(len(batch))
             for flight in batch:
-                if self._flights.get(flight.key) is flight:
-                    del self._flights[flight.key]
+                self._flights.pop(flight.key, None)
             self._free += 1
             self._dispatch()
 

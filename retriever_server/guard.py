@@ -58,7 +58,12 @@ class ApiKey:
 
 
 def protocol(timeout_s: float) -> type[HttpToolsProtocol]:
-    """Uvicorn's protocol with a limit on how long a request's head may take: it has none of its own."""
+    """Uvicorn's protocol with a limit on how long a request may take to arrive: it has none of its own."""
+    body = encode_error(f"the request did not arrive within {timeout_s:g} s")
+    late = (
+        b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-type: application/json\r\n"
+        b"content-length: %d\r\n\r\n%b" % (len(body), body)
+    )
 
     class Impatient(HttpToolsProtocol):
         _timer: asyncio.TimerHandle | None = None
@@ -71,9 +76,9 @@ def protocol(timeout_s: float) -> type[HttpToolsProtocol]:
             self._start()
             super().on_message_begin()
 
-        def on_headers_complete(self) -> None:
+        def on_message_complete(self) -> None:
             self._stop()
-            super().on_headers_complete()
+            super().on_message_complete()
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop()
@@ -81,12 +86,17 @@ def protocol(timeout_s: float) -> type[HttpToolsProtocol]:
 
         def _start(self) -> None:
             self._stop()
-            self._timer = self.loop.call_later(timeout_s, self.transport.close)
+            self._timer = self.loop.call_later(timeout_s, self._expire)
 
         def _stop(self) -> None:
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
+
+        def _expire(self) -> None:
+            if self.cycle is not None and not self.cycle.response_started:
+                self.transport.write(late)
+            self.transport.close()
 
     return Impatient
 

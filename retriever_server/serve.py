@@ -117,6 +117,7 @@ def serve(settings: Settings, arguments: Sequence[str] = ()) -> int:
         timeout_graceful_shutdown=settings.drain_s,
         ssl_certfile=settings.tls_cert,
         ssl_keyfile=settings.tls_key,
+        proxy_headers=False,
         server_header=False,
         date_header=False,
     )

@@ -22,7 +22,9 @@ FEWEST_SECONDS = 5.0  # a worker that ends sooner would end again: no restart
 def supervise(
     sock: socket.socket, arguments: Sequence[str], count: int, url: str, port_file: Path | None
 ) -> int:
-    """Run ``count`` workers of ``python -m retriever_server`` on ``sock``, restart one that dies; the exit code.  # a worker that ends sooner would end again
+    """Run ``count`` workers of ``python -m retriever_server`` on ``sock``, restart one that dies.
+
+    Returns the exit code.
 
     Args:
         arguments: the command line; workers get it with ``--workers 1`` and the socket's number.
