@@ -43,7 +43,6 @@ def warmstart(options: dict[str, Any]) -> str:
     return f"{out}: {make_checkpoint(out, WarmStartConfig(**options))}"
 
 
-@torch.no_grad()
 def probe(options: dict[str, Any]) -> str:
     """Measure a model."""
     path = options["model"]

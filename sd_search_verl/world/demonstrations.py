@@ -32,8 +32,9 @@ class Stage:
     """Share of blocks in which some hop never tries the right phrasing."""
     right_mass: tuple[float, float]
     """Range of the probability that an attempt's hop uses the right phrasing, elsewhere."""
-    block_weight: float
-    """Loss weight of the phrasings inside the block: predicting them teaches to compare attempts."""
+    lessons: float
+    """Share of one-hop blocks whose attempts are all different. Every phrasing in them
+    carries loss too, which teaches elimination at each of them."""
 
 
 def stage(progress: float) -> Stage:
@@ -43,7 +44,7 @@ def stage(progress: float) -> Stage:
         two_hop=0.1 if progress < 0.1 else 0.3 if progress < 0.3 else 0.5,
         never_right=0.1 if progress < 0.2 else 0.3 if progress < 0.4 else 0.5,
         right_mass=(0.7, 1.0) if progress < 0.08 else (0.05, 0.95),
-        block_weight=1.0 if progress < 0.7 else 0.0,
+        lessons=0.6 if progress < 0.7 else 0.0,
     )
 
 
@@ -73,14 +74,16 @@ def demonstration(draw: Random, now: Stage) -> Demonstration:
         response = _response(world, question, chosen, [1.0] * hops)
         return Demonstration(text.render(messages), response, 0.0)
 
-    block = render_block(_attempts(draw, now, world, question), 0, HindsightConfig())
+    lesson = hops == 1 and draw.random() < now.lessons
+    attempts = _lesson(draw, world, question) if lesson else _attempts(draw, now, world, question)
+    block = render_block(attempts, 0, HindsightConfig())
     weights = [PHRASING_WEIGHT] * hops
     if hops == 2 and draw.random() < 0.5:
         # A student's own first hop: go on from the name in *its* document, not from the block's.
         right[0] = draw.choice(world.phrasings(question.relations[0]))
         weights[0] = 0.0
     prompt = text.render(place_block(messages, block, HindsightConfig()))
-    return Demonstration(prompt, _response(world, question, right, weights), now.block_weight)
+    return Demonstration(prompt, _response(world, question, right, weights), float(lesson))
 
 
 def _response(
@@ -95,6 +98,18 @@ def _response(
         segments.append((text.observation(world.contents(name, relation, phrasing)), 0.0))
         name = world.value(name, relation, phrasing)
     return [*segments, (text.answer_turn(name), 1.0)]
+
+
+def _lesson(draw: Random, world: World, question: Question) -> list[RolloutSummary]:
+    """Two or more attempts with different phrasings; in half of the groups none may be right."""
+    (relation,) = question.relations
+    pool, right = list(world.phrasings(relation)), world.right_phrasing(relation)
+    if draw.random() < 0.5:
+        pool.remove(right)
+    tried = draw.sample(pool, draw.randint(2, len(world.phrasings(relation)) - 1))
+    return [
+        RolloutSummary([f"{phrasing} {question.subject}"], float(phrasing == right)) for phrasing in tried
+    ]
 
 
 def _attempts(draw: Random, now: Stage, world: World, question: Question) -> list[RolloutSummary]:

@@ -37,6 +37,8 @@ class World:
         self.config = config
         self.names: Sequence[str] = NAMES[: config.names]
         self.relations: Sequence[str] = list(RELATIONS)[: config.relations]
+        self._right: dict[str, str] = {}
+        self._values: dict[tuple[str, str], list[str]] = {}
 
     def phrasings(self, relation: str) -> Sequence[str]:
         """Candidate phrasings of a relation."""
@@ -44,14 +46,16 @@ class World:
 
     def right_phrasing(self, relation: str) -> str:
         """The one phrasing of ``relation`` that finds the truth."""
-        return self._draw(relation).choice(self.phrasings(relation))
+        if relation not in self._right:
+            self._right[relation] = self._draw(relation).choice(self.phrasings(relation))
+        return self._right[relation]
 
     def value(self, name: str, relation: str, phrasing: str) -> str:
         """What the passage found by ``phrasing name`` says; distinct for each phrasing, never ``name``."""
         candidates = self.phrasings(relation)
-        values = self._draw(f"{name} {relation}").sample(self.names, len(candidates) + 1)
-        if name in values:
-            values.remove(name)
+        if (values := self._values.get((name, relation))) is None:
+            drawn = self._draw(f"{name} {relation}").sample(self.names, len(candidates) + 1)
+            values = self._values[name, relation] = [value for value in drawn if value != name]
         return values[candidates.index(phrasing)]
 
     def contents(self, name: str, relation: str, phrasing: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,19 +16,18 @@ MAX_SEARCHES = 3
 MAX_TURN_TOKENS = 12
 
 
+@dataclass
 class Rollout:
-    """One question on its way: what the policy has read and written."""
+    """One question on its way: what the policy has read and written, and the turn it is in."""
 
-    def __init__(self, question: Question, prompt_ids: list[int]) -> None:
-        self.question = question
-        self.ids = list(prompt_ids)
-        self.turn: list[int] = []
-        self.queries: list[str] = []
-        self.answer: str | None = None
-        self.done = False
+    question: Question
+    ids: list[int]
+    turn: list[int] = field(default_factory=list)
+    queries: list[str] = field(default_factory=list)
+    answer: str | None = None
+    done: bool = False
 
 
-@torch.no_grad()
 def rollouts(model: Any, tokenizer: Any, world: World, asked: Sequence[Question], seed: int) -> list[Rollout]:
     """One rollout of every question at temperature 1. A turn without a valid action ends it."""
     generator = torch.Generator().manual_seed(seed)
@@ -48,6 +48,7 @@ def success_rate(model: Any, tokenizer: Any, world: World, asked: Sequence[Quest
     return sum(exact_match(r.answer, world.answer(r.question)) for r in finished) / len(finished)
 
 
+@torch.no_grad()
 def next_token_logits(model: Any, rows: Sequence[Sequence[int]]) -> torch.Tensor:
     """Logits ``[len(rows), vocabulary]`` of the token that follows each row."""
     # Padding stands behind the causal mask of every position that is read, so its token does not matter.
