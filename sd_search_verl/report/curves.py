@@ -1,0 +1,183 @@
+"""Data for the plots: a line per series and metric, with a band over the seeds of a series."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sd_search_verl.report.runs import Run
+
+ALPHA = "sd_search/alpha"
+REWARD = "critic/score/mean"
+EM = "search/em"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One plot. ``metrics`` maps the label of each line to the metric's name."""
+
+    title: str
+    help: str
+    metrics: dict[str, str]
+
+
+SECTIONS: dict[str, list[Panel]] = {
+    "Learning": [
+        Panel("Reward", "Mean reward of the step's training rollouts.", {"reward": REWARD}),
+        Panel("Exact match", "Share of training rollouts whose answer equals a golden answer.", {"EM": EM}),
+        Panel("Token F1", "Mean token F1 of the training rollouts' answers.", {"F1": "search/f1"}),
+        Panel(
+            "Response length",
+            "Mean tokens of a response, documents included.",
+            {"tokens": "response_length/mean"},
+        ),
+    ],
+    "Distillation": [
+        Panel(
+            "JSD",
+            "Divergence of teacher and student at query tokens; none while α is 0.",
+            {"JSD": "sd_search/jsd"},
+        ),
+        Panel(
+            "Entropy gap", "Student minus teacher at query tokens, in nats.", {"gap": "sd_search/entropy_gap"}
+        ),
+        Panel(
+            "Entropy at query tokens",
+            "Of the next-token distribution, in nats.",
+            {"teacher": "sd_search/teacher_entropy", "student": "sd_search/student_entropy"},
+        ),
+        Panel(
+            "Top-1 agreement",
+            "Share of query tokens where teacher and student have the same likeliest token.",
+            {"agreement": "sd_search/teacher_student_top1"},
+        ),
+        Panel(
+            "Homogeneous groups",
+            "Share of groups whose rollouts all end alike: no contrast for GRPO, little for the teacher.",
+            {
+                "all": "sd_search/homogeneous_groups",
+                "all correct": "sd_search/all_correct_groups",
+                "all incorrect": "sd_search/all_incorrect_groups",
+            },
+        ),
+    ],
+    "Search": [
+        Panel("Searches per rollout", "Executed searches.", {"searches": "search/searches_per_rollout"}),
+        Panel(
+            "Distinct queries per group",
+            "Over all its rollouts.",
+            {"queries": "search/distinct_queries_per_group"},
+        ),
+        Panel(
+            "Gold in documents",
+            "Share of searches that return a golden answer.",
+            {"gold": "search/gold_in_documents"},
+        ),
+        Panel("Failed searches", "Searches of the step that got no reply.", {"failures": "search/failures"}),
+        Panel(
+            "Malformed turns", "Turns of the step without a valid action.", {"malformed": "search/malformed"}
+        ),
+    ],
+    "Optimisation": [
+        Panel("Policy entropy", "Mean over response tokens, in nats.", {"entropy": "actor/entropy"}),
+        Panel("Gradient norm", "Before clipping.", {"norm": "actor/grad_norm"}),
+    ],
+}
+
+
+def build(runs: Sequence[Run]) -> dict[str, Any]:
+    """Everything the plots need.
+
+    Returns:
+        ``series`` (names), ``sections`` of panels with lines, ``first`` and ``last`` step, ``warmup`` (shaded step
+        ranges), ``absent`` (titles of panels that no run has values for).
+    """
+    series: dict[str, list[Run]] = {}
+    for run in runs:
+        series.setdefault(run.series, []).append(run)
+    sections, absent = [], []
+    for title, panels in (SECTIONS | {"Time": _timings(runs)}).items():
+        drawn = []
+        for panel in panels:
+            lines = [
+                {"series": number, "label": label, **line}
+                for label, metric in panel.metrics.items()
+                for number, members in enumerate(series.values())
+                if (line := _line(members, metric))
+            ]
+            if lines:
+                drawn.append(
+                    {"title": panel.title, "help": panel.help, "metrics": panel.metrics, "lines": lines}
+                )
+            else:
+                absent.append(panel.title)
+        if drawn:
+            sections.append({"title": title, "panels": drawn})
+    return {
+        "series": [{"name": name, "seeds": len(members)} for name, members in series.items()],
+        "sections": sections,
+        "first": min(step for run in runs for step in run.metrics.steps),
+        "last": max(step for run in runs for step in run.metrics.steps),
+        "warmup": warmup(runs),
+        "absent": absent,
+    }
+
+
+def warmup(runs: Sequence[Run]) -> list[list[int]]:
+    """Step ranges, ends included, in which a run that distils (or every run, if none does) has alpha 0."""
+    alphas = [{step: values.get(ALPHA) for step, values in run.metrics.steps.items()} for run in runs]
+    distilling = [by_step for by_step in alphas if any(by_step.values())]
+    zero = sorted({step for by_step in distilling or alphas for step, alpha in by_step.items() if alpha == 0})
+    ranges: list[list[int]] = []
+    for step in zero:
+        if ranges and ranges[-1][1] == step - 1:
+            ranges[-1][1] = step
+        else:
+            ranges.append([step, step])
+    return ranges
+
+
+def non_finite(run: Run) -> list[str]:
+    """Plotted metrics that were NaN or infinite, with the number of steps."""
+    panels = [panel for panels in SECTIONS.values() for panel in panels]
+    found = []
+    for metric in [metric for panel in panels for metric in panel.metrics.values()]:
+        steps = [
+            s
+            for s, values in run.metrics.steps.items()
+            if metric in values and not math.isfinite(values[metric])
+        ]
+        if steps:
+            found.append(f"{metric} is not finite in {len(steps)} step(s), first in step {steps[0]}")
+    return found
+
+
+def _timings(runs: Sequence[Run]) -> list[Panel]:
+    names = {name for run in runs for values in run.metrics.steps.values() for name in values}
+    timings = sorted((n for n in names if n.startswith("timing_s/")), key=lambda n: (n != "timing_s/step", n))
+    return [Panel(name.removeprefix("timing_s/"), "Seconds.", {"seconds": name}) for name in timings]
+
+
+def _line(members: Sequence[Run], metric: str) -> dict[str, Any] | None:
+    """Mean, lowest and highest over the seeds that have the step; None where none has it."""
+    values: dict[int, list[float]] = {}
+    for run in members:
+        for step, row in run.metrics.steps.items():
+            if math.isfinite(value := row.get(metric, math.nan)):
+                values.setdefault(step, []).append(value)
+    if not values:
+        return None
+    first, last = min(values), max(values)
+    found = [values.get(step) for step in range(first, last + 1)]
+    line: dict[str, Any] = {"first": first, "mean": [_short(sum(v) / len(v)) if v else None for v in found]}
+    if len(members) > 1:
+        line["low"] = [_short(min(v)) if v else None for v in found]
+        line["high"] = [_short(max(v)) if v else None for v in found]
+        line["seeds"] = [len(v) if v else 0 for v in found]
+    return line
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.6g}")

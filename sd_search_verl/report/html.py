@@ -1,0 +1,120 @@
+"""Write the page: template, style, scripts and data in one file that needs no network."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from sd_search_verl.report import curves, trajectories
+from sd_search_verl.report.read import METRICS, TRACES
+from sd_search_verl.report.runs import Run, read_runs
+
+_HERE = Path(__file__).parent
+_SCRIPTS = ("page.js", "curves.js", "viewer.js")
+
+
+def write_report(runs: Sequence[Path], out: Path, max_rollouts: int = 10_000) -> Path:
+    """One HTML page about run folders; works offline.
+
+    Args:
+        runs: folders with ``metrics.jsonl`` and, where trajectories were recorded, ``traces.jsonl``.
+        out: the file, or a folder for ``report.html``.
+        max_rollouts: largest number of trajectories in the page; of more, whole groups are left out evenly.
+
+    Returns:
+        The file written.
+
+    Raises:
+        FileNotFoundError: a folder without metrics.
+        ValueError: a folder given twice, or without a finished step.
+    """
+    read = read_runs(runs)
+    viewer = trajectories.build(read, max_rollouts)
+    data = {
+        "headline": _headline(read, viewer),
+        "runs": [_summary(run) for run in read],
+        "curves": curves.build(read),
+        "viewer": viewer,
+    }
+    page = fill(
+        (_HERE / "template.html").read_text(encoding="utf-8"),
+        {
+            "css": (_HERE / "report.css").read_text(encoding="utf-8"),
+            "js": "\n".join((_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS),
+            "data": script_json(data),
+        },
+    )
+    out = out / "report.html" if out.is_dir() else out
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(page, encoding="utf-8")
+    return out
+
+
+def script_json(data: Any) -> str:
+    """JSON that may stand in a script element: plain ASCII without ``<``, so that no text can end the element."""
+    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c")
+
+
+def fill(template: str, values: dict[str, str]) -> str:
+    """Put the values in place of ``{{name}}``, in one pass: a value that looks like a place stays as it is."""
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], template)
+
+
+def _headline(runs: Sequence[Run], viewer: dict[str, Any]) -> str:
+    shown, recorded = len(viewer["rollouts"]), viewer["recorded"]
+    rollouts = f"{recorded:,} recorded rollouts" + (f" ({shown:,} of them here)" if shown < recorded else "")
+    if len(runs) > 1:
+        series = len({run.series for run in runs})
+        return f"{len(runs)} runs in {series} series · {rollouts}"
+    (run,) = runs
+    parts = [run.name, f"{len(run.metrics.steps):,} steps", rollouts]
+    parts += [
+        f"{label} {_change(run, metric)}" for label, metric in (("reward", curves.REWARD), ("EM", curves.EM))
+    ]
+    return " · ".join([*parts, _alpha(run)])
+
+
+def _summary(run: Run) -> dict[str, Any]:
+    steps = run.metrics.steps
+    missing = (
+        []
+        if run.traces.path.is_file()
+        else [f"{TRACES} is missing: search.traces_per_step was 0, or it was moved"]
+    )
+    written = datetime.fromtimestamp((run.traces.path.parent / METRICS).stat().st_mtime, tz=timezone.utc)
+    return {
+        "name": run.name,
+        "series": run.series,
+        "steps": f"{len(steps):,} ({min(steps)} to {max(steps)})",
+        "rollouts": f"{len(run.traces.lines):,}",
+        "reward": _change(run, curves.REWARD),
+        "em": _change(run, curves.EM),
+        "alpha": _alpha(run),
+        "source": f"{run.name}/{METRICS}, last written {written:%Y-%m-%d %H:%M} UTC; {TRACES} beside it",
+        "notes": [
+            *missing,
+            *run.metrics.counts.notes(METRICS),
+            *run.traces.counts.notes(TRACES),
+            *curves.non_finite(run),
+        ],
+    }
+
+
+def _change(run: Run, metric: str) -> str:
+    values = [row[metric] for row in run.metrics.steps.values() if metric in row]
+    return f"{values[0]:.3f} → {values[-1]:.3f}" if values else "not recorded"
+
+
+def _alpha(run: Run) -> str:
+    alphas = {step: row[curves.ALPHA] for step, row in run.metrics.steps.items() if curves.ALPHA in row}
+    if not alphas:
+        return "α not recorded"
+    started = [step for step, alpha in alphas.items() if alpha > 0]
+    if not started:
+        return "α 0 throughout"
+    return f"α {alphas[max(alphas)]:g} from step {min(started)}"

@@ -1,0 +1,58 @@
+"""Run folders as the page names them: short names, and the series a run is a seed of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sd_search_verl.report.read import Metrics, Traces, read_metrics, read_traces
+
+_SEED = re.compile(r"[-_]seed\d+$")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run. ``series`` is its name without a trailing ``-seedN``: runs that share it are seeds of one experiment."""
+
+    name: str
+    metrics: Metrics
+    traces: Traces
+
+    @property
+    def series(self) -> str:
+        return _SEED.sub("", self.name) or self.name
+
+
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """Read every folder.
+
+    Raises:
+        FileNotFoundError: a folder without metrics.
+        ValueError: no folder, or one given twice, or one without a finished step.
+    """
+    if not folders:
+        raise ValueError("no run folder given")
+    names = run_names(folders)
+    return [
+        Run(name, read_metrics(folder), read_traces(folder))
+        for name, folder in zip(names, folders, strict=True)
+    ]
+
+
+def run_names(folders: Sequence[Path]) -> list[str]:
+    """The shortest ends of the folders' paths that tell them apart.
+
+    Raises:
+        ValueError: a folder is given twice.
+    """
+    parts = [folder.resolve().parts for folder in folders]
+    for one in parts:
+        if parts.count(one) > 1:
+            raise ValueError(f"{Path(*one)} is given twice")
+    for depth in range(1, max(map(len, parts))):
+        names = ["/".join(one[-depth:]) for one in parts]
+        if len(set(names)) == len(names):
+            return names
+    return ["/".join(one) for one in parts]

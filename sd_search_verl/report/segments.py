@@ -1,0 +1,93 @@
+"""A response cut into what it consists of: thinking, queries token by token, documents, answer.
+
+What the policy wrote and what the environment wrote is told apart by the mask, and the query tokens by the recorded
+spans; tags only say what the rest of the policy's text is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+Segment = tuple[Any, ...]
+"""``(kind, text)``, or ``("query", tokens, credits or None)``.
+
+Kinds: tag, think, refine, answer; query (scored tokens) and search (query text that shares a token with a tag, and is
+not scored); documents and notice (the environment's); text (the policy's, outside all tags); blank (white space).
+"""
+
+_TAG = re.compile(r"(</?(?:think|search|information|documents|refine|answer)>)")
+_POLICY = {"think": "think", "search": "search", "refine": "refine", "answer": "answer"}
+_ENVIRONMENT = {"information": "documents", "documents": "documents"}
+_BROKEN = "\ufffd"
+
+
+def segments(trace: dict[str, Any]) -> list[Segment]:
+    """Segments of a trace, in order; their texts joined are the response."""
+    tokens = whole_characters(trace["tokens"], trace["response"])
+    credit = trace.get("credit")
+    found: list[Segment] = []
+    for start, end, policy in _turns(trace["mask"]):
+        if not policy:
+            found += _by_tags("".join(tokens[start:end]), [""], _ENVIRONMENT, "notice")
+            continue
+        opened = [""]
+        for first, last in _inside(trace["spans"], start, end):
+            found += _by_tags("".join(tokens[start:first]), opened, _POLICY, "text")
+            found.append(("query", tokens[first:last], credit[first:last] if credit else None))
+            start = last
+        found += _by_tags("".join(tokens[start:end]), opened, _POLICY, "text")
+    return found
+
+
+def whole_characters(tokens: Sequence[str], response: str) -> list[str]:
+    """Tokens whose texts join to the response.
+
+    A token that holds part of a character shows as U+FFFD. The character goes to the first of its tokens, and nothing
+    to the others. Tokens that cannot be matched with the response stay as they are.
+    """
+    if _BROKEN not in "".join(tokens):
+        return list(tokens)
+    whole = list(tokens)
+    place = index = 0
+    while index < len(tokens):
+        if _BROKEN not in tokens[index]:
+            if not response.startswith(tokens[index], place):
+                return list(tokens)
+            place += len(tokens[index])
+            index += 1
+            continue
+        broken = index
+        while index < len(tokens) and (_BROKEN in tokens[index] or not tokens[index]):
+            whole[index] = ""
+            index += 1
+        end = response.find(tokens[index], place + 1) if index < len(tokens) else len(response)
+        if end < 0:
+            return list(tokens)
+        whole[broken] = response[place:end]
+        place = end
+    return whole if place == len(response) else list(tokens)
+
+
+def _turns(mask: Sequence[int]) -> Iterator[tuple[int, int, bool]]:
+    """Maximal ranges of tokens by one author, and whether it is the policy."""
+    start = 0
+    for index in range(1, len(mask) + 1):
+        if index == len(mask) or bool(mask[index]) != bool(mask[start]):
+            yield start, index, bool(mask[start])
+            start = index
+
+
+def _inside(spans: Sequence[Sequence[int]], start: int, end: int) -> list[tuple[int, int]]:
+    return sorted((first, last) for first, last in spans if start <= first < last <= end)
+
+
+def _by_tags(text: str, opened: list[str], kinds: dict[str, str], outside: str) -> Iterator[Segment]:
+    """Segments of a text. ``opened[0]`` is the tag that is open, before and after."""
+    for piece in _TAG.split(text):
+        if _TAG.fullmatch(piece):
+            opened[0] = "" if piece.startswith("</") else piece.strip("<>")
+            yield "tag", piece
+        elif piece:
+            yield kinds.get(opened[0], outside) if piece.strip() else "blank", piece

@@ -1,0 +1,129 @@
+"""Data for the trajectory viewer: recorded rollouts, with every text that repeats held once."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from sd_search_verl.report.read import TraceLine
+from sd_search_verl.report.runs import Run
+from sd_search_verl.report.segments import segments
+
+_QUESTION = re.compile(r".*Question:\s*", re.DOTALL)
+
+
+def build(runs: Sequence[Run], limit: int) -> dict[str, Any]:
+    """Up to ``limit`` rollouts over all runs, in whole groups spread evenly over the steps.
+
+    Returns:
+        ``recorded`` (how many there are in the files), ``credit`` (whether tokens have one, and the size that gets the
+        full shade), ``texts`` (shared texts), ``groups`` and ``rollouts``. A number where a text could stand is an
+        index into ``texts``.
+    """
+    shared = _Texts()
+    groups: list[dict[str, Any]] = []
+    rollouts: list[dict[str, Any]] = []
+    recorded = sum(len(run.traces.lines) for run in runs)
+    for number, run in enumerate(runs):
+        chosen = _spread(_whole_groups(run.traces.lines), recorded, limit)
+        places: dict[tuple[int, str], int] = {}
+        for trace in run.traces.load(chosen):
+            key = (trace["step"], trace["group"])
+            if key not in places:
+                places[key] = len(groups)
+                groups.append(_group(trace, number, shared))
+            rollouts.append(_rollout(trace, places[key], shared))
+    return {
+        "recorded": recorded,
+        "credit": _credit_scale(rollouts),
+        "texts": shared.texts,
+        "groups": groups,
+        "rollouts": rollouts,
+    }
+
+
+def question(messages: Sequence[dict[str, Any]]) -> str:
+    """The question a prompt poses: what follows its last ``Question:``, or the last user message."""
+    users = [str(message.get("content", "")) for message in messages if message.get("role") == "user"]
+    return _QUESTION.sub("", users[-1], count=1).strip() if users else ""
+
+
+class _Texts:
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self._places: dict[str, int] = {}
+
+    def add(self, text: str) -> int:
+        if text not in self._places:
+            self._places[text] = len(self.texts)
+            self.texts.append(text)
+        return self._places[text]
+
+
+def _whole_groups(lines: Sequence[TraceLine]) -> list[list[TraceLine]]:
+    groups: dict[tuple[int, str], list[TraceLine]] = {}
+    for line in lines:
+        groups.setdefault((line.step, line.group), []).append(line)
+    return list(groups.values())
+
+
+def _spread(groups: Sequence[list[TraceLine]], recorded: int, limit: int) -> list[TraceLine]:
+    """Every k-th group, with k the share that ``limit`` allows."""
+    keep = len(groups) if recorded <= limit else len(groups) * limit // recorded
+    return [line for i in range(keep) for line in groups[i * len(groups) // keep]]
+
+
+def _group(trace: dict[str, Any], run: int, shared: _Texts) -> dict[str, Any]:
+    return {
+        "run": run,
+        "step": trace["step"],
+        "question": question(trace["prompt"]),
+        "prompt": [[str(m.get("role", "")), shared.add(str(m.get("content", "")))] for m in trace["prompt"]],
+        "golden": [str(answer) for answer in trace["golden_answers"]],
+    }
+
+
+def _rollout(trace: dict[str, Any], group: int, shared: _Texts) -> dict[str, Any]:
+    parts = [
+        (kind, shared.add(rest[0])) if kind in ("documents", "notice") else (kind, *rest)
+        for kind, *rest in _finite_credits(segments(trace))
+    ]
+    return {
+        "group": group,
+        "parts": parts,
+        "queries": [str(query) for query in trace["queries"]],
+        "gold": [bool(value) for value in trace["gold_in_documents"]],
+        "answer": trace["answer"],
+        "em": _finite(trace["em"]),
+        "f1": _finite(trace["f1"]),
+        "score": _finite(trace["score"]),
+        "status": trace["status"],
+        "blocks": [shared.add(str(block)) for block in trace["blocks"]],
+    }
+
+
+def _finite_credits(parts: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    return [
+        (*part[:2], [_finite(value) for value in part[2]]) if part[0] == "query" and part[2] else part
+        for part in parts
+    ]
+
+
+def _credit_scale(rollouts: Sequence[dict[str, Any]]) -> float | None:
+    """The 95th percentile of the credits' sizes: a few extreme tokens must not make all others pale."""
+    sizes = sorted(
+        abs(value)
+        for rollout in rollouts
+        for part in rollout["parts"]
+        if part[0] == "query" and part[2]
+        for value in part[2]
+        if value is not None
+    )
+    return (sizes[int(0.95 * (len(sizes) - 1))] or sizes[-1]) if sizes else None
+
+
+def _finite(value: Any) -> float | None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(f"{value:.4g}") if number and math.isfinite(value) else None
