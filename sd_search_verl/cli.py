@@ -17,25 +17,33 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--version", action="version", version=__version__)
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    doctor = commands.add_parser("doctor", help="check this machine and installation, with the fix for what is wrong")
-    doctor.add_argument("--retriever", action="append", default=[], metavar="URL", help="also ask this retriever")
-    doctor.set_defaults(run=_doctor)
+    doctor = commands.add_parser(
+        "doctor", help="check this machine and installation, with the fix for what is wrong"
+    )
+    doctor.add_argument(
+        "--retriever", action="append", default=[], metavar="URL", help="also ask this retriever"
+    )
+    doctor.set_defaults(action=_doctor)
 
     local = commands.add_parser(
         "local", help="index, retriever, training and report on this machine's CPU; leaves no process behind"
     )
     local.add_argument("--run", type=Path, required=True, help="folder for everything the run leaves")
-    local.add_argument("--world", type=Path, required=True, help="folder with corpus.jsonl, *.parquet and model/")
+    local.add_argument(
+        "--world", type=Path, required=True, help="folder with corpus.jsonl, *.parquet and model/"
+    )
     local.add_argument("--config-dir", type=Path, required=True, help="folder of the Hydra configs")
     local.add_argument("--config", required=True, help="name of the config")
     local.add_argument("--steps", type=int, help="training steps; default: the config's")
     local.add_argument("overrides", nargs="*", help="Hydra overrides, as main_ppo takes them")
-    local.set_defaults(run=_local)
+    local.set_defaults(action=_local)
 
     report = commands.add_parser("report", help="one HTML page of curves and trajectories from run folders")
-    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder with metrics.jsonl and traces.jsonl")
+    report.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="folder with metrics.jsonl and traces.jsonl"
+    )
     report.add_argument("--out", type=Path, help="default: report.html in the first run's folder")
-    report.set_defaults(run=_report)
+    report.set_defaults(action=_report)
     return root
 
 
@@ -43,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status. Errors a user can mend are one message, not a traceback."""
     arguments = parser().parse_args(argv)
     try:
-        return int(arguments.run(arguments))
+        return int(arguments.action(arguments))
     except KeyboardInterrupt:
         print("interrupted; nothing is left running", file=sys.stderr)
         return 130

@@ -159,17 +159,25 @@ def _check_ranges(config: Any, path: str) -> None:
     if isinstance(config, SDSearchConfig):
         require(config.alpha >= 0, "alpha", "at least 0")
         require(config.warmup_steps >= 0, "warmup_steps", "at least 0")
-        require(config.top_k is None or config.top_k >= 1, "top_k", "at least 1, or null for the full vocabulary")
+        require(
+            config.top_k is None or config.top_k >= 1, "top_k", "at least 1, or null for the full vocabulary"
+        )
         if config.top_k == 1 and config.tail == "renormalize" and config.support == "teacher":
             # One entry renormalised is the constant 1: no gradient, at any alpha.
-            raise ConfigError(f"{path}.top_k=1 with {path}.tail=renormalize has zero loss; use tail=bucket or top_k>=2")
+            raise ConfigError(
+                f"{path}.top_k=1 with {path}.tail=renormalize has zero loss; use tail=bucket or top_k>=2"
+            )
     elif isinstance(config, HindsightConfig):
         require(0 <= config.correct_above_f1 < 1, "correct_above_f1", "in [0, 1)")
         require(config.max_tokens >= 16, "max_tokens", "at least 16")
     elif isinstance(config, SearchConfig):
         require(len(config.retriever_urls) > 0, "retriever_urls", "a list with at least one address")
         for url in config.retriever_urls:
-            require(url.startswith(("http://", "https://")), "retriever_urls", "addresses starting with http:// or https://")
+            require(
+                url.startswith(("http://", "https://")),
+                "retriever_urls",
+                "addresses starting with http:// or https://",
+            )
         for name in ("top_k", "max_turns", "max_observation_tokens", "max_turn_tokens"):
             require(getattr(config, name) >= 1, name, "at least 1")
         require(config.timeout_s > 0, "timeout_s", "greater than 0")

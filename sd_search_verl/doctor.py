@@ -46,7 +46,16 @@ class Finding:
 
 def examine(retrievers: Sequence[str] = ()) -> list[Finding]:
     """Run every check; none of them raises."""
-    return [_python(), *_versions(), _plugin(), _accelerator(), _java(), *map(_retriever, retrievers), _disk(), _memory()]
+    return [
+        _python(),
+        *_versions(),
+        _plugin(),
+        _accelerator(),
+        _java(),
+        *map(_retriever, retrievers),
+        _disk(),
+        _memory(),
+    ]
 
 
 def show(findings: Sequence[Finding]) -> str:
@@ -60,7 +69,12 @@ def show(findings: Sequence[Finding]) -> str:
 def _python() -> Finding:
     found = f"{sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}"
     ok = (3, 10) <= sys.version_info[:2] < (3, 13)
-    return Finding("Python", ok, found, "verl 0.9 runs on Python 3.10 to 3.12; make a virtual environment with one of them")
+    return Finding(
+        "Python",
+        ok,
+        found,
+        "verl 0.9 runs on Python 3.10 to 3.12; make a virtual environment with one of them",
+    )
 
 
 def _versions() -> list[Finding]:
@@ -97,7 +111,8 @@ def _plugin() -> Finding:
     if not state["loaded"]:
         fix = (
             "verl does not see the entry point: install this package (pip install -e .), and let "
-            f"VERL_USE_EXTERNAL_PLUGINS include sd_search (it is {os.environ.get('VERL_USE_EXTERNAL_PLUGINS', 'unset')!r})"
+            "VERL_USE_EXTERNAL_PLUGINS include sd_search "
+            f"(it is {os.environ.get('VERL_USE_EXTERNAL_PLUGINS', 'unset')!r})"
         )
         return Finding("plugin", False, "not loaded by `import verl`", fix)
     if state["errors"]:
@@ -115,7 +130,9 @@ def _accelerator() -> Finding:
         return Finding("accelerator", True, f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}")
     if os.environ.get("VERL_PLATFORM") == "cpu":
         return Finding("accelerator", True, "none; VERL_PLATFORM=cpu")
-    return Finding("accelerator", True, "none; set VERL_PLATFORM=cpu to train on the CPU (`sd-search local` does)")
+    return Finding(
+        "accelerator", True, "none; set VERL_PLATFORM=cpu to train on the CPU (`sd-search local` does)"
+    )
 
 
 def _java() -> Finding:

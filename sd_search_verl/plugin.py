@@ -45,7 +45,9 @@ def _config_group() -> None:
         "search": to_mapping(SearchConfig()),
         "trainer": {"v1": {"trainer_mode": TRAINER}},
         "actor_rollout_ref": {"rollout": {"agent": {"default_agent_loop": AGENT_LOOP}}},
-        "reward": {"custom_reward_function": {"path": "pkg://sd_search_verl.scoring", "name": "compute_score"}},
+        "reward": {
+            "custom_reward_function": {"path": "pkg://sd_search_verl.scoring", "name": "compute_score"}
+        },
     }
     ConfigStore.instance().store(group="sd_search", name="default", node=node, package="_global_")
 

@@ -27,7 +27,9 @@ def extract_answer(response: str, protocol: str | None = None) -> str | None:
         response: the whole response, observations included.
         protocol: its protocol; None strips the observations of every known one.
     """
-    names = [protocol] if protocol else [name for name in ("search_r1", "autorefine") if _speaks(name, response)]
+    names = (
+        [protocol] if protocol else [name for name in ("search_r1", "autorefine") if _speaks(name, response)]
+    )
     return protocols.get(names[0] if names else "search_r1").parse(response).answer
 
 
@@ -55,7 +57,10 @@ def token_f1(prediction: str | None, golden_answers: str | Sequence[str]) -> flo
     """
     if prediction is None:
         return 0.0
-    return max((_f1(normalize_answer(prediction), normalize_answer(g)) for g in _as_list(golden_answers)), default=0.0)
+    return max(
+        (_f1(normalize_answer(prediction), normalize_answer(g)) for g in _as_list(golden_answers)),
+        default=0.0,
+    )
 
 
 def _f1(predicted: str, golden: str) -> float:
@@ -84,10 +89,14 @@ def golden_answers(ground_truth: Any) -> list[str]:
     """
     if isinstance(ground_truth, Mapping):
         if "target" not in ground_truth:
-            raise ValueError(f"reward_model.ground_truth has no 'target'; its keys are {sorted(ground_truth)}")
+            raise ValueError(
+                f"reward_model.ground_truth has no 'target'; its keys are {sorted(ground_truth)}"
+            )
         ground_truth = ground_truth["target"]
     if ground_truth is None:
-        raise ValueError("reward_model.ground_truth is missing; give a string, a list of strings, or {'target': ...}")
+        raise ValueError(
+            "reward_model.ground_truth is missing; give a string, a list of strings, or {'target': ...}"
+        )
     return _as_list(ground_truth)
 
 

@@ -21,7 +21,9 @@ def real_data() -> Path:
     """Folder with real passages, questions, trajectories and a real tokenizer; the tests on it are skipped without."""
     folder = Path(os.environ.get("SD_SEARCH_DATA", REPO.parent / "shared" / "data"))
     if not (folder / "wiki18-mini").is_dir():
-        pytest.skip(f"no real data at {folder}; set SD_SEARCH_DATA to a folder with wiki18-mini and qwen2.5-tokenizer")
+        pytest.skip(
+            f"no real data at {folder}; set SD_SEARCH_DATA to a folder with wiki18-mini and qwen2.5-tokenizer"
+        )
     return folder
 
 

@@ -7,22 +7,41 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from sd_search_verl.config import ConfigError, HindsightConfig, SDSearchConfig, SearchConfig, from_mapping, to_mapping
+from sd_search_verl.config import (
+    ConfigError,
+    HindsightConfig,
+    SDSearchConfig,
+    SearchConfig,
+    from_mapping,
+    to_mapping,
+)
 
 
 @pytest.mark.parametrize(
     ("cls", "values", "message"),
     [
-        (SDSearchConfig, {"divergence": "kl"}, "s.divergence='kl' is not one of jsd, forward_kl, reverse_kl, mse"),
+        (
+            SDSearchConfig,
+            {"divergence": "kl"},
+            "s.divergence='kl' is not one of jsd, forward_kl, reverse_kl, mse",
+        ),
         (SDSearchConfig, {"alpha": -1}, "s.alpha=-1.0 must be at least 0"),
         (SDSearchConfig, {"alpha": "big"}, "s.alpha='big' must be of type float"),
         (SDSearchConfig, {"alpha": float("nan")}, "s.alpha=nan must be a finite number"),
         (SDSearchConfig, {"alpha": True}, "s.alpha=True must be of type float"),
         (SDSearchConfig, {"warmup_steps": 1.5}, "s.warmup_steps=1.5 must be of type int"),
         (SDSearchConfig, {"top_k": 0}, "s.top_k=0 must be at least 1, or null"),
-        (SDSearchConfig, {"top_k": 1, "tail": "renormalize"}, "s.top_k=1 with s.tail=renormalize has zero loss"),
+        (
+            SDSearchConfig,
+            {"top_k": 1, "tail": "renormalize"},
+            "s.top_k=1 with s.tail=renormalize has zero loss",
+        ),
         (SDSearchConfig, {"alfa": 1}, "s.alfa is not a field; the fields are alpha, divergence"),
-        (SDSearchConfig, {"hindsight": {"labels": "yes"}}, "s.hindsight.labels='yes' is not one of outcome, none"),
+        (
+            SDSearchConfig,
+            {"hindsight": {"labels": "yes"}},
+            "s.hindsight.labels='yes' is not one of outcome, none",
+        ),
         (SDSearchConfig, {"hindsight": 3}, "s.hindsight=3 must be a section"),
         (HindsightConfig, {"correct_above_f1": 1.0}, "s.correct_above_f1=1.0 must be in"),
         (HindsightConfig, {"max_tokens": 3}, "s.max_tokens=3 must be at least 16"),

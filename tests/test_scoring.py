@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from sd_search_verl.protocol import get
-from sd_search_verl.scoring import compute_score, contains_answer, exact_match, extract_answer, golden_answers, token_f1
+from sd_search_verl.scoring import (
+    compute_score,
+    contains_answer,
+    exact_match,
+    extract_answer,
+    golden_answers,
+    token_f1,
+)
 
 
 def test_every_recorded_score(real_data: Path) -> None:

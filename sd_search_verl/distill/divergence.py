@@ -46,7 +46,9 @@ def divergence(
         ``[N]`` fp32, in nats (``mse``: squared probability), never negative.
     """
     if student_logits.shape != teacher_logits.shape or student_logits.dim() != 2:
-        raise ValueError(f"logits must both be [N, V], got {tuple(student_logits.shape)}, {tuple(teacher_logits.shape)}")
+        raise ValueError(
+            f"logits must both be [N, V], got {tuple(student_logits.shape)}, {tuple(teacher_logits.shape)}"
+        )
     student = student_logits.float()
     with torch.no_grad():
         teacher = teacher_logits.float()

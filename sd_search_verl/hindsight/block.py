@@ -74,7 +74,10 @@ def documents_block(documents: str) -> str:
 
 
 def fit_block(
-    rollouts: Sequence[RolloutSummary], focal: int, config: HindsightConfig, count_tokens: Callable[[str], int]
+    rollouts: Sequence[RolloutSummary],
+    focal: int,
+    config: HindsightConfig,
+    count_tokens: Callable[[str], int],
 ) -> tuple[str, int]:
     """:func:`render_block` within ``config.max_tokens``.
 

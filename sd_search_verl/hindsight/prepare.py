@@ -54,7 +54,11 @@ class TeacherInputs:
 
 
 def prepare(
-    rollouts: Sequence[FinishedRollout], config: SDSearchConfig, tokenizer: Any, encode: Callable[[Messages], list[int]], seed: int
+    rollouts: Sequence[FinishedRollout],
+    config: SDSearchConfig,
+    tokenizer: Any,
+    encode: Callable[[Messages], list[int]],
+    seed: int,
 ) -> list[TeacherInputs]:
     """Teacher inputs of every rollout, in the order given.
 
@@ -94,10 +98,16 @@ def prepare(
                 continue
             key = (rollout.group, block)
             if key not in prompts:
-                prompts[key] = encode(place_block(rollout.messages, block, config.hindsight)) if block else rollout.prompt_ids
+                prompts[key] = (
+                    encode(place_block(rollout.messages, block, config.hindsight))
+                    if block
+                    else rollout.prompt_ids
+                )
             rows.append(teacher_row(prompts[key], len(rollout.prompt_ids), rollout.response_ids, tokens))
             blocks.append(block)
-        weight = trajectory_weight([is_correct(rollouts[i].f1, config.hindsight) for i in members], config.weighting)
+        weight = trajectory_weight(
+            [is_correct(rollouts[i].f1, config.hindsight) for i in members], config.weighting
+        )
         inputs.append(TeacherInputs(rows, weight, blocks, dropped))
     return inputs
 
@@ -110,7 +120,9 @@ def trajectory_weight(correct: Sequence[bool], weighting: str) -> float:
     return math.sqrt(share * (1 - share))
 
 
-def _summaries(rollouts: Sequence[FinishedRollout], config: HindsightConfig, seed: int) -> list[RolloutSummary]:
+def _summaries(
+    rollouts: Sequence[FinishedRollout], config: HindsightConfig, seed: int
+) -> list[RolloutSummary]:
     summaries = [RolloutSummary(r.queries, r.f1, r.response) for r in rollouts]
     if config.labels != "shuffled":
         return summaries

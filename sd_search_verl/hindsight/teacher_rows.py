@@ -28,7 +28,10 @@ class TeacherRow:
 
 
 def teacher_row(
-    teacher_prompt_ids: Sequence[int], student_prompt_length: int, response_ids: Sequence[int], tokens: Sequence[int]
+    teacher_prompt_ids: Sequence[int],
+    student_prompt_length: int,
+    response_ids: Sequence[int],
+    tokens: Sequence[int],
 ) -> TeacherRow:
     """The row that scores the response tokens with indices ``tokens`` (ascending, not empty)."""
     end = tokens[-1] + 1

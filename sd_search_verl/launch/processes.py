@@ -61,7 +61,9 @@ def _reap() -> None:
             pass
 
 
-def start(command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+def start(
+    command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
     """Start a child whose output goes to ``log`` and that a Ctrl-C in the terminal does not reach before us."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:

@@ -96,7 +96,9 @@ def describe(metrics: Mapping[str, Any]) -> str:
 
 def _new_steps(path: Path, seen: int) -> Iterator[dict[str, Any]]:
     if path.exists():
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # what follows the last line end is not whole yet
+        lines = path.read_text(encoding="utf-8").split("\n")[
+            :-1
+        ]  # what follows the last line end is not whole yet
         yield from (json.loads(line) for line in lines[seen:])
 
 

@@ -25,4 +25,6 @@ def get(name: str) -> Protocol:
     try:
         return _PROTOCOLS[name]
     except KeyError:
-        raise ValueError(f"protocol {name!r} is unknown; choose one of {', '.join(sorted(_PROTOCOLS))}") from None
+        raise ValueError(
+            f"protocol {name!r} is unknown; choose one of {', '.join(sorted(_PROTOCOLS))}"
+        ) from None

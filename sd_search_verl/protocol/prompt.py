@@ -8,7 +8,9 @@ from typing import Any
 from sd_search_verl.protocol.base import Messages
 
 
-def encode_messages(messages: Messages, tokenizer: Any, template_kwargs: Mapping[str, Any] | None = None) -> list[int]:
+def encode_messages(
+    messages: Messages, tokenizer: Any, template_kwargs: Mapping[str, Any] | None = None
+) -> list[int]:
     """Token ids of a prompt, ready for the assistant's first token.
 
     Args:

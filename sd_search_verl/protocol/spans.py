@@ -92,7 +92,11 @@ def _byte_table(tokenizer: Any) -> dict[int, bytes]:
 
 def _byte_alphabet() -> dict[str, int]:
     """The printable character that stands for each byte in byte-level BPE vocabularies, inverted (GPT-2)."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
     alphabet = {chr(byte): byte for byte in printable}
     others = [byte for byte in range(256) if byte not in set(printable)]
     return alphabet | {chr(256 + rank): byte for rank, byte in enumerate(others)}
@@ -110,7 +114,9 @@ def _offsets(pieces: Sequence[bytes]) -> tuple[list[int], bytes]:
     return starts, b"".join(pieces)
 
 
-def _policy_ranges(text: bytes, starts: list[int], protocol: Protocol, mask: Sequence[int] | None) -> Iterator[Span]:
+def _policy_ranges(
+    text: bytes, starts: list[int], protocol: Protocol, mask: Sequence[int] | None
+) -> Iterator[Span]:
     """Byte ranges written by the policy without a break."""
     if mask is None:
         # latin-1 keeps one character per byte, so character offsets are byte offsets.

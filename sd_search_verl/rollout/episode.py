@@ -60,7 +60,9 @@ class Episode:
     searches: list[Search] = field(default_factory=list)
     answer: str | None = None
     status: Status = "no_answer"
-    malformed: dict[str, int] = field(default_factory=lambda: {"empty_query": 0, "unfinished": 0, "no_action": 0})
+    malformed: dict[str, int] = field(
+        default_factory=lambda: {"empty_query": 0, "unfinished": 0, "no_action": 0}
+    )
     truncated_observations: int = 0
     turns: int = 0
 
@@ -68,7 +70,9 @@ class Episode:
         """Append a turn of the policy."""
         count = len(generation.token_ids)
         if generation.log_probs is not None and len(generation.log_probs) != count:
-            raise RuntimeError(f"the rollout engine returned {len(generation.log_probs)} log-probs for {count} tokens")
+            raise RuntimeError(
+                f"the rollout engine returned {len(generation.log_probs)} log-probs for {count} tokens"
+            )
         if self.turns == 0:
             self.log_probs = None if generation.log_probs is None else []
         if (self.log_probs is None) != (generation.log_probs is None):
@@ -130,7 +134,11 @@ async def run_episode(
 
         query, answer = protocol.query(turn), protocol.answer(turn)
         if query is not None:
-            episode.add_query(query, query_spans(generation.token_ids, tokenizer, protocol, [1] * len(generation.token_ids)), len(generation.token_ids))
+            episode.add_query(
+                query,
+                query_spans(generation.token_ids, tokenizer, protocol, [1] * len(generation.token_ids)),
+                len(generation.token_ids),
+            )
         if query is None and answer is not None:
             episode.answer, episode.status = answer, "answered"
             break

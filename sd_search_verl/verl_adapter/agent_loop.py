@@ -25,7 +25,9 @@ def shared_client(config: SearchConfig) -> RetrieverClient:
     """This process's client for the configured retrievers: verl makes a loop per rollout, connections are pooled."""
     key = (tuple(config.retriever_urls), config.top_k, config.timeout_s, config.max_retries)
     if key not in _clients:
-        _clients[key] = RetrieverClient(config.retriever_urls, config.top_k, config.timeout_s, config.max_retries)
+        _clients[key] = RetrieverClient(
+            config.retriever_urls, config.top_k, config.timeout_s, config.max_retries
+        )
     return _clients[key]
 
 
@@ -52,7 +54,9 @@ class SearchAgentLoop(AgentLoopBase):
         truncated_prompt = len(prompt_ids) > limit
         prompt_ids = prompt_ids[-limit:]
 
-        request_id = uuid4().hex  # the same for all turns: they go to one server, which has their prefix cached
+        request_id = (
+            uuid4().hex
+        )  # the same for all turns: they go to one server, which has their prefix cached
         versions: list[int] = []
 
         async def generate(context: list[int], max_tokens: int) -> Generation:

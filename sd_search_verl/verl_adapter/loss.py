@@ -60,12 +60,14 @@ class SDSearchLoss:
         **_: Any,
     ) -> Any:
         if student_logits is not None:
-            assert self._teacher is not None and data is not None
+            assert self._teacher is not None
+            assert data is not None
             return self._compare(student_logits.squeeze(0), data, self._teacher)
         loss, metrics = self.base(model_output=model_output, data=data, dp_group=dp_group)
         if self._teacher is None:
             return loss, metrics
-        assert model_output is not None and data is not None
+        assert model_output is not None
+        assert data is not None
         return self._add(loss, metrics, model_output, data, self._teacher)
 
     def _compare(self, logits: Tensor, data: TensorDict, teacher: Teacher) -> dict[str, Tensor]:
@@ -82,14 +84,21 @@ class SDSearchLoss:
         return {f"sd_{name}": _scatter(column, index, logits.shape[0]) for name, column in columns.items()}
 
     def _add(
-        self, loss: Tensor, metrics: dict[str, Any], output: dict[str, Tensor], data: TensorDict, teacher: Teacher
+        self,
+        loss: Tensor,
+        metrics: dict[str, Any],
+        output: dict[str, Tensor],
+        data: TensorDict,
+        teacher: Teacher,
     ) -> tuple[Tensor, dict[str, Any]]:
         index, weights = packed_index(data, "sd_student_positions", "sd_token_weights")
         columns = {name: output[f"sd_{name}"].values()[index] for name in _COLUMNS}
         # verl averages gradients and SUM metrics over ranks; times dp_size turns both averages into sums.
         dp_size = data["dp_size"]
         part = sd_loss(columns["divergence"], weights, teacher.num_trajectories) * dp_size
-        sums = {name: column.detach().sum() * dp_size / teacher.num_tokens for name, column in columns.items()}
+        sums = {
+            name: column.detach().sum() * dp_size / teacher.num_tokens for name, column in columns.items()
+        }
         values = {
             "loss": part.detach(),
             "jsd": sums["divergence"],
@@ -108,4 +117,8 @@ _COLUMNS = ("divergence", "teacher_entropy", "student_entropy", "top_k_mass", "t
 
 def _scatter(values: Tensor, index: Tensor, length: int) -> Tensor:
     """``values`` at ``index`` of an otherwise zero ``[1, length]``, the shape verl's hook returns."""
-    return torch.zeros(length, dtype=values.dtype, device=values.device).index_copy(0, index, values).unsqueeze(0)
+    return (
+        torch.zeros(length, dtype=values.dtype, device=values.device)
+        .index_copy(0, index, values)
+        .unsqueeze(0)
+    )

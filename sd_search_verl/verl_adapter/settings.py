@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -11,7 +11,9 @@ from sd_search_verl.config import ConfigError, SDSearchConfig, SearchConfig, fro
 
 T = TypeVar("T", SDSearchConfig, SearchConfig)
 
-_ADD = "add `+sd_search=default` to the command line, or `- sd_search: default` to the defaults of your config"
+_ADD = (
+    "add `+sd_search=default` to the command line, or `- sd_search: default` to the defaults of your config"
+)
 
 
 def read_sd_search(config: DictConfig) -> SDSearchConfig:
@@ -29,7 +31,9 @@ def _read(cls: type[T], config: DictConfig, name: str) -> T:
     if not isinstance(section, (Mapping, DictConfig)):
         # Hydra turns an unknown group into a plain string: then the plugin was not loaded where the config was made.
         found = "is missing" if section is None else f"is {section!r}, so the plugin was not loaded"
-        raise ConfigError(f"the config section {name!r} {found}; {_ADD}. `sd-search doctor` checks the plugin")
+        raise ConfigError(
+            f"the config section {name!r} {found}; {_ADD}. `sd-search doctor` checks the plugin"
+        )
     return from_mapping(cls, OmegaConf.to_container(section, resolve=True), name)  # type: ignore[arg-type]
 
 
@@ -50,7 +54,7 @@ _REFUSED = [
     (
         "distillation.enabled",
         bool,
-        "verl's own distillation uses the same hook on the logits, with another teacher; set distillation.enabled=False",
+        "verl's own distillation uses the same hook on the logits, with another teacher; set it to False",
     ),
     (
         "actor_rollout_ref.model.use_fused_kernels",

@@ -17,18 +17,23 @@ class SearchUnavailableError(RuntimeError):
     """Too large a share of a step's searches failed."""
 
 
-def search_metrics(rollouts: Sequence[FinishedRollout], records: Sequence[dict[str, Any]]) -> dict[str, float]:
+def search_metrics(
+    rollouts: Sequence[FinishedRollout], records: Sequence[dict[str, Any]]
+) -> dict[str, float]:
     """``search/*`` of one step. Shares are over executed searches where they speak of searches, else over rollouts."""
     groups: dict[str, list[str]] = defaultdict(list)
     for rollout in rollouts:
         groups[rollout.group] += [" ".join(query.lower().split()) for query in rollout.queries]
     latencies = [latency for record in records for latency in record["latencies_s"]]
     searches = len(latencies)
-    kinds = {kind: _total(record["malformed"][kind] for record in records) for kind in records[0]["malformed"]}
+    kinds = {
+        kind: _total(record["malformed"][kind] for record in records) for kind in records[0]["malformed"]
+    }
     p50, p99 = np.percentile(latencies, [50, 99]).tolist() if latencies else (0.0, 0.0)
     return {
         "search/searches_per_rollout": searches / len(records),
-        "search/distinct_queries_per_group": sum(len(set(queries)) for queries in groups.values()) / len(groups),
+        "search/distinct_queries_per_group": sum(len(set(queries)) for queries in groups.values())
+        / len(groups),
         "search/gold_in_documents": _total(sum(r["gold_in_documents"]) for r in records) / max(searches, 1),
         "search/failures": _total(r["failures"] for r in records),
         "search/latency_s_p50": p50,
@@ -70,7 +75,9 @@ def prepared_metrics(inputs: Sequence[TeacherInputs]) -> dict[str, float]:
     }
 
 
-def check_failure_rate(metrics: dict[str, float], records: Sequence[dict[str, Any]], config: SearchConfig) -> None:
+def check_failure_rate(
+    metrics: dict[str, float], records: Sequence[dict[str, Any]], config: SearchConfig
+) -> None:
     """Stop the run when search has failed too often.
 
     Raises:

@@ -114,7 +114,9 @@ def _teacher_batch(targets: MiniBatchTargets, settings: dict[str, Any], group: A
     count, longest = _agree_on_maximum([len(rows), max((len(row) for row in rows), default=2)], group)
     micro_batch = settings["micro_batch_size_per_gpu"] or 1
     count = max(1, -(-count // micro_batch)) * micro_batch
-    slots = list(torch.arange(sum(map(len, positions))).split([len(p) for p in positions])) if positions else []
+    slots = (
+        list(torch.arange(sum(map(len, positions))).split([len(p) for p in positions])) if positions else []
+    )
     while len(rows) < count:
         rows.append(torch.zeros(2, dtype=torch.long))
         positions.append(torch.tensor([-1]))
@@ -130,7 +132,9 @@ def _teacher_batch(targets: MiniBatchTargets, settings: dict[str, Any], group: A
     if options["max_token_len_per_gpu"] is not None:
         # A row with its block may exceed the budget meant for plain rows; it then goes alone.
         options["max_token_len_per_gpu"] = max(options["max_token_len_per_gpu"], longest)
-    nested = {name: torch.nested.as_nested_tensor(rows, layout=torch.jagged) for name, rows in tensors.items()}
+    nested = {
+        name: torch.nested.as_nested_tensor(rows, layout=torch.jagged) for name, rows in tensors.items()
+    }
     return tu.get_tensordict(
         nested,
         non_tensor_dict={

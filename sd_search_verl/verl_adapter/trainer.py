@@ -58,7 +58,10 @@ class SDSearchTrainer(PPOTrainerSync):
         found = step_metrics.search_metrics(step.rollouts, step.records)
         step_metrics.check_failure_rate(found, step.records, self._search)
         alpha = alpha_at(self.global_steps, self._sd_search)
-        ours = {f"{PREFIX}alpha": alpha, **step_metrics.group_metrics(step.rollouts, self._sd_search.hindsight)}
+        ours = {
+            f"{PREFIX}alpha": alpha,
+            **step_metrics.group_metrics(step.rollouts, self._sd_search.hindsight),
+        }
         if alpha > 0:
             with marked_timer("sd_search_prepare", self.timing_raw):
                 self._inputs = prepare(
@@ -79,7 +82,10 @@ class SDSearchTrainer(PPOTrainerSync):
         run_files.append_metrics(self._folder, global_steps, metrics)
         if self._step is not None and self._search.traces_per_step:
             tokens = [
-                [piece.decode("utf-8", errors="replace") for piece in token_bytes(r.response_ids, self.tokenizer)]
+                [
+                    piece.decode("utf-8", errors="replace")
+                    for piece in token_bytes(r.response_ids, self.tokenizer)
+                ]
                 for r in self._step.rollouts
             ]
             run_files.append_traces(
@@ -94,7 +100,9 @@ class SDSearchTrainer(PPOTrainerSync):
             )
 
     def _encode(self, messages: Messages) -> list[int]:
-        kwargs = OmegaConf.to_container(OmegaConf.create(self.config.data.get("apply_chat_template_kwargs") or {}))
+        kwargs = OmegaConf.to_container(
+            OmegaConf.create(self.config.data.get("apply_chat_template_kwargs") or {})
+        )
         return encode_messages(messages, self.tokenizer, kwargs)  # type: ignore[arg-type]
 
     def _lift(self, metrics: dict[str, Any]) -> None:

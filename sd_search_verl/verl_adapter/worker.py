@@ -78,8 +78,9 @@ class SDActorRolloutRefWorker(ActorRolloutRefWorker):
     def init_model(self) -> None:
         super().init_model()
         if self.actor is not None:
-            self.loss_fn = SDSearchLoss(self.loss_fn, read_sd_search(self.config))
-            self.actor.set_loss_fn(self.loss_fn)
+            loss: Any = SDSearchLoss(self.loss_fn, read_sd_search(self.config))  # type: ignore[has-type]
+            self.loss_fn = loss
+            self.actor.set_loss_fn(loss)
 
 
 def _attach(data: TensorDict, targets: MiniBatchTargets, counts: torch.Tensor) -> None:

@@ -23,12 +23,17 @@ def test_parts_add_up_to_the_whole() -> None:
     counts = torch.tensor([3, 0, 5, 2])
     weights = token_weights(counts, torch.ones(4))
     whole = sd_loss(values, weights, 3)
-    parts = sum(sd_loss(v, w, 3) for v, w in zip(values.split([3, 5, 2]), weights.split([3, 5, 2]), strict=True))
+    parts = sum(
+        sd_loss(v, w, 3) for v, w in zip(values.split([3, 5, 2]), weights.split([3, 5, 2]), strict=True)
+    )
     torch.testing.assert_close(whole, parts)
 
 
 def test_nothing_to_compare_is_zero() -> None:
-    assert float(sd_loss(torch.zeros(0), token_weights(torch.zeros(2, dtype=torch.long), torch.ones(2)), 0)) == 0.0
+    assert (
+        float(sd_loss(torch.zeros(0), token_weights(torch.zeros(2, dtype=torch.long), torch.ones(2)), 0))
+        == 0.0
+    )
 
 
 def test_diagnostics_against_loops() -> None:
@@ -36,7 +41,11 @@ def test_diagnostics_against_loops() -> None:
     found = diagnostics(student, teacher, top_k=3)
     for i in range(4):
         q, p = torch.softmax(student[i], 0).tolist(), torch.softmax(teacher[i], 0).tolist()
-        assert math.isclose(float(found["student_entropy"][i]), -sum(x * math.log(x) for x in q), rel_tol=1e-5)
-        assert math.isclose(float(found["teacher_entropy"][i]), -sum(x * math.log(x) for x in p), rel_tol=1e-5)
+        assert math.isclose(
+            float(found["student_entropy"][i]), -sum(x * math.log(x) for x in q), rel_tol=1e-5
+        )
+        assert math.isclose(
+            float(found["teacher_entropy"][i]), -sum(x * math.log(x) for x in p), rel_tol=1e-5
+        )
         assert math.isclose(float(found["top_k_mass"][i]), sum(sorted(p)[-3:]), rel_tol=1e-5)
         assert bool(found["teacher_student_top1"][i]) == (q.index(max(q)) == p.index(max(p)))

@@ -69,7 +69,10 @@ def test_a_query_is_one_line() -> None:
 
 def test_placement() -> None:
     messages = [{"role": "user", "content": "Question: q?\n"}]
-    placed = {p: place_block(messages, "B\n", HindsightConfig(placement=p)) for p in ("before_question", "after_question", "system")}  # type: ignore[arg-type]
+    placed = {
+        p: place_block(messages, "B\n", HindsightConfig(placement=p))
+        for p in ("before_question", "after_question", "system")
+    }  # type: ignore[arg-type]
     assert placed["before_question"] == [{"role": "user", "content": "B\n\nQuestion: q?\n"}]
     assert placed["after_question"] == [{"role": "user", "content": "Question: q?\n\nB\n"}]
     assert placed["system"] == [{"role": "system", "content": "B\n"}, *messages]

@@ -38,8 +38,13 @@ def test_rows_are_aligned(changes: dict) -> None:
             # Cut after the last scored token, whose logits stand one before it.
             assert len(teacher.input_ids) == teacher.teacher_positions[-1] + 2
             offset = len(teacher.input_ids) - (teacher.student_positions[-1] + 2)
-            assert teacher.input_ids[offset + len(rollout.prompt_ids) :] == rollout.response_ids[: teacher.student_positions[-1] + 2 - len(rollout.prompt_ids)]
-            for at_teacher, at_student in zip(teacher.teacher_positions, teacher.student_positions, strict=True):
+            assert (
+                teacher.input_ids[offset + len(rollout.prompt_ids) :]
+                == rollout.response_ids[: teacher.student_positions[-1] + 2 - len(rollout.prompt_ids)]
+            )
+            for at_teacher, at_student in zip(
+                teacher.teacher_positions, teacher.student_positions, strict=True
+            ):
                 assert teacher.input_ids[at_teacher + 1] == student[at_student + 1]
                 scored.append(at_student + 1 - len(rollout.prompt_ids))
         if config.positions == "response":
@@ -55,16 +60,22 @@ def test_each_query_sees_its_own_documents() -> None:
     for row, item in zip(ROWS, teacher_inputs(ROWS, config, TOKENIZER), strict=True):
         assert len(item.rows) == len(row.rollout.queries)
         for document, teacher in zip(row.rollout.documents, item.rows, strict=True):
-            assert TOKENIZER.decode(teacher.input_ids).startswith(f"Documents found for this question:\n{document}\n")
+            assert TOKENIZER.decode(teacher.input_ids).startswith(
+                f"Documents found for this question:\n{document}\n"
+            )
             seen += 1
     assert seen > 5
 
 
 def test_without_a_block_the_prompts_are_the_same_tokens() -> None:
-    for row, item in zip(ROWS, teacher_inputs(ROWS, settings(hindsight={"content": "none"}), TOKENIZER), strict=True):
+    for row, item in zip(
+        ROWS, teacher_inputs(ROWS, settings(hindsight={"content": "none"}), TOKENIZER), strict=True
+    ):
         for teacher in item.rows:
             assert teacher.teacher_positions == teacher.student_positions
-            assert (row.rollout.prompt_ids + row.rollout.response_ids)[: len(teacher.input_ids)] == teacher.input_ids
+            assert (row.rollout.prompt_ids + row.rollout.response_ids)[
+                : len(teacher.input_ids)
+            ] == teacher.input_ids
 
 
 def test_a_long_block_is_shortened_and_counted() -> None:

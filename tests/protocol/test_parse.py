@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+from pathlib import Path
+
 import pytest
 
 from sd_search_verl.protocol import get
@@ -13,8 +17,16 @@ R1 = get("search_r1")
     ("response", "queries", "answer"),
     [
         ("<search> a b </search>", ["a b"], None),
-        ("<think> x </think><search>a</search>\n\n<information>d</information>\n\n<answer> y </answer>", ["a"], "y"),
-        ("<search>a</search><information><search>no</search> <answer>no</answer></information><answer>y</answer>", ["a"], "y"),
+        (
+            "<think> x </think><search>a</search>\n\n<information>d</information>\n\n<answer> y </answer>",
+            ["a"],
+            "y",
+        ),
+        (
+            "<search>a</search><information><search>no</search> <answer>no</answer></information><answer>y</answer>",
+            ["a"],
+            "y",
+        ),
         ("<search>unclosed", [], None),
         ("closed only </search> <search>a</search>", ["a"], None),
         ("<search>   </search>", [], None),
@@ -23,7 +35,11 @@ R1 = get("search_r1")
         ("<answer></answer>", [], ""),
         ("<answer>one</answer><answer>two</answer>", [], "two"),
         (f"<search></search>{R1.invalid_action}<search>a</search>", ["a"], None),
-        ("I write <information> myself <search>a</search>\n\n<information>d</information> <answer>y</answer>", ["a"], "y"),
+        (
+            "I write <information> myself <search>a</search>\n\n<information>d</information> <answer>y</answer>",
+            ["a"],
+            "y",
+        ),
         ("", [], None),
     ],
 )
@@ -41,7 +57,10 @@ def test_prompt_ends_with_one_question_mark() -> None:
 
 
 def test_documents_are_rendered_as_search_r1_does() -> None:
-    assert R1.documents(["Title\ntext one", "Other\nmore"]) == "Doc 1(Title: Title) text one\nDoc 2(Title: Other) more\n"
+    assert (
+        R1.documents(["Title\ntext one", "Other\nmore"])
+        == "Doc 1(Title: Title) text one\nDoc 2(Title: Other) more\n"
+    )
     assert R1.observation("x\n") == "\n\n<information>x</information>\n\n"
     assert get("autorefine").observation("x") == "\n\n<documents>x</documents>\n\n"
 
@@ -49,3 +68,13 @@ def test_documents_are_rendered_as_search_r1_does() -> None:
 def test_unknown_protocol_names_the_choices() -> None:
     with pytest.raises(ValueError, match="autorefine, search_r1"):
         get("search-r1")
+
+
+def test_the_prompt_is_the_one_released_models_were_given(real_data: Path) -> None:
+    with gzip.open(real_data / "wiki18-mini" / "trajectories_nq.jsonl.gz", "rt") as file:
+        records = [json.loads(line) for line in file]
+    plain = [record for record in records if record["run"] == "v0-base"]
+    assert len(plain) == 1000
+    for record in plain:
+        (message,) = R1.prompt(record["question"])
+        assert message["content"] == record["prompt"]

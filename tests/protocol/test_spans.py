@@ -36,7 +36,11 @@ def test_every_query_of_the_real_trajectories(real_data: Path, qwen_tokenizer: A
         policy = re.sub(environment, lambda match: "\0" * len(match[0]), response, flags=re.DOTALL)
         expected, queries = [], []
         for match in re.finditer(r"<search>([^\0]*?)</search>", policy):
-            inside = [i for i, (a, b) in enumerate(encoded["offset_mapping"]) if match.start(1) <= a and b <= match.end(1)]
+            inside = [
+                i
+                for i, (a, b) in enumerate(encoded["offset_mapping"])
+                if match.start(1) <= a and b <= match.end(1)
+            ]
             expected.append((inside[0], inside[-1] + 1))
             queries.append(match[1].strip())
         spans = query_spans(ids, tokenizer, R1)
@@ -62,7 +66,15 @@ def test_straddling_tokens_are_outside(qwen_tokenizer: Any) -> None:
         assert [tokenizer.decode(ids[a:b]) for a, b in spans] == ([expected] if expected else []), text
 
 
-FRAGMENTS = ["<search>", "</search>", "<information>", "</information>", "<answer>", "</answer>", R1.invalid_action]
+FRAGMENTS = [
+    "<search>",
+    "</search>",
+    "<information>",
+    "</information>",
+    "<answer>",
+    "</answer>",
+    R1.invalid_action,
+]
 TEXTS = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=6), max_size=14).map("".join)
 
 
@@ -81,7 +93,8 @@ def test_text_and_token_views_agree(text: str) -> None:
 
 TOKENS = st.lists(st.integers(0, len(BYTES) + 3), max_size=60)
 TAGGED = st.lists(
-    st.sampled_from([BYTES.encode(tag, add_special_tokens=False) for tag in FRAGMENTS[:6]]) | TOKENS, max_size=8
+    st.sampled_from([BYTES.encode(tag, add_special_tokens=False) for tag in FRAGMENTS[:6]]) | TOKENS,
+    max_size=8,
 ).map(lambda parts: [token for part in parts for token in part])
 
 
@@ -111,7 +124,9 @@ def test_invariants_on_arbitrary_tokens(ids: list[int], data: st.DataObject) -> 
 
 
 def test_observations_never_count() -> None:
-    first, second = (BYTES.encode(text, add_special_tokens=False) for text in ("<search>x</search>", "<search>yz</search>"))
+    first, second = (
+        BYTES.encode(text, add_special_tokens=False) for text in ("<search>x</search>", "<search>yz</search>")
+    )
     ids = first + second
     assert [BYTES.decode(ids[a:b]) for a, b in query_spans(ids, BYTES, R1)] == ["x", "yz"]
     mask = [0] * len(first) + [1] * len(second)

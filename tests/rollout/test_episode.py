@@ -39,7 +39,11 @@ async def nothing(query: str) -> SearchResult:
 
 
 def play(
-    turns: list[str], search: Callable[[str], Any] = found, room: int = 4000, log_probs: bool = True, **limits: Any
+    turns: list[str],
+    search: Callable[[str], Any] = found,
+    room: int = 4000,
+    log_probs: bool = True,
+    **limits: Any,
 ) -> tuple[Episode, list[list[int]]]:
     """Run an episode whose policy says ``turns``; also returns the contexts the policy was given."""
     script = iter(turns)
@@ -72,7 +76,9 @@ def check(episode: Episode, contexts: list[list[int]], room: int = 4000) -> None
 
 
 def text(episode: Episode, wrote: int) -> str:
-    return TOKENIZER.decode([t for t, m in zip(episode.response_ids, episode.response_mask, strict=True) if m == wrote])
+    return TOKENIZER.decode(
+        [t for t, m in zip(episode.response_ids, episode.response_mask, strict=True) if m == wrote]
+    )
 
 
 def test_search_then_answer() -> None:
@@ -99,7 +105,12 @@ def test_a_query_that_only_straddles_is_executed_but_has_no_tokens() -> None:
 
 @pytest.mark.parametrize(
     ("turn", "kind"),
-    [("<search> </search>", "empty_query"), ("<search> cut", "unfinished"), ("just talk", "no_action"), ("", "no_action")],
+    [
+        ("<search> </search>", "empty_query"),
+        ("<search> cut", "unfinished"),
+        ("just talk", "no_action"),
+        ("", "no_action"),
+    ],
 )
 def test_malformed_turns_are_told_and_counted(turn: str, kind: str) -> None:
     episode, contexts = play([turn, "<answer>x</answer>"])
@@ -182,7 +193,9 @@ def test_unequal_log_probs_are_an_error() -> None:
 PIECES = ["<search>", "</search>", "<answer>", "</answer>", "<information>", "?", " q ", "\n", "é", "x" * 30]
 
 
-@given(st.lists(st.lists(st.sampled_from(PIECES), max_size=7).map("".join), min_size=6, max_size=6), st.data())
+@given(
+    st.lists(st.lists(st.sampled_from(PIECES), max_size=7).map("".join), min_size=6, max_size=6), st.data()
+)
 @settings(max_examples=200, deadline=None)
 def test_invariants_on_arbitrary_turns(turns: list[str], data: st.DataObject) -> None:
     # A real engine stops right after the first closing tag.

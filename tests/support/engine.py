@@ -84,7 +84,14 @@ def make_worker(config: Any, stock: bool = False) -> Any:
     return worker
 
 
-QUERIES = ["who wrote it", "capital of France?", "first man on the moon", "river", "wall length", "é accents ok"]
+QUERIES = [
+    "who wrote it",
+    "capital of France?",
+    "first man on the moon",
+    "river",
+    "wall length",
+    "é accents ok",
+]
 
 
 def recorded_rows(tokenizer: Any, groups: int = 4, size: int = 4, seed: int = 0) -> list[Row]:
@@ -101,7 +108,9 @@ def recorded_rows(tokenizer: Any, groups: int = 4, size: int = 4, seed: int = 0)
             mask: list[int] = []
             documents = []
             for query in queries:
-                turn = tokenizer.encode(f"THINKING{rng.randrange(99)} <search> {query} </search>", add_special_tokens=False)
+                turn = tokenizer.encode(
+                    f"THINKING{rng.randrange(99)} <search> {query} </search>", add_special_tokens=False
+                )
                 documents.append(f"DOCUMENT {rng.randrange(99)}")
                 seen = tokenizer.encode(protocol.observation(documents[-1]), add_special_tokens=False)
                 ids += turn + seen
@@ -132,11 +141,17 @@ def settings(**changes: Any) -> SDSearchConfig:
 def teacher_inputs(rows: Sequence[Row], config: SDSearchConfig, tokenizer: Any) -> list[TeacherInputs]:
     """What the trainer prepares for these rows."""
     return prepare(
-        [row.rollout for row in rows], config, tokenizer, lambda messages: encode_messages(messages, tokenizer), seed=1
+        [row.rollout for row in rows],
+        config,
+        tokenizer,
+        lambda messages: encode_messages(messages, tokenizer),
+        seed=1,
     )
 
 
-def batch_of(rows: Sequence[Row], inputs: Sequence[TeacherInputs] | None, alpha: float, **options: Any) -> Any:
+def batch_of(
+    rows: Sequence[Row], inputs: Sequence[TeacherInputs] | None, alpha: float, **options: Any
+) -> Any:
     """The TensorDict a worker receives for these rows, with or without the fields of the method."""
     from verl.utils import tensordict_utils as tu
 

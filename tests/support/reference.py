@@ -59,7 +59,9 @@ def naive_sd_loss(model: Any, trajectories: Sequence[dict[str, Any]], **divergen
                 teacher = model(torch.tensor([teacher_ids])).logits[0]
             for at_student, at_teacher in pairs:
                 assert trajectory["student"][at_student] == teacher_ids[at_teacher]
-                values.append(naive_divergence(student[at_student - 1], teacher[at_teacher - 1], **divergence))
+                values.append(
+                    naive_divergence(student[at_student - 1], teacher[at_teacher - 1], **divergence)
+                )
         terms.append(trajectory.get("weight", 1.0) * sum(values) / len(values))
     assert all(math.isfinite(float(term)) for term in terms)
     return sum(terms) / len(terms)

@@ -14,11 +14,13 @@ from sd_search_verl.protocol.spans import _byte_alphabet
 def byte_tokenizer(merges: list[tuple[str, str]] | None = None) -> PreTrainedTokenizerFast:
     """Byte-level BPE: every byte is a token, and so are the given merges (left to right)."""
     merges = merges or []
-    vocab = {char: byte for char, byte in sorted(_byte_alphabet().items(), key=lambda item: item[1])}
+    vocab = dict(sorted(_byte_alphabet().items(), key=lambda item: item[1]))
     for left, right in merges:
         vocab[left + right] = len(vocab)
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|pad|>")
     fast.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"

@@ -11,7 +11,15 @@ import torch
 
 def main(model: str, out: str) -> None:
     torch.set_num_threads(1)
-    from support.engine import batch_of, compose, gradients, make_worker, recorded_rows, settings, teacher_inputs
+    from support.engine import (
+        batch_of,
+        compose,
+        gradients,
+        make_worker,
+        recorded_rows,
+        settings,
+        teacher_inputs,
+    )
     from support.tiny import byte_tokenizer
 
     rank = int(os.environ["RANK"])
@@ -30,7 +38,9 @@ def main(model: str, out: str) -> None:
     found = {}
     for name, part in cases.items():
         tokens = sum(len(row.student_positions) for _, item in part for row in item.rows)
-        batch = batch_of([row for row, _ in part], [item for _, item in part], 0.7, micro_batch_size_per_gpu=1)
+        batch = batch_of(
+            [row for row, _ in part], [item for _, item in part], 0.7, micro_batch_size_per_gpu=1
+        )
         grads, metrics = gradients(worker, batch)
         found[name] = {"tokens": tokens, "gradients": grads, "metrics": metrics}
     torch.save(found, Path(out) / f"rank{rank}.pt")

@@ -15,7 +15,9 @@ import pytest
 def unpatched(code: str) -> subprocess.CompletedProcess[str]:
     """Run code in an interpreter where our plugin does nothing."""
     environment = {**os.environ, "VERL_PLATFORM": "", "VERL_USE_EXTERNAL_PLUGINS": "none"}
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=180, env=environment)
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=180, env=environment
+    )
 
 
 def test_verl_still_looks_for_a_distribution_called_vllm() -> None:

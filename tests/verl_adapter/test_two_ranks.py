@@ -41,7 +41,9 @@ def two_ranks(model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dic
     common["PYTHONPATH"] = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "support.two_ranks", str(model), str(out)]
     ranks = [
-        subprocess.Popen(command, env={**common, "RANK": str(rank)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        subprocess.Popen(
+            command, env={**common, "RANK": str(rank)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
         for rank in range(2)
     ]
     try:

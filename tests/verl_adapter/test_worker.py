@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,10 @@ ALPHA = 0.7
 COMBINATIONS = [
     {"kind": kind, "top_k": top_k, "support": support, "tail": tail}
     for kind, top_k, support, tail in itertools.product(
-        ("jsd", "forward_kl", "reverse_kl", "mse"), (1, 50, None), ("teacher", "union"), ("bucket", "renormalize")
+        ("jsd", "forward_kl", "reverse_kl", "mse"),
+        (1, 50, None),
+        ("teacher", "union"),
+        ("bucket", "renormalize"),
     )
 ]
 
@@ -43,9 +45,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def worker(model: Path) -> Iterator[Any]:
+def worker(model: Path) -> Any:
     single_rank_environment()
-    yield make_worker(compose(model))
+    return make_worker(compose(model))
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +73,10 @@ def reference(model: Path, rows: list[Row], config: SDSearchConfig) -> tuple[dic
     for row, item in zip(rows, teacher_inputs(rows, config, byte_tokenizer()), strict=True):
         student = row.rollout.prompt_ids + row.rollout.response_ids
         tokens = [
-            (r.input_ids, [(s + 1, t + 1) for s, t in zip(r.student_positions, r.teacher_positions, strict=True)])
+            (
+                r.input_ids,
+                [(s + 1, t + 1) for s, t in zip(r.student_positions, r.teacher_positions, strict=True)],
+            )
             for r in item.rows
         ]
         trajectories.append({"student": student, "tokens": tokens, "weight": item.weight})
@@ -98,7 +103,11 @@ def relative_difference(ours: dict[str, torch.Tensor], theirs: dict[str, torch.T
 @pytest.mark.parametrize("combination", COMBINATIONS, ids=lambda c: "-".join(map(str, c.values())))
 def test_gradient_equals_the_reference(worker: Any, model: Path, rows: list[Row], combination: dict) -> None:
     changes = {"divergence": combination["kind"], **{k: v for k, v in combination.items() if k != "kind"}}
-    if combination["top_k"] == 1 and combination["support"] == "teacher" and combination["tail"] == "renormalize":
+    if (
+        combination["top_k"] == 1
+        and combination["support"] == "teacher"
+        and combination["tail"] == "renormalize"
+    ):
         with pytest.raises(ConfigError, match="zero loss"):
             settings(**changes)
         return
@@ -152,7 +161,9 @@ def test_empty_block_gives_no_divergence(worker: Any, rows: list[Row]) -> None:
 def test_uniform_target_pulls_towards_uniform(worker: Any, rows: list[Row]) -> None:
     _, metrics = sd_gradients(worker, rows[:8], settings(target="uniform", top_k=None))
     size = len(byte_tokenizer())
-    assert float(metrics["sd_search/teacher_entropy"][0]) == pytest.approx(torch.log(torch.tensor(size)).item(), rel=1e-5)
+    assert float(metrics["sd_search/teacher_entropy"][0]) == pytest.approx(
+        torch.log(torch.tensor(size)).item(), rel=1e-5
+    )
 
 
 def test_padding_rows_and_row_order_do_not_matter(worker: Any, rows: list[Row]) -> None:
@@ -199,7 +210,9 @@ def test_cutting_into_micro_batches_changes_nothing(worker: Any, rows: list[Row]
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_the_teacher_pass_may_be_cut_as_it_likes(model: Path, worker: Any, rows: list[Row], dynamic: bool) -> None:
+def test_the_teacher_pass_may_be_cut_as_it_likes(
+    model: Path, worker: Any, rows: list[Row], dynamic: bool
+) -> None:
     config = settings()
     use(worker, config)
     inputs = teacher_inputs(rows, config, byte_tokenizer())
@@ -219,7 +232,9 @@ def test_the_teacher_pass_may_be_cut_as_it_likes(model: Path, worker: Any, rows:
         ours, _ = gradients(worker, batch)
     finally:
         for name, value in zip(
-            ("use_dynamic_bsz", "infer_micro_batch_size_per_gpu", "infer_max_token_len_per_gpu"), before, strict=True
+            ("use_dynamic_bsz", "infer_micro_batch_size_per_gpu", "infer_max_token_len_per_gpu"),
+            before,
+            strict=True,
         ):
             object.__setattr__(engine_config, name, value)
     assert relative_difference(ours, expected) < 1e-5
