@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sd_search_verl.world.config import WorldConfig
 from sd_search_verl.world.facts import World
 from sd_search_verl.world.files import CHECKPOINT, write_world
-from sd_search_verl.world.warmstart import WarmStartConfig, WarmStartError, check, make_checkpoint
+from sd_search_verl.world.supervised import FitConfig
+from sd_search_verl.world.warmstart import WarmStartError, check, make_checkpoint
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,7 +41,7 @@ def warmstart(options: dict[str, Any]) -> str:
     """Train a checkpoint."""
     torch.set_num_threads(1)
     out = options.pop("out")
-    return f"{out}: {make_checkpoint(out, WarmStartConfig(**options))}"
+    return f"{out}: {make_checkpoint(out, FitConfig(**options))}"
 
 
 def probe(options: dict[str, Any]) -> str:
@@ -64,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_fields(command, WorldConfig)
     command = commands.add_parser("warmstart", help="train the checkpoint that worlds start from")
     command.add_argument("--out", type=Path, required=True, help="folder to write")
-    _add_fields(command, WarmStartConfig)
+    _add_fields(command, FitConfig)
     command = commands.add_parser("probe", help="measure a warm-started model in fresh worlds")
     command.add_argument("--model", type=Path, default=CHECKPOINT, help="model folder (default: shipped)")
     return parser

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 HEAD_DIM = 32
 """The smallest head of vLLM's CPU attention. With Qwen3, unlike Qwen2, it need not be width / heads."""
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Qwen3ForCausalLM:
-    """A random decoder of about 0.14 M parameters, fp32, whose vocabulary is the tokenizer's."""
+def build_model(tokenizer: Any, seed: int = 0, vocab_size: int | None = None) -> Qwen3ForCausalLM:
+    """A random decoder of about 0.14 M parameters, fp32, whose vocabulary is the tokenizer's unless given."""
     torch.manual_seed(seed)
     config = Qwen3Config(
         # Equal sizes: rows that no token uses would make rollout and trainer disagree on log-probs.
-        vocab_size=len(tokenizer),
+        vocab_size=vocab_size or len(tokenizer),
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,

@@ -15,8 +15,9 @@ from sd_search_verl.world.files import CHECKPOINT
 from sd_search_verl.world.model import HEAD_DIM, build_model
 from sd_search_verl.world.probe import Probe, initial_success, probe
 from sd_search_verl.world.sampling import rollouts
+from sd_search_verl.world.supervised import FitConfig, fit
 from sd_search_verl.world.tokenizer import build_tokenizer
-from sd_search_verl.world.warmstart import Encoder, WarmStartConfig, WarmStartError, check, train
+from sd_search_verl.world.warmstart import Encoder, WarmStartError, check, train
 from sd_search_verl.world.words import RELATIONS
 
 TOKENIZER = build_tokenizer()
@@ -37,13 +38,15 @@ def shipped() -> Any:
 
 def test_a_few_steps_lower_the_loss() -> None:
     model = build_model(TOKENIZER)
-    losses = train(model, TOKENIZER, WarmStartConfig(steps=40, batch=16, warmup_steps=10, check_at=2.0))
+    draw, encode = Random(0), Encoder(TOKENIZER)
+    config = FitConfig(steps=40, batch=16, warmup_steps=10)
+    losses = fit(model, lambda progress: [encode(demonstration(draw, stage(0.5))) for _ in range(16)], config)
     assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
 
 
 def test_a_model_that_does_not_copy_halfway_stops_the_training() -> None:
     with pytest.raises(WarmStartError, match="does not copy"):
-        train(build_model(TOKENIZER), TOKENIZER, WarmStartConfig(steps=4, batch=4))
+        train(build_model(TOKENIZER), TOKENIZER, FitConfig(steps=4, batch=4))
 
 
 def test_a_random_model_fails_the_probe() -> None:
