@@ -35,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     local.add_argument("--config-dir", type=Path, required=True, help="folder of the Hydra configs")
     local.add_argument("--config", required=True, help="name of the config")
     local.add_argument("--steps", type=int, help="training steps; default: the config's")
+    local.add_argument("--retriever", metavar="URL", help="use this running server instead of starting one")
     local.add_argument("overrides", nargs="*", help="Hydra overrides, as main_ppo takes them")
     local.set_defaults(action=_local)
 
@@ -79,6 +80,7 @@ def _local(arguments: argparse.Namespace) -> int:
             config=arguments.config,
             steps=arguments.steps,
             overrides=arguments.overrides,
+            retriever=arguments.retriever,
         )
     )
     print(f"metrics: {arguments.run / 'metrics.jsonl'}")

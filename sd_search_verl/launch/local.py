@@ -26,6 +26,7 @@ class LocalRun:
         config: name of a config in ``config_dir``.
         steps: training steps; None = what the config says.
         overrides: further Hydra overrides.
+        retriever: /retrieve address of a running server; None = index the corpus and start one.
     """
 
     run: Path
@@ -34,6 +35,7 @@ class LocalRun:
     config: str
     steps: int | None = None
     overrides: Sequence[str] = ()
+    retriever: str | None = None
 
 
 def run_local(job: LocalRun) -> Path:
@@ -53,10 +55,12 @@ def run_local(job: LocalRun) -> Path:
         (run / stale).unlink(missing_ok=True)
     begun = time.monotonic()
     with no_process_left():
-        _say(begun, f"indexing {corpus}")
-        build_index(corpus, run / "index")
-        url = start_retriever(corpus, run / "index", run)
-        _say(begun, f"retriever answers at {url}")
+        url = job.retriever
+        if url is None:
+            _say(begun, f"indexing {corpus}")
+            build_index(corpus, run / "index")
+            url = start_retriever(corpus, run / "index", run)
+            _say(begun, f"retriever answers at {url}")
         steps = job.steps or _configured_steps(job)
         _say(begun, f"training {steps} steps; log: {run / 'train.log'}")
         train([*_arguments(job, run, url, steps), *job.overrides], run, steps, ENVIRONMENT)

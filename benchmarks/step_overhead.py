@@ -1,0 +1,80 @@
+"""What SD-Search adds to a training step, alternated with steps without it in one run.
+
+    python -m benchmarks.step_overhead --world DIR [--steps 44]
+
+DIR is made by ``python -m sd_search_verl.world build``. Prints the medians and their ratio, and appends a row to
+``benchmarks/step_overhead.csv``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import platform
+import statistics
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from sd_search_verl.launch.local import LocalRun, run_local
+
+HERE = Path(__file__).resolve().parent
+SKIP = 4  # first steps of each kind start workers and caches
+FIELDS = ["device", "config", "steps", "without_s", "with_s", "ratio", "ratio_q25", "ratio_q75", "update_ratio"]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run, measure, print, append."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--world", type=Path, required=True)
+    arguments.add_argument("--steps", type=int, default=44)
+    arguments.add_argument("--device", default=f"CPU, {os.cpu_count()} cores, {platform.machine()}")
+    options = arguments.parse_args(argv)
+
+    os.environ["VERL_USE_EXTERNAL_MODULES"] = "benchmarks.alternate_alpha"
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+    with tempfile.TemporaryDirectory() as folder:
+        job = LocalRun(Path(folder), options.world, HERE.parent / "hydra_configs", "cpu_demo", options.steps)
+        run_local(job)
+        steps = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+    row = {"device": options.device, "config": job.config, **compare(steps[SKIP:])}
+    print(json.dumps(row, indent=2))
+    path = HERE / "step_overhead.csv"
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS)
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def compare(steps: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Medians of step time with and without alpha, and the ratio of neighbouring steps with its quartiles."""
+    on = [step for step in steps if step["sd_search/alpha"] > 0]
+    off = [step for step in steps if step["sd_search/alpha"] == 0]
+    pairs = list(zip(on, off, strict=False))
+    ratios = [a["timing_s/step"] / b["timing_s/step"] for a, b in pairs]
+    q25, _, q75 = statistics.quantiles(ratios, n=4)
+    with_s, without_s = (statistics.median(step["timing_s/step"] for step in kind) for kind in (on, off))
+    update = [_actor(a) / _actor(b) for a, b in pairs]
+    values = {
+        "without_s": without_s,
+        "with_s": with_s,
+        "ratio": with_s / without_s,
+        "ratio_q25": q25,
+        "ratio_q75": q75,
+        "update_ratio": statistics.median(update),
+    }
+    return {"steps": len(steps), **{name: round(value, 4) for name, value in values.items()}}
+
+
+def _actor(step: dict[str, float]) -> float:
+    """Seconds of everything the actor does in a step, and of preparing it."""
+    parts = ("timing_s/old_log_prob", "timing_s/update_actor", "timing_s/sd_search_prepare")
+    return sum(step.get(part, 0.0) for part in parts)
+
+
+if __name__ == "__main__":
+    main()

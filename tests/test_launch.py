@@ -1,0 +1,72 @@
+"""Child processes are ended with everything below them, daemons included."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sd_search_verl.launch.training import describe
+
+# A child that starts a daemon in a session of its own, as Ray does, and ends or waits.
+PROGRAM = """
+import subprocess, sys, time
+from pathlib import Path
+from sd_search_verl.launch.processes import no_process_left, start
+
+daemon = "import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], \
+start_new_session=True); open(sys.argv[1], 'w').write(str(p.pid)); {last}"
+with no_process_left():
+    start([sys.executable, "-c", daemon, sys.argv[1]], Path(sys.argv[1] + ".log"))
+    print("started", flush=True)
+    {wait}
+"""
+
+
+def program(last: str, wait: str) -> str:
+    return PROGRAM.replace("{last}", last).replace("{wait}", wait)
+
+
+def grandchild(path: Path) -> psutil.Process:
+    deadline = time.monotonic() + 30
+    while not (path.exists() and path.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return psutil.Process(int(path.read_text()))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("last", ["pass", "import time; time.sleep(600)"], ids=["orphaned", "attached"])
+def test_nothing_outlives_a_signal(tmp_path: Path, number: signal.Signals, last: str) -> None:
+    path = tmp_path / "pid"
+    code = program(last, "time.sleep(600)")
+    process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        below = grandchild(path)
+        time.sleep(0.3)
+        assert below.is_running()
+        os.kill(process.pid, number)
+        assert process.wait(timeout=30) != 0
+    finally:
+        process.kill()
+    assert not below.is_running() or below.status() == psutil.STATUS_ZOMBIE
+
+
+def test_nothing_outlives_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    code = program("pass", f"\n    while not Path({str(path)!r}).exists(): time.sleep(0.05)\n    time.sleep(0.3)")
+    process = subprocess.Popen([sys.executable, "-c", code, str(path)])
+    assert process.wait(timeout=60) == 0
+    pid = int(path.read_text())
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_step_is_one_readable_line() -> None:
+    metrics = {"step": 7, "critic/score/mean": 0.25, "sd_search/alpha": 0.001, "timing_s/step": 3.21}
+    assert describe(metrics) == "step    7  reward 0.250  alpha 0.001  3.2 s"
