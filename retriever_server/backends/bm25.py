@@ -64,6 +64,10 @@ class LuceneIndex:
         hits = self._searcher.search(lucene_query, topk, self._order, True).scoreDocs
         return [hit.doc for hit in hits], [hit.score for hit in hits]
 
+    def raw(self, number: int) -> str | None:
+        """The stored JSON line of a document, where the index was built to keep it."""
+        return self._reader.storedFields().document(number).get("raw")
+
     def ids(self) -> list[str]:
         """The id of every document, by Lucene document number."""
         values: Any = jvm.java_class("org.apache.lucene.index.MultiDocValues").getBinaryValues(
@@ -78,6 +82,28 @@ class LuceneIndex:
 
     def close(self) -> None:
         self._reader.close()
+
+
+class LuceneDocuments:
+    """Documents out of an index that Pyserini built with ``--storeRaw``; its rows are Lucene's numbers.
+
+    Raises:
+        ValueError: the index does not hold them.
+    """
+
+    def __init__(self, index: LuceneIndex) -> None:
+        self._index = index
+        if len(index) and index.raw(0) is None:
+            raise ValueError("it holds no raw documents. Fix: index with --storeRaw, or use build_index.")
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def get(self, row: int) -> bytes:
+        return (self._index.raw(row) or "").encode()
+
+    def close(self) -> None:
+        return
 
 
 class BM25Ranker:

@@ -37,6 +37,8 @@ def load(settings: Settings, progress: Progress = lambda text: None) -> Engine:
     if settings.index is None:
         raise SettingsError("--index is missing: the folder that retriever_server.build_index made.")
     index = settings.index
+    if settings.backend == "bm25" and not (index / manifests.FILE).exists() and any(index.glob("segments_*")):
+        return _pyserini(settings, index)
     progress("reading the manifest")
     manifest = manifests.read(index)
     copied = index / COPIED_DOCUMENTS
@@ -65,6 +67,19 @@ def _remote(settings: Settings) -> Engine:
     if not urls:
         raise SettingsError("--remote-urls is missing: the other servers' URLs, separated by commas.")
     return RemoteEngine(urls, settings.deadline_s)
+
+
+def _pyserini(settings: Settings, index: Path) -> Engine:
+    """An index folder as Pyserini writes it: no manifest to check, documents from the index itself."""
+    from .bm25 import BM25Ranker, LuceneDocuments, LuceneIndex
+
+    lucene = LuceneIndex(index, settings.k1, settings.b, settings.jvm_heap_mb)
+    try:
+        documents = LuceneDocuments(lucene)
+    except ValueError as error:
+        raise manifests.IndexMismatchError(f"--index {index}: {error}") from None
+    version = manifests.sample_hash(max(index.glob("segments_*")))[:16]
+    return LocalEngine(BM25Ranker(lucene, np.arange(len(lucene)), settings.threads), documents, version)
 
 
 def _bm25(settings: Settings, index: Path, built: dict[str, Any]) -> Ranker:

@@ -76,6 +76,23 @@ def test_ids_and_scores_equal_anserinis_for_all_real_queries(
     assert deep == anserini(pyserini_index, queries[:100], 100, 0.9, 0.4)
 
 
+def test_an_index_that_pyserini_built_is_served_as_it_is(
+    two_shards: Path, pyserini_index: Path, data_folder: Path
+) -> None:
+    queries = (data_folder / "wiki18-mini" / "queries.txt").read_text(encoding="utf-8").splitlines()[:50]
+    corpus = data_folder / "wiki18-mini" / "corpus.jsonl"
+    with (
+        serving("--backend", "bm25", "--index", pyserini_index) as theirs,
+        serving("--backend", "bm25", "--index", two_shards, "--corpus", corpus) as ours,
+    ):
+        body = json.dumps({"queries": queries, "topk": 5, "return_scores": True}).encode()
+        answers = [
+            json.loads(urllib.request.urlopen(server.url + "/retrieve", body, timeout=60).read())
+            for server in (theirs, ours)
+        ]
+    assert answers[0] == answers[1]
+
+
 def test_k1_and_b_reach_lucene(two_shards: Path, pyserini_index: Path, data_folder: Path) -> None:
     mini = data_folder / "wiki18-mini"
     queries = (mini / "queries.txt").read_text(encoding="utf-8").splitlines()[:200]
