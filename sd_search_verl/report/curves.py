@@ -91,8 +91,8 @@ def build(runs: Sequence[Run]) -> dict[str, Any]:
     """Everything the plots need.
 
     Returns:
-        ``series`` (names), ``sections`` of panels with lines, ``first`` and ``last`` step, ``warmup`` (shaded step
-        ranges), ``absent`` (titles of panels that no run has values for).
+        ``series`` (names), ``sections`` of panels with lines, ``first`` and ``last`` step, ``warmup`` (shaded
+        step ranges), ``absent`` (titles of panels that no run has values for).
     """
     series: dict[str, list[Run]] = {}
     for run in runs:

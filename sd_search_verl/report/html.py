@@ -55,13 +55,13 @@ def write_report(runs: Sequence[Path], out: Path, max_rollouts: int = 10_000) ->
 
 
 def script_json(data: Any) -> str:
-    """JSON that may stand in a script element: plain ASCII without ``<``, so that no text can end the element."""
+    """JSON for a script element: plain ASCII without ``<``, so that no text can end the element."""
     text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c")
 
 
 def fill(template: str, values: dict[str, str]) -> str:
-    """Put the values in place of ``{{name}}``, in one pass: a value that looks like a place stays as it is."""
+    """Put the values in place of ``{{name}}``, in one pass: a value with braces of its own stays as it is."""
     return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], template)
 
 

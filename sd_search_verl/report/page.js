@@ -61,9 +61,12 @@ const page = {
       el("thead", {}, cells("th", Object.values(columns))),
       el("tbody", {}, ...DATA.runs.map((run) => cells("td", Object.keys(columns).map((key) => run[key])))),
     );
-    const notes = DATA.runs.flatMap((run) => run.notes.map((note) => `${run.name}: ${note}`));
-    byId("notes").append(...notes.map((note) => el("li", {}, note)));
-    byId("notes").hidden = !notes.length;
+    const concerned = new Map();
+    for (const run of DATA.runs) {
+      for (const note of run.notes) concerned.set(note, [...(concerned.get(note) ?? []), run.name]);
+    }
+    byId("notes").append(...[...concerned].map(([note, names]) => el("li", {}, `${note} (${names.join(", ")})`)));
+    byId("notes").hidden = !concerned.size;
   },
 
   toggleTheme() {

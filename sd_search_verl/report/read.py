@@ -1,4 +1,4 @@
-"""Read ``metrics.jsonl`` and ``traces.jsonl`` of a run that may still be going on, or was killed and resumed."""
+"""Read ``metrics.jsonl`` and ``traces.jsonl`` of a run, which may be unfinished, or killed and resumed."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def read_metrics(folder: Path) -> Metrics:
 
 
 def read_traces(folder: Path) -> Traces:
-    """Places of the traces in a run folder. A run with ``search.traces_per_step=0`` has none, which is no error."""
+    """Places of the traces in a run folder; none, and no error, for ``search.traces_per_step=0``."""
     traces = Traces(folder / TRACES)
     if not traces.path.is_file():
         return traces
@@ -167,14 +167,14 @@ def _json_lines(path: Path, counts: LineCounts) -> Iterator[tuple[int, dict[str,
 
 
 def _is_trace(line: dict[str, Any]) -> bool:
-    if not all(isinstance(line.get(name), kind) for name, kind in _TRACE_TYPES.items()) or not _is_int(
-        line["step"]
-    ):
+    typed = all(isinstance(line.get(name), kind) for name, kind in _TRACE_TYPES.items())
+    credit = line.get("credit")
+    if not typed or not _is_int(line["step"]) or not (credit is None or isinstance(credit, list)):
         return False
     length = len(line["tokens"])
     return (
         len(line["mask"]) == length
-        and len(line.get("credit") or line["tokens"]) == length
+        and (not credit or len(credit) == length)
         and all(isinstance(token, str) for token in line["tokens"])
         and all(isinstance(message, dict) for message in line["prompt"])
         and all(_is_range(span, length) for span in line["spans"])

@@ -14,7 +14,7 @@ _SEED = re.compile(r"[-_]seed\d+$")
 
 @dataclass(frozen=True)
 class Run:
-    """One run. ``series`` is its name without a trailing ``-seedN``: runs that share it are seeds of one experiment."""
+    """One run. Runs whose names differ only in a trailing ``-seedN`` are seeds of one ``series``."""
 
     name: str
     metrics: Metrics

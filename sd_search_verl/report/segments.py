@@ -1,7 +1,7 @@
 """A response cut into what it consists of: thinking, queries token by token, documents, answer.
 
-What the policy wrote and what the environment wrote is told apart by the mask, and the query tokens by the recorded
-spans; tags only say what the rest of the policy's text is.
+The mask tells the policy's tokens from the environment's, and the recorded spans say which are query tokens; tags
+only say what the rest of the policy's text is.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 Segment = tuple[Any, ...]
 """``(kind, text)``, or ``("query", tokens, credits or None)``.
 
-Kinds: tag, think, refine, answer; query (scored tokens) and search (query text that shares a token with a tag, and is
-not scored); documents and notice (the environment's); text (the policy's, outside all tags); blank (white space).
+Kinds: tag, think, refine, answer; query (scored tokens) and search (query text that shares a token with a tag,
+and is not scored); documents and notice (the environment's); text (the policy's, outside all tags); blank (white
+space).
 """
 
-_TAG = re.compile(r"(</?(?:think|search|information|documents|refine|answer)>)")
-_POLICY = {"think": "think", "search": "search", "refine": "refine", "answer": "answer"}
-_ENVIRONMENT = {"information": "documents", "documents": "documents"}
+_TAG = re.compile(r"(</?(?:think|search|refine|answer)>)")
+_OBSERVATION = re.compile(r"(\s*)(<(information|documents)>)(.*?)(</\3>)?(\s*)", re.DOTALL)
 _BROKEN = "\ufffd"
 
 
@@ -30,22 +30,22 @@ def segments(trace: dict[str, Any]) -> list[Segment]:
     found: list[Segment] = []
     for start, end, policy in _turns(trace["mask"]):
         if not policy:
-            found += _by_tags("".join(tokens[start:end]), [""], _ENVIRONMENT, "notice")
+            found += _observation("".join(tokens[start:end]))
             continue
-        opened = [""]
+        opened = ["text"]
         for first, last in _inside(trace["spans"], start, end):
-            found += _by_tags("".join(tokens[start:first]), opened, _POLICY, "text")
+            found += _by_tags("".join(tokens[start:first]), opened)
             found.append(("query", tokens[first:last], credit[first:last] if credit else None))
             start = last
-        found += _by_tags("".join(tokens[start:end]), opened, _POLICY, "text")
+        found += _by_tags("".join(tokens[start:end]), opened)
     return found
 
 
 def whole_characters(tokens: Sequence[str], response: str) -> list[str]:
     """Tokens whose texts join to the response.
 
-    A token that holds part of a character shows as U+FFFD. The character goes to the first of its tokens, and nothing
-    to the others. Tokens that cannot be matched with the response stay as they are.
+    A token that holds part of a character shows as U+FFFD. The character goes to the first of its tokens, and
+    nothing to the others. Tokens that cannot be matched with the response stay as they are.
     """
     if _BROKEN not in "".join(tokens):
         return list(tokens)
@@ -83,11 +83,27 @@ def _inside(spans: Sequence[Sequence[int]], start: int, end: int) -> list[tuple[
     return sorted((first, last) for first, last in spans if start <= first < last <= end)
 
 
-def _by_tags(text: str, opened: list[str], kinds: dict[str, str], outside: str) -> Iterator[Segment]:
-    """Segments of a text. ``opened[0]`` is the tag that is open, before and after."""
+def _observation(text: str) -> list[Segment]:
+    """Documents whole, whatever tags they hold; text without observation tags is a notice."""
+    match = _OBSERVATION.fullmatch(text)
+    if match is None:
+        return [("notice", text)]
+    before, opening, _, documents, closing, after = match.groups(default="")
+    parts = [
+        ("blank", before),
+        ("tag", opening),
+        ("documents", documents),
+        ("tag", closing),
+        ("blank", after),
+    ]
+    return [part for part in parts if part[1]]
+
+
+def _by_tags(text: str, opened: list[str]) -> Iterator[Segment]:
+    """Segments of the policy's text. ``opened[0]`` is the kind of what follows, and is kept for the next call."""
     for piece in _TAG.split(text):
         if _TAG.fullmatch(piece):
-            opened[0] = "" if piece.startswith("</") else piece.strip("<>")
+            opened[0] = "text" if piece.startswith("</") else piece.strip("<>")
             yield "tag", piece
         elif piece:
-            yield kinds.get(opened[0], outside) if piece.strip() else "blank", piece
+            yield opened[0] if piece.strip() else "blank", piece

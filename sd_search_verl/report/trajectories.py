@@ -18,9 +18,9 @@ def build(runs: Sequence[Run], limit: int) -> dict[str, Any]:
     """Up to ``limit`` rollouts over all runs, in whole groups spread evenly over the steps.
 
     Returns:
-        ``recorded`` (how many there are in the files), ``credit`` (whether tokens have one, and the size that gets the
-        full shade), ``texts`` (shared texts), ``groups`` and ``rollouts``. A number where a text could stand is an
-        index into ``texts``.
+        ``recorded`` (how many there are in the files), ``credit`` (the size that gets the full shade; None when no
+        token has a credit), ``texts`` (shared texts), ``groups`` and ``rollouts``. A number where a text could
+        stand is an index into ``texts``.
     """
     shared = _Texts()
     groups: list[dict[str, Any]] = []

@@ -207,7 +207,7 @@ const viewer = (() => {
       if (value !== null) {
         const share = Math.round(Math.min(1, Math.abs(value) / (credit || 1)) * 70);
         node.dataset.credit = value;
-        node.style.setProperty("--shade", `color-mix(in srgb, var(${value < 0 ? "--less" : "--more"}) ${share}%, transparent)`);
+        node.style.setProperty("--shade", `color-mix(in srgb, var(${value < 0 ? "--less" : "--more"}) ${share}%, var(--card))`);
       }
       return node;
     }));

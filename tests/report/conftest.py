@@ -1,0 +1,86 @@
+"""Runs made by the trainer's own writer, so that reader and writer cannot drift apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sd_search_verl.hindsight.prepare import FinishedRollout, TeacherInputs
+from sd_search_verl.verl_adapter import run_files
+
+Tokens = list[tuple[str, int]]
+"""Text of each response token with its mask."""
+
+TOKENS: Tokens = [
+    *[(text, 1) for text in ("<think>", "who", " wrote", " it", "</think>", "\n", "<search>")],
+    *[(text, 1) for text in (" author", " Emma", "?</", "search", ">")],
+    *[
+        (text, 0)
+        for text in ("\n\n<information>", "Doc 1(Title: Emma)", " by Jane Austen", "</information>\n\n")
+    ],
+    *[(text, 1) for text in ("<answer>", " Jane", " Austen", " </answer>")],
+]
+
+
+def add_step(
+    folder: Path,
+    step: int,
+    metrics: dict[str, Any],
+    answers: list[str] | None = None,
+    question: str = "Who wrote Emma?",
+    tokens: Tokens = TOKENS,
+    blocks: list[str] | None = None,
+) -> None:
+    """Write a step as the trainer does: its metrics, and a group with one rollout per answer."""
+    run_files.append_metrics(folder, step, metrics)
+    texts = [text for text, _ in tokens]
+    rollouts, records = [], []
+    for answer in answers or []:
+        right = float(answer == "Jane Austen")
+        rollouts.append(
+            FinishedRollout(
+                group=f"{step}-{question}",
+                messages=[{"role": "user", "content": f"Answer the question. Question: {question}\n"}],
+                prompt_ids=[0],
+                response_ids=list(range(len(tokens))),
+                response_mask=[mask for _, mask in tokens],
+                queries=["author Emma"],
+                spans=[(7, 9)],
+                f1=right,
+            )
+        )
+        records.append(
+            {
+                "response": "".join(texts),
+                "queries": ["author Emma"],
+                "spans": [[7, 9]],
+                "gold_in_documents": [1],
+                "answer": answer,
+                "golden_answers": ["Jane Austen"],
+                "em": right,
+                "f1": right,
+                "status": "answered",
+            }
+        )
+    inputs = [TeacherInputs(rows=[], weight=1.0, blocks=blocks or [], dropped=0) for _ in rollouts]
+    scores = [rollout.f1 for rollout in rollouts]
+    if rollouts:
+        run_files.append_traces(
+            folder, step, rollouts, records, scores, inputs, [texts] * len(rollouts), 1000
+        )
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[..., Path]:
+    """``make_run(name, values, ...)``: a run folder with one step per entry of ``values``."""
+
+    def make(name: str, values: list[dict[str, Any]], **step: Any) -> Path:
+        folder = tmp_path / name
+        for number, metrics in enumerate(values, start=1):
+            add_step(folder, number, metrics, **step)
+        return folder
+
+    return make

@@ -1,0 +1,130 @@
+"""Reading run files as they are found: unfinished, damaged, resumed, absent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sd_search_verl.report.read import read_metrics, read_traces
+from sd_search_verl.report.runs import Run, read_runs, run_names
+
+MakeRun = Callable[..., Path]
+
+
+def append(path: Path, text: str | bytes) -> None:
+    with path.open("ab") as file:
+        file.write(text if isinstance(text, bytes) else text.encode())
+
+
+def test_what_the_trainer_writes_is_read(make_run: MakeRun) -> None:
+    run = make_run(
+        "run", [{"search/em": 0.5}, {"search/em": float("nan")}], answers=["Jane Austen", "Bronte"]
+    )
+    metrics, traces = read_metrics(run), read_traces(run)
+    assert metrics.steps[1] == {"search/em": 0.5}
+    assert list(metrics.steps) == [1, 2]
+    assert [(line.step, line.group) for line in traces.lines] == [
+        (s, f"{s}-Who wrote Emma?") for s in (1, 1, 2, 2)
+    ]
+    assert [trace["answer"] for trace in traces.load(traces.lines[1:3])] == ["Bronte", "Jane Austen"]
+    assert metrics.counts.notes("metrics.jsonl") == traces.counts.notes("traces.jsonl") == []
+
+
+def test_a_half_written_last_line_is_left_out_and_reported(make_run: MakeRun) -> None:
+    run = make_run("run", [{"search/em": 0.5}], answers=["Jane Austen"])
+    append(run / "metrics.jsonl", '{"step": 2, "search/e')
+    append(run / "traces.jsonl", '{"step": 2, "group": "é'.encode()[:-1])
+    metrics, traces = read_metrics(run), read_traces(run)
+    assert list(metrics.steps) == [1]
+    assert len(traces.lines) == 1
+    assert metrics.counts.notes("m") == ["m: the last line is half-written and left out"]
+    assert traces.counts.notes("t") == ["t: the last line is half-written and left out"]
+
+
+@pytest.mark.parametrize(
+    "line", ['{"step": 1, "a', "[1]", '{"a": 1.0}', '{"step": true}', '{"step": 2, "a": "x"}']
+)
+def test_bad_metrics_lines_are_counted(make_run: MakeRun, line: str) -> None:
+    run = make_run("run", [{"search/em": 0.5}])
+    append(run / "metrics.jsonl", line + "\n" + json.dumps({"step": 3, "search/em": 0.7}) + "\n")
+    metrics = read_metrics(run)
+    assert list(metrics.steps) == [1, 3]
+    assert metrics.counts.notes("m") == ["m: 1 unreadable line left out"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mask": [1]},
+        {"spans": [[7, 99]]},
+        {"spans": [7]},
+        {"tokens": None},
+        {"step": "1"},
+        {"credit": [0.1]},
+        {"credit": 7},
+        {"answer": 3},
+    ],
+)
+def test_bad_traces_are_counted(make_run: MakeRun, change: dict[str, Any]) -> None:
+    run = make_run("run", [{"search/em": 0.5}], answers=["Jane Austen"])
+    good = json.loads((run / "traces.jsonl").read_text())
+    append(run / "traces.jsonl", json.dumps(good | change) + "\n" + json.dumps(good) + "\n")
+    traces = read_traces(run)
+    assert len(traces.lines) == 2
+    assert traces.counts.notes("t") == ["t: 1 unreadable line left out"]
+
+
+def test_steps_done_again_after_a_resume_count_once(make_run: MakeRun) -> None:
+    run = make_run("run", [{"search/em": n / 10} for n in range(4)], answers=["Jane Austen"])
+    again = [json.loads(line) for line in (run / "traces.jsonl").read_text().splitlines()][1:3]
+    for line in again:
+        append(run / "traces.jsonl", json.dumps(line | {"group": "again"}) + "\n")
+        append(run / "metrics.jsonl", json.dumps({"step": line["step"], "search/em": 0.9}) + "\n")
+    metrics, traces = read_metrics(run), read_traces(run)
+    assert {step: row["search/em"] for step, row in metrics.steps.items()} == {1: 0.0, 2: 0.9, 3: 0.9}
+    assert [line.group for line in traces.lines] == ["1-Who wrote Emma?", "again", "again"]
+    assert metrics.counts.notes("m") == ["m: 3 lines of steps done again after a resume left out"]
+    assert traces.counts.superseded == 3
+
+
+def test_missing_files_name_the_file_and_the_fix(make_run: MakeRun, tmp_path: Path) -> None:
+    with pytest.raises(
+        FileNotFoundError, match=r"nowhere is not a folder; give the run's trainer.default_local_dir"
+    ):
+        read_runs([tmp_path / "nowhere"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"metrics\.jsonl is missing: .* trainer\.default_local_dir"):
+        read_runs([tmp_path / "empty"])
+    (tmp_path / "empty" / "metrics.jsonl").write_text("")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl holds no finished step; wait"):
+        read_runs([tmp_path / "empty"])
+    assert read_traces(make_run("untraced", [{"search/em": 0.5}])).lines == []
+
+
+def test_names_are_the_shortest_that_differ() -> None:
+    def names(*folders: str) -> list[str]:
+        return run_names([Path(folder) for folder in folders])
+
+    assert names("/x/a/run", "/x/b") == ["run", "b"]
+    assert names("/x/a/run", "/x/b/run", "/x/b/c") == ["a/run", "b/run", "b/c"]
+    with pytest.raises(ValueError, match="given twice"):
+        names("/x/a", "/x/b/../a")
+
+
+@pytest.mark.parametrize(
+    ("name", "series"),
+    [
+        ("sd-seed1", "sd"),
+        ("sd_seed12", "sd"),
+        ("sd-seed", "sd-seed"),
+        ("sd-seed1-b", "sd-seed1-b"),
+        ("-seed1", "-seed1"),
+    ],
+)
+def test_a_trailing_seed_is_not_part_of_the_series(name: str, series: str, make_run: MakeRun) -> None:
+    folder = make_run("run", [{"search/em": 0.5}])
+    assert Run(name, read_metrics(folder), read_traces(folder)).series == series

@@ -1,0 +1,94 @@
+"""Cutting responses: every character appears once, and under the right kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sd_search_verl.report.segments import segments, whole_characters
+
+
+def trace(tokens: list[tuple[str, int]], spans: list[list[int]], **more: Any) -> dict[str, Any]:
+    texts = [text for text, _ in tokens]
+    return {
+        "tokens": texts,
+        "mask": [m for _, m in tokens],
+        "spans": spans,
+        "response": "".join(texts),
+        **more,
+    }
+
+
+def joined(parts: list[tuple[Any, ...]]) -> str:
+    return "".join("".join(part[1]) if part[0] == "query" else part[1] for part in parts)
+
+
+POLICY = ["<th", "ink>", "hm", "</think>", "\n", "<search>", " Emma", " author", "?</", "search", ">"]
+DOCUMENTS = ["\n\n<", "information>", "Doc 1(Title: Emma) <search> trap </search>", "</information>\n\n"]
+TURNS = [
+    *[(t, 1) for t in POLICY],
+    *[(t, 0) for t in DOCUMENTS],
+    ("<answer>", 1),
+    (" Jane", 1),
+    ("</answer>", 1),
+]
+
+
+def test_kinds_and_texts() -> None:
+    found = segments(trace(TURNS, [[6, 8]]))
+    assert joined(found) == "".join(text for text, _ in TURNS)
+    assert found == [
+        ("tag", "<think>"),
+        ("think", "hm"),
+        ("tag", "</think>"),
+        ("blank", "\n"),
+        ("tag", "<search>"),
+        ("query", [" Emma", " author"], None),
+        ("search", "?"),
+        ("tag", "</search>"),
+        ("blank", "\n\n"),
+        ("tag", "<information>"),
+        ("documents", "Doc 1(Title: Emma) <search> trap </search>"),
+        ("tag", "</information>"),
+        ("blank", "\n\n"),
+        ("tag", "<answer>"),
+        ("answer", " Jane"),
+        ("tag", "</answer>"),
+    ]
+
+
+def test_documents_stay_whole_whatever_they_hold() -> None:
+    text = "\n\n<documents>a </documents> b <information> c</documents>\n\n"
+    kinds = [part for part in segments(trace([(text, 0)], [])) if part[0] == "documents"]
+    assert kinds == [("documents", "a </documents> b <information> c")]
+    cut = segments(trace([("<information>cut", 0)], []))
+    assert cut == [("tag", "<information>"), ("documents", "cut")]
+
+
+def test_text_of_the_environment_outside_its_tags_is_a_notice() -> None:
+    tokens = [("<search>", 1), ("\nMy previous action is invalid.\n", 0), ("hm", 1)]
+    assert [part[0] for part in segments(trace(tokens, []))] == ["tag", "notice", "text"]
+
+
+def test_documents_that_the_policy_invents_are_its_text() -> None:
+    assert segments(trace([("<information>made up</information>", 1)], []))[0][0] == "text"
+
+
+def test_credit_follows_the_query_tokens() -> None:
+    credit: list[float | None] = [None] * len(TURNS)
+    credit[6:8] = [0.5, -1.0]
+    found = segments(trace(TURNS, [[6, 8]], credit=credit))
+    assert [part for part in found if part[0] == "query"] == [("query", [" Emma", " author"], [0.5, -1.0])]
+
+
+def test_a_query_without_a_token_of_its_own_has_no_boxes() -> None:
+    found = segments(trace([("<search> x</search>", 1)], [[0, 0]]))
+    assert [part[0] for part in found] == ["tag", "search", "tag"]
+
+
+def test_characters_split_over_tokens_are_put_together() -> None:
+    assert whole_characters(["a ", "\ufffd", "\ufffd", "b"], "a 京b") == ["a ", "京", "", "b"]
+    assert whole_characters(["\ufffd", "\ufffd\ufffd"], "東京") == ["東京", ""]
+    assert whole_characters([" \ufffd", "\ufffd", " x"], " é x") == [" é", "", " x"]
+    # The policy may write U+FFFD, or a text that does not fit; then tokens are shown as they are.
+    assert whole_characters(["\ufffd", "x"], "\ufffdx") == ["\ufffd", "x"]
+    assert whole_characters(["\ufffd", "x"], "other") == ["\ufffd", "x"]
