@@ -25,16 +25,10 @@ def extract_answer(response: str, protocol: str | None = None) -> str | None:
 
     Args:
         response: the whole response, observations included.
-        protocol: its protocol; None strips the observations of every known one.
+        protocol: its protocol; None = the one whose observation tags it has.
     """
-    names = (
-        [protocol] if protocol else [name for name in ("search_r1", "autorefine") if _speaks(name, response)]
-    )
-    return protocols.get(names[0] if names else "search_r1").parse(response).answer
-
-
-def _speaks(name: str, response: str) -> bool:
-    return protocols.get(name).observation_close in response
+    spoken = protocols.get(protocol) if protocol else protocols.detect(response)
+    return spoken.parse(response).answer
 
 
 def normalize_answer(text: str) -> str:

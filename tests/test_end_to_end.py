@@ -71,7 +71,10 @@ def run(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     overrides = [
         f"sd_search.warmup_steps={WARMUP}",
         f"trainer.save_freq={STEPS}",
-        "trainer.max_actor_ckpt_to_keep=1",
+        f"trainer.test_freq={STEPS}",
+        "data.val_max_samples=8",
+        # A reference policy, as the paper's runs have one: another worker role, and KL in the loss.
+        "actor_rollout_ref.actor.use_kl_loss=True",
     ]
     done = subprocess.run(
         [*command(folder, world, *overrides), "--steps", str(STEPS)],
@@ -106,6 +109,9 @@ def test_every_metric_is_present_and_finite(run: Path) -> None:
         # Tokens, masks and weights are those the rollout engine had: its log-probs are the trainer's.
         assert abs(step["rollout_corr/kl"]) < 1e-4
     assert any(step["critic/score/mean"] > 0 for step in steps)
+    assert all(math.isfinite(step["actor/kl_loss"]) for step in steps)
+    # Validation runs the same agent loop and the same scorer.
+    assert any(name.startswith("val-") and name.endswith("/em/mean@1") for name in steps[-1])
 
 
 def test_the_weights_changed(run: Path, world: Path) -> None:

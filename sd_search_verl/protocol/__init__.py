@@ -11,7 +11,7 @@ from sd_search_verl.protocol.autorefine import AUTOREFINE
 from sd_search_verl.protocol.base import ParsedTrajectory, Protocol
 from sd_search_verl.protocol.search_r1 import SEARCH_R1
 
-__all__ = ["ParsedTrajectory", "Protocol", "get"]
+__all__ = ["ParsedTrajectory", "Protocol", "detect", "get"]
 
 _PROTOCOLS = {protocol.name: protocol for protocol in (SEARCH_R1, AUTOREFINE)}
 
@@ -28,3 +28,9 @@ def get(name: str) -> Protocol:
         raise ValueError(
             f"protocol {name!r} is unknown; choose one of {', '.join(sorted(_PROTOCOLS))}"
         ) from None
+
+
+def detect(response: str) -> Protocol:
+    """The protocol whose observation tags a response has; Search-R1's where it has none."""
+    spoken = (protocol for protocol in _PROTOCOLS.values() if protocol.observation_close in response)
+    return next(spoken, SEARCH_R1)
