@@ -1,0 +1,65 @@
+"""How often a golden answer stands in the top 3 documents, per question set and server.
+
+    python benchmarks/retriever_gold.py --server bm25=http://127.0.0.1:8000 --questions DIR
+
+``DIR`` holds ``questions_*.jsonl`` with ``question`` and ``golden_answers``; the question itself is the query.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import string
+import urllib.request
+from pathlib import Path
+
+PUNCTUATION = str.maketrans(string.punctuation, " " * len(string.punctuation))
+
+
+def normalise(text: str) -> str:
+    """Lower case, no punctuation, no articles, single spaces, spaces at both ends."""
+    words = re.sub(r"\b(a|an|the)\b", " ", text.lower().translate(PUNCTUATION)).split()
+    return f" {' '.join(words)} "
+
+
+def search(url: str, queries: list[str]) -> list[list[str]]:
+    """Contents of the top 3 documents of each query."""
+    found = []
+    for start in range(0, len(queries), 100):
+        body = json.dumps({"queries": queries[start : start + 100], "topk": 3}).encode()
+        with urllib.request.urlopen(f"{url}/retrieve", body, timeout=120) as response:
+            found += [[item["contents"] for item in items] for items in json.loads(response.read())["result"]]
+    return found
+
+
+def gold_share(url: str, questions: Path) -> float:
+    """Share of questions with a golden answer in the top 3."""
+    rows = [json.loads(line) for line in questions.read_text(encoding="utf-8").splitlines()]
+    found = search(url, [row["question"] for row in rows])
+    hits = 0
+    for row, contents in zip(rows, found, strict=True):
+        text = " ".join(map(normalise, contents))
+        hits += any(
+            normalise(answer) in text for answer in row["golden_answers"] if normalise(answer).strip()
+        )
+    return hits / len(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--server", action="append", required=True, metavar="NAME=URL")
+    parser.add_argument("--questions", type=Path, required=True)
+    options = parser.parse_args()
+    for text in options.server:
+        name, _, url = text.partition("=")
+        shares = {
+            path.stem: gold_share(url, path) for path in sorted(options.questions.glob("questions_*.jsonl"))
+        }
+        print(name, *(f"{key}={share:.3f}" for key, share in shares.items()))
+
+
+if __name__ == "__main__":
+    main()
