@@ -95,7 +95,7 @@ def _summary(run: Run) -> dict[str, Any]:
         "reward": _change(run, curves.REWARD),
         "em": _change(run, curves.EM),
         "alpha": _alpha(run),
-        "source": f"{run.name}/{METRICS}, last written {written:%Y-%m-%d %H:%M} UTC; {TRACES} beside it",
+        "source": f"{METRICS} of {written:%Y-%m-%d %H:%M} UTC",
         "notes": [
             *missing,
             *run.metrics.counts.notes(METRICS),

@@ -82,11 +82,12 @@ const viewer = (() => {
   const largestCredit = (rollout) => Math.max(0, ...rollout.parts.flatMap((part) => part[0] === "query" && part[2] || []).map(Math.abs));
 
   function toggleGroup() {
+    page.tab("viewer");
     onlyGroup = onlyGroup === null && rollouts[chosen] ? rollouts[chosen].group : null;
     filter();
   }
 
-  // List
+  // The list
 
   function showRows() {
     const list = byId("list");

@@ -102,7 +102,7 @@ def test_head_line_and_summary(make_run: MakeRun, tmp_path: Path) -> None:
     assert data["headline"] == f"demo · 2 steps · 4 recorded rollouts · {expected}"
     (summary,) = data["runs"]
     assert summary["steps"] == "2 (1 to 2)"
-    assert re.match(r"demo/metrics\.jsonl, last written \d{4}-", summary["source"])
+    assert re.match(r"metrics\.jsonl of \d{4}-\d\d-\d\d \d\d:\d\d UTC$", summary["source"])
     assert summary["notes"] == []
     assert str(tmp_path) not in json.dumps(data)
 
