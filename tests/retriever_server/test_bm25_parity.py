@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from retriever_server import jvm
-from retriever_server.backends.bm25 import round_scores
+from retriever_server.backends.bm25 import LuceneIndex, round_scores
 from retriever_server.build_index import build
 from retriever_server.building import bm25 as builder
 from retriever_server.building.base import BuildOptions
@@ -94,13 +94,13 @@ def test_an_index_that_pyserini_built_is_served_as_it_is(
 
 
 def test_k1_and_b_reach_lucene(two_shards: Path, pyserini_index: Path, data_folder: Path) -> None:
-    mini = data_folder / "wiki18-mini"
-    queries = (mini / "queries.txt").read_text(encoding="utf-8").splitlines()[:200]
-    arguments = ["--backend", "bm25", "--index", two_shards, "--corpus", mini / "corpus.jsonl"]
-    with serving(*arguments, "--k1", "1.2", "--b", "0.75") as server:
-        ours = ask(server.url, queries, 10)
-    assert ours == anserini(pyserini_index, queries, 10, 1.2, 0.75)
-    assert ours != anserini(pyserini_index, queries, 10, 0.9, 0.4)
+    queries = (data_folder / "wiki18-mini" / "queries.txt").read_text(encoding="utf-8").splitlines()[:200]
+    index = LuceneIndex(two_shards / "lucene", k1=1.2, b=0.75)
+    ours = [round_scores(index.search(query, 10)[1]) for query in queries]
+    index.close()
+    for constants, same in [((1.2, 0.75), True), ((0.9, 0.4), False)]:
+        theirs = anserini(pyserini_index, queries, 10, *constants)
+        assert (ours == [[score for _, score in hits] for hits in theirs]) is same
 
 
 def test_scores_are_rounded_and_ties_pushed_apart() -> None:
