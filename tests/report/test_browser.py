@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from sd_search_verl.report import write_report
+from sd_search_verl.verl_adapter import run_files
 
 MakeRun = Callable[..., Path]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -76,14 +77,17 @@ def test_curves_viewer_and_keys(make_run: MakeRun, tmp_path: Path) -> None:
         {"search/em": 0.2, "sd_search/alpha": 0.1, "sd_search/jsd": 0.03},
         {"search/em": 0.3, "sd_search/alpha": 0.1, "sd_search/jsd": 0.02},
     ]
+    more = [{"search/em": 0.3, "sd_search/alpha": 0.1}, values[1]]  # a gap, and a point by itself
     run = make_run(
         "demo", values, answers=["Jane Austen", "Bronte", "Scott"], blocks=["1. CORRECT: author Emma\n"]
     )
+    for step, metrics in enumerate(more, start=4):
+        run_files.append_metrics(run, step, metrics)
     steps = """
     seen.figures = document.querySelectorAll("#panels figure").length;
     seen.warmups = document.querySelectorAll("#panels .warmup").length;
     const jsd = document.querySelectorAll("#panels figure")[1].querySelector("path.line");
-    seen.jsd = jsd.getAttribute("d").match(/[ML]/g).join("");
+    seen.jsd = jsd.getAttribute("d").match(/[MLh]/g).join("");
     const svg = document.querySelector("#panels svg"), box = svg.getBoundingClientRect();
     svg.dispatchEvent(new PointerEvent("pointermove", { clientX: box.right - 1, clientY: box.top + 9 }));
     seen.tip = document.querySelector(".tip").textContent;
@@ -112,8 +116,8 @@ def test_curves_viewer_and_keys(make_run: MakeRun, tmp_path: Path) -> None:
     assert seen == {
         "figures": 2,
         "warmups": 2,
-        "jsd": "ML",
-        "tip": "step 3EM: 0.3",
+        "jsd": "MLMh",
+        "tip": "step 5EM: 0.2",
         "curvesFirst": True,
         "first": "Jane Austen",
         "j": "Bronte",

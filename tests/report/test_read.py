@@ -78,6 +78,15 @@ def test_bad_traces_are_counted(make_run: MakeRun, change: dict[str, Any]) -> No
     assert traces.counts.notes("t") == ["t: 1 unreadable line left out"]
 
 
+def test_traces_after_a_line_that_is_not_text_are_found(make_run: MakeRun) -> None:
+    run = make_run("run", [{"search/em": 0.5}], answers=["Jane Austen"])
+    good = (run / "traces.jsonl").read_bytes()
+    append(run / "traces.jsonl", b"\xff and \xc3\xa9\n" + good.replace(b"Jane Austen", b"Bronte"))
+    traces = read_traces(run)
+    assert [trace["answer"] for trace in traces.load(traces.lines)] == ["Jane Austen", "Bronte"]
+    assert traces.counts.bad == 1
+
+
 def test_steps_done_again_after_a_resume_count_once(make_run: MakeRun) -> None:
     run = make_run("run", [{"search/em": n / 10} for n in range(4)], answers=["Jane Austen"])
     again = [json.loads(line) for line in (run / "traces.jsonl").read_text().splitlines()][1:3]
