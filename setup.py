@@ -11,7 +11,7 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.10,<3.13",
+    python_requires=">=3.11,<3.13",
     packages=find_packages(include=["sd_search_verl*", "retriever_server*"]),
     package_data={
         "sd_search_verl": ["py.typed", "world/checkpoint/*", "report/*.html", "report/*.css", "report/*.js"]

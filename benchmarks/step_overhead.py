@@ -22,12 +22,24 @@ from sd_search_verl.launch.local import LocalRun, run_local
 
 HERE = Path(__file__).resolve().parent
 SKIP = 4  # first steps of each kind start workers and caches
-FIELDS = ["device", "config", "steps", "without_s", "with_s", "ratio", "ratio_q25", "ratio_q75", "update_ratio"]
+FIELDS = [
+    "device",
+    "config",
+    "steps",
+    "without_s",
+    "with_s",
+    "ratio",
+    "ratio_q25",
+    "ratio_q75",
+    "update_ratio",
+]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run, measure, print, append."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     arguments.add_argument("--world", type=Path, required=True)
     arguments.add_argument("--steps", type=int, default=44)
     arguments.add_argument("--device", default=f"CPU, {os.cpu_count()} cores, {platform.machine()}")

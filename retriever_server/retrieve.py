@@ -94,7 +94,7 @@ async def _watch(pending: Pending, receive: Receive, deadline_s: float) -> None:
     try:
         await asyncio.wait_for(receive(), deadline_s - WATCH_AFTER_S)
         pending.failed(RequestError(499, "the client left"))
-    except asyncio.TimeoutError:
+    except TimeoutError:
         pending.failed(RequestError(504, f"not done after {deadline_s:g} s; the server is overloaded"))
 
 

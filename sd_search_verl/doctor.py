@@ -68,12 +68,12 @@ def show(findings: Sequence[Finding]) -> str:
 
 def _python() -> Finding:
     found = f"{sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}"
-    ok = (3, 10) <= sys.version_info[:2] < (3, 13)
+    ok = (3, 11) <= sys.version_info[:2] < (3, 13)
     return Finding(
         "Python",
         ok,
         found,
-        "verl 0.9 runs on Python 3.10 to 3.12; make a virtual environment with one of them",
+        "this package runs on Python 3.11 and 3.12; make a virtual environment with one of them",
     )
 
 

@@ -152,7 +152,7 @@ class RetrieverClient:
         try:
             future = self._enqueue(query)
             documents = await asyncio.wait_for(future, self._timeout_s)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             error = f"no answer within {self._timeout_s:g} s"
             self.stats.timeouts += 1
         except Exception as reason:
@@ -284,7 +284,7 @@ class RetrieverClient:
                 answers = parse_answer(json.loads(await response.read()), len(batch))
             endpoint.succeeded()
             return answers
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError) as error:
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             self.stats.circuits_opened += endpoint.failed()
             raise _TryAgainError(f"{type(error).__name__}: {error}") from error
         finally:

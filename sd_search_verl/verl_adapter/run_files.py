@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from sd_search_verl.hindsight.prepare import FinishedRollout, TeacherInputs
 
@@ -72,9 +73,16 @@ def _whole_groups(rollouts: Sequence[FinishedRollout], limit: int) -> list[int]:
 
 def _append(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
+    with path.open("a+b") as file:
+        if file.tell() and _last_byte(file) != b"\n":
+            file.write(b"\n")  # a run killed in mid-write left half a line; the next must not join it
         # A policy can write half a surrogate pair; JSON escapes keep the file readable.
-        file.writelines(json.dumps(line) + "\n" for line in lines)
+        file.writelines(json.dumps(line).encode() + b"\n" for line in lines)
+
+
+def _last_byte(file: BinaryIO) -> bytes:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1)
 
 
 def _is_scalar(value: Any) -> bool:
