@@ -45,6 +45,17 @@ def parser() -> argparse.ArgumentParser:
     )
     report.add_argument("--out", type=Path, help="default: report.html in the first run's folder")
     report.set_defaults(action=_report)
+
+    score = commands.add_parser("score", help="EM, F1 and cover-EM of trajectories that anyone made")
+    score.add_argument("file", type=Path, help="JSON lines, plain or .gz")
+    score.add_argument(
+        "--text", default="response", metavar="FIELD", help="the trajectory (default: %(default)s)"
+    )
+    score.add_argument("--answer", metavar="FIELD", help="an extracted answer, in place of --text")
+    score.add_argument("--golden", default="golden_answers", metavar="FIELD", help="default: %(default)s")
+    score.add_argument("--by", metavar="FIELD", help="one line for each value of this field")
+    score.add_argument("--protocol", help="default: the one whose tags a text has")
+    score.set_defaults(action=_score)
     return root
 
 
@@ -94,6 +105,20 @@ def _report(arguments: argparse.Namespace) -> int:
 
     print(write_report(arguments.runs, arguments.out or arguments.runs[0] / "report.html"))
     return 0
+
+
+def _score(arguments: argparse.Namespace) -> int:
+    from sd_search_verl.evaluation.score import Fields, score_file, table
+
+    fields = Fields(arguments.text, arguments.golden, arguments.answer, arguments.by)
+    scored = score_file(arguments.file, fields, arguments.protocol)
+    for problem in scored.problems:
+        print(f"{arguments.file}: {problem}", file=sys.stderr)
+    if scored.rows:
+        print(table(scored))
+    malformed = len(scored.problems)
+    print(f"{scored.rows} rows scored, {scored.unanswered} of them without an answer; {malformed} malformed")
+    return 1 if malformed or not scored.rows else 0
 
 
 if __name__ == "__main__":

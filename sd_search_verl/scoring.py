@@ -44,6 +44,16 @@ def exact_match(prediction: str | None, golden_answers: str | Sequence[str]) -> 
     return float(any(normalize_answer(golden) == predicted for golden in _as_list(golden_answers)))
 
 
+def cover_exact_match(prediction: str | None, golden_answers: str | Sequence[str]) -> float:
+    """1.0 if a golden answer stands, normalised and in whole words, in the prediction; else 0.0. Never below EM.
+
+    Whole words, because `1` is not an answer in `1912`; an answer of which normalisation leaves nothing is in no text.
+    """
+    if prediction is None:
+        return 0.0
+    return max(exact_match(prediction, golden_answers), float(contains_answer([prediction], golden_answers)))
+
+
 def token_f1(prediction: str | None, golden_answers: str | Sequence[str]) -> float:
     """Best token F1 of the normalised prediction over the golden answers, in [0, 1].
 

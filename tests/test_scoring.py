@@ -12,6 +12,7 @@ from sd_search_verl.protocol import get
 from sd_search_verl.scoring import (
     compute_score,
     contains_answer,
+    cover_exact_match,
     exact_match,
     extract_answer,
     golden_answers,
@@ -92,3 +93,24 @@ def test_gold_in_documents_compares_whole_words() -> None:
     assert not contains_answer(["concatenate"], ["cat"])
     assert not contains_answer([], ["cat"])
     assert not contains_answer(["x"], ["the"])
+
+
+@pytest.mark.parametrize(
+    ("prediction", "golden", "cover"),
+    [
+        ("It was the Mona Lisa, I think.", ["Mona Lisa"], 1.0),
+        ("concatenate", ["cat"], 0.0),  # a substring is not a word
+        ("in 1912", ["1", "1911"], 0.0),
+        ("lisa mona", ["Mona Lisa"], 0.0),
+        ("Paris", ["the Paris of the East", "paris"], 1.0),
+        ("anything", ["the", "!"], 0.0),  # nothing of these is left after normalisation
+        ("", ["x"], 0.0),
+        (None, ["x"], 0.0),
+    ],
+)
+def test_cover_exact_match(prediction: str | None, golden: list[str], cover: float) -> None:
+    assert cover_exact_match(prediction, golden) == cover
+
+
+def test_cover_exact_match_is_never_below_exact_match() -> None:
+    assert exact_match("The The", "A") == cover_exact_match("The The", "A") == 1.0

@@ -1,0 +1,140 @@
+"""JSON lines read so that no bad line is lost: every line is an object or a problem with its number and field."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with one line. ``line`` counts from 1; ``field`` is None when the line is no object at all."""
+
+    line: int
+    field: str | None
+    reason: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}" + (f", field {self.field!r}" if self.field else "") + f": {self.reason}"
+
+
+class MalformedRowsError(ValueError):
+    """A file has malformed rows. The message names every one of them."""
+
+    def __init__(self, path: Path, problems: Sequence[Problem]) -> None:
+        bad = len({problem.line for problem in problems})
+        super().__init__("\n  ".join([f"{path}: {bad} malformed rows", *map(str, problems)]))
+        self.path, self.problems = path, list(problems)
+
+
+def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any] | Problem]]:
+    """Line number and object, or the problem of a line that is none, for every line of a file (gzipped if ``.gz``).
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file ends before its compressed data do.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing")
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        lines = enumerate(file, start=1)
+        while True:
+            try:
+                number, line = next(lines)
+            except StopIteration:
+                return
+            except (EOFError, OSError, zlib.error) as error:
+                raise ValueError(f"{path} cannot be read to its end ({error}); copy it again") from error
+            yield number, _object(number, line)
+
+
+def get_field(row: Mapping[str, Any], field: str) -> Any:
+    """The value at a dotted path, or None where a part of it is missing."""
+    value: Any = row
+    for part in field.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def check_text(line: int, field: str, value: Any, free: bool = False) -> Problem | None:
+    """The problem of a value that must be a text, or None. A ``free`` text is a policy's: any, also an empty one."""
+    if value is None:
+        return Problem(line, field, "is missing or null; a text is needed")
+    if not isinstance(value, str):
+        return Problem(line, field, f"is {_kind(value)}; a text is needed")
+    if free:
+        return None
+    if not value.strip():
+        return Problem(line, field, "is empty; a text is needed")
+    return _unwritable(line, field, value)
+
+
+def check_answers(line: int, field: str, value: Any) -> Problem | None:
+    """The problem of a value that must be a golden answer or a list of them, or None."""
+    if value is None:
+        return Problem(line, field, "is missing or null; a text or a list of texts is needed")
+    answers = [value] if isinstance(value, str) else value
+    if not isinstance(answers, list):
+        return Problem(line, field, f"is {_kind(value)}; a text or a list of texts is needed")
+    if not answers:
+        return Problem(line, field, "is an empty list; at least one golden answer is needed")
+    for position, answer in enumerate(answers):
+        name = field if isinstance(value, str) else f"{field}[{position}]"
+        if (problem := check_text(line, name, answer)) is not None:
+            return problem
+    return None
+
+
+def _object(number: int, line: bytes) -> dict[str, Any] | Problem:
+    """The line's object, or why there is none."""
+    try:
+        text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        return Problem(number, None, f"not UTF-8 (byte {error.start + 1} of the line)")
+    if not text.strip():
+        return Problem(number, None, "empty; each line must be one JSON object")
+    try:
+        value = json.loads(text, object_pairs_hook=_unique)
+    except json.JSONDecodeError as error:
+        return Problem(number, None, f"not JSON ({error.msg}, character {error.pos + 1})")
+    except _RepeatedFieldError as error:
+        return Problem(number, error.field, "stands twice in the object")
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+        return Problem(number, None, f"not readable JSON ({str(error)[:80]})")
+    if not isinstance(value, dict):
+        return Problem(number, None, f"is {_kind(value)}; each line must be one JSON object")
+    return value
+
+
+class _RepeatedFieldError(Exception):
+    def __init__(self, field: str) -> None:
+        super().__init__(field)
+        self.field = field
+
+
+def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise _RepeatedFieldError(name)
+        found[name] = value
+    return found
+
+
+def _unwritable(line: int, field: str, text: str) -> Problem | None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return Problem(line, field, "holds half a surrogate pair, which no UTF-8 file can hold")
+    return Problem(line, field, "holds a NUL character") if "\0" in text else None
+
+
+def _kind(value: Any) -> str:
+    names: dict[type, str] = {dict: "an object", list: "a list", str: "a text", bool: "true or false"}
+    names |= {int: "a number", float: "a number", type(None): "null"}
+    return names[type(value)]

@@ -1,0 +1,1 @@
+"""Benchmark runs and the numbers made of them."""

@@ -1,0 +1,136 @@
+"""Scores of trajectories that anyone made: a text with the answer, golden answers, and nothing asked of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from sd_search_verl import protocol as protocols
+from sd_search_verl import scoring
+from sd_search_verl.config import SearchConfig
+from sd_search_verl.data.jsonl import Problem, check_answers, check_text, get_field, read_objects
+from sd_search_verl.evaluation.statistics import bootstrap, macro_average, micro_average
+from sd_search_verl.evaluation.table import percent, render
+from sd_search_verl.protocol.base import Protocol
+
+METRICS = {
+    "EM": scoring.exact_match,
+    "F1": scoring.token_f1,
+    "cover-EM": scoring.cover_exact_match,
+}
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Names of the fields, each a dotted path.
+
+    Attributes:
+        text: the trajectory, with or without its prompt.
+        golden: a text, a list of texts, or an object with ``target``.
+        answer: an answer already extracted, in place of the text; null = none was given.
+        by: the row's question set, for a line per set.
+    """
+
+    text: str = "response"
+    golden: str = "golden_answers"
+    answer: str | None = None
+    by: str | None = None
+
+
+@dataclass
+class Scored:
+    """Score per row of each metric and set (``sets[name][metric][i]``), rows without an answer, and malformed rows."""
+
+    sets: dict[str, dict[str, list[float]]]
+    unanswered: int
+    problems: list[Problem]
+
+    @property
+    def rows(self) -> int:
+        """How many rows were scored."""
+        return sum(len(values["EM"]) for values in self.sets.values())
+
+
+def score_file(path: Path, fields: Fields, protocol: str | None = None) -> Scored:
+    """Score every well-formed row of a JSONL file; ``protocol`` None = the one whose tags a text has.
+
+    Raises:
+        FileNotFoundError, ValueError: the file cannot be read.
+    """
+    scored = Scored({}, 0, [])
+    for row in _rows(path, fields, protocol):
+        if isinstance(row, Problem):
+            scored.problems.append(row)
+            continue
+        name, answer, golden = row
+        scored.unanswered += answer is None
+        values = scored.sets.setdefault(name, {metric: [] for metric in METRICS})
+        for metric, function in METRICS.items():
+            values[metric].append(function(answer, golden))
+    return scored
+
+
+def response_of(text: str, protocol: Protocol) -> str:
+    """``text`` without its prompt, if it has one: the prompt holds an example answer, which nobody gave."""
+    instructions = protocol.prompt_template.partition("{question}")[0]
+    return text.rpartition(instructions)[2]
+
+
+def table(scored: Scored) -> str:
+    """Mean and interval of every metric, a line per set, and both averages where there are several sets."""
+    lines = [["set", "rows", *METRICS]]
+    for name, values in scored.sets.items():
+        estimates = [bootstrap(values[metric]) for metric in METRICS]
+        lines.append([name, str(estimates[0].n), *map(percent, estimates)])
+    if len(scored.sets) > 1:
+        for label, average in (("macro average", macro_average), ("micro average", micro_average)):
+            estimates = [average({n: v[metric] for n, v in scored.sets.items()}) for metric in METRICS]
+            lines.append([label, str(scored.rows), *map(percent, estimates)])
+    return render(lines)
+
+
+def _rows(
+    path: Path, fields: Fields, protocol: str | None
+) -> Iterator[Problem | tuple[str, str | None, list[str]]]:
+    """Set, answer and golden answers of every row, or its problem."""
+    for number, row in read_objects(path):
+        if isinstance(row, Problem):
+            yield row
+            continue
+        golden = get_field(row, fields.golden)
+        if isinstance(golden, dict):
+            golden = golden.get("target")
+        problem = check_answers(number, fields.golden, golden)
+        name = get_field(row, fields.by) if fields.by else path.name
+        if problem is None and fields.by:
+            problem = check_text(number, fields.by, name)
+        answer = None
+        if problem is None:
+            answer, problem = _answer(number, row, fields, protocol)
+        yield problem or (name, answer, scoring.golden_answers(golden))
+
+
+def _answer(
+    number: int, row: dict[str, Any], fields: Fields, protocol: str | None
+) -> tuple[str | None, Problem | None]:
+    if fields.answer is not None:
+        answer = get_field(row, fields.answer)
+        if answer is None and fields.answer in row:
+            return None, None
+        return answer, check_text(number, fields.answer, answer, free=True)
+    text = get_field(row, fields.text)
+    if (problem := check_text(number, fields.text, text, free=True)) is not None:
+        return None, problem
+    spoken = protocols.get(protocol) if protocol else _spoken(text)
+    return scoring.extract_answer(response_of(text, spoken), spoken.name), None
+
+
+def _spoken(text: str) -> Protocol:
+    """The protocol of a text: by its prompt where it has one, which names its own tags, else by the observations'."""
+    for name in get_args(get_type_hints(SearchConfig)["protocol"]):
+        protocol = protocols.get(name)
+        if response_of(text, protocol) != text:
+            return protocol
+    return protocols.detect(text)

@@ -1,0 +1,95 @@
+"""Means with bootstrap intervals, paired differences, macro and micro averages, mean and s.d. over seeds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+RESAMPLES = 10_000
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over ``n`` questions with the bounds of its 95 % bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    def as_dict(self) -> dict[str, float]:
+        """Field name -> value, for JSON."""
+        return asdict(self)
+
+
+def bootstrap(values: Sequence[float], seed: int = 0) -> Estimate:
+    """Mean of a value per question, with its percentile interval.
+
+    Raises:
+        ValueError: there are no values.
+    """
+    resampled = _resampled_means(values, seed)
+    return _estimate(float(np.mean(values)), resampled, len(values))
+
+
+def paired_difference(a: Sequence[float], b: Sequence[float], seed: int = 0) -> Estimate:
+    """Mean of ``b - a``, question by question: both were asked the same questions, so these are what is resampled.
+
+    Raises:
+        ValueError: of different lengths, or empty.
+    """
+    if len(a) != len(b):
+        raise ValueError(f"{len(a)} values cannot be paired with {len(b)}")
+    return bootstrap([after - before for before, after in zip(a, b, strict=True)], seed)
+
+
+def macro_average(sets: Mapping[str, Sequence[float]], seed: int = 0) -> Estimate:
+    """Mean of the sets' means, each set counting the same (as papers report); resampled within each set."""
+    _need(sets)
+    means = [_resampled_means(values, seed + i) for i, values in enumerate(sets.values())]
+    mean = float(np.mean([np.mean(values) for values in sets.values()]))
+    return _estimate(mean, np.mean(means, axis=0), sum(map(len, sets.values())))
+
+
+def micro_average(sets: Mapping[str, Sequence[float]], seed: int = 0) -> Estimate:
+    """Mean over all questions, so that large sets dominate; resampled within each set, whose sizes are given."""
+    _need(sets)
+    total = sum(map(len, sets.values()))
+    means = [
+        len(values) / total * _resampled_means(values, seed + i) for i, values in enumerate(sets.values())
+    ]
+    mean = sum(float(np.sum(values)) for values in sets.values()) / total
+    return _estimate(mean, np.sum(means, axis=0), total)
+
+
+def mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and sample standard deviation over seeds; of a single value there is none."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def _resampled_means(values: Sequence[float], seed: int) -> np.ndarray:
+    """``[RESAMPLES]`` means of as many values, drawn with replacement.
+
+    How often each distinct value is drawn is multinomial, and scores have few distinct values: this is the same
+    distribution as drawing questions, in a fraction of the time.
+    """
+    if len(values) == 0:
+        raise ValueError("there is no question to average over")
+    distinct, counts = np.unique(np.asarray(values, dtype=np.float64), return_counts=True)
+    draws = np.random.default_rng(seed).multinomial(len(values), counts / len(values), size=RESAMPLES)
+    means: np.ndarray = draws @ distinct / len(values)
+    return means
+
+
+def _estimate(mean: float, resampled: np.ndarray, n: int) -> Estimate:
+    low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Estimate(mean, float(low), float(high), n)
+
+
+def _need(sets: Mapping[str, Sequence[float]]) -> None:
+    if not sets or not all(map(len, sets.values())):
+        raise ValueError("there is no question to average over")

@@ -1,0 +1,117 @@
+"""``sd-search score``: recorded scores of real agents, and the traps of re-scoring other people's files."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sd_search_verl.cli import main
+from sd_search_verl.evaluation.score import Fields, response_of, score_file
+from sd_search_verl.protocol import get
+
+R1 = get("search_r1")
+
+
+def write(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def ems(path: Path, fields: Fields | None = None, protocol: str | None = None) -> list[float]:
+    return score_file(path, fields or Fields(), protocol).sets[path.name]["EM"]
+
+
+def test_every_recorded_trajectory(real_data: Path) -> None:
+    path = real_data / "wiki18-mini" / "trajectories_nq.jsonl.gz"
+    with gzip.open(path, "rt") as file:
+        recorded = [json.loads(line)["metric"] for line in file]
+    scored = score_file(path, Fields())
+    values = scored.sets[path.name]
+    assert (scored.rows, scored.problems) == (2000, [])
+    assert values["EM"] == [metric["em"] for metric in recorded]
+    assert values["F1"] == pytest.approx([metric["f1"] for metric in recorded], abs=1e-6)
+    assert all(cover >= em for cover, em in zip(values["cover-EM"], values["EM"], strict=True))
+    # The same from the recorded predictions.
+    assert score_file(path, Fields(answer="pred")).sets[path.name]["EM"] == values["EM"]
+
+
+def test_a_prompt_in_the_text_gives_no_answer(tmp_path: Path) -> None:
+    """The prompt's example would be right for every question whose answer is Beijing."""
+    prompt = R1.prompt("capital of China")[0]["content"]
+    assert "<answer> Beijing </answer>" in prompt
+    rows = [
+        {"response": prompt + "I do not know.", "golden_answers": ["Beijing"]},
+        {"response": f"<|im_start|>user\n{prompt}<|im_end|>\nI think.", "golden_answers": "Beijing"},
+        {"response": prompt + "<answer>Beijing</answer>", "golden_answers": ["Beijing"]},
+        {"response": get("autorefine").prompt("x")[0]["content"], "golden_answers": ["Donald Trump"]},
+    ]
+    scored = score_file(write(tmp_path / "rows.jsonl", rows), Fields())
+    assert scored.sets["rows.jsonl"]["EM"] == [0.0, 0.0, 1.0, 0.0]
+    assert scored.unanswered == 3
+    assert response_of("no prompt", R1) == "no prompt"
+
+
+def test_answers_in_passages_and_several_and_unclosed(tmp_path: Path) -> None:
+    found = R1.observation("Doc 1(Title: T) <answer>leak</answer>")
+    rows = [
+        {"response": f"<search>q</search>{found}", "golden_answers": ["leak"]},
+        {"response": "<answer>one</answer><answer>two</answer>", "golden_answers": ["two"]},
+        {"response": "<answer>one</answer><answer>two", "golden_answers": ["one"]},
+        {"response": "<answer>one", "golden_answers": ["one"]},
+        {"response": "", "golden_answers": ["one"]},
+    ]
+    assert ems(write(tmp_path / "rows.jsonl", rows)) == [0.0, 1.0, 1.0, 0.0, 0.0]
+
+
+def test_fields_of_other_peoples_files(tmp_path: Path) -> None:
+    rows = [
+        {
+            "output": "<answer>the Beatles!</answer>",
+            "reward_model": {"ground_truth": {"target": ["Beatles"]}},
+        },
+        {"output": "<answer>Zürich</answer>", "reward_model": {"ground_truth": "Rom"}},
+    ]
+    fields = Fields(text="output", golden="reward_model.ground_truth")
+    assert ems(write(tmp_path / "rows.jsonl", rows), fields) == [1.0, 0.0]
+
+
+def test_malformed_rows_are_named_and_the_others_scored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    good = json.dumps({"response": "<answer>b c</answer>", "golden_answers": ["b"]})
+    path.write_text(
+        good + '\n{"response": 3, "golden_answers": ["b"]}\n{broken\n{"response": "x"}\n' + good + "\n"
+    )
+    assert main(["score", str(path)]) == 1
+    shown = capsys.readouterr()
+    assert "line 2, field 'response': is a number" in shown.err
+    assert "line 3: not JSON" in shown.err
+    assert "line 4, field 'golden_answers': is missing" in shown.err
+    assert "2 rows scored, 0 of them without an answer; 3 malformed" in shown.out
+    assert "66.7 [66.7, 66.7]" in shown.out  # F1
+    assert "100.0 [100.0, 100.0]" in shown.out  # cover-EM
+
+
+def test_sets_get_a_line_each_and_both_averages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"pred": "x" if right else None, "gold": "x", "data_source": name}
+        for name, rights in (("nq", [1] * 30 + [0] * 10), ("bamboogle", [0] * 4))
+        for right in rights
+    ]
+    path = write(tmp_path / "rows.jsonl", rows)
+    assert main(["score", str(path), "--answer", "pred", "--golden", "gold", "--by", "data_source"]) == 0
+    lines = {line.split("  ")[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert "75.0 [" in lines["nq"]
+    assert "37.5 [" in lines["macro average"]
+    assert "68.2 [" in lines["micro average"]
+
+
+def test_a_file_without_rows_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", str(write(tmp_path / "rows.jsonl", []))]) == 1
+    assert main(["score", str(tmp_path / "none.jsonl")]) == 1
+    assert "none.jsonl is missing" in capsys.readouterr().err

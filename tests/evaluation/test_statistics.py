@@ -1,0 +1,95 @@
+"""Intervals and averages, each against a naive twin."""
+
+from __future__ import annotations
+
+import random
+import statistics
+
+import pytest
+
+from sd_search_verl.evaluation.statistics import (
+    bootstrap,
+    macro_average,
+    mean_and_sd,
+    micro_average,
+    paired_difference,
+)
+
+DRAW = random.Random(0)
+F1 = [DRAW.choice([0.0, 0.0, 0.5, 2 / 3, 1.0, DRAW.random()]) for _ in range(150)]
+EM = [float(DRAW.random() < 0.3) for _ in range(400)]
+
+
+def naive_interval(means: list[float]) -> tuple[float, float]:
+    means = sorted(means)
+    return means[round(0.025 * len(means))], means[round(0.975 * len(means))]
+
+
+def naive_means(values: list[float], resamples: int = 2000) -> list[float]:
+    draw = random.Random(1)
+    return [statistics.fmean(draw.choices(values, k=len(values))) for _ in range(resamples)]
+
+
+@pytest.mark.parametrize("values", [F1, EM, [1.0] * 20])
+def test_the_interval_is_that_of_drawing_questions(values: list[float]) -> None:
+    found = bootstrap(values)
+    low, high = naive_interval(naive_means(values))
+    assert found.mean == pytest.approx(statistics.fmean(values))
+    assert found.n == len(values)
+    # Two resamplings of 2,000 and 10,000 agree within a few per cent of the width.
+    tolerance = 0.08 * (high - low) + 1e-12
+    assert found.low == pytest.approx(low, abs=tolerance)
+    assert found.high == pytest.approx(high, abs=tolerance)
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
+    draw, inside = random.Random(2), 0
+    for trial in range(200):
+        found = bootstrap([float(draw.random() < 0.4) for _ in range(200)], seed=trial)
+        inside += found.low <= 0.4 <= found.high
+    assert 0.90 < inside / 200 < 0.99
+
+
+def test_paired_differences_are_narrower_than_unpaired_ones() -> None:
+    better = [min(1.0, value + 0.1) for value in F1]
+    found = paired_difference(F1, better)
+    naive = naive_interval(naive_means([b - a for a, b in zip(F1, better, strict=True)]))
+    assert found.mean == pytest.approx(statistics.fmean(better) - statistics.fmean(F1))
+    assert (found.low, found.high) == pytest.approx(naive, abs=0.005)
+    assert found.low > 0  # the intervals of the two means overlap, their difference is certain
+    assert bootstrap(F1).high > bootstrap(better).low
+
+
+def test_macro_counts_sets_and_micro_counts_questions() -> None:
+    sets = {"large": [0.0] * 900 + [1.0] * 100, "small": [1.0] * 8 + [0.0] * 2}
+    assert macro_average(sets).mean == pytest.approx((0.1 + 0.8) / 2)
+    assert micro_average(sets).mean == pytest.approx(108 / 1010)
+    draws = {name: naive_means(values) for name, values in sets.items()}
+    macro = [(a + b) / 2 for a, b in zip(draws["large"], draws["small"], strict=True)]
+    micro = [(1000 * a + 10 * b) / 1010 for a, b in zip(draws["large"], draws["small"], strict=True)]
+    for found, naive in (
+        (macro_average(sets), naive_interval(macro)),
+        (micro_average(sets), naive_interval(micro)),
+    ):
+        assert (found.low, found.high) == pytest.approx(naive, rel=0.1)
+
+
+def test_of_one_set_both_averages_are_its_mean() -> None:
+    assert macro_average({"a": F1}) == micro_average({"a": F1}) == bootstrap(F1)
+
+
+def test_the_same_seed_gives_the_same_interval() -> None:
+    assert bootstrap(F1, seed=3) == bootstrap(F1, seed=3) != bootstrap(F1, seed=4)
+
+
+def test_mean_and_sd_over_seeds() -> None:
+    assert mean_and_sd([0.40, 0.42, 0.44]) == pytest.approx((0.42, 0.02))
+    assert mean_and_sd([0.4]) == (0.4, None)
+
+
+def test_nothing_to_average_is_an_error() -> None:
+    for call in (lambda: bootstrap([]), lambda: macro_average({}), lambda: micro_average({"a": []})):
+        with pytest.raises(ValueError, match="no question"):
+            call()
+    with pytest.raises(ValueError, match="2 values cannot be paired with 1"):
+        paired_difference([0.0, 1.0], [1.0])
