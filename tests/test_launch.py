@@ -46,7 +46,9 @@ def grandchild(path: Path) -> psutil.Process:
 def test_nothing_outlives_a_signal(tmp_path: Path, number: signal.Signals, last: str) -> None:
     path = tmp_path / "pid"
     code = program(last, "time.sleep(600)")
-    process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     try:
         below = grandchild(path)
         time.sleep(0.3)
@@ -60,7 +62,9 @@ def test_nothing_outlives_a_signal(tmp_path: Path, number: signal.Signals, last:
 
 def test_nothing_outlives_the_end(tmp_path: Path) -> None:
     path = tmp_path / "pid"
-    code = program("pass", f"\n    while not Path({str(path)!r}).exists(): time.sleep(0.05)\n    time.sleep(0.3)")
+    code = program(
+        "pass", f"\n    while not Path({str(path)!r}).exists(): time.sleep(0.05)\n    time.sleep(0.3)"
+    )
     process = subprocess.Popen([sys.executable, "-c", code, str(path)])
     assert process.wait(timeout=60) == 0
     pid = int(path.read_text())

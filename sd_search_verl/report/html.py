@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ def _summary(run: Run) -> dict[str, Any]:
         if run.traces.path.is_file()
         else [f"{TRACES} is missing: search.traces_per_step was 0, or it was moved"]
     )
-    written = datetime.fromtimestamp((run.traces.path.parent / METRICS).stat().st_mtime, tz=timezone.utc)
+    written = datetime.fromtimestamp((run.traces.path.parent / METRICS).stat().st_mtime, tz=UTC)
     return {
         "name": run.name,
         "series": run.series,
