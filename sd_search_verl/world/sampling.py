@@ -1,4 +1,4 @@
-"""Rollouts of a tiny model in the world, in one process and without a server: for probes and tests."""
+"""Rollouts of a tiny model in the world, in one process and without a server: for probes, tests and the reference."""
 
 from __future__ import annotations
 
@@ -18,10 +18,17 @@ MAX_TURN_TOKENS = 12
 
 @dataclass
 class Rollout:
-    """One question on its way: what the policy has read and written, and the turn it is in."""
+    """One question on its way: what the policy has read and written, and the turn it is in.
+
+    Attributes:
+        ids: the prompt and all that followed.
+        mask: of what followed the prompt, 1 where the policy wrote the token and 0 for observations.
+        queries: issued queries in order; one above ``MAX_SEARCHES`` is not executed.
+    """
 
     question: Question
     ids: list[int]
+    mask: list[int] = field(default_factory=list)
     turn: list[int] = field(default_factory=list)
     queries: list[str] = field(default_factory=list)
     answer: str | None = None
@@ -37,6 +44,7 @@ def rollouts(model: Any, tokenizer: Any, world: World, asked: Sequence[Question]
         drawn = torch.multinomial(last.softmax(-1), 1, generator=generator)[:, 0].tolist()
         for rollout, token in zip(active, drawn, strict=True):
             rollout.ids.append(token)
+            rollout.mask.append(1)
             rollout.turn.append(token)
             _end_turn(rollout, tokenizer, world)
     return started
@@ -68,8 +76,11 @@ def _end_turn(rollout: Rollout, tokenizer: Any, world: World) -> None:
     query = text.PROTOCOL.query(turn)
     rollout.answer = text.PROTOCOL.answer(turn)
     rollout.turn = []
-    if query is None or len(rollout.queries) == MAX_SEARCHES:
+    if query is not None:
+        rollout.queries.append(query)
+    if query is None or len(rollout.queries) > MAX_SEARCHES:
         rollout.done = True
         return
-    rollout.queries.append(query)
-    rollout.ids += tokenizer.encode(text.observation(world.retrieve(query)))
+    observation = tokenizer.encode(text.observation(world.retrieve(query)))
+    rollout.ids += observation
+    rollout.mask += [0] * len(observation)

@@ -1,0 +1,232 @@
+"""SD-Search in one file of plain PyTorch: read it from top to bottom to understand the method.
+
+    L = L_GRPO + alpha * L_SD
+
+One policy plays two parts. As the *student* it searches and answers. As the *teacher* it reads the same tokens
+behind a block that lists the group's queries with their outcomes: with hindsight it knows better how each query
+should have been worded. L_SD pulls the student's next-token distributions at query tokens towards the teacher's.
+
+The block, the teacher's rows, the divergence and the mean over query tokens are the plugin's own functions; the
+rest of the plugin is how the same thing runs in verl. ``tests/world/test_reference.py`` holds the two together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sd_search_verl.config import SDSearchConfig
+from sd_search_verl.distill.divergence import divergence
+from sd_search_verl.distill.loss import sd_loss, token_weights
+from sd_search_verl.hindsight.prepare import FinishedRollout, TeacherInputs, prepare
+from sd_search_verl.protocol.prompt import encode_messages
+from sd_search_verl.protocol.spans import query_spans
+from sd_search_verl.scoring import exact_match, token_f1
+from sd_search_verl.world import text
+from sd_search_verl.world.facts import Question, World, questions
+from sd_search_verl.world.sampling import Rollout, rollouts
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything but the method. Names of PPO's terms as in verl."""
+
+    seed: int = 0
+    steps: int = 70
+    questions: int = 8
+    """Questions a step."""
+    group: int = 5
+    """Rollouts of each question."""
+    learning_rate: float = 1.5e-3
+    warmup_steps: int = 5
+    """Of the learning rate, linear."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    max_grad_norm: float = 1.0
+    clip_ratio: float = 0.2
+    clip_ratio_c: float = 3.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one training step did, for whoever watches.
+
+    Attributes:
+        number: counted from 1.
+        asked: the question of each of the B rollouts.
+        rewards: ``[B]``.
+        inputs: the teacher's rows of each rollout; the M query tokens below stand in their order.
+        student_logits: ``[M, V]`` before the update.
+        teacher_logits: ``[M, V]``, or None where alpha is 0.
+        losses: L_GRPO and L_SD.
+    """
+
+    number: int
+    asked: Sequence[Question]
+    batch: Sequence[FinishedRollout]
+    rewards: Tensor
+    inputs: Sequence[TeacherInputs]
+    student_logits: Tensor
+    teacher_logits: Tensor | None
+    losses: tuple[float, float]
+
+
+def train(
+    model: Any,
+    tokenizer: Any,
+    world: World,
+    method: SDSearchConfig,
+    config: TrainConfig,
+    after_step: Callable[[Step], None],
+    relabel: Callable[[FinishedRollout], FinishedRollout] = lambda rollout: rollout,
+) -> None:
+    """Train ``model`` in place, one update per batch of fresh rollouts.
+
+    Args:
+        model: a causal language model of transformers, fp32.
+        relabel: changes what the hindsight block is told of a rollout, and nothing else.
+        after_step: called after every update.
+    """
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, betas=config.betas, weight_decay=0.0
+    )
+    ramp = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: min(1.0, (n + 1) / config.warmup_steps))
+    pool = questions(world, "train")
+    for number in range(1, config.steps + 1):
+        # 1. Rollouts: G for each question.
+        first = (number - 1) * config.questions
+        chosen = [pool[(first + i) % len(pool)] for i in range(config.questions)]
+        asked = [question for question in chosen for _ in range(config.group)]
+        sampled = rollouts(model, tokenizer, world, asked, seed=config.seed * 1_000_003 + number)
+        batch = [finish(rollout, tokenizer, world) for rollout in sampled]
+        rewards = torch.tensor([exact_match(r.answer, world.answer(r.question)) for r in sampled])
+
+        # 2. Hindsight: the group's queries and outcomes, in front of each rollout's own tokens.
+        inputs = prepare(
+            [relabel(rollout) for rollout in batch],
+            method,
+            tokenizer,
+            lambda messages: encode_messages(messages, tokenizer),
+            seed=number,
+        )
+        alpha = method.alpha if number > method.warmup_steps else 0.0
+        teacher_logits = teacher_pass(model, inputs) if alpha else None
+
+        # 3. One update of L_GRPO + alpha * L_SD.
+        logits = forward(model, [rollout.prompt_ids + rollout.response_ids for rollout in batch])
+        student_logits = at_query_tokens(logits, inputs)
+        log_probs = policy_log_probs(logits, batch)
+        advantages = grpo_advantages(rewards, config.group)
+        grpo = grpo_loss(log_probs, log_probs.detach(), per_token(advantages, batch), config)
+        sd = distillation_loss(student_logits, teacher_logits, inputs, method)
+        (grpo + alpha * sd).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        ramp.step()
+        losses = (float(grpo.detach()), float(sd.detach()))
+        after_step(
+            Step(number, asked, batch, rewards, inputs, student_logits.detach(), teacher_logits, losses)
+        )
+
+
+def finish(rollout: Rollout, tokenizer: Any, world: World) -> FinishedRollout:
+    """A sampled rollout as hindsight sees it."""
+    start = len(rollout.ids) - len(rollout.mask)
+    response = rollout.ids[start:]
+    found = [world.retrieve(query) for query in rollout.queries]
+    return FinishedRollout(
+        group=rollout.question.text,
+        messages=text.prompt(rollout.question.text),
+        prompt_ids=rollout.ids[:start],
+        response_ids=response,
+        response_mask=rollout.mask,
+        queries=rollout.queries,
+        spans=query_spans(response, tokenizer, text.PROTOCOL, rollout.mask),
+        f1=token_f1(rollout.answer, world.answer(rollout.question)),
+        response=tokenizer.decode(response),
+        documents=[text.PROTOCOL.documents([contents]) if contents else "" for contents in found],
+    )
+
+
+def grpo_advantages(rewards: Tensor, group: int) -> Tensor:
+    """``[B]``: how much better than its group a rollout did, in the group's standard deviations.
+
+    A group whose rollouts all end alike has advantage 0: GRPO learns nothing from it.
+    """
+    grouped = rewards.view(-1, group)
+    centred = grouped - grouped.mean(-1, keepdim=True)
+    return (centred / (grouped.std(-1, keepdim=True) + 1e-6)).flatten()
+
+
+def per_token(values: Tensor, batch: Sequence[FinishedRollout]) -> Tensor:
+    """``[B]`` values, each repeated for every token the policy wrote: ``[N]``."""
+    return values.repeat_interleave(torch.tensor([sum(rollout.response_mask) for rollout in batch]))
+
+
+def policy_log_probs(logits: Tensor, batch: Sequence[FinishedRollout]) -> Tensor:
+    """``[N]`` log-probs of the tokens the policy wrote, rollout after rollout, from ``[B, T, V]`` logits."""
+    found = []
+    for row, rollout in zip(logits, batch, strict=True):
+        start = len(rollout.prompt_ids) - 1  # the logits at t predict token t + 1
+        log_probs = row[start : start + len(rollout.response_ids)].log_softmax(-1)
+        chosen = log_probs.gather(-1, torch.tensor(rollout.response_ids)[:, None])[:, 0]
+        found.append(chosen[torch.tensor(rollout.response_mask, dtype=torch.bool)])
+    return torch.cat(found)
+
+
+def grpo_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, config: TrainConfig) -> Tensor:
+    """PPO's clipped objective, its mean over the batch's N policy tokens. All arguments are ``[N]``.
+
+    Losses of negative advantages are bounded too (dual clip, arXiv 1912.09729), as in verl.
+    """
+    ratio = (log_probs - old_log_probs).exp()
+    clipped = ratio.clamp(1 - config.clip_ratio, 1 + config.clip_ratio)
+    losses = torch.maximum(-advantages * ratio, -advantages * clipped)
+    bounded = torch.minimum(losses, -advantages * config.clip_ratio_c)
+    return torch.where(advantages < 0, bounded, losses).mean()
+
+
+def forward(model: Any, rows: Sequence[Sequence[int]]) -> Tensor:
+    """Logits ``[B, T, V]`` of rows padded at their end, where causal attention never looks back from a real token."""
+    width = max(map(len, rows))
+    logits: Tensor = model(torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])).logits
+    return logits
+
+
+@torch.no_grad()
+def teacher_pass(model: Any, inputs: Sequence[TeacherInputs]) -> Tensor | None:
+    """``[M, V]`` logits of the policy that reads the block, at the batch's M query tokens; None if there are none."""
+    rows = [row for item in inputs for row in item.rows]
+    if not rows:
+        return None
+    logits = forward(model, [row.input_ids for row in rows])
+    return torch.cat([part[row.teacher_positions] for part, row in zip(logits, rows, strict=True)])
+
+
+def at_query_tokens(logits: Tensor, inputs: Sequence[TeacherInputs]) -> Tensor:
+    """``[M, V]``: the student's logits at the same tokens, in the same order, from ``[B, T, V]``."""
+    rows = [(part, row) for part, item in zip(logits, inputs, strict=True) for row in item.rows]
+    return torch.cat([logits[0, :0], *(part[row.student_positions] for part, row in rows)])
+
+
+def distillation_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor | None,
+    inputs: Sequence[TeacherInputs],
+    method: SDSearchConfig,
+) -> Tensor:
+    """L_SD: the mean over a trajectory's query tokens, then over the trajectories that have any; 0 without a teacher."""
+    if teacher_logits is None:
+        return torch.zeros(())
+    if method.target == "uniform":
+        teacher_logits = torch.zeros_like(teacher_logits)
+    values = divergence(
+        student_logits, teacher_logits, method.divergence, method.top_k, method.support, method.tail
+    )
+    counts = torch.tensor([sum(len(row.student_positions) for row in item.rows) for item in inputs])
+    weights = token_weights(counts, torch.tensor([item.weight for item in inputs]))
+    return sd_loss(values, weights, int((counts > 0).sum()))

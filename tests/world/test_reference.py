@@ -1,0 +1,193 @@
+"""The reference and the plugin are the same method: one batch through both gives the same losses and gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from support.engine import Row, batch_of, compose, gradients, make_worker, settings, single_rank_environment
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from sd_search_verl.config import SDSearchConfig
+from sd_search_verl.hindsight.prepare import FinishedRollout, TeacherInputs, prepare
+from sd_search_verl.protocol.prompt import encode_messages
+from sd_search_verl.world import World, WorldConfig, questions, reference
+from sd_search_verl.world.files import CHECKPOINT
+from sd_search_verl.world.reference import Step, TrainConfig
+from sd_search_verl.world.sampling import rollouts
+
+TOKENIZER = AutoTokenizer.from_pretrained(CHECKPOINT)
+WORLD = World(WorldConfig(seed=3))
+CONFIG = TrainConfig()
+ALPHA = 0.7
+
+
+def policy() -> Any:
+    return AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float32)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def batch() -> list[FinishedRollout]:
+    """Four groups of real rollouts; at least one of them is mixed."""
+    asked = [question for question in questions(WORLD, "train")[:4] for _ in range(CONFIG.group)]
+    sampled = rollouts(policy(), TOKENIZER, WORLD, asked, seed=5)
+    finished = [reference.finish(rollout, TOKENIZER, WORLD) for rollout in sampled]
+    assert 0 < sum(rollout.f1 for rollout in finished) < len(finished)
+    return finished
+
+
+@pytest.fixture(scope="module")
+def worker() -> Any:
+    single_rank_environment()
+    return make_worker(compose(CHECKPOINT))
+
+
+@pytest.fixture(scope="module")
+def old_log_probs(batch: list[FinishedRollout]) -> list[list[float]]:
+    """Of a policy that has moved, so that both sides of the clip are active."""
+    with torch.no_grad():
+        rows = [rollout.prompt_ids + rollout.response_ids for rollout in batch]
+        moved = reference.policy_log_probs(reference.forward(policy(), rows), batch)
+    moved += torch.randn(len(moved), generator=torch.Generator().manual_seed(1))
+    written = iter(moved.tolist())
+    return [[next(written) if wrote else 0.0 for wrote in rollout.response_mask] for rollout in batch]
+
+
+def inputs_of(batch: list[FinishedRollout], method: SDSearchConfig) -> list[TeacherInputs]:
+    return prepare(batch, method, TOKENIZER, lambda messages: encode_messages(messages, TOKENIZER), seed=1)
+
+
+def reference_losses(
+    batch: list[FinishedRollout],
+    old_log_probs: list[list[float]],
+    advantages: torch.Tensor,
+    method: SDSearchConfig,
+    alpha: float,
+) -> tuple[dict[str, torch.Tensor], float, float]:
+    model, inputs = policy(), inputs_of(batch, method)
+    logits = reference.forward(model, [rollout.prompt_ids + rollout.response_ids for rollout in batch])
+    written = [
+        value
+        for values, rollout in zip(old_log_probs, batch, strict=True)
+        for value, wrote in zip(values, rollout.response_mask, strict=True)
+        if wrote
+    ]
+    grpo = reference.grpo_loss(
+        reference.policy_log_probs(logits, batch),
+        torch.tensor(written),
+        reference.per_token(advantages, batch),
+        CONFIG,
+    )
+    sd = reference.distillation_loss(
+        reference.at_query_tokens(logits, inputs), reference.teacher_pass(model, inputs), inputs, method
+    )
+    (grpo + alpha * sd).backward()
+    found = {name: parameter.grad for name, parameter in model.named_parameters()}
+    return found, float(grpo.detach()), float(sd.detach())
+
+
+@pytest.mark.parametrize(
+    ("changes", "alpha"),
+    [
+        ({}, ALPHA),
+        ({"top_k": None}, ALPHA),
+        ({"positions": "response", "divergence": "forward_kl"}, ALPHA),
+        ({"hindsight": {"content": "current_documents"}}, ALPHA),
+        ({"weighting": "group_variance", "hindsight": {"labels": "shuffled", "group": "own"}}, ALPHA),
+        ({"target": "uniform"}, ALPHA),
+        ({}, 0.0),
+    ],
+    ids=str,
+)
+def test_the_worker_computes_the_references_losses_and_gradients(
+    worker: Any,
+    batch: list[FinishedRollout],
+    old_log_probs: list[list[float]],
+    changes: dict[str, Any],
+    alpha: float,
+) -> None:
+    method = settings(**changes)
+    rewards = torch.tensor([rollout.f1 for rollout in batch])
+    advantages = reference.grpo_advantages(rewards, CONFIG.group)
+    expected, grpo, sd = reference_losses(batch, old_log_probs, advantages, method, alpha)
+
+    worker.loss_fn.config = method
+    rows = [
+        Row(rollout, float(advantage), old)
+        for rollout, advantage, old in zip(batch, advantages, old_log_probs, strict=True)
+    ]
+    ours, metrics = gradients(worker, batch_of(rows, inputs_of(batch, method), alpha))
+
+    assert abs(grpo) > 1e-2
+    assert sum(metrics["actor/pg_loss"]) == pytest.approx(grpo, rel=1e-5)
+    assert sum(metrics["actor/pg_clipfrac"]) > 0
+    if alpha:
+        assert sd > 1e-3
+        assert float(metrics["sd_search/loss"][0]) == pytest.approx(sd, rel=1e-5, abs=2e-7)  # fp32 log-probs
+    difference = sum(float((ours[name] - expected[name]).square().sum()) for name in expected)
+    size = sum(float(gradient.square().sum()) for gradient in expected.values())
+    assert math.sqrt(difference / size) < 1e-5
+
+
+def naive_grpo(
+    log_probs: list[float], old: list[float], advantages: list[float], clip: float, c: float
+) -> float:
+    total = 0.0
+    for new, before, advantage in zip(log_probs, old, advantages, strict=True):
+        ratio = math.exp(new - before)
+        surrogate = min(ratio * advantage, min(max(ratio, 1 - clip), 1 + clip) * advantage)
+        total -= max(surrogate, c * advantage) if advantage < 0 else surrogate
+    return total / len(log_probs)
+
+
+def test_the_grpo_loss_is_ppos_with_dual_clip() -> None:
+    draw = torch.Generator().manual_seed(0)
+    new, old, advantages = (torch.randn(200, generator=draw) for _ in range(3))
+    expected = naive_grpo(new.tolist(), old.tolist(), advantages.tolist(), 0.2, 3.0)
+    assert float(reference.grpo_loss(new, old, advantages, CONFIG)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_advantages_are_verls() -> None:
+    from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
+
+    rewards = torch.tensor([1.0, 0, 0, 1, 1, 0, 0, 0, 0, 0])
+    theirs, _ = compute_grpo_outcome_advantage(rewards[:, None].clone(), torch.ones(10, 1), [0] * 5 + [1] * 5)
+    assert torch.allclose(reference.grpo_advantages(rewards, 5), theirs[:, 0])
+
+
+def trained(method: SDSearchConfig, steps: int) -> tuple[dict[str, torch.Tensor], list[Step]]:
+    model, seen = policy(), []
+    config = TrainConfig(seed=1, steps=steps)
+    reference.train(model, TOKENIZER, World(WorldConfig(seed=1)), method, config, seen.append)
+    return dict(model.named_parameters()), seen
+
+
+def test_an_empty_block_is_grpo() -> None:
+    nothing = settings(alpha=0.3, warmup_steps=0, top_k=None, hindsight={"content": "none"})
+    plain, grpo = trained(settings(alpha=0.0), steps=4)
+    weights, empty = trained(nothing, steps=4)
+    assert all(step.losses[1] <= 1e-6 for step in empty)
+    assert [step.losses[0] for step in empty] == pytest.approx([step.losses[0] for step in grpo], abs=1e-6)
+    assert all(torch.equal(a.rewards, b.rewards) for a, b in zip(grpo, empty, strict=True))
+    start = dict(policy().named_parameters())
+    moved = max(float((plain[name] - start[name]).abs().max()) for name in start)
+    apart = max(float((plain[name] - weights[name]).abs().max()) for name in start)
+    assert moved > 1e-3
+    assert apart < 0.1 * moved
+
+
+def test_alpha_waits_for_the_warm_up() -> None:
+    _, steps = trained(settings(alpha=0.3, warmup_steps=2, top_k=None), steps=3)
+    assert [step.teacher_logits is None for step in steps] == [True, True, False]
+    assert steps[2].losses[1] > 0
