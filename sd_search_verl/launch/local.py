@@ -22,7 +22,8 @@ class LocalRun:
 
     Attributes:
         run: folder of everything the run leaves behind.
-        world: folder with ``corpus.jsonl``, ``train.parquet``, ``val.parquet`` and ``model/``.
+        world: folder with ``train.parquet``, ``val.parquet``, ``model/`` and, unless ``corpus`` says otherwise,
+            ``corpus.jsonl``.
         config: name of a config in ``config_dir``.
         steps: training steps; None = what the config says.
         overrides: further Hydra overrides.
@@ -36,6 +37,7 @@ class LocalRun:
     steps: int | None = None
     overrides: Sequence[str] = ()
     retriever: str | None = None
+    corpus: Path | None = None
 
 
 def run_local(job: LocalRun) -> Path:
@@ -45,7 +47,7 @@ def run_local(job: LocalRun) -> Path:
         FileNotFoundError: the world's folder lacks a part.
         RetrieverFailedError, TrainingFailedError: with the end of the log.
     """
-    corpus = job.world / "corpus.jsonl"
+    corpus = job.corpus or job.world / "corpus.jsonl"
     for part in (corpus, job.world / "train.parquet", job.world / "val.parquet", job.world / "model"):
         if not part.exists():
             raise FileNotFoundError(f"{part} is missing; build the world first")
