@@ -54,9 +54,12 @@ class SearchAgentLoop(AgentLoopBase):
         truncated_prompt = len(prompt_ids) > limit
         prompt_ids = prompt_ids[-limit:]
 
-        request_id = (
-            uuid4().hex
-        )  # the same for all turns: they go to one server, which has their prefix cached
+        room = self.rollout_config.response_length
+        if self.rollout_config.max_model_len:
+            room = min(room, self.rollout_config.max_model_len - len(prompt_ids))
+
+        # The same for all turns: they go to one server, which has their prefix cached.
+        request_id = uuid4().hex
         versions: list[int] = []
 
         async def generate(context: list[int], max_tokens: int) -> Generation:
@@ -70,7 +73,9 @@ class SearchAgentLoop(AgentLoopBase):
                 request_id=request_id, prompt_ids=context, sampling_params=params
             )
             versions.append(output.extra_fields.get("global_steps"))
-            return Generation(list(output.token_ids), output.log_probs)
+            # An aborted request has neither tokens nor log-probs; where log-probs are wanted, none is an empty list.
+            wanted = bool(sampling_params.get("logprobs"))
+            return Generation(list(output.token_ids), list(output.log_probs or []) if wanted else None)
 
         episode = await run_episode(
             prompt_ids,
@@ -79,7 +84,7 @@ class SearchAgentLoop(AgentLoopBase):
             self.tokenizer,
             protocol,
             search,
-            self.rollout_config.response_length,
+            room,
         )
         record = make_record(episode, golden, protocol, self.tokenizer)
         record["truncated_prompt"] = int(truncated_prompt)
