@@ -1,4 +1,4 @@
-"""Difficulty of the world: the only place its defaults stand."""
+"""Difficulty of the world, and training of the reference in it: the only place their defaults stand."""
 
 from __future__ import annotations
 
@@ -45,3 +45,22 @@ class WorldConfig:
     def _require(self, ok: bool, name: str, rule: str) -> None:
         if not ok:
             raise ValueError(f"world.{name}={getattr(self, name)!r} must be {rule}")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Training in the reference: everything but the method. Names of PPO's terms are verl's."""
+
+    seed: int = 0
+    steps: int = 49
+    questions: int = 8
+    """Questions a step."""
+    group: int = 5
+    """Rollouts of each question."""
+    learning_rate: float = 1.5e-3
+    warmup_steps: int = 5
+    """Of the learning rate, linear."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    max_grad_norm: float = 1.0
+    clip_ratio: float = 0.2
+    clip_ratio_c: float = 3.0

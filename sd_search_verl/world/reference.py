@@ -27,27 +27,9 @@ from sd_search_verl.protocol.prompt import encode_messages
 from sd_search_verl.protocol.spans import query_spans
 from sd_search_verl.scoring import exact_match, token_f1
 from sd_search_verl.world import text
+from sd_search_verl.world.config import TrainConfig
 from sd_search_verl.world.facts import Question, World, questions
 from sd_search_verl.world.sampling import Rollout, rollouts
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Everything but the method. Names of PPO's terms as in verl."""
-
-    seed: int = 0
-    steps: int = 70
-    questions: int = 8
-    """Questions a step."""
-    group: int = 5
-    """Rollouts of each question."""
-    learning_rate: float = 1.5e-3
-    warmup_steps: int = 5
-    """Of the learning rate, linear."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    max_grad_norm: float = 1.0
-    clip_ratio: float = 0.2
-    clip_ratio_c: float = 3.0
 
 
 @dataclass(frozen=True)
@@ -219,7 +201,7 @@ def distillation_loss(
     inputs: Sequence[TeacherInputs],
     method: SDSearchConfig,
 ) -> Tensor:
-    """L_SD: the mean over a trajectory's query tokens, then over the trajectories that have any; 0 without a teacher."""
+    """L_SD: mean over a trajectory's query tokens, then over the trajectories that have any; 0 without a teacher."""
     if teacher_logits is None:
         return torch.zeros(())
     if method.target == "uniform":

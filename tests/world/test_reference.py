@@ -15,8 +15,9 @@ from sd_search_verl.config import SDSearchConfig
 from sd_search_verl.hindsight.prepare import FinishedRollout, TeacherInputs, prepare
 from sd_search_verl.protocol.prompt import encode_messages
 from sd_search_verl.world import World, WorldConfig, questions, reference
+from sd_search_verl.world.config import TrainConfig
 from sd_search_verl.world.files import CHECKPOINT
-from sd_search_verl.world.reference import Step, TrainConfig
+from sd_search_verl.world.reference import Step
 from sd_search_verl.world.sampling import rollouts
 
 TOKENIZER = AutoTokenizer.from_pretrained(CHECKPOINT)

@@ -1,0 +1,61 @@
+"""The arms of a comparison: what is changed in the method, and in what the block is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sd_search_verl.config import HindsightConfig, SDSearchConfig
+from sd_search_verl.hindsight import is_correct
+from sd_search_verl.hindsight.prepare import FinishedRollout
+
+METHOD = SDSearchConfig(alpha=0.3, warmup_steps=0, top_k=None)
+"""SD-Search in the world. The paper's alpha is far smaller, for a policy whose GRPO gradient is far larger: Adam
+does not see the scale of a gradient, only the ratio of its two parts."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """``flipped``: the block calls CORRECT what was INCORRECT, and the other way round."""
+
+    about: str
+    method: SDSearchConfig = METHOD
+    flipped: bool = False
+
+    def relabel(self, rollout: FinishedRollout) -> FinishedRollout:
+        """The rollout as the block is told of it."""
+        if not self.flipped:
+            return rollout
+        return replace(rollout, f1=0.0 if is_correct(rollout.f1, self.method.hindsight) else 1.0)
+
+
+def _method(about: str, **changes: Any) -> Arm:
+    return Arm(about, replace(METHOD, **changes))
+
+
+def _block(about: str, **changes: Any) -> Arm:
+    return _method(about, hindsight=HindsightConfig(**changes))
+
+
+BASELINE = "grpo"
+ARMS = {
+    BASELINE: _method("no distillation", alpha=0.0),
+    "sd": Arm("SD-Search"),
+    # Controls: hindsight taken away or falsified. None may beat the baseline.
+    "no_block": _block("an empty block: the teacher is the student", content="none"),
+    "shuffled": _block("outcome labels permuted over the batch", labels="shuffled"),
+    "flipped": Arm("every outcome label inverted", flipped=True),
+    "uniform": _method("uniform over the vocabulary in place of the teacher", target="uniform"),
+    # Ablations of the paper.
+    "own": _block("only the scored rollout in its block", group="own"),
+    "leave_one_out": _block("all rollouts but the scored one", group="leave_one_out"),
+    "correct_only": _block("only CORRECT rollouts in the block", group="correct_only"),
+    "no_labels": _block("queries without outcomes", labels="none"),
+    "full": _block("whole rollouts in the block, documents and answers too", content="full"),
+    "current_documents": _block("the scored query's documents as the block", content="current_documents"),
+    "response": _method("every token of the policy is scored", positions="response"),
+    "forward_kl": _method("KL(teacher || student)", divergence="forward_kl"),
+    "reverse_kl": _method("KL(student || teacher)", divergence="reverse_kl"),
+    "mse": _method("squared difference of probabilities", divergence="mse"),
+    "group_variance": _method("weighted by sqrt(p (1 - p)) of the group", weighting="group_variance"),
+}

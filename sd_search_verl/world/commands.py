@@ -1,0 +1,111 @@
+"""``sd-search world``: the reference on one seed, or arms against each other, or plots of that."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sd_search_verl.world.arms import ARMS, BASELINE
+from sd_search_verl.world.config import TrainConfig
+
+if TYPE_CHECKING:  # these load torch, which other commands need not wait for
+    from sd_search_verl.world.experiment import Row
+
+ARMS_HELP = "\n".join(f"  {name:18} {arm.about}" for name, arm in ARMS.items())
+
+
+def add_commands(parser: argparse.ArgumentParser) -> None:
+    """Give ``parser`` the sub-commands run, compare and plot."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = f"arms:\n{ARMS_HELP}"
+    commands = parser.add_subparsers(dest="world_command", required=True, metavar="COMMAND")
+
+    one = commands.add_parser("run", help="one arm on one seed, in plain PyTorch on one core")
+    one.add_argument("arm", choices=ARMS, metavar="ARM")
+    one.add_argument("--seed", type=int, default=TrainConfig.seed, help="default: %(default)s")
+    one.add_argument("--out", type=Path, help="write the evaluations here as CSV")
+    _add_training(one)
+    one.set_defaults(action=_run)
+
+    many = commands.add_parser("compare", help="arms times seeds, paired; goes on where it was interrupted")
+    many.add_argument(
+        "arms", nargs="+", choices=ARMS, metavar="ARM", help=f"{BASELINE} is what others are held to"
+    )
+    many.add_argument("--seeds", required=True, metavar="N[-M]", help="for instance 100-105")
+    many.add_argument("--out", type=Path, default=Path("runs/world"), help="default: %(default)s")
+    many.add_argument("--csv", type=Path, help="write all evaluations here")
+    many.add_argument("--jobs", type=int, default=1, help="runs at a time (default: %(default)s)")
+    _add_training(many)
+    many.set_defaults(action=_compare)
+
+    plot = commands.add_parser("plot", help="table and curves of a comparison")
+    plot.add_argument("csv", type=Path, help="written by `compare --csv`")
+    plot.add_argument("--out", type=Path, required=True, metavar="PREFIX", help="of the SVG files' names")
+    plot.add_argument("--arms", nargs="+", choices=ARMS, metavar="ARM", help="default: all")
+    plot.set_defaults(action=_plot)
+
+
+def _add_training(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--steps", type=int, default=TrainConfig.steps, help="default: %(default)s")
+    rate = TrainConfig.learning_rate
+    command.add_argument("--learning-rate", type=float, default=rate, help="default: %(default)s")
+
+
+def _config(arguments: argparse.Namespace) -> TrainConfig:
+    return TrainConfig(steps=arguments.steps, learning_rate=arguments.learning_rate)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from sd_search_verl.world.compare import write_csv
+    from sd_search_verl.world.experiment import run
+
+    rows = run(arguments.arm, replace(_config(arguments), seed=arguments.seed))
+    for row in rows:
+        print(
+            f"step {row.step:3}  rollouts {row.rollouts:5}  success {row.success:.3f}  "
+            f"p(right) {row.p_right:.3f}  teacher {row.teacher_p_right:.3f}  student {row.student_p_right:.3f}"
+        )
+    if arguments.out:
+        write_csv(rows, arguments.out)
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from sd_search_verl.world.compare import compare, write_csv
+
+    seeds = _seeds(arguments.seeds)
+    rows = compare(arguments.arms, seeds, arguments.out, _config(arguments), arguments.jobs)
+    if arguments.csv:
+        write_csv(rows, arguments.csv)
+    _print_table(rows)
+    return 0
+
+
+def _plot(arguments: argparse.Namespace) -> int:
+    from sd_search_verl.world.compare import read_csv
+    from sd_search_verl.world.plot import plot_learning, plot_oracle
+
+    rows = [row for row in read_csv(arguments.csv) if row.arm in (arguments.arms or ARMS)]
+    for name, draw in (("learning", plot_learning), ("oracle", plot_oracle)):
+        path = Path(f"{arguments.out}_{name}.svg")
+        draw(rows, path)
+        print(path)
+    _print_table(rows)
+    return 0
+
+
+def _print_table(rows: list[Row]) -> None:
+    from sd_search_verl.world.summary import summarize, table
+
+    if any(row.arm == BASELINE for row in rows):
+        print(table(summarize(rows)))
+
+
+def _seeds(text: str) -> list[int]:
+    first, _, last = text.partition("-")
+    try:
+        return list(range(int(first), int(last or first) + 1))
+    except ValueError:
+        raise ValueError(f"--seeds {text!r} must be a number or a range such as 100-105") from None

@@ -1,0 +1,141 @@
+"""One arm on one seed: train from the shipped checkpoint in a world of its own, and look at it now and then."""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+from sd_search_verl.scoring import exact_match
+from sd_search_verl.world import oracle
+from sd_search_verl.world.arms import ARMS
+from sd_search_verl.world.config import TrainConfig, WorldConfig
+from sd_search_verl.world.facts import World, questions
+from sd_search_verl.world.files import CHECKPOINT
+from sd_search_verl.world.reference import Step, train
+from sd_search_verl.world.sampling import rollouts
+
+EVERY = 7
+"""Steps between evaluations; with 40 rollouts a step the third one is at 840."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """An evaluation, and the means over the training steps since the one before. nan: not measured.
+
+    Attributes:
+        rollouts: sampled for training so far.
+        success: share of held-out questions answered at temperature 1; also of those with one and two hops.
+        p_right: mean probability of the right phrasing over the hops of held-out questions.
+        reward: mean of the training rollouts.
+        cpu_s: process time since the start, evaluations included.
+
+    The others are those of :func:`sd_search_verl.world.oracle.measure`.
+    """
+
+    arm: str
+    seed: int
+    device: str
+    step: int
+    rollouts: int
+    success: float
+    success_one_hop: float
+    success_two_hop: float
+    p_right: float
+    cpu_s: float
+    reward: float = math.nan
+    sd_loss: float = math.nan
+    teacher_p_right: float = math.nan
+    student_p_right: float = math.nan
+    teacher_p_right_mixed: float = math.nan
+    student_p_right_mixed: float = math.nan
+    teacher_p_right_failed: float = math.nan
+    student_p_right_failed: float = math.nan
+    credit_sign_mixed: float = math.nan
+    teacher_entropy: float = math.nan
+    student_entropy: float = math.nan
+
+
+COLUMNS = [column.name for column in fields(Row)]
+
+
+def run(arm: str, config: TrainConfig) -> list[Row]:
+    """Train one arm; equal arguments give equal rows, and arms of one seed see the same world and questions.
+
+    Raises:
+        ValueError: no such arm.
+    """
+    if arm not in ARMS:
+        raise ValueError(f"arm {arm!r} is unknown; choose from {', '.join(ARMS)}")
+    torch.set_num_threads(1)
+    logging.disable_progress_bar()
+    model = AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
+    watcher = Watcher(arm, config, model, tokenizer, World(WorldConfig(seed=config.seed)))
+    watcher.evaluate(0)
+    chosen = ARMS[arm]
+    train(model, tokenizer, watcher.world, chosen.method, config, watcher.after_step, chosen.relabel)
+    return watcher.rows
+
+
+@dataclass
+class Watcher:
+    """Collects rows while a model trains."""
+
+    arm: str
+    config: TrainConfig
+    model: Any
+    tokenizer: Any
+    world: World
+    rows: list[Row] = field(default_factory=list)
+    _since: list[dict[str, float]] = field(default_factory=list)
+    _begun: float = field(default_factory=time.process_time)
+
+    def after_step(self, step: Step) -> None:
+        """Note a step; evaluate after every ``EVERY`` and after the last."""
+        _, sd = step.losses
+        measured = oracle.measure(step, self.tokenizer, self.world)
+        reward = float(step.rewards.mean())
+        self._since.append({"reward": reward, **measured})
+        if step.teacher_logits is not None:
+            self._since[-1]["sd_loss"] = sd
+        if step.number % EVERY == 0 or step.number == self.config.steps:
+            self.evaluate(step.number)
+
+    def evaluate(self, step: int) -> None:
+        """Add a row."""
+        asked = questions(self.world, "val")
+        finished = rollouts(self.model, self.tokenizer, self.world, asked, seed=self.config.seed)
+        right = [exact_match(r.answer, self.world.answer(r.question)) for r in finished]
+        by_hops = {
+            hops: [value for value, q in zip(right, asked, strict=True) if len(q.relations) == hops]
+            for hops in (1, 2)
+        }
+        names = {name for values in self._since for name in values}
+        means = {name: _mean([v[name] for v in self._since if name in v]) for name in names}
+        self._since.clear()
+        self.rows.append(
+            Row(
+                arm=self.arm,
+                seed=self.config.seed,
+                device=f"{platform.machine()} CPU, 1 thread",
+                step=step,
+                rollouts=step * self.config.questions * self.config.group,
+                success=_mean(right),
+                success_one_hop=_mean(by_hops[1]),
+                success_two_hop=_mean(by_hops[2]),
+                p_right=oracle.policy_p_right(self.model, self.tokenizer, self.world, asked),
+                cpu_s=time.process_time() - self._begun,
+                **means,
+            )
+        )
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else math.nan

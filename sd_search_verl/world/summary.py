@@ -1,0 +1,183 @@
+"""The table of a comparison: every arm against the baseline, paired by seed."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from sd_search_verl.evaluation.table import render
+from sd_search_verl.world.arms import BASELINE
+from sd_search_verl.world.experiment import Row
+
+EARLY = 840
+"""Rollouts after which p(right phrasing) is compared, while it still rises."""
+HALF = 0.5
+# Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom; above, the normal's is close.
+_T = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
+
+Curves = dict[str, dict[int, list[Row]]]
+"""Arm -> seed -> its rows in the order of steps."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over seeds and half the width of its 95 % t interval (nan for one seed)."""
+
+    mean: float
+    half_width: float
+
+    def __str__(self) -> str:
+        spread = "" if math.isnan(self.half_width) else f" ± {self.half_width:.3f}"
+        return f"{self.mean:.3f}{spread}"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One arm.
+
+    Attributes:
+        to_half: median over seeds of the rollouts until half of the held-out questions succeed; inf = most never.
+        ratio: median over seeds of baseline's / this arm's; 0 where this arm never gets there.
+        faster: seeds in which this arm gets there first.
+        early: p(right phrasing) after ``EARLY`` rollouts.
+        early_gain: the same minus the baseline's, paired.
+        higher: seeds in which it is higher than the baseline's.
+        gap: teacher's minus student's p(right phrasing) over the first ``EARLY`` rollouts; None without a teacher.
+        final: held-out success at the end.
+        worst: the lowest of the seeds' ``final``.
+    """
+
+    arm: str
+    seeds: int
+    to_half: float
+    ratio: float
+    faster: int
+    early: Interval
+    early_gain: Interval
+    higher: int
+    gap: Interval | None
+    final: Interval
+    worst: float
+
+
+def curves(rows: Sequence[Row]) -> Curves:
+    """Rows by arm and seed."""
+    found: Curves = {}
+    for row in sorted(rows, key=lambda row: row.step):
+        found.setdefault(row.arm, {}).setdefault(row.seed, []).append(row)
+    return dict(sorted(found.items(), key=lambda item: [row.arm for row in rows].index(item[0])))
+
+
+def summarize(rows: Sequence[Row]) -> list[Summary]:
+    """One summary per arm, over the seeds that the baseline has too.
+
+    Raises:
+        ValueError: no baseline, or an arm without a seed in common with it.
+    """
+    by_arm = curves(rows)
+    if BASELINE not in by_arm:
+        raise ValueError(f"there is no {BASELINE} run to compare with")
+    return [_summary(arm, by_arm[arm], by_arm[BASELINE]) for arm in by_arm]
+
+
+def table(summaries: Sequence[Summary]) -> str:
+    """For the terminal."""
+    head = ["arm", "seeds", "rollouts to 50 %", "ratio", "faster", f"p(right) at {EARLY}"]
+    head += ["gain", "higher", "teacher - student", "final success", "worst"]
+    lines = [head]
+    for s in summaries:
+        base = s.arm == BASELINE
+        lines.append(
+            [
+                s.arm,
+                str(s.seeds),
+                f"{s.to_half:.0f}" if math.isfinite(s.to_half) else "never",
+                "" if base else f"{s.ratio:.2f}",
+                "" if base else f"{s.faster}/{s.seeds}",
+                str(s.early),
+                "" if base else str(s.early_gain),
+                "" if base else f"{s.higher}/{s.seeds}",
+                "" if s.gap is None else str(s.gap),
+                str(s.final),
+                f"{s.worst:.2f}",
+            ]
+        )
+    return render(lines)
+
+
+def rollouts_to(rows: Sequence[Row], success: float) -> float:
+    """Rollouts at which held-out success first reaches a level, linear between evaluations; inf if never."""
+    before: Row | None = None
+    for row in rows:
+        if row.success >= success:
+            if before is None:
+                return float(row.rollouts)
+            share = (success - before.success) / (row.success - before.success)
+            return before.rollouts + share * (row.rollouts - before.rollouts)
+        before = row
+    return math.inf
+
+
+def p_right_at(rows: Sequence[Row], rollouts: int) -> float:
+    """p(right phrasing) after so many rollouts, linear between evaluations.
+
+    Raises:
+        ValueError: the run did not last so long.
+    """
+    for before, row in pairwise(rows):
+        if before.rollouts <= rollouts <= row.rollouts:
+            share = (rollouts - before.rollouts) / (row.rollouts - before.rollouts)
+            return before.p_right + share * (row.p_right - before.p_right)
+    raise ValueError(f"{rows[0].arm}, seed {rows[0].seed}: no evaluation after {rollouts} rollouts")
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """Mean and 95 % t interval over seeds."""
+    if len(values) < 2:
+        return Interval(values[0], math.nan)
+    quantile = _T[len(values) - 2] if len(values) - 2 < len(_T) else 1.96
+    return Interval(statistics.fmean(values), quantile * statistics.stdev(values) / math.sqrt(len(values)))
+
+
+def _summary(arm: str, runs: dict[int, list[Row]], baseline: dict[int, list[Row]]) -> Summary:
+    seeds = sorted(set(runs) & set(baseline))
+    if not seeds:
+        raise ValueError(f"{arm} has no seed in common with {BASELINE}")
+    ours = {seed: rollouts_to(runs[seed], HALF) for seed in seeds}
+    theirs = {seed: rollouts_to(baseline[seed], HALF) for seed in seeds}
+    early = {seed: p_right_at(runs[seed], EARLY) for seed in seeds}
+    gains = [early[seed] - p_right_at(baseline[seed], EARLY) for seed in seeds]
+    gaps = [gap for seed in seeds if not math.isnan(gap := _teacher_gap(runs[seed]))]
+    final = [runs[seed][-1].success for seed in seeds]
+    return Summary(
+        arm=arm,
+        seeds=len(seeds),
+        to_half=statistics.median(ours.values()),
+        ratio=statistics.median(_ratio(theirs[seed], ours[seed]) for seed in seeds),
+        faster=sum(ours[seed] < theirs[seed] for seed in seeds),
+        early=interval(list(early.values())),
+        early_gain=interval(gains),
+        higher=sum(gain > 0 for gain in gains),
+        gap=interval(gaps) if gaps else None,
+        final=interval(final),
+        worst=min(final),
+    )
+
+
+def _ratio(baseline: float, arm: float) -> float:
+    if math.isinf(arm):
+        return 1.0 if math.isinf(baseline) else 0.0
+    return baseline / arm
+
+
+def _teacher_gap(rows: Sequence[Row]) -> float:
+    """Evaluations are equally far apart, so the mean over rows is that over steps."""
+    early = [row.teacher_p_right - row.student_p_right for row in rows if 0 < row.rollouts <= EARLY]
+    return statistics.fmean(early) if early else math.nan
