@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sd_search_verl import __version__
 from sd_search_verl.config import ConfigError
+from sd_search_verl.world.commands import add_commands
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,6 +57,8 @@ def parser() -> argparse.ArgumentParser:
     score.add_argument("--by", metavar="FIELD", help="one line for each value of this field")
     score.add_argument("--protocol", help="default: the one whose tags a text has")
     score.set_defaults(action=_score)
+
+    add_commands(commands.add_parser("world", help="the method in a synthetic world: run, compare, plot"))
     return root
 
 

@@ -41,6 +41,8 @@ BASELINE = "grpo"
 ARMS = {
     BASELINE: _method("no distillation", alpha=0.0),
     "sd": Arm("SD-Search"),
+    "sd_alpha_1": _method("SD-Search with alpha 1", alpha=1.0),
+    "sd_alpha_3": _method("SD-Search with alpha 3", alpha=3.0),
     # Controls: hindsight taken away or falsified. None may beat the baseline.
     "no_block": _block("an empty block: the teacher is the student", content="none"),
     "shuffled": _block("outcome labels permuted over the batch", labels="shuffled"),
