@@ -1,0 +1,84 @@
+"""``sd-search ask``: one question, every turn and every document shown as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from sd_search_verl import protocol as protocols
+from sd_search_verl.evaluation.config import EvaluationConfig
+from sd_search_verl.evaluation.evaluate import check_retriever, client_of
+from sd_search_verl.evaluation.model import resolve_model
+from sd_search_verl.evaluation.questions import Question
+from sd_search_verl.evaluation.run import Generate, Search, play
+from sd_search_verl.protocol.base import Protocol
+from sd_search_verl.rollout.episode import Generation
+from sd_search_verl.rollout.retriever import SearchResult
+
+Show = Callable[[str], object]
+
+
+def ask(text: str, model: Path, config: EvaluationConfig) -> None:
+    """Answer a question on the terminal.
+
+    Raises:
+        RuntimeError: the retriever does not answer.
+    """
+    question = Question("ask", "0", text, [], protocols.get(config.search.protocol).prompt(text))
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(_ask(question, resolve_model(model, Path(folder)), config))
+
+
+async def step_by_step(
+    question: Question,
+    generate: Generate,
+    search: Search,
+    tokenizer: Any,
+    config: EvaluationConfig,
+    show: Show,
+) -> dict[str, Any]:
+    """Play an episode and ``show`` each step of it; returns its record."""
+
+    async def shown_turn(context: list[int], max_tokens: int, protocol: Protocol, seed: int) -> Generation:
+        generation = await generate(context, max_tokens, protocol, seed)
+        show(f"\n── model ({len(generation.token_ids)} tokens)\n{tokenizer.decode(generation.token_ids)}")
+        return generation
+
+    async def shown_search(query: str) -> SearchResult:
+        found = await search(query)
+        show(f"\n── retriever ({1000 * found.latency_s:.0f} ms): {query}")
+        if found.documents is None:
+            show(f"   unavailable: {found.error}")
+        for number, document in enumerate(found.documents or [], start=1):
+            title, _, body = document.contents.partition("\n")
+            show(f"   {number}. {title}: {body[:160]}{'…' if len(body) > 160 else ''}")
+        return found
+
+    show(f"question: {question.question}")
+    row = await play(question, config.seeds[0], shown_turn, shown_search, tokenizer, config)
+    ended = "" if row["status"] == "answered" else f" ({row['status']})"
+    show(f"\nanswer: {row['answer'] if row['answer'] is not None else 'none'}{ended}")
+    show(f"{row['searches']} searches, {row['policy_tokens']} tokens, {row['latency_s']:.1f} s")
+    return row
+
+
+async def _ask(question: Question, model: Path, config: EvaluationConfig) -> None:
+    client = client_of(config)
+    try:
+        await check_retriever(client)
+        # These imports take as long as loading a small model: only once it is certain that they are needed.
+        from transformers import AutoTokenizer
+
+        from sd_search_verl.evaluation.engine import Engine
+
+        print(f"loading {model} into vLLM", file=sys.stderr)
+        with closing(Engine(model, config)) as engine:
+            tokenizer = AutoTokenizer.from_pretrained(model)
+            await step_by_step(question, engine.generate, client.search, tokenizer, config, print)
+    finally:
+        await client.close()

@@ -1,0 +1,168 @@
+"""``sd-search compare``: two systems on the same questions, each one evaluation or several (training seeds)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from sd_search_verl.evaluation.results import METRICS, per_question
+from sd_search_verl.evaluation.statistics import (
+    Estimate,
+    macro_average,
+    mean_and_sd,
+    micro_average,
+    paired_difference,
+)
+from sd_search_verl.evaluation.table import render, signed_percent
+from sd_search_verl.evaluation.trajectories import Key, read_trajectories
+
+Scores = dict[str, dict[str, float]]
+"""Set -> question id -> score, a mean over seeds and runs."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished evaluation, read from its folder."""
+
+    folder: Path
+    results: dict[str, Any]
+    rows: dict[Key, dict[str, Any]]
+
+
+def read_run(folder: Path) -> Run:
+    """The evaluation in a folder.
+
+    Raises:
+        FileNotFoundError: it holds none that has finished.
+    """
+    path = folder / "results.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: no evaluation has finished in {folder}")
+    return Run(folder, json.loads(path.read_text()), read_trajectories(folder / "trajectories.jsonl"))
+
+
+def compare(a: Sequence[Run], b: Sequence[Run]) -> dict[str, Any]:
+    """Paired differences B - A of every metric, the questions whose EM changed, and warnings.
+
+    Raises:
+        ValueError: no question is common to both.
+    """
+    result: dict[str, Any] = {"metrics": {}, "warnings": _warnings(a, b)}
+    for metric in METRICS:
+        before, after = _common(_mean_scores(a, metric), _mean_scores(b, metric))
+        differences = {
+            name: [after[name][question] - score for question, score in questions.items()]
+            for name, questions in before.items()
+        }
+        result["metrics"][metric] = {
+            "sets": {
+                name: {
+                    "a": fmean(before[name].values()),
+                    "b": fmean(after[name].values()),
+                    **paired_difference(list(before[name].values()), list(after[name].values())).as_dict(),
+                }
+                for name in before
+            },
+            "macro": macro_average(differences).as_dict(),
+            "micro": micro_average(differences).as_dict(),
+            "seeds": {"a": _spread(a, metric), "b": _spread(b, metric)},
+        }
+    result["changed"] = _changed(a, b)
+    return result
+
+
+def table(result: Mapping[str, Any], shown: int) -> str:
+    """The comparison for a person, with the first ``shown`` questions that changed either way."""
+    parts = [f"warning: {warning}" for warning in result["warnings"]]
+    for metric, label in METRICS.items():
+        values = result["metrics"][metric]
+        lines = [[label, "n", "A", "B", "B - A"]]
+        for name, of_set in values["sets"].items():
+            estimate = Estimate(*(of_set[key] for key in ("mean", "low", "high", "n")))
+            cells = [str(estimate.n), f"{100 * of_set['a']:.1f}", f"{100 * of_set['b']:.1f}"]
+            lines.append([name, *cells, signed_percent(estimate)])
+        if len(values["sets"]) > 1:
+            for average in ("macro", "micro"):
+                estimate = Estimate(**values[average])
+                lines.append([f"{average} average", str(estimate.n), "", "", signed_percent(estimate)])
+        parts.append(render(lines))
+        for side, spread in values["seeds"].items():
+            if len(spread["values"]) > 1:
+                mean, sd = 100 * spread["mean"], 100 * spread["sd"]
+                parts.append(f"{side.upper()}: {mean:.1f} ± {sd:.1f} (s.d. of {len(spread['values'])} seeds)")
+        parts.append("")
+    for direction in ("gained", "lost"):
+        questions = [q for q in result["changed"] if (q["difference"] > 0) == (direction == "gained")]
+        parts.append(f"{len(questions)} questions {direction} in EM")
+        for q in questions[:shown]:
+            parts.append(f"  {q['set']}/{q['id']}  {q['question']}\n    A: {q['a']}  B: {q['b']}")
+            parts.append(f"    golden: {', '.join(q['golden_answers'][:4])}")
+    return "\n".join(parts)
+
+
+def _mean_scores(runs: Sequence[Run], metric: str) -> Scores:
+    """A question's score, a mean over the runs that asked it."""
+    every: dict[str, dict[str, list[float]]] = {}
+    for run in runs:
+        for name, questions in per_question(run.rows, metric).items():
+            for question, score in questions.items():
+                every.setdefault(name, {}).setdefault(question, []).append(score)
+    return {name: {q: fmean(scores) for q, scores in of_set.items()} for name, of_set in every.items()}
+
+
+def _common(a: Scores, b: Scores) -> tuple[Scores, Scores]:
+    """Both, with the questions that both have, in the same order: of an interrupted run that is not the file's."""
+    both = {name: sorted(q for q in a[name] if q in b[name]) for name in a if name in b}
+    both = {name: questions for name, questions in both.items() if questions}
+    if not both:
+        raise ValueError(
+            "the evaluations have no question in common; compare runs of the same question files"
+        )
+    first, second = ({name: {q: s[name][q] for q in qs} for name, qs in both.items()} for s in (a, b))
+    return first, second
+
+
+def _spread(runs: Sequence[Run], metric: str) -> dict[str, Any]:
+    """Macro averages of every run and seed, their mean and sample standard deviation."""
+    values = [value for run in runs for value in run.results["seeds"][metric]["values"].values()]
+    mean, sd = mean_and_sd(values)
+    return {"mean": mean, "sd": sd, "values": values}
+
+
+def _changed(a: Sequence[Run], b: Sequence[Run]) -> list[dict[str, Any]]:
+    """Questions whose mean EM differs, with the answers of both sides."""
+    before, after = _common(_mean_scores(a, "em"), _mean_scores(b, "em"))
+    answers = [
+        {key[:2]: row for run in reversed(runs) for key, row in reversed(run.rows.items())} for runs in (a, b)
+    ]
+    found = []
+    for name, questions in before.items():
+        for question, score in questions.items():
+            if (difference := after[name][question] - score) != 0:
+                first, second = (rows[name, question] for rows in answers)
+                found.append(
+                    {
+                        "set": name,
+                        "id": question,
+                        "question": first["question"],
+                        "golden_answers": first["golden_answers"],
+                        "difference": difference,
+                        "a": first["answer"],
+                        "b": second["answer"],
+                    }
+                )
+    return found
+
+
+def _warnings(a: Sequence[Run], b: Sequence[Run]) -> list[str]:
+    runs = [*a, *b]
+    found = []
+    for name, meaning in (("protocol_hash", "protocols"), ("questions", "questions")):
+        values = {run.results[name] for run in runs}
+        if len(values) > 1:
+            found.append(f"the evaluations have different {meaning} ({', '.join(sorted(values))})")
+    return found

@@ -1,0 +1,101 @@
+"""The model in vLLM's asynchronous engine: many episodes at once, token ids in and token ids out."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import os
+from pathlib import Path
+from typing import Any
+
+from sd_search_verl.config import ConfigError
+from sd_search_verl.evaluation.config import EvaluationConfig
+from sd_search_verl.protocol.base import Protocol
+from sd_search_verl.rollout.episode import Generation
+from sd_search_verl.verl_adapter.cpu.environment import ENVIRONMENT
+
+
+class Engine:
+    """A model ready to generate. Make it inside the event loop that uses it.
+
+    Args:
+        model: Hugging Face folder.
+        config: lengths, sampling and devices.
+
+    Raises:
+        RuntimeError: vLLM is not installed.
+        ConfigError: the model's context is too short for the config's lengths.
+    """
+
+    def __init__(self, model: Path, config: EvaluationConfig) -> None:
+        on_cpu = prepare_environment()
+        check_context(model, config)
+        from vllm import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        devices: dict[str, Any] = {"enforce_eager": True} if on_cpu else {}
+        self._config, self._numbers = config, itertools.count()
+        self._llm = AsyncLLM.from_engine_args(
+            AsyncEngineArgs(
+                model=str(model),
+                dtype="float32" if on_cpu and config.dtype == "auto" else config.dtype,
+                max_model_len=config.max_prompt_tokens + config.max_response_tokens,
+                max_num_seqs=config.concurrency,
+                gpu_memory_utilization=config.gpu_memory_utilization,
+                tensor_parallel_size=config.tensor_parallel_size,
+                enable_log_requests=False,
+                disable_log_stats=True,
+                **devices,
+            )
+        )
+
+    async def generate(
+        self, context: list[int], max_tokens: int, protocol: Protocol, seed: int
+    ) -> Generation:
+        """One turn. ``seed`` makes a sampled turn the same whatever else is in the batch."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        parameters = SamplingParams(
+            temperature=self._config.temperature,
+            top_p=self._config.top_p,
+            seed=seed if self._config.temperature > 0 else None,
+            max_tokens=max_tokens,
+            stop=protocol.stop,
+            include_stop_str_in_output=True,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        prompt: Any = {"prompt_token_ids": context}
+        async for output in self._llm.generate(prompt, parameters, request_id=str(next(self._numbers))):
+            last = output
+        return Generation(list(last.outputs[0].token_ids), None)
+
+    def close(self) -> None:
+        """End the engine's processes."""
+        self._llm.shutdown()
+
+
+def prepare_environment() -> bool:
+    """Set what vLLM reads when it is imported; returns whether this is a machine without an accelerator."""
+    if importlib.util.find_spec("vllm") is None:
+        raise RuntimeError("vLLM is not installed; `make install` (CPU) or `make install-gpu` brings it")
+    import torch
+
+    on_cpu = not torch.cuda.is_available()
+    quiet = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    for name, value in {**quiet, **(ENVIRONMENT if on_cpu else {})}.items():
+        os.environ.setdefault(name, value)
+    return on_cpu
+
+
+def check_context(model: Path, config: EvaluationConfig) -> None:
+    """Refuse lengths that the model cannot hold, before it is loaded."""
+    from transformers import AutoConfig
+
+    longest = getattr(AutoConfig.from_pretrained(model), "max_position_embeddings", None)
+    wanted = config.max_prompt_tokens + config.max_response_tokens
+    if longest is not None and wanted > longest:
+        raise ConfigError(
+            f"max_prompt_tokens={config.max_prompt_tokens} and max_response_tokens={config.max_response_tokens} "
+            f"are {wanted} tokens, {model} holds {longest}; make them smaller"
+        )

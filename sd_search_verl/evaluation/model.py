@@ -1,0 +1,71 @@
+"""The model to evaluate: a Hugging Face folder, or a checkpoint of verl's made into one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from sd_search_verl.verl_adapter.cpu.environment import ENVIRONMENT
+
+_SAMPLE = 1 << 20  # bytes read of each end of a large file
+
+
+def resolve_model(path: Path, out: Path) -> Path:
+    """A folder that vLLM loads. Shards of a verl FSDP checkpoint are merged into ``out/model`` by verl's own merger.
+
+    Args:
+        path: Hugging Face folder, ``global_step_N`` or ``global_step_N/actor``.
+        out: folder of the evaluation.
+
+    Raises:
+        FileNotFoundError: ``path`` holds neither.
+        RuntimeError: the merger failed; the message ends with what it said.
+    """
+    actor = path / "actor" if (path / "actor").is_dir() else path
+    if any(path.glob("*.safetensors")) or any(path.glob("pytorch_model*.bin")):
+        return path
+    if any((actor / "huggingface").glob("*.safetensors")):
+        return actor / "huggingface"
+    if not any(actor.glob("model_world_size_*_rank_*.pt")):
+        raise FileNotFoundError(
+            f"{path} holds no model: neither *.safetensors (Hugging Face) nor "
+            "model_world_size_*_rank_*.pt (verl, FSDP)"
+        )
+    merged = out / "model"
+    if not any(merged.glob("*.safetensors")):
+        print(f"merging the shards of {actor} into {merged}", file=sys.stderr)
+        _merge(actor, merged)
+    return merged
+
+
+def _merge(actor: Path, merged: Path) -> None:
+    import torch
+
+    # In another process: whoever evaluates need not import verl.
+    command = [sys.executable, "-m", "verl.model_merger", "merge", "--backend", "fsdp"]
+    command += ["--local_dir", str(actor), "--target_dir", str(merged)]
+    environment = {} if torch.cuda.is_available() else ENVIRONMENT
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+    if done.returncode != 0 or not any(merged.glob("*.safetensors")):
+        raise RuntimeError(
+            f"verl could not merge {actor}; try it by hand:\n  {' '.join(command)}\nit said:\n"
+            + "\n".join((done.stdout + done.stderr).splitlines()[-15:])
+        )
+
+
+def fingerprint(model: Path) -> str:
+    """16 hexadecimal digits of a model: its files' names and sizes, and a MiB from both ends of each."""
+    digest = hashlib.sha256()
+    for path in sorted(model.iterdir()):
+        if path.suffix not in (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"):
+            continue
+        size = path.stat().st_size
+        digest.update(f"{path.name}\0{size}\0".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_SAMPLE))
+            file.seek(max(0, size - _SAMPLE))
+            digest.update(file.read(_SAMPLE))
+    return digest.hexdigest()[:16]

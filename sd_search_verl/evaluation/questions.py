@@ -1,0 +1,135 @@
+"""Question files: own JSON lines, or the parquet that verl trains and validates on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from sd_search_verl import scoring
+from sd_search_verl.data.jsonl import (
+    MalformedRowsError,
+    Problem,
+    check_answers,
+    check_text,
+    get_field,
+    read_objects,
+)
+from sd_search_verl.protocol.base import Messages, Protocol
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question; ``id`` is unique in its ``set``."""
+
+    set: str
+    id: str
+    question: str
+    golden_answers: list[str]
+    messages: Messages
+    """The prompt: the file's own where it has one, else the protocol's."""
+
+
+def read_questions(
+    path: Path, name: str | None, protocol: Protocol, sample: int | None = None
+) -> list[Question]:
+    """The questions of a file, in its order.
+
+    Args:
+        path: ``.parquet`` in verl's format, or JSON lines with ``question`` and ``golden_answers`` (``.gz`` too).
+        name: of the set; None = the file's name, or ``data_source`` of a parquet's rows.
+        protocol: makes the prompt where the file has none.
+        sample: so many of each set, always the same ones; None = all.
+
+    Raises:
+        FileNotFoundError: no such file.
+        MalformedRowsError: rows that cannot be asked, every one with line (of a parquet: row) and field.
+    """
+    rows = _parquet_rows(path) if path.suffix == ".parquet" else read_objects(path)
+    stem = path.name.removesuffix(".gz").removesuffix(path.suffix).removesuffix(".jsonl")
+    questions: list[Question] = []
+    problems: list[Problem] = []
+    lines: dict[tuple[str, str], int] = {}
+    for number, row in rows:
+        found = row if isinstance(row, Problem) else _question(number, row, name, stem, protocol)
+        if isinstance(found, Question):
+            first = lines.setdefault((found.set, found.id), number)
+            if first != number:
+                found = Problem(number, "id", f"{found.id!r} stands in line {first} already")
+        if isinstance(found, Problem):
+            problems.append(found)
+        else:
+            questions.append(found)
+    if problems:
+        raise MalformedRowsError(path, problems)
+    if not questions:
+        raise ValueError(f"{path} has no question")
+    return questions if sample is None else _sampled(questions, sample)
+
+
+def _sampled(questions: list[Question], sample: int) -> list[Question]:
+    chosen: set[int] = set()
+    for name in dict.fromkeys(question.set for question in questions):
+        members = [i for i, question in enumerate(questions) if question.set == name]
+        chosen |= set(members if len(members) <= sample else Random(0).sample(members, sample))
+    return [questions[i] for i in sorted(chosen)]
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing")
+    number = 0
+    for batch in pq.ParquetFile(path).iter_batches(batch_size=1024):
+        for row in batch.to_pylist():
+            number += 1
+            yield number, row
+
+
+def _question(
+    number: int, row: dict[str, Any], name: str | None, stem: str, protocol: Protocol
+) -> Question | Problem:
+    if "reward_model" in row or "prompt" in row:  # verl's format
+        return _verl_question(number, row, name, stem)
+    text, golden = row.get("question"), row.get("golden_answers")
+    problem = check_text(number, "question", text) or check_answers(number, "golden_answers", golden)
+    if problem is not None:
+        return problem
+    identity = row.get("id", number - 1)
+    if isinstance(identity, (dict, list)) or identity is None:
+        return Problem(number, "id", "must be a text or a number")
+    return Question(
+        name or stem,
+        str(identity),
+        str(text),
+        scoring.golden_answers(golden),
+        protocol.prompt(str(text)),
+    )
+
+
+def _verl_question(number: int, row: dict[str, Any], name: str | None, stem: str) -> Question | Problem:
+    golden, field = get_field(row, "reward_model.ground_truth"), "reward_model.ground_truth"
+    if isinstance(golden, dict):
+        golden, field = golden.get("target"), f"{field}.target"
+    messages = row.get("prompt")
+    if (problem := check_answers(number, field, golden)) is not None:
+        return problem
+    if not isinstance(messages, list) or not messages:
+        return Problem(number, "prompt", "must be a list of messages")
+    for position, message in enumerate(messages):
+        for part in ("role", "content"):
+            problem = check_text(number, f"prompt[{position}].{part}", get_field(message, part))
+            if problem is not None:
+                return problem
+    extra = row.get("extra_info") or {}
+    identity = next((extra[key] for key in ("id", "index") if extra.get(key) is not None), number - 1)
+    return Question(
+        name or row.get("data_source") or stem,
+        str(identity),
+        str(extra.get("question") or messages[-1]["content"]),
+        scoring.golden_answers(golden),
+        [{"role": message["role"], "content": message["content"]} for message in messages],
+    )

@@ -1,0 +1,179 @@
+"""Asking questions: many episodes of the training's own agent loop at once, each written down when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from sd_search_verl import protocol as protocols
+from sd_search_verl import scoring
+from sd_search_verl.evaluation.config import EvaluationConfig
+from sd_search_verl.evaluation.questions import Question
+from sd_search_verl.evaluation.trajectories import TrajectoryFile
+from sd_search_verl.protocol.base import Protocol
+from sd_search_verl.protocol.prompt import encode_messages
+from sd_search_verl.rollout.episode import Episode, Generation, run_episode
+from sd_search_verl.rollout.retriever import SearchResult
+
+Generate = Callable[[list[int], int, Protocol, int], Awaitable[Generation]]
+"""Context, most tokens, protocol and seed of a turn -> its tokens."""
+Search = Callable[[str], Awaitable[SearchResult]]
+FEW_FAILURES = 5  # happen to any server, and are a large share of few searches
+
+
+class SearchFailedError(RuntimeError):
+    """Too many searches got no answer; what was finished stays, and a second start goes on."""
+
+
+async def ask_all(
+    questions: Sequence[Question],
+    generate: Generate,
+    search: Search,
+    tokenizer: Any,
+    config: EvaluationConfig,
+    file: TrajectoryFile,
+) -> None:
+    """Ask what the file does not hold yet, once for each seed, and append it.
+
+    An episode with a failed search is put off to the end and asked once more; then it counts as it is, because a
+    server may refuse a query for good.
+
+    Raises:
+        SearchFailedError: more than ``max_failure_rate`` of the searches failed.
+    """
+    todo = [
+        (question, seed)
+        for seed in config.seeds
+        for question in questions
+        if (question.set, question.id, seed) not in file.rows
+    ]
+    watch = _Watch(search, config.max_failure_rate)
+    done = len(questions) * len(config.seeds) - len(todo)
+    with tqdm(total=done + len(todo), initial=done, unit="question", dynamic_ncols=True) as bar:
+
+        async def ask(question: Question, seed: int, last_time: bool) -> bool:
+            row = await play(question, seed, generate, watch.search, tokenizer, config)
+            if row["failures"] and not last_time:
+                return False
+            file.append(row)
+            bar.update()
+            return True
+
+        put_off = await _in_parallel(todo, lambda q, s: ask(q, s, False), config.concurrency)
+        await _in_parallel(put_off, lambda q, s: ask(q, s, True), config.concurrency)
+
+
+async def play(
+    question: Question,
+    seed: int,
+    generate: Generate,
+    search: Search,
+    tokenizer: Any,
+    config: EvaluationConfig,
+) -> dict[str, Any]:
+    """One episode, as a line of ``trajectories.jsonl``."""
+    protocol = protocols.get(config.search.protocol)
+    template = json.loads(config.chat_template_kwargs)
+    prompt = encode_messages(question.messages, tokenizer, template)
+    begun, turn = time.monotonic(), 0
+
+    async def one_turn(context: list[int], max_tokens: int) -> Generation:
+        nonlocal turn
+        turn += 1
+        return await generate(context, max_tokens, protocol, turn_seed(seed, question, turn))
+
+    episode = await run_episode(
+        prompt[-config.max_prompt_tokens :],
+        one_turn,
+        search,
+        tokenizer,
+        protocol,
+        config.search,
+        config.max_response_tokens,
+    )
+    return {
+        "set": question.set,
+        "id": question.id,
+        "seed": seed,
+        "question": question.question,
+        "golden_answers": question.golden_answers,
+        **_outcome(episode, question.golden_answers),
+        "prompt_tokens": len(prompt),
+        "truncated_prompt": len(prompt) > config.max_prompt_tokens,
+        "response": tokenizer.decode(episode.response_ids, skip_special_tokens=False),
+        "latency_s": round(time.monotonic() - begun, 4),
+    }
+
+
+def turn_seed(seed: int, question: Question, turn: int) -> int:
+    """Seed of one turn's sampling, in [0, 2^63): the same whenever and in whatever order questions are asked."""
+    text = json.dumps([seed, question.set, question.id, turn])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def _outcome(episode: Episode, golden: list[str]) -> dict[str, Any]:
+    found = [scoring.contains_answer(search.documents, golden) for search in episode.searches]
+    return {
+        "answer": episode.answer,
+        "em": scoring.exact_match(episode.answer, golden),
+        "f1": scoring.token_f1(episode.answer, golden),
+        "cover_em": scoring.cover_exact_match(episode.answer, golden),
+        "status": episode.status,
+        "turns": episode.turns,
+        "queries": episode.queries,
+        "searches": len(episode.searches),
+        "gold_in_documents": found,
+        "failures": sum(search.error is not None for search in episode.searches),
+        "search_latency_s": [round(search.latency_s, 4) for search in episode.searches],
+        "malformed": episode.malformed,
+        "truncated_observations": episode.truncated_observations,
+        "response_tokens": len(episode.response_ids),
+        "policy_tokens": sum(episode.response_mask),
+    }
+
+
+class _Watch:
+    """Searches, and stops all when too many fail."""
+
+    def __init__(self, search: Search, max_failure_rate: float) -> None:
+        self._search, self._most = search, max_failure_rate
+        self._searches = self._failures = 0
+
+    async def search(self, query: str) -> SearchResult:
+        found = await self._search(query)
+        self._searches += 1
+        self._failures += found.error is not None
+        if self._failures >= FEW_FAILURES and self._failures > self._most * self._searches:
+            raise SearchFailedError(
+                f"{self._failures} of {self._searches} searches failed (max_failure_rate={self._most:g}), "
+                f"the last with: {found.error}. What is finished is kept; start again when the server answers"
+            )
+        return found
+
+
+async def _in_parallel(
+    todo: Iterable[tuple[Question, int]], ask: Callable[[Question, int], Awaitable[bool]], workers: int
+) -> list[tuple[Question, int]]:
+    """Ask each, ``workers`` at a time; returns those whose asking gave False. The first error ends all."""
+    unfinished = []
+    queue: Iterator[tuple[Question, int]] = iter(todo)
+
+    async def work() -> None:
+        for question, seed in queue:
+            if not await ask(question, seed):
+                unfinished.append((question, seed))
+
+    tasks = [asyncio.create_task(work()) for _ in range(workers)]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return unfinished

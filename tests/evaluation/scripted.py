@@ -1,0 +1,93 @@
+"""A policy by rule, on a byte tokenizer: everything of an evaluation but the model is the real thing.
+
+As a program it evaluates until it is killed: ``scripted.py QUESTIONS OUT SECONDS_PER_TURN``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+from sd_search_verl.evaluation.config import EvaluationConfig, read_settings
+from sd_search_verl.evaluation.questions import Question, read_questions
+from sd_search_verl.evaluation.results import in_order, summarize
+from sd_search_verl.evaluation.run import ask_all
+from sd_search_verl.evaluation.trajectories import TrajectoryFile
+from sd_search_verl.protocol import get
+from sd_search_verl.protocol.base import Protocol
+from sd_search_verl.rollout.episode import Generation
+from sd_search_verl.rollout.retriever import Document, SearchResult
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from support.tiny import byte_tokenizer
+
+TOKENIZER = byte_tokenizer()
+R1 = get("search_r1")
+
+
+class Policy:
+    """Searches for a while, then answers; what it does follows from the turn's seed. Counts what it is asked."""
+
+    def __init__(self, seconds_per_turn: float = 0.0) -> None:
+        self.seconds_per_turn = seconds_per_turn
+        self.first_turns = 0
+
+    async def generate(
+        self, context: list[int], max_tokens: int, protocol: Protocol, seed: int
+    ) -> Generation:
+        await asyncio.sleep(self.seconds_per_turn)
+        draw = random.Random(seed)
+        text = TOKENIZER.decode(context).rpartition("Question: ")[2]
+        self.first_turns += protocol.observation_close not in text
+        if draw.random() < 0.3:
+            turn = f"<search> {draw.randint(0, 9)} </search>"
+        elif draw.random() < 0.1:
+            turn = "hm"
+        else:
+            turn = f"<answer> {draw.randint(0, 3)} </answer>"
+        return Generation(TOKENIZER.encode(turn, add_special_tokens=False)[:max_tokens], None)
+
+
+async def found(query: str) -> SearchResult:
+    """Always one passage."""
+    return SearchResult([Document("1", f"Title\nabout {query}", 1.0)], 0.01, None)
+
+
+def config(*overrides: str) -> EvaluationConfig:
+    """Seeded sampling with the given overrides."""
+    return read_settings(None, ["temperature=1", *overrides]).config
+
+
+def write_questions(path: Path, count: int) -> Path:
+    """Questions whose answer is a digit that the policy may guess."""
+    rows = [{"id": f"q{i}", "question": f"number {i}", "golden_answers": [str(i % 4)]} for i in range(count)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def run(
+    questions: list[Question],
+    out: Path,
+    options: EvaluationConfig,
+    policy: Policy,
+    search: Any = found,
+) -> dict[str, Any]:
+    """Ask what is missing in ``out/trajectories.jsonl``; returns the summary."""
+    out.mkdir(exist_ok=True)
+    with TrajectoryFile(out / "trajectories.jsonl") as file:
+        asyncio.run(ask_all(questions, policy.generate, search, TOKENIZER, options, file))
+        keys = [(q.set, q.id, seed) for seed in options.seeds for q in questions]
+        return summarize(in_order(file.rows, keys))
+
+
+if __name__ == "__main__":
+    run(
+        read_questions(Path(sys.argv[1]), "digits", R1),
+        Path(sys.argv[2]),
+        config("concurrency=8"),
+        Policy(float(sys.argv[3])),
+    )

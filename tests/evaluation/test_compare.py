@@ -1,0 +1,99 @@
+"""Two evaluations of the same questions, paired."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from pathlib import Path
+from statistics import fmean, stdev
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from test_run import rows_of
+
+from sd_search_verl.cli import main
+from sd_search_verl.evaluation.compare import compare, read_run
+from sd_search_verl.evaluation.results import summarize
+
+DRAW = random.Random(0)
+BEFORE = {"nq": [int(DRAW.random() < 0.3) for _ in range(200)], "bamboogle": [0, 0, 1, 0]}
+AFTER = {name: [em or int(DRAW.random() < 0.2) for em in ems] for name, ems in BEFORE.items()}
+
+
+def save(folder: Path, sets: dict[str, list[int]], shuffled: bool = False, protocol: str = "p1") -> Path:
+    folder.mkdir()
+    rows = rows_of(sets)
+    lines = [
+        {
+            "set": key[0],
+            "id": key[1],
+            "seed": key[2],
+            "question": f"q{key[1]}",
+            "golden_answers": ["g"],
+            **row,
+        }
+        for key, row in rows.items()
+    ]
+    if shuffled:
+        DRAW.shuffle(lines)
+    (folder / "trajectories.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    results = {"protocol_hash": protocol, "questions": "same", **summarize(rows)}
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder
+
+
+def test_questions_are_paired_by_id_not_by_line(tmp_path: Path) -> None:
+    a, b = save(tmp_path / "a", BEFORE), save(tmp_path / "b", AFTER, shuffled=True)
+    result = compare([read_run(a)], [read_run(b)])
+    differences = [after - before for before, after in zip(BEFORE["nq"], AFTER["nq"], strict=True)]
+    found = result["metrics"]["em"]["sets"]["nq"]
+    assert found["mean"] == pytest.approx(fmean(differences))
+    assert found["low"] > 0  # nothing got worse
+    assert {(q["set"], q["id"]) for q in result["changed"]} == {
+        (name, str(i))
+        for name in BEFORE
+        for i, (x, y) in enumerate(zip(BEFORE[name], AFTER[name], strict=True))
+        if x != y
+    }
+    assert result["warnings"] == []
+    macro = fmean(fmean(AFTER[n]) - fmean(BEFORE[n]) for n in BEFORE)
+    assert result["metrics"]["em"]["macro"]["mean"] == pytest.approx(macro)
+
+
+def test_nothing_changed(tmp_path: Path) -> None:
+    a = read_run(save(tmp_path / "a", BEFORE))
+    result = compare([a], [a])
+    assert result["changed"] == []
+    assert result["metrics"]["f1"]["micro"] == {"mean": 0.0, "low": 0.0, "high": 0.0, "n": 204}
+
+
+def test_several_seeds_a_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [[DRAW.randint(0, 1) for _ in range(50)] for _ in range(6)]
+    folders = [str(save(tmp_path / str(i), {"nq": run})) for i, run in enumerate(runs)]
+    out = tmp_path / "compared.json"
+    assert main(["compare", *folders[:3], "--with", *folders[3:], "--out", str(out)]) == 0
+    means = [fmean(run) for run in runs]
+    difference = fmean(means[3:]) - fmean(means[:3])
+    result = json.loads(out.read_text())
+    assert result["metrics"]["em"]["sets"]["nq"]["mean"] == pytest.approx(difference)
+    assert result["metrics"]["em"]["seeds"]["a"]["sd"] == pytest.approx(stdev(means[:3]))
+    assert f"A: {100 * fmean(means[:3]):.1f} ± {100 * stdev(means[:3]):.1f} (s.d. of 3 seeds)" in (
+        capsys.readouterr().out
+    )
+
+
+def test_what_cannot_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a = save(tmp_path / "a", {"nq": [1]})
+    b = save(tmp_path / "b", {"popqa": [1]}, protocol="p2")
+    assert main(["compare", str(a), str(b)]) == 1
+    assert "no question in common" in capsys.readouterr().err
+    assert main(["compare", str(a)]) == 1
+    assert main(["compare", str(a), str(tmp_path)]) == 1
+    assert "no evaluation has finished" in capsys.readouterr().err
+    c = save(tmp_path / "c", {"nq": [0]}, protocol="p2")
+    assert main(["compare", str(a), str(c)]) == 0
+    shown = capsys.readouterr().out
+    assert "warning: the evaluations have different protocols (p1, p2)" in shown
+    assert "1 questions lost in EM" in shown

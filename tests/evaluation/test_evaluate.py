@@ -1,0 +1,112 @@
+"""``sd-search evaluate`` as a user runs it: vLLM on the CPU, the retrieval server, the shipped model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sd_search_verl.cli import main
+from sd_search_verl.evaluation.model import fingerprint, resolve_model
+from sd_search_verl.protocol import get
+from sd_search_verl.scoring import exact_match
+from sd_search_verl.world.config import WorldConfig
+from sd_search_verl.world.facts import World
+from sd_search_verl.world.files import write_world
+
+LIMITS = ["max_prompt_tokens=64", "max_response_tokens=192", "search.top_k=1", "search.max_turns=3"]
+LIMITS += ["search.max_turn_tokens=24", "search.max_observation_tokens=64", "sample=24", "concurrency=10"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    write_world(World(WorldConfig()), folder)
+    return folder
+
+
+@pytest.fixture
+def retriever(world: Path, tmp_path: Path) -> Iterator[str]:
+    """The server's address."""
+    corpus, index, address = world / "corpus.jsonl", tmp_path / "index", tmp_path / "url"
+    build = [sys.executable, "-m", "retriever_server.build_index", "--backend", "bm25"]
+    subprocess.run([*build, "--corpus", corpus, "--index", index], check=True, capture_output=True)
+    serve = [sys.executable, "-m", "retriever_server", "--backend", "bm25", "--port", "0"]
+    server = subprocess.Popen([*serve, "--corpus", corpus, "--index", index, "--port-file", address])
+    try:
+        deadline = time.monotonic() + 60
+        while not address.exists():
+            assert server.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        yield address.read_text().strip()
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+
+
+def arguments(world: Path, retriever: str, out: Path) -> list[str]:
+    where = ["--model", str(world / "model"), "--retriever", retriever, "--out", str(out)]
+    files = ["--questions", f"a={world / 'val.parquet'}", "--questions", f"b={world / 'train.parquet'}"]
+    return ["evaluate", *where, *files, *LIMITS]
+
+
+@pytest.mark.timeout(400)
+def test_evaluate_and_start_again(
+    world: Path, retriever: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    program = "import sys; from sd_search_verl.cli import main; code = main(sys.argv[1:]); "
+    program += "assert 'verl' not in sys.modules, 'verl was imported'; sys.exit(code)"
+    line = [sys.executable, "-c", program, *arguments(world, retriever, out)]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [json.loads(line) for line in (out / "trajectories.jsonl").read_text().splitlines()]
+    assert len({(row["set"], row["id"]) for row in rows}) == len(rows) == 48
+    for row in rows:
+        parsed = get("search_r1").parse(row["response"])
+        assert (parsed.queries, parsed.answer) == (row["queries"], row["answer"])
+        assert row["em"] == exact_match(row["answer"], row["golden_answers"])
+    first = (out / "results.json").read_bytes()
+    results = json.loads(first)
+    assert results["sets"]["a"]["searches_per_question"] > 0.5
+    assert results["sets"]["a"]["search_failed"] == 0
+    assert results["protocol_hash"]
+    assert results["training_protocol_hash"] is None
+    assert "macro average" in done.stdout
+    assert "config is unknown" in done.stderr
+
+    # Everything is answered: neither the model nor the retriever is needed, and the results are the same.
+    assert main(arguments(world, "http://127.0.0.1:9", out)) == 0
+    assert (out / "results.json").read_bytes() == first
+    # Another protocol in the same folder would mix two evaluations.
+    assert main([*arguments(world, retriever, out), "search.max_turns=2"]) == 1
+    assert "holds an evaluation with another protocol_hash, config" in capsys.readouterr().err
+
+
+def test_a_silent_retriever_is_noticed_before_the_model_is_loaded(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments(world, "http://127.0.0.1:9", tmp_path), "search.max_retries=0"]) == 1
+    shown = capsys.readouterr().err
+    assert "the retriever does not answer" in shown
+    assert "loading" not in shown
+
+
+def test_models_are_told_apart_and_absent_ones_named(world: Path, tmp_path: Path) -> None:
+    model = world / "model"
+    assert resolve_model(model, tmp_path) == model
+    with pytest.raises(FileNotFoundError, match="holds no model"):
+        resolve_model(tmp_path, tmp_path)
+    before = fingerprint(model)
+    weights = model / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert fingerprint(model) != before
+    weights.write_bytes(whole)
+    assert fingerprint(model) == before

@@ -1,0 +1,122 @@
+"""Question files: two formats, one kind of question, and no row lost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from sd_search_verl.data.jsonl import MalformedRowsError
+from sd_search_verl.evaluation.questions import read_questions
+from sd_search_verl.protocol import get
+
+R1 = get("search_r1")
+
+
+def write(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_own_questions(tmp_path: Path) -> None:
+    rows = [
+        {"question": "who is it", "golden_answers": "Bo"},
+        {"id": 7, "question": "é?", "golden_answers": ["a", "b"]},
+    ]
+    first, second = read_questions(write(tmp_path / "mine.jsonl", rows), None, R1)
+    assert (first.set, first.id, first.golden_answers) == ("mine", "0", ["Bo"])
+    assert (second.id, second.golden_answers) == ("7", ["a", "b"])
+    assert first.messages == R1.prompt("who is it")
+    assert first.messages[0]["content"].endswith("Question: who is it?\n")
+    assert read_questions(tmp_path / "mine.jsonl", "nq", R1)[0].set == "nq"
+
+
+def test_the_parquet_of_the_training_keeps_its_prompts(tmp_path: Path) -> None:
+    rows = [
+        {
+            "data_source": name,
+            "prompt": [{"role": "user", "content": f"my own prompt {i}"}],
+            "reward_model": {"style": "rule", "ground_truth": {"target": ["x", "y"]}},
+            "extra_info": {"index": i, "question": f"q {i}"},
+        }
+        for i, name in enumerate(["nq", "hotpotqa"])
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "test.parquet")
+    first, second = read_questions(tmp_path / "test.parquet", None, R1)
+    assert (first.set, second.set) == ("nq", "hotpotqa")
+    assert first.messages == rows[0]["prompt"]
+    assert (second.question, second.golden_answers, second.id) == ("q 1", ["x", "y"], "1")
+
+
+def test_a_sample_is_always_the_same_and_per_set(tmp_path: Path) -> None:
+    rows = [{"question": f"q{i}", "golden_answers": ["x"]} for i in range(50)]
+    path = write(tmp_path / "mine.jsonl", rows)
+    sample = read_questions(path, None, R1, 10)
+    assert sample == read_questions(path, None, R1, 10)
+    assert [int(q.id) for q in sample] == sorted({int(q.id) for q in sample})
+    assert len(sample) == 10 != len(read_questions(path, None, R1, 100))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"golden_answers": ["x"]}, "line 2, field 'question': is missing"),
+        ({"question": "q", "golden_answers": ["x", None]}, r"field 'golden_answers\[1\]': is missing"),
+        ({"question": "q", "golden_answers": ["x"], "id": "0"}, "field 'id': '0' stands in line 1"),
+        ({"reward_model": {}, "prompt": "p"}, "field 'reward_model.ground_truth': is missing"),
+        ({"reward_model": {"ground_truth": "x"}, "prompt": "p"}, "field 'prompt': must be a list"),
+        (
+            {"reward_model": {"ground_truth": {"target": ["x"]}}, "prompt": [{"role": "user"}]},
+            r"field 'prompt\[0\].content': is missing",
+        ),
+    ],
+)
+def test_rows_that_cannot_be_asked(tmp_path: Path, row: dict[str, Any], message: str) -> None:
+    good = {"question": "q", "golden_answers": ["x"]}
+    with pytest.raises(MalformedRowsError, match=message):
+        read_questions(write(tmp_path / "mine.jsonl", [good, row]), None, R1)
+
+
+def test_real_prompts_and_observations_are_rebuilt_byte_for_byte(
+    real_data: Path, qwen_tokenizer: Any
+) -> None:
+    """What an evaluation shows a model is what released models saw, as recorded."""
+    import gzip
+
+    from sd_search_verl.rollout.episode import ObservationEncoder
+    from sd_search_verl.rollout.retriever import Document, SearchResult
+
+    folder = real_data / "wiki18-mini"
+    corpus: dict[str, str] = {}
+    with (folder / "corpus.jsonl").open() as file:
+        for line in file:
+            contents = json.loads(line)["contents"]
+            corpus[contents.partition("\n")[0]] = contents
+    prompts = {
+        q.question: q.messages[0]["content"] for q in read_questions(folder / "questions_nq.jsonl", "nq", R1)
+    }
+    encoder = ObservationEncoder(qwen_tokenizer, R1, 512)
+    observations = 0
+    with gzip.open(folder / "trajectories_nq.jsonl.gz", "rt") as file:
+        for line in list(file)[:600]:
+            record = json.loads(line)
+            assert prompts[record["question"]] == record["prompt"]
+            for part in record["response"].split("<information>")[1:]:
+                recorded = part.split("</information>")[0]
+                titles = [piece.split(") ", 1)[0] for piece in recorded.split("(Title: ")[1:]]
+                passages = [corpus[title] for title in titles if title in corpus]
+                wanted = R1.documents(passages).strip()
+                if len(titles) != 3 or wanted != recorded:
+                    continue  # a passage of the same title that is not in this corpus
+                result = SearchResult([Document("", text, None) for text in passages], 0.0, None)
+                tokens, cut = encoder.documents(result)
+                assert not cut
+                # Token for token: Qwen's tokenizer normalises to NFC, so decoding cannot give every byte back.
+                whole = f"\n\n<information>{recorded}</information>\n\n"
+                assert tokens == qwen_tokenizer.encode(whole)
+                observations += 1
+    assert observations > 50

@@ -1,0 +1,107 @@
+"""The training's limits are the evaluation's, and whatever differs is said."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sd_search_verl.config import ConfigError, SearchConfig, to_mapping
+from sd_search_verl.evaluation.config import (
+    find_training_config,
+    protocol_hash,
+    read_settings,
+    seen_by_policy,
+)
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> Path:
+    """The config that Hydra leaves in a run folder."""
+    whole = {
+        "data": {
+            "max_prompt_length": 100,
+            "max_response_length": "${data.max_prompt_length}",
+            "apply_chat_template_kwargs": {"enable_thinking": False},
+        },
+        "search": {**to_mapping(SearchConfig()), "max_observation_tokens": 77, "top_k": 2},
+    }
+    path = tmp_path / "run" / "hydra" / ".hydra" / "config.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(yaml.safe_dump(whole))
+    return path
+
+
+def test_observations_are_cut_as_in_training(training: Path) -> None:
+    """Elsewhere models trained at 512 tokens an observation are evaluated at 1024."""
+    settings = read_settings(training, [], ["http://here/retrieve"])
+    assert settings.config.search == replace(
+        SearchConfig(), max_observation_tokens=77, top_k=2, retriever_urls=["http://here/retrieve"]
+    )
+    assert (settings.config.max_prompt_tokens, settings.config.max_response_tokens) == (100, 100)
+    assert json.loads(settings.config.chat_template_kwargs) == {"enable_thinking": False}
+    assert settings.warnings() == []
+    assert settings.training is not None
+    assert protocol_hash(settings.config) == protocol_hash(settings.training)
+
+
+def test_what_differs_is_said(training: Path) -> None:
+    settings = read_settings(training, ["search.max_observation_tokens=1024", "temperature=1"])
+    assert settings.warnings() == ["search.max_observation_tokens is not the training's: 1024 instead of 77"]
+    assert settings.training is not None
+    assert protocol_hash(settings.config) != protocol_hash(settings.training)
+    other = read_settings(training, ["search.protocol=autorefine"]).warnings()
+    assert any(warning.startswith("protocol.observation_open") for warning in other)
+    assert "protocol.prompt_template is not the training's: the texts differ" in other
+    (unknown,) = read_settings(None, []).warnings()
+    assert "config is unknown" in unknown
+
+
+def test_the_training_is_found_beside_its_checkpoint(training: Path, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run" / "global_step_4" / "actor" / "huggingface"
+    checkpoint.mkdir(parents=True)
+    assert find_training_config(checkpoint) == training
+    assert find_training_config(tmp_path / "elsewhere" / "model") is None
+
+
+def test_the_hash_is_of_what_the_policy_sees() -> None:
+    plain = read_settings(None, []).config
+    same = read_settings(
+        None, ["concurrency=3", "seeds=[5]", "search.timeout_s=1"], ["http://other/retrieve"]
+    ).config
+    assert protocol_hash(same) == protocol_hash(plain)
+    for override in ("search.protocol=autorefine", "search.max_turns=4", "max_response_tokens=100"):
+        assert protocol_hash(read_settings(None, [override]).config) != protocol_hash(plain)
+    seen = seen_by_policy(plain)
+    assert {"protocol.prompt_template", "protocol.invalid_action", "search.top_k"} <= set(seen)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("temprature=1", "evaluation.temprature is not a field"),
+        ("temperature=-1", "temperature=-1.0 must be at least 0"),
+        ("temperature=hot", "must be of type float"),
+        ("seeds=[0,1]", "a single seed at temperature 0"),
+        ("seeds=[]", "distinct seeds"),
+        ("search.protocol=react", "search.protocol='react' is not one of"),
+        ("search.max_turns=0", "must be at least 1"),
+        ("chat_template_kwargs=3", "must be of type str"),
+        ("sample=0", "at least 1, or null"),
+        ("search=${nowhere}", "cannot be read"),
+    ],
+)
+def test_wrong_overrides_are_named(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_settings(None, [override])
+
+
+def test_a_config_of_another_training_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("trainer: {}\n")
+    with pytest.raises(ConfigError, match="no section 'search'"):
+        read_settings(tmp_path / "config.yaml", [])
+    with pytest.raises(FileNotFoundError, match="is missing"):
+        read_settings(tmp_path / "none.yaml", [])
