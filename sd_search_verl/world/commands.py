@@ -17,7 +17,7 @@ ARMS_HELP = "\n".join(f"  {name:18} {arm.about}" for name, arm in ARMS.items())
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
-    """Give ``parser`` the sub-commands run, compare and plot."""
+    """Give ``parser`` the sub-commands run, compare, plot and stack."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = f"arms:\n{ARMS_HELP}"
     commands = parser.add_subparsers(dest="world_command", required=True, metavar="COMMAND")
@@ -45,6 +45,11 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     plot.add_argument("--out", type=Path, required=True, metavar="PREFIX", help="of the SVG files' names")
     plot.add_argument("--arms", nargs="+", choices=ARMS, metavar="ARM", help="default: all")
     plot.set_defaults(action=_plot)
+
+    stack = commands.add_parser("stack", help="the same table from runs of main_ppo")
+    stack.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders named <arm>-seed<N>")
+    stack.add_argument("--csv", type=Path, help="write all rows here")
+    stack.set_defaults(action=_stack)
 
 
 def _add_training(command: argparse.ArgumentParser) -> None:
@@ -92,6 +97,17 @@ def _plot(arguments: argparse.Namespace) -> int:
         path = Path(f"{arguments.out}_{name}.svg")
         draw(rows, path)
         print(path)
+    _print_table(rows)
+    return 0
+
+
+def _stack(arguments: argparse.Namespace) -> int:
+    from sd_search_verl.world.compare import write_csv
+    from sd_search_verl.world.stack import read_stack_runs
+
+    rows = read_stack_runs(arguments.runs)
+    if arguments.csv:
+        write_csv(rows, arguments.csv)
     _print_table(rows)
     return 0
 

@@ -6,10 +6,12 @@ import csv
 import json
 import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import ExitStack
 from dataclasses import asdict, replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -27,7 +29,7 @@ def compare(
     Args:
         out: folder of a file per run.
         config: of every run, but for its seed.
-        jobs: runs at a time, a process each.
+        jobs: runs at a time; more than one have a process each.
 
     Raises:
         ValueError: an unknown arm, or ``out`` holds a run of other settings.
@@ -38,13 +40,11 @@ def compare(
     # Seeds outside: an interrupted comparison still has whole pairs.
     wanted = [(arm, replace(config, seed=seed)) for seed in seeds for arm in arms]
     missing = [(arm, config) for arm, config in wanted if not _finished(out, arm, config)]
-    with (
-        ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool,
-        tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit="run") as bar,
-    ):
-        futures = [pool.submit(_run, out, arm, config) for arm, config in missing]
-        for future in as_completed(futures):
-            bar.set_postfix_str(future.result())
+    with tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit="run") as bar, ExitStack() as stack:
+        # Leaving a pool, by an interrupt too, ends its processes.
+        work: Any = map if jobs == 1 else stack.enter_context(get_context("spawn").Pool(jobs)).imap_unordered
+        for line in work(partial(_run, out), missing):
+            bar.set_postfix_str(line)
             bar.update()
     return [row for arm, config in wanted for row in _load(_path(out, arm, config))]
 
@@ -111,7 +111,8 @@ def _finished(out: Path, arm: str, config: TrainConfig) -> bool:
     return True
 
 
-def _run(out: Path, arm: str, config: TrainConfig) -> str:
+def _run(out: Path, job: tuple[str, TrainConfig]) -> str:
+    arm, config = job
     rows = [asdict(row) for row in run(arm, config)]
     path = _path(out, arm, config)
     part = path.with_suffix(".part")

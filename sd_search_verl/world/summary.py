@@ -126,16 +126,12 @@ def rollouts_to(rows: Sequence[Row], success: float) -> float:
 
 
 def p_right_at(rows: Sequence[Row], rollouts: int) -> float:
-    """p(right phrasing) after so many rollouts, linear between evaluations.
-
-    Raises:
-        ValueError: the run did not last so long.
-    """
+    """p(right phrasing) after so many rollouts, linear between evaluations; nan if the run was shorter."""
     for before, row in pairwise(rows):
         if before.rollouts <= rollouts <= row.rollouts:
             share = (rollouts - before.rollouts) / (row.rollouts - before.rollouts)
             return before.p_right + share * (row.p_right - before.p_right)
-    raise ValueError(f"{rows[0].arm}, seed {rows[0].seed}: no evaluation after {rollouts} rollouts")
+    return math.nan
 
 
 def interval(values: Sequence[float]) -> Interval:

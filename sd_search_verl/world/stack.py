@@ -1,0 +1,78 @@
+"""Runs of the whole stack in the world, as rows of the same table: from ``metrics.jsonl`` and ``traces.jsonl``.
+
+There the policy is seen only while it trains: ``success`` is the exact match of the training rollouts, and
+``p_right`` the share of their queries with the right phrasing, both over the steps since the row before.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from sd_search_verl.report.read import read_metrics, read_traces
+from sd_search_verl.world.experiment import EVERY, Row
+
+
+def read_stack_runs(folders: Sequence[Path]) -> list[Row]:
+    """Rows of run folders named ``<arm>-seed<N>``, each with its world in ``world/``.
+
+    Raises:
+        FileNotFoundError: a folder without metrics or oracle.
+        ValueError: a folder of another name.
+    """
+    return [row for folder in folders for row in _rows(folder)]
+
+
+def _rows(folder: Path) -> list[Row]:
+    arm, marker, seed = folder.name.rpartition("-seed")
+    if not marker or not seed.isdigit():
+        raise ValueError(f"{folder} is not named <arm>-seed<N>")
+    oracle = json.loads((folder / "world" / "oracle.json").read_text())["relations"]
+    right: dict[int, list[float]] = {}
+    rollouts: dict[int, int] = {}
+    traces = read_traces(folder)
+    for trace in traces.load(traces.lines):
+        step = trace["step"]
+        rollouts[step] = rollouts.get(step, 0) + 1
+        relations = _relations(trace["prompt"][-1]["content"])
+        for relation, query in zip(relations, trace["queries"], strict=False):
+            right.setdefault(step, []).append(float(oracle[relation]["right"] in query.split()))
+    steps = read_metrics(folder).steps
+    done, rows = 0, []
+    for last in range(EVERY, max(steps) + 1, EVERY):
+        window = [step for step in range(last - EVERY + 1, last + 1) if step in steps]
+        done += sum(rollouts.get(step, 0) for step in window)
+
+        def mean(name: str, window: Sequence[int] = window) -> float:
+            values = [steps[step][name] for step in window if name in steps[step]]
+            return statistics.fmean(values) if values else math.nan
+
+        queries = [value for step in window for value in right.get(step, [])]
+        rows.append(
+            Row(
+                arm=arm,
+                seed=int(seed),
+                device="main_ppo",
+                step=last,
+                rollouts=done,
+                success=mean("search/em"),
+                success_one_hop=math.nan,
+                success_two_hop=math.nan,
+                p_right=statistics.fmean(queries) if queries else math.nan,
+                cpu_s=math.nan,
+                reward=mean("critic/score/mean"),
+                sd_loss=mean("sd_search/loss"),
+                teacher_entropy=mean("sd_search/teacher_entropy"),
+                student_entropy=mean("sd_search/student_entropy"),
+            )
+        )
+    return rows
+
+
+def _relations(prompt: str) -> list[str]:
+    """``Question: b of a of Name ?`` -> ``[a, b]``, the order in which they are searched."""
+    words = prompt.split("Question:")[-1].replace("?", " ").split()
+    return [word for word in reversed(words[:-1]) if word != "of"]
