@@ -11,12 +11,12 @@ HEAD_DIM = 32
 """The smallest head of vLLM's CPU attention. With Qwen3, unlike Qwen2, it need not be width / heads."""
 
 
-def build_model(tokenizer: Any, seed: int = 0, vocab_size: int | None = None) -> Qwen3ForCausalLM:
-    """A random decoder of about 0.14 M parameters, fp32, whose vocabulary is the tokenizer's unless given."""
+def build_model(tokenizer: Any, seed: int = 0) -> Qwen3ForCausalLM:
+    """A random decoder of about 0.14 M parameters, fp32, whose vocabulary is the tokenizer's."""
     torch.manual_seed(seed)
     config = Qwen3Config(
         # Equal sizes: rows that no token uses would make rollout and trainer disagree on log-probs.
-        vocab_size=vocab_size or len(tokenizer),
+        vocab_size=len(tokenizer),
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,
