@@ -1,0 +1,235 @@
+"""``sd-search data``: question files to verl parquet, with a manifest that a second start and a reader can check."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256 as hash_of
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from tqdm import tqdm
+
+from sd_search_verl import protocol as protocols
+from sd_search_verl.config import ConfigError
+from sd_search_verl.data.flashrag import (
+    EVALUATION,
+    REPOSITORY,
+    TRAIN,
+    SourceQuestion,
+    Split,
+    read_split,
+    source_file,
+)
+from sd_search_verl.data.jsonl import Problem
+from sd_search_verl.data.rows import sha256, verl_row, write_parquet
+from sd_search_verl.evaluation.questions import read_questions
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What to build."""
+
+    source: str = REPOSITORY
+    """Hub repository (HF_ENDPOINT chooses a mirror) or a local folder in its layout."""
+    train: list[str] = field(default_factory=lambda: list(TRAIN))
+    """Sets of ``train.parquet``, one after the other; verl shuffles."""
+    evaluation: list[str] = field(default_factory=lambda: list(EVALUATION))
+    """Sets with a file each in ``eval/``."""
+    protocol: str = "search_r1"
+    """Whose prompt the rows carry."""
+    train_sample: int | None = None
+    """Questions of each training set; null = all."""
+    sample: int | None = None
+    """Questions of each evaluation set; null = all."""
+    seed: int = 0
+    """Of the samples."""
+    any_rows: bool = False
+    """Accept files that do not have as many rows as the published sets."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    name: str
+    split: Split
+    sample: int | None
+
+
+def build(config: DataConfig, out: Path) -> dict[str, Any]:
+    """Write ``train.parquet`` and ``eval/SET.parquet`` and the manifest, which is returned.
+
+    A file that the manifest has, made of the same request and with the same checksum, is kept.
+
+    Raises:
+        ConfigError: an unknown set or protocol.
+        FileNotFoundError, RuntimeError: a source file is not to be had.
+        ValueError: a source file is not the published one.
+    """
+    for names, known in ((config.train, TRAIN), (config.evaluation, EVALUATION)):
+        for name in names:
+            if name not in known:
+                raise ConfigError(f"set {name!r} is unknown; choose from {', '.join(known)}")
+    files: dict[str, list[_Part]] = {}
+    if config.train:
+        files["train.parquet"] = [_Part(n, TRAIN[n], config.train_sample) for n in config.train]
+    for name in config.evaluation:
+        files[f"eval/{name}.parquet"] = [_Part(name, EVALUATION[name], config.sample)]
+    manifest = _read_manifest(out)
+    for file, parts in files.items():
+        request = _request(config, parts)
+        if _is_there(out, file, manifest, request):
+            _say(f"{file} is there already: {manifest['files'][file]['rows']} rows")
+            continue
+        described: list[dict[str, Any]] = []
+        rows = (row for part in parts for row in _rows(config, part, described))
+        _finish(out, manifest, file, request, rows, described)
+    return manifest
+
+
+def build_own(path: Path, name: str, protocol: str, out: Path) -> dict[str, Any]:
+    """Write ``NAME.parquet`` from a user's JSON lines (``question``, ``golden_answers``) and note it in the manifest.
+
+    Raises:
+        FileNotFoundError: no such file.
+        MalformedRowsError: with every bad row's line and field; nothing is written then.
+    """
+    spoken = protocols.get(protocol)
+    questions = read_questions(path, name, spoken)
+    manifest = _read_manifest(out)
+    rows = (
+        verl_row(name, "own", index, q.id, q.question, q.golden_answers, spoken)
+        for index, q in enumerate(questions)
+    )
+    request = {"source": str(path), "name": name, "protocol": protocol, "prompt": _prompt_hash(protocol)}
+    described = [{"set": name, "source_sha256": sha256(path), "source_rows": len(questions)}]
+    _finish(out, manifest, f"{name}.parquet", request, rows, described)
+    return manifest
+
+
+def verify(out: Path) -> list[str]:
+    """What differs between the manifest in ``out`` and the files beside it; empty when nothing does.
+
+    Raises:
+        FileNotFoundError: no manifest.
+    """
+    import pyarrow.parquet as pq
+
+    if not (out / MANIFEST).is_file():
+        raise FileNotFoundError(f"{out / MANIFEST} is missing; build the data first")
+    found = []
+    for file, entry in _read_manifest(out)["files"].items():
+        path = out / file
+        if not path.is_file():
+            found.append(f"{file} is missing")
+        elif sha256(path) != entry["sha256"]:
+            found.append(f"{file} is not what was written (sha256)")
+        elif (rows := pq.ParquetFile(path).metadata.num_rows) != entry["rows"]:
+            found.append(f"{file} has {rows} rows, the manifest says {entry['rows']}")
+    return found
+
+
+def _rows(config: DataConfig, part: _Part, described: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The part's rows; when they end, what was found in its source is added to ``described``."""
+    path = source_file(config.source, part.name, part.split.name)
+    questions: list[SourceQuestion] = []
+    left_out: list[str] = []
+    total = dropped = 0
+    progress = tqdm(
+        read_split(path), total=part.split.rows, desc=f"{part.name} {part.split.name}", unit="row"
+    )
+    for number, found in progress:
+        total = number
+        if isinstance(found, Problem):
+            left_out.append(str(found))
+        else:
+            questions.append(found)
+            dropped += found.dropped
+    if total != part.split.rows and not config.any_rows:
+        raise ValueError(
+            f"{path} has {total} rows, the published {part.name} {part.split.name} has {part.split.rows}: results on "
+            "it are not comparable. Give --any-rows if this is meant"
+        )
+    for problem in left_out:
+        _say(f"left out: {path}: {problem}")
+    chosen: Sequence[int] = range(len(questions))
+    if part.sample is not None and part.sample < len(questions):
+        draw = Random(f"{config.seed}/{part.name}/{part.split.name}")
+        chosen = sorted(draw.sample(chosen, part.sample))
+    protocol = protocols.get(config.protocol)
+    for index in chosen:
+        q = questions[index]
+        yield verl_row(part.name, part.split.name, index, q.id, q.question, q.golden_answers, protocol)
+    described.append(
+        {
+            "set": part.name,
+            "split": part.split.name,
+            "rows": len(chosen),
+            "source_rows": total,
+            "published_rows": part.split.rows,
+            "source_sha256": sha256(path),
+            "left_out": left_out,
+            "empty_answers_dropped": dropped,
+        }
+    )
+
+
+def _request(config: DataConfig, parts: Sequence[_Part]) -> dict[str, Any]:
+    """What a file's content follows from, beside its source."""
+    return {
+        "source": config.source,
+        "parts": [[part.name, part.split.name, part.sample] for part in parts],
+        "protocol": config.protocol,
+        "prompt": _prompt_hash(config.protocol),
+        "seed": config.seed,
+    }
+
+
+def _finish(
+    out: Path,
+    manifest: dict[str, Any],
+    file: str,
+    request: dict[str, Any],
+    rows: Iterator[dict[str, Any]],
+    described: list[dict[str, Any]],
+) -> None:
+    """Write a file, then the manifest that names it: a kill in between costs that file only."""
+    count = write_parquet(out / file, rows)
+    manifest["files"][file] = {
+        "rows": count,
+        "sha256": sha256(out / file),
+        "request": request,
+        "parts": described,
+    }
+    part = out / (MANIFEST + ".part")
+    part.write_text(json.dumps(manifest, indent=2) + "\n")
+    part.replace(out / MANIFEST)
+    _say(f"{file}: {count} rows")
+
+
+def _is_there(out: Path, file: str, manifest: dict[str, Any], request: dict[str, Any]) -> bool:
+    entry = manifest["files"].get(file)
+    return bool(
+        entry
+        and entry["request"] == request
+        and (out / file).is_file()
+        and sha256(out / file) == entry["sha256"]
+    )
+
+
+def _read_manifest(out: Path) -> dict[str, Any]:
+    path = out / MANIFEST
+    manifest: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"format": 1, "files": {}}
+    return manifest
+
+
+def _prompt_hash(protocol: str) -> str:
+    return hash_of(protocols.get(protocol).prompt_template.encode()).hexdigest()[:16]
+
+
+def _say(what: str) -> None:
+    print(what, file=sys.stderr)

@@ -1,0 +1,92 @@
+"""``sd-search data`` and ``corpus`` on the command line."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add_commands(commands: Any) -> None:
+    """Add the sub-commands; ``commands`` is what argparse's ``add_subparsers`` gave."""
+    data = commands.add_parser(
+        "data", help="build verl parquet: NQ + HotpotQA train, seven evaluation sets, own"
+    )
+    data.add_argument(
+        "--out", type=Path, required=True, help="folder of train.parquet, eval/ and manifest.json"
+    )
+    data.add_argument(
+        "--source", help="hub repository or local folder (default: RUC-NLPIR/FlashRAG_datasets)"
+    )
+    data.add_argument(
+        "--train", nargs="*", metavar="SET", help="default: nq hotpotqa; none = no train.parquet"
+    )
+    data.add_argument("--evaluation", nargs="*", metavar="SET", help="default: all seven")
+    data.add_argument("--protocol", help="whose prompt (default: search_r1)")
+    data.add_argument("--train-sample", type=int, metavar="N", help="questions of each training set")
+    data.add_argument("--sample", type=int, metavar="N", help="questions of each evaluation set")
+    data.add_argument("--seed", type=int, help="of the samples (default: 0)")
+    data.add_argument(
+        "--any-rows", action="store_true", default=None, help="accept other than the published counts"
+    )
+    data.add_argument(
+        "--own", metavar="NAME=FILE", help="instead: own JSON lines with question and golden_answers"
+    )
+    data.add_argument(
+        "--verify", action="store_true", help="instead: check the files in --out by their manifest"
+    )
+    data.set_defaults(action=_data)
+
+    corpus = commands.add_parser(
+        "corpus", help="wiki-18 and its E5 index: says what it costs, then downloads"
+    )
+    corpus.add_argument("--out", type=Path, default=Path("."), help="folder (default: here)")
+    corpus.add_argument("--part", choices=["corpus", "e5-index"], default="corpus")
+    corpus.add_argument("--yes", action="store_true", help="begin; without it nothing is downloaded")
+    corpus.add_argument(
+        "--file", type=Path, help="instead: check a corpus that you have, such as a corrected one"
+    )
+    corpus.set_defaults(action=_corpus)
+
+
+def _data(arguments: argparse.Namespace) -> int:
+    from sd_search_verl.data.build import DataConfig, build, build_own, verify
+
+    if arguments.verify:
+        differences = verify(arguments.out)
+        print("\n".join(differences) or f"{arguments.out}: every file is as written")
+        return 1 if differences else 0
+    if arguments.own:
+        name, _, path = arguments.own.partition("=")
+        if not name or not path:
+            raise ValueError(f"--own {arguments.own}: give NAME=FILE")
+        build_own(Path(path), name, arguments.protocol or DataConfig.protocol, arguments.out)
+        return 0
+    given = {name: getattr(arguments, name) for name in DataConfig.__dataclass_fields__}
+    build(DataConfig(**{name: value for name, value in given.items() if value is not None}), arguments.out)
+    return 0
+
+
+def _corpus(arguments: argparse.Namespace) -> int:
+    import shutil
+
+    from sd_search_verl.data.corpus import PARTS, check_corpus, fetch, plan
+
+    if arguments.file:
+        checked = check_corpus(arguments.file)
+        print(f"{arguments.file}: the first {checked} lines are a corpus; next:")
+        found = arguments.file
+    else:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        job = plan(PARTS[arguments.part], arguments.out)
+        print(job.describe(shutil.disk_usage(arguments.out).free))
+        if not arguments.yes:
+            print("nothing was downloaded; add --yes to begin")
+            return 0
+        found = fetch(job, arguments.out)
+        print(f"{found} is ready" + ("; next:" if arguments.part == "corpus" else ""))
+    if arguments.part == "corpus":
+        print(
+            f"  python -m retriever_server.build_index --backend bm25 --corpus {found} --index {found}.bm25"
+        )
+    return 0

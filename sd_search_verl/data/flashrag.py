@@ -1,0 +1,108 @@
+"""The public question sets, in the layout of ``RUC-NLPIR/FlashRAG_datasets``: ``SET/SPLIT.jsonl``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sd_search_verl.data.jsonl import Problem, check_text, read_objects
+
+REPOSITORY = "RUC-NLPIR/FlashRAG_datasets"
+_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
+
+
+@dataclass(frozen=True)
+class Split:
+    """A split of a set, and how many questions its public version has."""
+
+    name: str
+    rows: int
+
+
+TRAIN = {"nq": Split("train", 79_168), "hotpotqa": Split("train", 90_447)}
+"""What search agents are trained on; together 169,615 questions."""
+
+EVALUATION = {
+    "nq": Split("test", 3_610),
+    "triviaqa": Split("test", 11_313),
+    "popqa": Split("test", 14_267),
+    "hotpotqa": Split("dev", 7_405),
+    "2wikimultihopqa": Split("dev", 12_576),
+    "musique": Split("dev", 2_417),
+    "bamboogle": Split("test", 125),
+}
+"""The papers' seven sets, in the splits they report: HotpotQA, 2Wiki and MuSiQue keep their test answers secret."""
+
+
+@dataclass(frozen=True)
+class SourceQuestion:
+    """A usable row; ``dropped`` counts empty golden answers that were left out of it."""
+
+    id: str
+    question: str
+    golden_answers: list[str]
+    dropped: int
+
+
+def source_file(source: str, name: str, split: str) -> Path:
+    """The file of a split: in a local folder, or downloaded from a repository (resumed, and kept in the hub's cache).
+
+    Raises:
+        FileNotFoundError: the folder lacks it.
+        RuntimeError: the hub does not give it.
+    """
+    if Path(source).is_dir():
+        candidates = [Path(source) / name / f"{split}{suffix}" for suffix in _SUFFIXES]
+        for path in candidates:
+            if path.is_file():
+                return path
+        raise FileNotFoundError(f"{candidates[0]} is missing (also tried: {', '.join(_SUFFIXES[1:])})")
+    if source.startswith((".", "/", "~")) or source.count("/") != 1:
+        raise FileNotFoundError(f"--source {source} is neither a folder nor the name of a hub repository")
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return Path(hf_hub_download(source, f"{name}/{split}.jsonl", repo_type="dataset"))
+    except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, OSError) as error:
+        raise RuntimeError(
+            f"{source}: {name}/{split}.jsonl cannot be downloaded ({str(error).splitlines()[0]}); set HF_ENDPOINT to a "
+            "mirror, or give a local copy of the repository with --source FOLDER"
+        ) from error
+
+
+def read_split(path: Path) -> Iterator[tuple[int, SourceQuestion | Problem]]:
+    """Row number and question, or problem, for every row of a split, streamed through ``datasets``.
+
+    Raises:
+        ValueError: the file as a whole cannot be read; the message names its broken lines where it has lines.
+    """
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetGenerationError
+
+    kind = "parquet" if path.suffix == ".parquet" else "json"
+    try:
+        stream = load_dataset(kind, data_files=[str(path)], split="train", streaming=True)
+        for number, row in enumerate(stream, start=1):
+            yield number, _checked(number, row)
+    except (DatasetGenerationError, OSError, UnicodeDecodeError, ValueError) as error:
+        bad = [] if kind == "parquet" else [str(p) for _, p in read_objects(path) if isinstance(p, Problem)]
+        raise ValueError("\n  ".join([f"{path} cannot be read ({error})", *bad])) from error
+
+
+def _checked(number: int, row: dict[str, Any]) -> SourceQuestion | Problem:
+    if (problem := check_text(number, "question", row.get("question"))) is not None:
+        return problem
+    golden = row.get("golden_answers")
+    golden = [golden] if isinstance(golden, str) else golden
+    if not isinstance(golden, list) or not all(isinstance(answer, (str, type(None))) for answer in golden):
+        return Problem(number, "golden_answers", "must be a list of texts")
+    kept = [answer for answer in golden if answer and answer.strip()]
+    if not kept:
+        return Problem(number, "golden_answers", "holds no answer")
+    identity = row.get("id")
+    return SourceQuestion(
+        str(number - 1 if identity is None else identity), row["question"], kept, len(golden) - len(kept)
+    )

@@ -1,0 +1,67 @@
+"""Questions in verl's RL format: one row, one schema, one way to write a parquet file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sd_search_verl.protocol.base import Protocol
+
+SCHEMA = pa.schema(
+    {
+        "data_source": pa.string(),
+        "prompt": pa.list_(pa.struct({"role": pa.string(), "content": pa.string()})),
+        "ability": pa.string(),
+        "reward_model": pa.struct(
+            {"style": pa.string(), "ground_truth": pa.struct({"target": pa.list_(pa.string())})}
+        ),
+        "extra_info": pa.struct(
+            {"index": pa.int64(), "split": pa.string(), "id": pa.string(), "question": pa.string()}
+        ),
+    }
+)
+_BATCH = 2000
+
+
+def verl_row(
+    name: str,
+    split: str,
+    index: int,
+    identity: str,
+    question: str,
+    golden_answers: Sequence[str],
+    protocol: Protocol,
+) -> dict[str, Any]:
+    """A question as verl's data set reads it. ``data_source`` is the question set, ``index`` its place in the split."""
+    return {
+        "data_source": name,
+        "prompt": protocol.prompt(question),
+        "ability": "search",
+        "reward_model": {"style": "rule", "ground_truth": {"target": list(golden_answers)}},
+        "extra_info": {"index": index, "split": split, "id": identity, "question": question},
+    }
+
+
+def write_parquet(path: Path, rows: Iterable[dict[str, Any]]) -> int:
+    """Write rows, all of them or no file; returns how many."""
+    part = path.with_name(path.name + ".part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    count, left = 0, iter(rows)
+    with pq.ParquetWriter(part, SCHEMA) as writer:
+        while batch := list(islice(left, _BATCH)):
+            writer.write_table(pa.Table.from_pylist(batch, schema=SCHEMA))
+            count += len(batch)
+    part.replace(path)
+    return count
+
+
+def sha256(path: Path) -> str:
+    """Checksum of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,78 @@
+"""``sd-search corpus``: costs first, consent, room on the disk, and what is made of the downloads."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from sd_search_verl.cli import main
+from sd_search_verl.data.corpus import PARTS, Plan, assemble, check_corpus, fetch
+from sd_search_verl.data.jsonl import MalformedRowsError
+
+ROWS = [{"id": str(i), "contents": f"Title {i}\ntext"} for i in range(50)]
+
+
+def test_packed_and_split_files_become_one(tmp_path: Path) -> None:
+    content = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+    packed = tmp_path / "wiki-18.jsonl.gz"
+    packed.write_bytes(gzip.compress(content))
+    assemble([packed], tmp_path / "wiki-18.jsonl")
+    assert (tmp_path / "wiki-18.jsonl").read_bytes() == content
+    parts = [tmp_path / "part_aa", tmp_path / "part_ab"]
+    for i, part in enumerate(parts):
+        part.write_bytes(bytes([i]) * 1000)
+    assemble(parts, tmp_path / "e5_Flat.index")
+    assert (tmp_path / "e5_Flat.index").read_bytes() == b"\0" * 1000 + b"\1" * 1000
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["e5_Flat.index", "wiki-18.jsonl"]
+    assert check_corpus(tmp_path / "wiki-18.jsonl") == 50
+
+
+def test_a_damaged_download_leaves_no_corpus(tmp_path: Path) -> None:
+    packed = tmp_path / "wiki-18.jsonl.gz"
+    packed.write_bytes(gzip.compress(b"x" * 100_000)[:-20])
+    with pytest.raises(EOFError):
+        assemble([packed], tmp_path / "wiki-18.jsonl")
+    assert packed.exists()
+    assert not (tmp_path / "wiki-18.jsonl").exists()
+
+
+def test_what_it_costs_is_said(tmp_path: Path) -> None:
+    job = Plan(PARTS["e5-index"], {"part_aa": 40 * 10**9, "part_ab": 20 * 10**9}, 120 * 10**9)
+    said = job.describe(free=200 * 10**9)
+    for words in ("download 60.0 GB", "disk 120.0 GB", "200.0 GB are free", "30 minutes", "65 GB of memory"):
+        assert words in said
+    huge = Plan(PARTS["corpus"], {"wiki-18.jsonl.gz": 10**18}, 4 * 10**18)
+    with pytest.raises(RuntimeError, match="GB are needed"):
+        fetch(huge, tmp_path)
+
+
+def test_what_is_there_is_not_fetched_again(tmp_path: Path) -> None:
+    (tmp_path / "wiki-18.jsonl").write_text("{}")
+    assert fetch(Plan(PARTS["corpus"], {}, 0), tmp_path) == tmp_path / "wiki-18.jsonl"
+
+
+def test_without_the_hub_the_way_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["corpus", "--out", str(tmp_path)]) == 1
+    assert "set HF_ENDPOINT to a mirror, or give a copy that you have with --file" in capsys.readouterr().err
+
+
+def test_a_corpus_that_the_user_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "corrected.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    assert main(["corpus", "--file", str(path)]) == 0
+    assert f"build_index --backend bm25 --corpus {path}" in capsys.readouterr().out
+    bad = [ROWS[0], {"id": "1", "contents": "no title"}, {"contents": "T\nt"}, {"id": 3}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in bad))
+    with pytest.raises(MalformedRowsError) as error:
+        check_corpus(path)
+    assert [(p.line, p.field) for p in error.value.problems] == [(2, "contents"), (3, "id"), (4, "contents")]
+    path.write_text("")
+    with pytest.raises(ValueError, match="is empty"):
+        check_corpus(path)
+
+
+def test_the_real_passages_are_a_corpus(real_data: Path) -> None:
+    assert check_corpus(real_data / "wiki18-mini" / "corpus.jsonl") == 9654
