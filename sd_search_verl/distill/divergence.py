@@ -56,11 +56,11 @@ def divergence(
         log_q, log_p, valid = student.log_softmax(-1), teacher.log_softmax(-1), None
     else:
         index, valid = _support(student.detach(), teacher, top_k, support)
-        log_q = _restrict(student, index, valid, tail)
-        log_p = _restrict(teacher, index, valid, tail)
+        log_q = restrict(student, index, valid, tail)
+        log_p = restrict(teacher, index, valid, tail)
         if valid is not None and tail == "bucket":
             valid = torch.cat([valid, valid.new_ones(valid.shape[0], 1)], dim=-1)
-    return _compare(log_p.detach(), log_q, kind, valid)
+    return compare(log_p.detach(), log_q, kind, valid)
 
 
 def _support(student: Tensor, teacher: Tensor, top_k: int, support: Support) -> tuple[Tensor, Tensor | None]:
@@ -73,8 +73,15 @@ def _support(student: Tensor, teacher: Tensor, top_k: int, support: Support) -> 
     return torch.cat([theirs, ours], dim=-1), torch.cat([torch.ones_like(new), new], dim=-1)
 
 
-def _restrict(logits: Tensor, index: Tensor, valid: Tensor | None, tail: Tail) -> Tensor:
-    """Log-probabilities ``[N, K]`` of the entries ``index``, or ``[N, K + 1]`` with the tail's bucket last."""
+def restrict(logits: Tensor, index: Tensor, valid: Tensor | None, tail: Tail) -> Tensor:
+    """Log-probabilities ``[N, K]`` of the entries ``index``, or ``[N, K + 1]`` with the tail's bucket last.
+
+    Args:
+        logits: ``[N, V]`` fp32.
+        index: ``[N, K]`` entries, K < V.
+        valid: ``[N, K]``, False for entries that are there twice; None: all count.
+        tail: ``bucket`` or ``renormalize``.
+    """
     chosen = logits.gather(-1, index)
     if tail == "bucket":
         # The tail by its own logsumexp: 1 - sum would lose all digits when the tail is small.
@@ -84,8 +91,8 @@ def _restrict(logits: Tensor, index: Tensor, valid: Tensor | None, tail: Tail) -
     return chosen - counted.logsumexp(-1, keepdim=True)
 
 
-def _compare(log_p: Tensor, log_q: Tensor, kind: Divergence, valid: Tensor | None) -> Tensor:
-    """Sum the chosen divergence over the last dimension, leaving out entries that do not count."""
+def compare(log_p: Tensor, log_q: Tensor, kind: Divergence, valid: Tensor | None) -> Tensor:
+    """The divergence ``kind`` of log-probabilities ``[N, K]``: ``[N]``, leaving out entries that do not count."""
     p, q = log_p.exp(), log_q.exp()
     if kind == "jsd":
         log_m = torch.logaddexp(log_p, log_q) - _LOG2

@@ -8,7 +8,6 @@ counted over all ranks and micro-batches, so the loss does not depend on how the
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 
@@ -35,21 +34,3 @@ def sd_loss(divergences: Tensor, weights: Tensor, num_trajectories: int) -> Tens
         num_trajectories: |T| of the whole mini-batch.
     """
     return (divergences * weights).sum() / max(num_trajectories, 1)
-
-
-@torch.no_grad()
-def diagnostics(student_logits: Tensor, teacher_logits: Tensor, top_k: int | None) -> dict[str, Tensor]:
-    """What the two distributions look like at N positions, each ``[N]`` fp32.
-
-    teacher_entropy, student_entropy: nats. top_k_mass: the teacher's probability inside its own ``top_k``.
-    teacher_student_top1: 1 where both have the same most likely token.
-    """
-    student, teacher = student_logits.float().log_softmax(-1), teacher_logits.float().log_softmax(-1)
-    k = student.shape[-1] if top_k is None else min(top_k, student.shape[-1])
-    chosen = teacher.topk(k, dim=-1).indices
-    return {
-        "teacher_entropy": -(teacher.exp() * teacher).sum(-1),
-        "student_entropy": -(student.exp() * student).sum(-1),
-        "top_k_mass": teacher.gather(-1, chosen).exp().sum(-1),
-        "teacher_student_top1": (student.argmax(-1) == teacher.argmax(-1)).float(),
-    }

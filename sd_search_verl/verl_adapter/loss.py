@@ -13,8 +13,8 @@ from torch import Tensor
 from verl.utils.metric import AggregationType, Metric
 
 from sd_search_verl.config import SDSearchConfig
-from sd_search_verl.distill.divergence import divergence
-from sd_search_verl.distill.loss import diagnostics, sd_loss
+from sd_search_verl.distill.loss import sd_loss
+from sd_search_verl.distill.targets import Targets, diagnostics, divergence_to, keep
 from sd_search_verl.verl_adapter.teacher_pass import packed_index
 
 PREFIX = "sd_search/"
@@ -22,9 +22,9 @@ PREFIX = "sd_search/"
 
 @dataclass(frozen=True)
 class Teacher:
-    """What one mini-batch's loss needs: the teacher's logits ``[N, V]`` and the counts over all ranks."""
+    """What one mini-batch's loss needs: the teacher at N scored positions, and the counts over all ranks."""
 
-    logits: Tensor
+    targets: Targets
     alpha: float
     num_trajectories: int
     num_tokens: int
@@ -75,12 +75,13 @@ class SDSearchLoss:
         index, slots = packed_index(data, "sd_student_positions", "sd_slots")
         # A copy of the query rows: verl's cross entropy may overwrite the logits themselves in its backward.
         student = logits.index_select(0, index)
-        target = teacher.logits.index_select(0, slots)
-        if self.config.target == "uniform":
-            target = torch.zeros_like(target)
         config = self.config
-        values = divergence(student, target, config.divergence, config.top_k, config.support, config.tail)
-        columns = {"divergence": values, **diagnostics(student, target, config.top_k)}
+        if config.target == "uniform":
+            targets = keep(torch.zeros_like(student), config.top_k, config.support, config.tail)
+        else:
+            targets = {name: rows.index_select(0, slots) for name, rows in teacher.targets.items()}
+        values = divergence_to(targets, student, config.divergence, config.top_k, config.support, config.tail)
+        columns = {"divergence": values, **diagnostics(targets, student, config.top_k)}
         return {f"sd_{name}": _scatter(column, index, logits.shape[0]) for name, column in columns.items()}
 
     def _add(

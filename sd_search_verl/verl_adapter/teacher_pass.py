@@ -12,9 +12,12 @@ from torch import Tensor
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_id
 
+from sd_search_verl.config import SDSearchConfig
+from sd_search_verl.distill.targets import Targets, keep
+
 
 @dataclass(frozen=True)
-class MiniBatchTargets:
+class MiniBatchRows:
     """One rank's part of a mini-batch, read from the fields of ``data_plane.pack``.
 
     Attributes:
@@ -35,41 +38,46 @@ class MiniBatchTargets:
         return torch.tensor([len(positions) for positions in self.student_positions])
 
 
-def read_targets(data: TensorDict) -> MiniBatchTargets:
+def read_rows(data: TensorDict) -> MiniBatchRows:
     """Unpack the fields of a mini-batch on the CPU."""
     fields = ("sd_ids", "sd_lengths", "sd_teacher_positions", "sd_student_positions", "sd_weight")
     packed = zip(*(data[name].cpu().unbind() for name in fields), strict=True)
-    targets = MiniBatchTargets([], [], [], data["sd_weight"].values().cpu().float())
+    batch = MiniBatchRows([], [], [], data["sd_weight"].values().cpu().float())
     for ids, lengths, teacher, student, _ in packed:
-        targets.student_positions.append(student[student >= 0])
+        batch.student_positions.append(student[student >= 0])
         if int(lengths[0]) < 0:
             continue
         start = 0
         for row in ids.split(lengths.tolist()):
             inside = (teacher >= start) & (teacher < start + len(row))
-            targets.rows.append(row)
-            targets.positions.append(teacher[inside] - start)
+            batch.rows.append(row)
+            batch.positions.append(teacher[inside] - start)
             start += len(row)
-    return targets
+    return batch
 
 
 class TeacherPass:
-    """Collects the logits of one pass through verl's hook on the logits. Called by the engine, twice a micro-batch."""
+    """Keeps what the loss needs of the teacher's logits at scored positions, and lets go of all others.
 
-    def __init__(self, num_slots: int) -> None:
-        self._num_slots = num_slots
-        self.logits: Tensor | None = None
+    The engine calls it twice a micro-batch: with the logits, then with its own (here empty) outputs.
+    """
+
+    def __init__(self, num_slots: int, config: SDSearchConfig) -> None:
+        self._num_slots, self._config = num_slots, config
+        self.targets: Targets = {}
 
     def __call__(
         self, *, student_logits: Tensor | None = None, data: TensorDict, **_: Any
     ) -> dict[str, Tensor] | tuple[Tensor, dict[str, Any]]:
         if student_logits is None:
             return torch.zeros((), device=get_device_id()), {}
-        logits = student_logits.squeeze(0)
-        if self.logits is None:
-            self.logits = logits.new_empty(self._num_slots, logits.shape[-1])
         index, slots = packed_index(data, "sd_positions", "sd_slots")
-        self.logits.index_copy_(0, slots, logits.index_select(0, index))
+        config = self._config
+        rows = student_logits.squeeze(0).index_select(0, index)
+        for name, values in keep(rows, config.top_k, config.support, config.tail).items():
+            if name not in self.targets:
+                self.targets[name] = values.new_empty(self._num_slots, *values.shape[1:])
+            self.targets[name].index_copy_(0, slots, values)
         return {}
 
 
@@ -87,8 +95,10 @@ def packed_index(data: TensorDict, positions: str, *others: str) -> tuple[Tensor
     return (index, *(data[name].values()[real] for name in others))
 
 
-def run_teacher_pass(engine: Any, targets: MiniBatchTargets, settings: dict[str, Any], group: Any) -> Tensor:
-    """Teacher logits ``[N, V]`` in the model's dtype, in the order of the rows and their positions.
+def run_teacher_pass(
+    engine: Any, batch: MiniBatchRows, settings: dict[str, Any], group: Any, config: SDSearchConfig
+) -> Targets:
+    """The teacher at all scored positions, in the order of the rows and their positions.
 
     Every rank takes part in every forward, whatever it has to score: ranks are padded to the same number of rows.
 
@@ -97,20 +107,18 @@ def run_teacher_pass(engine: Any, targets: MiniBatchTargets, settings: dict[str,
         settings: non-tensor options of the forward (temperature, micro-batch size, token budget, ...).
         group: data-parallel process group.
     """
-    num_slots = sum(len(positions) for positions in targets.positions)
-    collector = TeacherPass(num_slots)
-    batch = _teacher_batch(targets, settings, group)
+    collector = TeacherPass(sum(len(positions) for positions in batch.positions), config)
+    data = _teacher_batch(batch, settings, group)
     engine.module.eval()  # dropout off, and verl's activation offload acts in train mode only
     try:
-        engine.infer_batch(batch, loss_function=collector)
+        engine.infer_batch(data, loss_function=collector)
     finally:
         engine.module.train()
-    assert collector.logits is not None
-    return collector.logits
+    return collector.targets
 
 
-def _teacher_batch(targets: MiniBatchTargets, settings: dict[str, Any], group: Any) -> TensorDict:
-    rows, positions = list(targets.rows), list(targets.positions)
+def _teacher_batch(batch: MiniBatchRows, settings: dict[str, Any], group: Any) -> TensorDict:
+    rows, positions = list(batch.rows), list(batch.positions)
     count, longest = _agree_on_maximum([len(rows), max((len(row) for row in rows), default=2)], group)
     micro_batch = settings["micro_batch_size_per_gpu"] or 1
     count = max(1, -(-count // micro_batch)) * micro_batch

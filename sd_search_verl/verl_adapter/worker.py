@@ -16,7 +16,7 @@ from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 from sd_search_verl.distill.loss import token_weights
 from sd_search_verl.verl_adapter.loss import PREFIX, SDSearchLoss, Teacher
 from sd_search_verl.verl_adapter.settings import read_sd_search
-from sd_search_verl.verl_adapter.teacher_pass import MiniBatchTargets, read_targets, run_teacher_pass
+from sd_search_verl.verl_adapter.teacher_pass import MiniBatchRows, read_rows, run_teacher_pass
 
 ALPHA = "sd_alpha"
 """Non-tensor entry of a batch: this step's alpha. Absent or 0 means an ordinary update."""
@@ -43,18 +43,20 @@ class SDTrainingWorker(TrainingWorker):
         if not isinstance(self.loss_fn, SDSearchLoss):
             raise TypeError(f"the worker's loss function is {type(self.loss_fn).__name__}, not SDSearchLoss")
         start = time.perf_counter()
-        targets = read_targets(data)
+        rows = read_rows(data)
         group = self.engine.get_data_parallel_group()
-        counts = targets.tokens_per_trajectory
+        counts = rows.tokens_per_trajectory
         num_trajectories, num_tokens = _sum_over_ranks([int((counts > 0).sum()), int(counts.sum())], group)
         if num_tokens == 0:  # on every rank alike, so none waits for another
             return super().train_batch(data)
         with self.engine.train_mode(disable_auto_offload=tu.get(data, "disable_auto_offload", default=False)):
-            logits = run_teacher_pass(self.engine, targets, self._forward_settings(data), group)
-        _attach(data, targets, counts)
+            targets = run_teacher_pass(
+                self.engine, rows, self._forward_settings(data), group, self.loss_fn.config
+            )
+        _attach(data, rows, counts)
         tu.assign_non_tensor(data, distillation_use_topk=True)
         self._teacher_seconds += time.perf_counter() - start
-        with self.loss_fn.teaching(Teacher(logits, alpha, num_trajectories, num_tokens)):
+        with self.loss_fn.teaching(Teacher(targets, alpha, num_trajectories, num_tokens)):
             return super().train_batch(data)
 
     def _forward_settings(self, data: TensorDict) -> dict[str, Any]:
@@ -83,11 +85,11 @@ class SDActorRolloutRefWorker(ActorRolloutRefWorker):
             self.actor.set_loss_fn(loss)
 
 
-def _attach(data: TensorDict, targets: MiniBatchTargets, counts: torch.Tensor) -> None:
+def _attach(data: TensorDict, rows: MiniBatchRows, counts: torch.Tensor) -> None:
     """Give every row of the mini-batch the slots of its teacher logits and the weights of its tokens."""
     sizes = counts.tolist()
     slots = torch.arange(sum(sizes)).split(sizes)
-    weights = token_weights(counts, targets.weights).split(sizes)
+    weights = token_weights(counts, rows.weights).split(sizes)
     device = data["input_ids"].device
     data["sd_slots"] = _nested(slots, torch.tensor([-1]), device)
     data["sd_token_weights"] = _nested(weights, torch.zeros(1), device)
