@@ -22,7 +22,7 @@ LINE_HEIGHT = 16
 class Line:
     """One arm in one panel; ``points`` are (rollouts, value of each seed)."""
 
-    label: str
+    arm: str
     colour: str
     points: list[tuple[int, list[float]]]
     dashed: bool = False
@@ -31,32 +31,35 @@ class Line:
 @dataclass(frozen=True)
 class Panel:
     title: str
-    lines: list[Line]
-    low: float = 0.0
-    high: float = 1.0
+    lines: Sequence[Line]
+    low: float
+    high: float
 
 
 def plot_learning(rows: Sequence[Row], path: Path) -> None:
     """Held-out success and p(right phrasing) of every arm."""
     panels = [
-        _panel(rows, "Held-out success", lambda row: row.success),
-        _panel(rows, "p(right phrasing), held-out questions", lambda row: row.p_right),
+        _panel("Held-out success", _lines(rows, lambda row: row.success)),
+        _panel("p(right phrasing), held-out questions", _lines(rows, lambda row: row.p_right)),
     ]
     path.write_text(svg(panels))
 
 
 def plot_oracle(rows: Sequence[Row], path: Path) -> None:
-    """Teacher against student in the arms that have a teacher, and how far apart their entropies are."""
-    taught = [row for row in rows if any(_known(r.teacher_p_right) for r in rows if r.arm == row.arm)]
+    """Teacher (solid) and student (dashed) in the arms that have a teacher, and how far apart their entropies are."""
+
+    def pair(title: str, teacher: Callable[[Row], float], student: Callable[[Row], float]) -> Panel:
+        taught = _lines(rows, teacher)
+        arms = [line.arm for line in taught if line.points]
+        said = [line for line in _lines(rows, student, dashed=True) if line.arm in arms]
+        return _panel(f"p(right): teacher, student dashed; {title}", taught + said)
+
+    gap = _lines(rows, lambda row: row.student_entropy - row.teacher_entropy)
     panels = [
-        _pair(taught, "All groups", lambda r: r.teacher_p_right, lambda r: r.student_p_right),
-        _pair(taught, "Mixed groups", lambda r: r.teacher_p_right_mixed, lambda r: r.student_p_right_mixed),
-        _pair(
-            taught, "All-fail groups", lambda r: r.teacher_p_right_failed, lambda r: r.student_p_right_failed
-        ),
-        _panel(
-            taught, "Entropy gap: student - teacher (nats)", lambda r: r.student_entropy - r.teacher_entropy
-        ),
+        pair("all groups", lambda r: r.teacher_p_right, lambda r: r.student_p_right),
+        pair("mixed groups", lambda r: r.teacher_p_right_mixed, lambda r: r.student_p_right_mixed),
+        pair("all-fail groups", lambda r: r.teacher_p_right_failed, lambda r: r.student_p_right_failed),
+        _panel("Entropy gap: student - teacher (nats)", gap),
     ]
     path.write_text(svg(panels))
 
@@ -65,18 +68,17 @@ def svg(panels: Sequence[Panel]) -> str:
     """Panels side by side, two in a row, and a legend below."""
     across = min(2, len(panels))
     down = -(-len(panels) // across)
-    labels = {line.label: line for panel in panels for line in panel.lines}
+    arms = {line.arm: line.colour for panel in panels for line in panel.lines}
     per_line = 5
-    legend_lines = -(-len(labels) // per_line)
+    legend_lines = -(-len(arms) // per_line)
     width, top = across * WIDTH, down * HEIGHT
     parts = [_draw(panel, i % across * WIDTH, i // across * HEIGHT) for i, panel in enumerate(panels)]
-    for i, line in enumerate(labels.values()):
+    for i, (arm, colour) in enumerate(arms.items()):
         x = MARGIN + i % per_line * (width - MARGIN) / per_line
         y = top + 12 + i // per_line * LINE_HEIGHT
-        dash = ' stroke-dasharray="4 3"' if line.dashed else ""
         parts.append(
-            f'<path d="M{x:.0f} {y - 4}h18" stroke="{line.colour}" stroke-width="2"{dash}/>'
-            f'<text x="{x + 22:.0f}" y="{y}">{escape(line.label)}</text>'
+            f'<path d="M{x:.0f} {y - 4}h18" stroke="{colour}" stroke-width="2"/>'
+            f'<text x="{x + 22:.0f}" y="{y}">{escape(arm)}</text>'
         )
     height = top + 12 + legend_lines * LINE_HEIGHT
     return (
@@ -86,31 +88,23 @@ def svg(panels: Sequence[Panel]) -> str:
     )
 
 
-def _panel(rows: Sequence[Row], title: str, value: Callable[[Row], float]) -> Panel:
-    lines = _lines(rows, value)
-    means = [v for line in lines for _, values in line.points for v in values]
-    low, high = min([0.0, *means]), max([0.0, *means])
-    return Panel(title, lines, low=math.floor(low * 5) / 5, high=max(0.2, math.ceil(high * 5) / 5))
+def _panel(title: str, lines: Sequence[Line]) -> Panel:
+    """With the lines that have points, and a scale in steps of 0.2 that holds them and 0."""
+    drawn = [line for line in lines if line.points]
+    values = [value for line in drawn for _, at in line.points for value in at]
+    low, high = min([0.0, *values]), max([0.2, *values])
+    return Panel(title, drawn, low=math.floor(low * 5) / 5, high=math.ceil(high * 5) / 5)
 
 
-def _pair(
-    rows: Sequence[Row], title: str, teacher: Callable[[Row], float], student: Callable[[Row], float]
-) -> Panel:
-    lines = _lines(rows, teacher, " teacher") + _lines(rows, student, " student", dashed=True)
-    return Panel(f"p(right phrasing): {title}", lines)
-
-
-def _lines(
-    rows: Sequence[Row], value: Callable[[Row], float], suffix: str = "", dashed: bool = False
-) -> list[Line]:
+def _lines(rows: Sequence[Row], value: Callable[[Row], float], dashed: bool = False) -> list[Line]:
+    """One line per arm, in the same colour whatever is shown."""
     lines = []
     for number, (arm, seeds) in enumerate(curves(rows).items()):
         at: dict[int, list[float]] = {}
         for row in (row for members in seeds.values() for row in members):
-            if _known(value(row)):
+            if not math.isnan(value(row)):
                 at.setdefault(row.rollouts, []).append(value(row))
-        colour = COLOURS[number % len(COLOURS)]
-        lines.append(Line(f"{arm}{suffix}", colour, sorted(at.items()), dashed))
+        lines.append(Line(arm, COLOURS[number % len(COLOURS)], sorted(at.items()), dashed))
     return lines
 
 
@@ -137,7 +131,7 @@ def _draw(panel: Panel, left: float, top: float) -> str:
         parts.append(
             f'<text x="{x:.0f}" y="{y0 + 16:.0f}" text-anchor="{anchor}">{last * i // 2}{unit}</text>'
         )
-    for line in (line for line in panel.lines if line.points):
+    for line in panel.lines:
         upper = [place(x, max(values)) for x, values in line.points]
         lower = [place(x, min(values)) for x, values in reversed(line.points)]
         mean = [place(x, statistics.fmean(values)) for x, values in line.points]
@@ -147,7 +141,3 @@ def _draw(panel: Panel, left: float, top: float) -> str:
             f'<path d="M{"L".join(mean)}" fill="none" stroke="{line.colour}" stroke-width="2"{dash}/>'
         )
     return "".join(parts)
-
-
-def _known(value: float) -> bool:
-    return not math.isnan(value)

@@ -181,7 +181,7 @@ def test_a_csv_gives_its_rows_back(tmp_path: Path) -> None:
 
 
 def test_plots_are_svg_with_a_line_and_a_band_per_arm(tmp_path: Path) -> None:
-    for draw, lines in ((plot_learning, 4), (plot_oracle, 2)):
+    for draw, lines in ((plot_learning, 4), (plot_oracle, 2)):  # the baseline has no teacher
         path = tmp_path / "plot.svg"
         draw(ROWS, path)
         paths = ElementTree.parse(path).findall(".//{http://www.w3.org/2000/svg}path")
