@@ -49,10 +49,10 @@ def examine(retrievers: Sequence[str] = ()) -> list[Finding]:
     return [
         _python(),
         *_versions(),
-        _plugin(),
+        check_plugin(),
         _accelerator(),
         _java(),
-        *map(_retriever, retrievers),
+        *map(check_retriever, retrievers),
         _disk(),
         _memory(),
     ]
@@ -102,7 +102,7 @@ print("\\n" + json.dumps({"loaded": loaded, "errors": plugin.errors}))
 """
 
 
-def _plugin() -> Finding:
+def check_plugin() -> Finding:
     """Whether `import verl` alone registers the trainer, in a fresh interpreter, as a training run would."""
     done = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, text=True, timeout=300)
     if done.returncode != 0:
@@ -149,7 +149,8 @@ def _shortened(path: Path) -> str:
     return f".../{'/'.join(path.parts[-3:])}" if len(path.parts) > 4 else str(path)
 
 
-def _retriever(url: str) -> Finding:
+def check_retriever(url: str) -> Finding:
+    """Whether a retrieval server answers at this address."""
     name = f"retriever {url}"
     body = json.dumps({"queries": ["test"], "topk": 1, "return_scores": True}).encode()
     request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"})

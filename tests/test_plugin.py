@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sd_search_verl.doctor import Finding, examine, show
+from sd_search_verl.doctor import Finding, check_plugin, check_retriever, examine, show
 
 PROBE = """
 import json, verl
@@ -57,14 +57,9 @@ def test_the_cpu_platform_is_inert_unless_asked_for() -> None:
     assert state["patched"].startswith("torch.")
 
 
-def plugin_finding(*retrievers: str) -> Finding:
-    (finding,) = [f for f in examine(retrievers) if f.name == "plugin"]
-    return finding
-
-
 def test_the_doctor_sees_a_plugin_that_verl_did_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VERL_USE_EXTERNAL_PLUGINS", "other")
-    finding = plugin_finding()
+    finding = check_plugin()
     assert not finding.ok
     assert "VERL_USE_EXTERNAL_PLUGINS include sd_search (it is 'other')" in finding.fix
 
@@ -72,7 +67,7 @@ def test_the_doctor_sees_a_plugin_that_verl_did_not_load(monkeypatch: pytest.Mon
 def test_the_doctor_shows_what_failed_to_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "transfer_queue.py").write_text("raise ImportError('no transfer queue here')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    finding = plugin_finding()
+    finding = check_plugin()
     assert not finding.ok
     assert finding.found == "its trainer failed to load"
     assert "no transfer queue here" in finding.fix
@@ -87,6 +82,20 @@ def test_the_doctor_shows_a_fix_for_each_failure() -> None:
 
 
 def test_the_doctor_asks_a_retriever() -> None:
-    (finding,) = [f for f in examine(["http://127.0.0.1:9/retrieve"]) if f.name.startswith("retriever")]
+    finding = check_retriever("http://127.0.0.1:9/retrieve")
     assert not finding.ok
     assert "retriever_server" in finding.fix
+
+
+def test_the_doctor_finds_nothing_wrong_here() -> None:
+    findings = examine()
+    assert {finding.name for finding in findings} >= {
+        "Python",
+        "verl",
+        "plugin",
+        "Java (for BM25)",
+        "disk",
+        "memory",
+    }
+    software = [finding for finding in findings if finding.name not in ("disk", "memory")]
+    assert [finding for finding in software if not finding.ok] == []
