@@ -41,7 +41,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     many.set_defaults(action=_compare)
 
     plot = commands.add_parser("plot", help="table and curves of a comparison")
-    plot.add_argument("csv", type=Path, help="written by `compare --csv`")
+    plot.add_argument("csv", nargs="+", type=Path, help="written by `compare --csv`")
     plot.add_argument("--out", type=Path, required=True, metavar="PREFIX", help="of the SVG files' names")
     plot.add_argument("--arms", nargs="+", choices=ARMS, metavar="ARM", help="default: all")
     plot.set_defaults(action=_plot)
@@ -92,7 +92,8 @@ def _plot(arguments: argparse.Namespace) -> int:
     from sd_search_verl.world.compare import read_csv
     from sd_search_verl.world.plot import plot_learning, plot_oracle
 
-    rows = [row for row in read_csv(arguments.csv) if row.arm in (arguments.arms or ARMS)]
+    shown = arguments.arms or ARMS
+    rows = [row for path in arguments.csv for row in read_csv(path) if row.arm in shown]
     for name, draw in (("learning", plot_learning), ("oracle", plot_oracle)):
         path = Path(f"{arguments.out}_{name}.svg")
         draw(rows, path)

@@ -42,8 +42,10 @@ def _rows(folder: Path) -> list[Row]:
             right.setdefault(step, []).append(float(oracle[relation]["right"] in query.split()))
     steps = read_metrics(folder).steps
     done, rows = 0, []
-    for last in range(EVERY, max(steps) + 1, EVERY):
-        window = [step for step in range(last - EVERY + 1, last + 1) if step in steps]
+    previous = 0
+    for last in [*range(EVERY, max(steps), EVERY), max(steps)]:
+        window = [step for step in range(previous + 1, last + 1) if step in steps]
+        previous = last
         done += sum(rollouts.get(step, 0) for step in window)
 
         def mean(name: str, window: Sequence[int] = window) -> float:
