@@ -13,6 +13,7 @@ from typing import Any
 from sd_search_verl import protocol as protocols
 from sd_search_verl.evaluation.config import EvaluationConfig
 from sd_search_verl.evaluation.evaluate import check_retriever, client_of
+from sd_search_verl.evaluation.guard import children_end_with_us
 from sd_search_verl.evaluation.model import resolve_model
 from sd_search_verl.evaluation.questions import Question
 from sd_search_verl.evaluation.run import Generate, Search, play
@@ -77,7 +78,7 @@ async def _ask(question: Question, model: Path, config: EvaluationConfig) -> Non
         from sd_search_verl.evaluation.engine import Engine
 
         print(f"loading {model} into vLLM", file=sys.stderr)
-        with closing(Engine(model, config)) as engine:
+        with children_end_with_us(), closing(Engine(model, config)) as engine:
             tokenizer = AutoTokenizer.from_pretrained(model)
             await step_by_step(question, engine.generate, client.search, tokenizer, config, print)
     finally:

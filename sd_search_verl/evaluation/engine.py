@@ -33,13 +33,22 @@ class Engine:
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        devices: dict[str, Any] = {"enforce_eager": True} if on_cpu else {}
+        length = config.max_prompt_tokens + config.max_response_tokens
+        devices: dict[str, Any] = {}
+        if on_cpu:
+            # A prompt in pieces ends vLLM's CPU worker where a request has a seed: it sets back the random generator's
+            # offset (gpu_model_runner.py, _bookkeeping_sync), which a generator on the CPU does not have.
+            devices = {
+                "enforce_eager": True,
+                "enable_chunked_prefill": False,
+                "max_num_batched_tokens": max(8192, length),
+            }
         self._config, self._numbers = config, itertools.count()
         self._llm = AsyncLLM.from_engine_args(
             AsyncEngineArgs(
                 model=str(model),
                 dtype="float32" if on_cpu and config.dtype == "auto" else config.dtype,
-                max_model_len=config.max_prompt_tokens + config.max_response_tokens,
+                max_model_len=length,
                 max_num_seqs=config.concurrency,
                 gpu_memory_utilization=config.gpu_memory_utilization,
                 tensor_parallel_size=config.tensor_parallel_size,

@@ -21,6 +21,7 @@ from typing import Any
 
 from sd_search_verl import protocol as protocols
 from sd_search_verl.evaluation.config import EvaluationConfig, Settings, protocol_hash
+from sd_search_verl.evaluation.guard import children_end_with_us
 from sd_search_verl.evaluation.model import fingerprint, resolve_model
 from sd_search_verl.evaluation.questions import Question, read_questions
 from sd_search_verl.evaluation.results import in_order, summarize, timing
@@ -101,7 +102,7 @@ async def _ask(
         from sd_search_verl.evaluation.engine import Engine
 
         print(f"loading {model} into vLLM", file=sys.stderr)
-        with closing(Engine(model, config)) as engine:
+        with children_end_with_us(), closing(Engine(model, config)) as engine:
             tokenizer = AutoTokenizer.from_pretrained(model)
             await ask_all(questions, engine.generate, client.search, tokenizer, config, file)
     finally:

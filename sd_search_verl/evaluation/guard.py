@@ -1,0 +1,51 @@
+"""The engine's processes end with this one, also when it is killed: else they keep the GPU and no second start fits.
+
+vLLM's engine runs in children that a SIGKILL of their parent does not reach. A small process therefore waits for the
+end of a pipe that only this process holds, and then ends all that carry this process's mark in their environment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from uuid import uuid4
+
+import psutil
+
+_MARK = "SD_SEARCH_ENGINE_OF"
+
+
+@contextlib.contextmanager
+def children_end_with_us() -> Iterator[None]:
+    """Whatever process is started inside and still runs when this one is gone is killed."""
+    mark = os.environ[_MARK] = uuid4().hex
+    # A session of its own: Ctrl-C in the terminal is not for it.
+    watcher = subprocess.Popen(
+        [sys.executable, "-m", __name__, mark],
+        stdin=subprocess.PIPE,
+        env={name: value for name, value in os.environ.items() if name != _MARK},
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        del os.environ[_MARK]
+        if watcher.stdin is not None:
+            watcher.stdin.close()
+        watcher.wait()
+
+
+def main(mark: str) -> None:
+    """Wait for the end of standard input, then kill every process with ``mark`` in its environment."""
+    sys.stdin.buffer.read()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get(_MARK) == mark:
+                process.kill()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,47 @@
+"""A killed evaluation leaves no engine behind."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+
+PROGRAM = """
+import subprocess, sys, time
+from sd_search_verl.evaluation.guard import children_end_with_us
+with children_end_with_us():
+    worker = "import subprocess; p = subprocess.Popen(['sleep', '1000']); print(p.pid, flush=True); p.wait()"
+    child = [sys.executable, "-c", worker]
+    engine = subprocess.Popen(child, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    print(engine.pid, engine.stdout.readline().strip(), flush=True)
+    time.sleep(float(sys.argv[1]))
+"""
+
+
+def start(seconds: float) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
+    line = [sys.executable, "-c", PROGRAM, str(seconds)]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    return process, [psutil.Process(int(pid)) for pid in process.stdout.readline().split()]
+
+
+def test_a_killed_process_takes_its_engine_along() -> None:
+    process, engine = start(1000)
+    assert len(engine) == 2
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert psutil.wait_procs(engine, timeout=30)[1] == []
+
+
+def test_a_process_that_ends_takes_what_is_left_along_and_nothing_else() -> None:
+    other, others_engine = start(1000)
+    process, engine = start(0)
+    assert process.wait(timeout=60) == 0
+    assert psutil.wait_procs(engine, timeout=30)[1] == []
+    time.sleep(0.2)
+    assert all(child.is_running() for child in others_engine)
+    other.kill()
+    assert psutil.wait_procs(others_engine, timeout=30)[1] == []
