@@ -78,7 +78,15 @@ def _add_model(command: argparse.ArgumentParser) -> None:
         metavar="CONFIG",
         help="the training's .hydra/config.yaml: its limits are taken over; found by itself beside a checkpoint",
     )
-    command.add_argument("overrides", nargs="*", help="such as temperature=1 seeds=[0,1,2] search.top_k=5")
+    command.add_argument(
+        "--set",
+        dest="overrides",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="OPTION=VALUE",
+        help="such as temperature=1 seeds=[0,1,2] search.top_k=5; all options: docs/evaluation.md",
+    )
 
 
 def _score(arguments: argparse.Namespace) -> int:

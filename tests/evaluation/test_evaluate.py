@@ -53,7 +53,7 @@ def retriever(world: Path, tmp_path: Path) -> Iterator[str]:
 def arguments(world: Path, retriever: str, out: Path) -> list[str]:
     where = ["--model", str(world / "model"), "--retriever", retriever, "--out", str(out)]
     files = ["--questions", f"a={world / 'val.parquet'}", "--questions", f"b={world / 'train.parquet'}"]
-    return ["evaluate", *where, *files, *LIMITS]
+    return ["evaluate", *where, *files, "--set", *LIMITS]
 
 
 @pytest.mark.timeout(400)
@@ -85,14 +85,14 @@ def test_evaluate_and_start_again(
     assert main(arguments(world, "http://127.0.0.1:9", out)) == 0
     assert (out / "results.json").read_bytes() == first
     # Another protocol in the same folder would mix two evaluations.
-    assert main([*arguments(world, retriever, out), "search.max_turns=2"]) == 1
+    assert main([*arguments(world, retriever, out), "--set", "search.max_turns=2"]) == 1
     assert "holds an evaluation with another protocol_hash, config" in capsys.readouterr().err
 
 
 def test_a_silent_retriever_is_noticed_before_the_model_is_loaded(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*arguments(world, "http://127.0.0.1:9", tmp_path), "search.max_retries=0"]) == 1
+    assert main([*arguments(world, "http://127.0.0.1:9", tmp_path), "--set", "search.max_retries=0"]) == 1
     shown = capsys.readouterr().err
     assert "the retriever does not answer" in shown
     assert "loading" not in shown
