@@ -1,7 +1,4 @@
-"""A policy by rule, on a byte tokenizer: everything of an evaluation but the model is the real thing.
-
-As a program it evaluates until it is killed: ``scripted.py QUESTIONS OUT SECONDS_PER_TURN``.
-"""
+"""A policy by rule, on a byte tokenizer: everything of an evaluation but the model is the real thing."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sd_search_verl.evaluation.config import EvaluationConfig, read_settings
-from sd_search_verl.evaluation.questions import Question, read_questions
+from sd_search_verl.evaluation.questions import Question
 from sd_search_verl.evaluation.results import in_order, summarize
 from sd_search_verl.evaluation.run import ask_all
 from sd_search_verl.evaluation.trajectories import TrajectoryFile
@@ -82,12 +79,3 @@ def run(
         asyncio.run(ask_all(questions, policy.generate, search, TOKENIZER, options, file))
         keys = [(q.set, q.id, seed) for seed in options.seeds for q in questions]
         return summarize(in_order(file.rows, keys))
-
-
-if __name__ == "__main__":
-    run(
-        read_questions(Path(sys.argv[1]), "digits", R1),
-        Path(sys.argv[2]),
-        config("concurrency=8"),
-        Policy(float(sys.argv[3])),
-    )
