@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ class LuceneIndex:
 
     def __init__(self, folder: Path, k1: float, b: float, heap_mb: int = 512) -> None:
         jvm.start(heap_mb)
+        self._one_at_a_time = threading.Lock()
         index_reader = "org.apache.lucene.index.IndexReader"
         directory = jvm.java_class("org.apache.lucene.store.FSDirectory").open(
             jvm.java_class("java.nio.file.Paths").get(str(folder))
@@ -66,7 +68,10 @@ class LuceneIndex:
 
     def raw(self, number: int) -> str | None:
         """The stored JSON line of a document, where the index was built to keep it."""
-        return self._reader.storedFields().document(number).get("raw")
+        # pyjnius keeps the receiver of a call in the method object that all instances of a class share. `search` calls
+        # methods of shared objects only; here each call has a document of its own, and another thread's could answer.
+        with self._one_at_a_time:
+            return self._reader.storedFields().document(number).get("raw")
 
     def ids(self) -> list[str]:
         """The id of every document, by Lucene document number."""

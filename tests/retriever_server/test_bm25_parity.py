@@ -2,6 +2,7 @@
 
 import json
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,15 @@ def test_an_index_that_pyserini_built_is_served_as_it_is(
             for server in (theirs, ours)
         ]
     assert answers[0] == answers[1]
+
+
+def test_threads_get_the_documents_they_asked_for(pyserini_index: Path) -> None:
+    index = LuceneIndex(pyserini_index, k1=0.9, b=0.4)
+    expected = [index.raw(row) for row in range(300)]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(10):
+            assert list(pool.map(index.raw, range(300))) == expected
+    index.close()
 
 
 def test_k1_and_b_reach_lucene(two_shards: Path, pyserini_index: Path, data_folder: Path) -> None:
