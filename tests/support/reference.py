@@ -42,7 +42,9 @@ def naive_divergence(
     return ((p - q) ** 2).sum()
 
 
-def naive_sd_loss(model: Any, trajectories: Sequence[dict[str, Any]], **divergence: Any) -> Tensor:
+def naive_sd_loss(
+    model: Any, trajectories: Sequence[dict[str, Any]], uniform: bool = False, **divergence: Any
+) -> Tensor:
     """Mean over trajectories with query tokens of the mean over their query tokens.
 
     Each trajectory: ``student`` and ``teacher`` token lists, and ``tokens``: pairs of (index of the scored token in
@@ -57,6 +59,8 @@ def naive_sd_loss(model: Any, trajectories: Sequence[dict[str, Any]], **divergen
         for teacher_ids, pairs in trajectory["tokens"]:
             with torch.no_grad():
                 teacher = model(torch.tensor([teacher_ids])).logits[0]
+            if uniform:
+                teacher = torch.zeros_like(teacher)
             for at_student, at_teacher in pairs:
                 assert trajectory["student"][at_student] == teacher_ids[at_teacher]
                 values.append(

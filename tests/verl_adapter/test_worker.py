@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ from support.reference import naive_sd_loss
 from support.tiny import byte_tokenizer, save_tiny_model
 from transformers import AutoModelForCausalLM
 
-from sd_search_verl.config import ConfigError, SDSearchConfig
+from sd_search_verl.config import ConfigError, HindsightConfig, SDSearchConfig
 from sd_search_verl.hindsight.prepare import TeacherInputs
 
 ALPHA = 0.7
@@ -87,6 +87,7 @@ def reference(model: Path, rows: list[Row], config: SDSearchConfig) -> tuple[dic
         top_k=config.top_k,
         support=config.support,
         tail=config.tail,
+        uniform=config.target == "uniform",
     )
     (ALPHA * loss).backward()
     return {name: p.grad for name, p in network.named_parameters()}, float(loss)
@@ -119,18 +120,26 @@ def test_gradient_equals_the_reference(worker: Any, model: Path, rows: list[Row]
     assert relative_difference(ours, theirs) < 1e-5
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"positions": "response"},
-        {"weighting": "group_variance"},
-        {"hindsight": {"content": "current_documents"}},
-        {"hindsight": {"content": "full"}},
-        {"hindsight": {"placement": "after_question", "labels": "none"}},
-        {"hindsight": {"placement": "system", "labels": "shuffled", "group": "leave_one_out"}},
-    ],
-    ids=str,
-)
+def every_value() -> list[dict[str, Any]]:
+    """One change for every allowed value of every field that is a choice, and some that combine."""
+    method, block = get_type_hints(SDSearchConfig), get_type_hints(HindsightConfig)
+    single = [{name: value} for name, hint in method.items() for value in get_args(hint) if is_choice(hint)]
+    nested = [{name: value} for name, hint in block.items() for value in get_args(hint) if is_choice(hint)]
+    numbers = [{"correct_above_f1": 0.5}, {"max_tokens": 200}]
+    combined = [
+        {"placement": "after_question", "labels": "none"},
+        {"placement": "system", "labels": "shuffled", "group": "leave_one_out"},
+    ]
+    changes = [*single, *({"hindsight": change} for change in [*nested, *numbers, *combined])]
+    changes.remove({"hindsight": {"content": "none"}})  # no gradient at all: a test of its own
+    return changes
+
+
+def is_choice(hint: Any) -> bool:
+    return get_origin(hint) is Literal
+
+
+@pytest.mark.parametrize("changes", every_value(), ids=str)
 def test_options_reach_the_engine(worker: Any, model: Path, rows: list[Row], changes: dict) -> None:
     config = settings(**changes)
     ours, _ = sd_gradients(worker, rows[:8], config)
