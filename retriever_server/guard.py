@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import logging
+import os
 import sys
 import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .contract import encode_error
 from .settings import SettingsError
+
+log = logging.getLogger("retriever_server")
 
 OPEN_PATHS = ("/health", "/ready")  # probes carry no key
 
@@ -106,7 +110,9 @@ class AccessLog:
 
     def __init__(self, app: ASGIApp, path: Path) -> None:
         self._app = app
-        self._file: TextIO = sys.stdout if str(path) == "-" else path.open("a", encoding="utf-8", buffering=1)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+        self._file = sys.stdout.fileno() if str(path) == "-" else os.open(path, flags, 0o644)
+        self._failing = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -129,4 +135,13 @@ class AccessLog:
                 "time": round(time.time(), 3), "client": client[0], "method": scope["method"],
                 "path": scope["path"], **seen, "ms": round((time.perf_counter() - start) * 1000, 2),
             }  # fmt: skip
-            print(json.dumps(line), file=self._file, flush=True)
+            self._write(json.dumps(line) + "\n")
+
+    def _write(self, line: str) -> None:
+        try:
+            os.write(self._file, line.encode())
+            self._failing = False
+        except OSError as error:  # a full disk, say: the answers matter more
+            if not self._failing:
+                log.warning("the access log loses lines: %s", error)
+            self._failing = True

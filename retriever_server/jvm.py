@@ -137,6 +137,13 @@ def java_class(name: str) -> Any:
     return autoclass(name)
 
 
+def java_exception() -> type[Exception]:
+    """What pyjnius raises for an exception in Java."""
+    from jnius import JavaException
+
+    return JavaException
+
+
 def cast(class_name: str, value: Any) -> Any:
     """``value`` seen as ``class_name``, where pyjnius cannot choose between overloads by itself."""
     from jnius import cast as jnius_cast

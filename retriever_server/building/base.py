@@ -10,6 +10,10 @@ Progress = Callable[[int, int], None]
 """Called with (passages done, passages in all)."""
 
 
+WORK = "work"
+"""Folder inside the unfinished index for what a stopped build goes on from; gone when the index is whole."""
+
+
 class BuildError(RuntimeError):
     """A build failed. The message says why; what was finished is kept for the next try."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import numpy as np
 from .. import jvm
 from ..backends.bm25 import LuceneIndex
 from ..corpus import CorpusError, Scan, id_hash, passages
-from .base import BuildError, BuildOptions, Progress
+from .base import WORK, BuildError, BuildOptions, Progress
 
 SHARD_PASSAGES = 500_000
 
@@ -30,7 +31,7 @@ def build(
     Returns:
         The build's settings, for the manifest.
     """
-    shards = folder / "shards"
+    shards = folder / WORK / "shards"
     shards.mkdir(exist_ok=True)
     lines = passages(documents)
     done: list[Path] = []
@@ -46,7 +47,6 @@ def build(
         progress(first + count, scan.passages)
     _merge(done, folder / "lucene", options)
     _write_rows(folder, scan)
-    shutil.rmtree(shards)
     return {"analyzer": "anserini-english-porter", "lucene": _lucene_version()}
 
 
@@ -73,17 +73,40 @@ def _index_shard(
         "-threads", str(options.threads), "-memoryBuffer", str(max(64, options.heap_mb // 4)),
     ]  # fmt: skip
     run = subprocess.run(command, capture_output=True, text=True, errors="replace")
-    if run.returncode != 0 or "Indexing Complete" not in run.stdout + run.stderr:
-        tail = "\n".join((run.stdout + run.stderr).strip().splitlines()[-15:])
+    output = run.stdout + run.stderr
+    if run.returncode != 0 or not _whole(target, count, output, options.heap_mb):
+        tail = "\n".join(output.strip().splitlines()[-15:])
         raise BuildError(f"Anserini failed on a shard (exit code {run.returncode}):\n{tail}")
     shutil.rmtree(source)
     target.rename(shard)
+
+
+def _whole(shard: Path, count: int, output: str, heap_mb: int) -> bool:
+    """Whether every passage but the empty ones is in a shard: Anserini also calls a failed commit complete."""
+    empty = re.search(r"empty: +(\d+)", output)
+    if empty is None:
+        return False
+    jvm.start(heap_mb)
+    try:
+        index = LuceneIndex(shard, k1=0.9, b=0.4)
+    except jvm.java_exception():
+        return False
+    found = len(index)
+    index.close()
+    return found == count - int(empty.group(1))
 
 
 def _merge(shards: list[Path], target: Path, options: BuildOptions) -> None:
     """One index out of all shards. Scores do not depend on how the corpus was cut."""
     shutil.rmtree(target, ignore_errors=True)
     jvm.start(options.heap_mb)
+    try:
+        _merge_in_java(shards, target, options.one_segment)
+    except jvm.java_exception() as error:
+        raise BuildError(f"Lucene failed to merge the shards: {str(error).splitlines()[0]}") from error
+
+
+def _merge_in_java(shards: list[Path], target: Path, one_segment: bool) -> None:
     paths = jvm.java_class("java.nio.file.Paths")
     directories = jvm.java_class("org.apache.lucene.store.FSDirectory")
     writer_class = jvm.java_class("org.apache.lucene.index.IndexWriter")
@@ -92,7 +115,7 @@ def _merge(shards: list[Path], target: Path, options: BuildOptions) -> None:
     writer = writer_class(directory, config)
     opened = [directories.open(paths.get(str(shard))) for shard in shards]
     writer.addIndexes(*[jvm.cast("org.apache.lucene.store.Directory", one) for one in opened])
-    if options.one_segment:
+    if one_segment:
         writer.forceMerge(1)
     writer.commit()
     writer.close()

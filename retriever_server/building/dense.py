@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from ..corpus import Scan, passages
 from ..encoder import Encoder, EncoderSpec
-from .base import BuildError, BuildOptions, Progress
+from .base import WORK, BuildError, BuildOptions, Progress
 
 CHUNK = 2048  # passages encoded between two notes of progress
 TRAIN_PER_LIST, TRAIN_MOST = 64, 1_000_000
@@ -29,11 +30,15 @@ def build(
         raise BuildError("--encoder is missing: the folder of the encoder.")
     spec = EncoderSpec.of(options.encoder, options.encoder_prefixes)
     encoder = Encoder(options.encoder, spec, options.encoder_runtime, options.device, options.threads)
-    path, note = folder / "vectors.npy", folder / "encoded.json"
+    path, note = folder / "vectors.npy", folder / WORK / "encoded.json"
     width = encoder.passages(["width"]).shape[1]
     shape = (scan.passages, width)
     done = _finished(path, note, spec, shape)
     vectors = np.lib.format.open_memmap(path, "r+" if done else "w+", np.float32, None if done else shape)
+    with path.open(
+        "rb+"
+    ) as file:  # claim the disk now: writing to a mapped file on a full one ends the process
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     texts = (contents for _, _, contents in passages(documents))
     next(itertools.islice(texts, done, done), None)
     while chunk := list(itertools.islice(texts, CHUNK)):
@@ -44,7 +49,6 @@ def build(
         progress(done, scan.passages)
     if options.factory:
         _approximate(vectors, options.factory, folder / "faiss.index")
-    note.unlink()
     return {"encoder": spec.as_dict(), "width": width, "factory": options.factory}
 
 

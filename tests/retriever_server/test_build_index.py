@@ -130,7 +130,7 @@ def test_a_stopped_build_goes_on_with_what_is_finished(
     with pytest.raises(BuildError, match="stopped"):
         build("bm25", corpus, tmp_path / "index", OPTIONS, out=io.StringIO())
     assert not (tmp_path / "index").exists()
-    shards = sorted((tmp_path / "index.partial" / "shards").iterdir())
+    shards = sorted((tmp_path / "index.partial" / "work" / "shards").iterdir())
     assert len(shards) == 2
     shutil.rmtree(shards[1])
     times = [shard.stat().st_mtime_ns for shard in shards[:1]]

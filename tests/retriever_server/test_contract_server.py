@@ -51,6 +51,10 @@ def test_defaults_are_three_documents_without_scores(bm25: ServerProcess) -> Non
         assert [set(item) for item in answer["result"][0]] == [{"id", "contents"}] * 3
 
 
+def test_a_whole_number_may_be_written_with_a_point(bm25: ServerProcess) -> None:
+    assert len(post(bm25.url, {"queries": ["castle"], "topk": 2.0})[1]["result"][0]) == 2
+
+
 def test_single_query_field(bm25: ServerProcess) -> None:
     several = post(bm25.url, {"queries": ["castle river"], "topk": 5, "return_scores": True})
     assert post(bm25.url, {"query": "castle river", "topk": 5, "return_scores": True}) == several
