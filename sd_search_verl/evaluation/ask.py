@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from sd_search_verl import protocol as protocols
 from sd_search_verl.evaluation.config import EvaluationConfig
-from sd_search_verl.evaluation.evaluate import check_retriever, client_of
-from sd_search_verl.evaluation.guard import children_end_with_us
 from sd_search_verl.evaluation.model import resolve_model
 from sd_search_verl.evaluation.questions import Question
 from sd_search_verl.evaluation.run import Generate, Search, play
+from sd_search_verl.evaluation.session import open_session
 from sd_search_verl.protocol.base import Protocol
 from sd_search_verl.rollout.episode import Generation
 from sd_search_verl.rollout.retriever import SearchResult
@@ -64,22 +61,10 @@ async def step_by_step(
     row = await play(question, config.seeds[0], shown_turn, shown_search, tokenizer, config)
     ended = "" if row["status"] == "answered" else f" ({row['status']})"
     show(f"\nanswer: {row['answer'] if row['answer'] is not None else 'none'}{ended}")
-    show(f"{row['searches']} searches, {row['policy_tokens']} tokens, {row['latency_s']:.1f} s")
+    show(f"{len(row['latencies_s'])} searches, {row['policy_tokens']} tokens, {row['latency_s']:.1f} s")
     return row
 
 
 async def _ask(question: Question, model: Path, config: EvaluationConfig) -> None:
-    client = client_of(config)
-    try:
-        await check_retriever(client)
-        # These imports take as long as loading a small model: only once it is certain that they are needed.
-        from transformers import AutoTokenizer
-
-        from sd_search_verl.evaluation.engine import Engine
-
-        print(f"loading {model} into vLLM", file=sys.stderr)
-        with children_end_with_us(), closing(Engine(model, config)) as engine:
-            tokenizer = AutoTokenizer.from_pretrained(model)
-            await step_by_step(question, engine.generate, client.search, tokenizer, config, print)
-    finally:
-        await client.close()
+    async with open_session(model, config) as session:
+        await step_by_step(question, session.generate, session.search, session.tokenizer, config, print)

@@ -12,22 +12,19 @@ import asyncio
 import dataclasses
 import hashlib
 import json
-import sys
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sd_search_verl import protocol as protocols
 from sd_search_verl.evaluation.config import EvaluationConfig, Settings, protocol_hash
-from sd_search_verl.evaluation.guard import children_end_with_us
 from sd_search_verl.evaluation.model import fingerprint, resolve_model
 from sd_search_verl.evaluation.questions import Question, read_questions
 from sd_search_verl.evaluation.results import in_order, summarize, timing
 from sd_search_verl.evaluation.run import ask_all
+from sd_search_verl.evaluation.session import open_session
 from sd_search_verl.evaluation.trajectories import TrajectoryFile
-from sd_search_verl.rollout.retriever import RetrieverClient
 
 FORMAT = 1
 _MAY_CHANGE = ("concurrency", "max_failure_rate", "gpu_memory_utilization", "tensor_parallel_size")
@@ -73,40 +70,11 @@ def evaluate(job: Evaluation) -> dict[str, Any]:
     return results
 
 
-async def check_retriever(client: RetrieverClient) -> None:
-    """One search, before minutes are spent on loading a model.
-
-    Raises:
-        RuntimeError: it failed.
-    """
-    found = await client.search("test")
-    if found.error is not None:
-        raise RuntimeError(f"the retriever does not answer: {found.error}")
-
-
-def client_of(config: EvaluationConfig) -> RetrieverClient:
-    """The training's own client, with the config's limits."""
-    search = config.search
-    return RetrieverClient(search.retriever_urls, search.top_k, search.timeout_s, search.max_retries)
-
-
 async def _ask(
     questions: Sequence[Question], model: Path, config: EvaluationConfig, file: TrajectoryFile
 ) -> None:
-    client = client_of(config)
-    try:
-        await check_retriever(client)
-        # These imports take as long as loading a small model: only once it is certain that they are needed.
-        from transformers import AutoTokenizer
-
-        from sd_search_verl.evaluation.engine import Engine
-
-        print(f"loading {model} into vLLM", file=sys.stderr)
-        with children_end_with_us(), closing(Engine(model, config)) as engine:
-            tokenizer = AutoTokenizer.from_pretrained(model)
-            await ask_all(questions, engine.generate, client.search, tokenizer, config, file)
-    finally:
-        await client.close()
+    async with open_session(model, config) as session:
+        await ask_all(questions, session.generate, session.search, session.tokenizer, config, file)
 
 
 def _describe(job: Evaluation, model: Path, questions: Sequence[Question]) -> dict[str, Any]:

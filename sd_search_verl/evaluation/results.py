@@ -22,7 +22,7 @@ METRICS = {"em": "EM", "f1": "F1", "cover_em": "cover-EM"}
 Rows = Mapping[Key, Mapping[str, Any]]
 
 RATES: dict[str, Callable[[Mapping[str, Any]], float]] = {
-    "searches_per_question": lambda row: row["searches"],
+    "searches_per_question": lambda row: len(row["latencies_s"]),
     "gold_in_documents": lambda row: any(row["gold_in_documents"]),
     "malformed": lambda row: sum(row["malformed"].values()) > 0,
     "truncated_observations": lambda row: row["truncated_observations"] > 0,
@@ -72,7 +72,7 @@ def timing(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     questions, searches = [], []
     for row in rows:
         questions.append(row["latency_s"])
-        searches += row["search_latency_s"]
+        searches += row["latencies_s"]
     return {
         f"{name}_latency_s_p{quantile}": round(float(np.percentile(values, quantile)), 4) if values else 0.0
         for name, values in (("question", questions), ("search", searches))

@@ -12,13 +12,13 @@ from typing import Any
 from tqdm import tqdm
 
 from sd_search_verl import protocol as protocols
-from sd_search_verl import scoring
 from sd_search_verl.evaluation.config import EvaluationConfig
 from sd_search_verl.evaluation.questions import Question
 from sd_search_verl.evaluation.trajectories import TrajectoryFile
 from sd_search_verl.protocol.base import Protocol
 from sd_search_verl.protocol.prompt import encode_messages
-from sd_search_verl.rollout.episode import Episode, Generation, run_episode
+from sd_search_verl.rollout.episode import Generation, run_episode
+from sd_search_verl.rollout.record import make_record
 from sd_search_verl.rollout.retriever import SearchResult
 
 Generate = Callable[[list[int], int, Protocol, int], Awaitable[Generation]]
@@ -102,11 +102,11 @@ async def play(
         "id": question.id,
         "seed": seed,
         "question": question.question,
-        "golden_answers": question.golden_answers,
-        **_outcome(episode, question.golden_answers),
+        **make_record(episode, question.golden_answers, tokenizer),
         "prompt_tokens": len(prompt),
-        "truncated_prompt": len(prompt) > config.max_prompt_tokens,
-        "response": tokenizer.decode(episode.response_ids, skip_special_tokens=False),
+        "truncated_prompt": int(len(prompt) > config.max_prompt_tokens),
+        "response_tokens": len(episode.response_ids),
+        "policy_tokens": sum(episode.response_mask),
         "latency_s": round(time.monotonic() - begun, 4),
     }
 
@@ -115,27 +115,6 @@ def turn_seed(seed: int, question: Question, turn: int) -> int:
     """Seed of one turn's sampling, in [0, 2^63): the same whenever and in whatever order questions are asked."""
     text = json.dumps([seed, question.set, question.id, turn])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
-
-
-def _outcome(episode: Episode, golden: list[str]) -> dict[str, Any]:
-    found = [scoring.contains_answer(search.documents, golden) for search in episode.searches]
-    return {
-        "answer": episode.answer,
-        "em": scoring.exact_match(episode.answer, golden),
-        "f1": scoring.token_f1(episode.answer, golden),
-        "cover_em": scoring.cover_exact_match(episode.answer, golden),
-        "status": episode.status,
-        "turns": episode.turns,
-        "queries": episode.queries,
-        "searches": len(episode.searches),
-        "gold_in_documents": found,
-        "failures": sum(search.error is not None for search in episode.searches),
-        "search_latency_s": [round(search.latency_s, 4) for search in episode.searches],
-        "malformed": episode.malformed,
-        "truncated_observations": episode.truncated_observations,
-        "response_tokens": len(episode.response_ids),
-        "policy_tokens": sum(episode.response_mask),
-    }
 
 
 class _Watch:

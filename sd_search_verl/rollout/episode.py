@@ -154,7 +154,7 @@ async def run_episode(
         else:
             found = await search(query)
             episode.searches.append(_record(query, found))
-            observation, truncated = encoder.documents(found)
+            observation, truncated = encoder.documents(found, written=text[len(turn) :])
         # An observation the policy could not react to would only pad the trajectory.
         if len(episode.response_ids) + len(observation) >= max_response_tokens:
             episode.status = "context_overflow"
@@ -165,7 +165,7 @@ async def run_episode(
 
 
 class ObservationEncoder:
-    """Encodes observations, within a limit of tokens, always with both tags."""
+    """Encodes observations, within a limit of tokens."""
 
     def __init__(self, tokenizer: Any, protocol: Protocol, max_tokens: int) -> None:
         self._tokenizer, self._protocol, self._max_tokens = tokenizer, protocol, max_tokens
@@ -174,23 +174,26 @@ class ObservationEncoder:
         """The environment's words after a turn without a valid action."""
         return self._encode(self._protocol.invalid_action)
 
-    def documents(self, result: SearchResult) -> tuple[list[int], bool]:
-        """Token ids of the observation that answers a search, and whether documents had to be cut."""
-        text = self._text(result)
-        whole = self._encode(self._protocol.observation(text))
-        if len(whole) <= self._max_tokens:
-            return whole, False
-        before, after = self._protocol.observation("\0").split("\0")
-        head, tail = self._encode(before), self._encode(after)
-        room = max(0, self._max_tokens - len(head) - len(tail))
-        return [*head, *self._encode(text)[:room], *tail], True
+    def documents(self, result: SearchResult, written: str = "") -> tuple[list[int], bool]:
+        """Token ids of the observation that answers a search, and whether it had to be cut.
+
+        It is cut as Search-R1 and AutoRefine cut it, at the end of its tokens: the closing tag goes first.
+
+        Args:
+            result: of the search.
+            written: what the policy's last token wrote after its closing tag. Qwen has a token ``>`` with two line
+                ends, and the observation begins with two: released models never saw four.
+        """
+        observation = self._protocol.observation(self._text(result))
+        whole = self._encode(observation.removeprefix(written))
+        return whole[: self._max_tokens], len(whole) > self._max_tokens
 
     def _text(self, result: SearchResult) -> str:
         if result.documents is None:
             return self._protocol.unavailable
         if not result.documents:
             return self._protocol.no_results
-        return self._protocol.documents([document.contents for document in result.documents]).strip()
+        return self._protocol.documents([document.contents for document in result.documents])
 
     def _encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 from uuid import uuid4
 
@@ -11,9 +12,9 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetr
 from sd_search_verl import protocol as protocols
 from sd_search_verl import scoring
 from sd_search_verl.config import SearchConfig
-from sd_search_verl.protocol.base import Protocol
 from sd_search_verl.protocol.prompt import encode_messages
-from sd_search_verl.rollout.episode import Episode, Generation, run_episode
+from sd_search_verl.rollout.episode import Generation, run_episode
+from sd_search_verl.rollout.record import make_record
 from sd_search_verl.rollout.retriever import RetrieverClient
 from sd_search_verl.verl_adapter.data_plane import EXTRA
 from sd_search_verl.verl_adapter.settings import read_search
@@ -69,6 +70,9 @@ class SearchAgentLoop(AgentLoopBase):
                 "stop": protocol.stop,
                 "include_stop_str_in_output": True,
             }
+            if search.sampling_seed is not None:
+                place = (kwargs["global_steps"], kwargs["session_id"], len(versions))
+                params["seed"] = request_seed(search.sampling_seed, *place, prompt_ids)
             output = await self.server_manager.generate(
                 request_id=request_id, prompt_ids=context, sampling_params=params
             )
@@ -86,8 +90,12 @@ class SearchAgentLoop(AgentLoopBase):
             search,
             room,
         )
-        record = make_record(episode, golden, protocol, self.tokenizer)
-        record["truncated_prompt"] = int(truncated_prompt)
+        record = {
+            **make_record(episode, golden, self.tokenizer),
+            "spans": [list(span) for span in episode.spans],
+            "documents": [protocol.documents(search.documents) for search in episode.searches],
+            "truncated_prompt": int(truncated_prompt),
+        }
         known = [version for version in versions if version is not None]
         return AgentLoopOutput(
             prompt_ids=prompt_ids,
@@ -105,22 +113,7 @@ class SearchAgentLoop(AgentLoopBase):
         )
 
 
-def make_record(episode: Episode, golden: list[str], protocol: Protocol, tokenizer: Any) -> dict[str, Any]:
-    """What the rest of a step needs to know of an episode, as plain Python values."""
-    found = [scoring.contains_answer(search.documents, golden) for search in episode.searches]
-    return {
-        "queries": episode.queries,
-        "spans": [list(span) for span in episode.spans],
-        "documents": [protocol.documents(search.documents) for search in episode.searches],
-        "gold_in_documents": [int(value) for value in found],
-        "latencies_s": [search.latency_s for search in episode.searches],
-        "failures": sum(search.error is not None for search in episode.searches),
-        "answer": episode.answer,
-        "golden_answers": golden,
-        "em": scoring.exact_match(episode.answer, golden),
-        "f1": scoring.token_f1(episode.answer, golden),
-        "status": episode.status,
-        "malformed": episode.malformed,
-        "truncated_observations": episode.truncated_observations,
-        "response": tokenizer.decode(episode.response_ids, skip_special_tokens=False),
-    }
+def request_seed(seed: int, step: int, session: int, turn: int, prompt_ids: list[int]) -> int:
+    """Seed of one turn's sampling, below 2^56; depends on its arguments only."""
+    text = repr((seed, step, session, turn, prompt_ids))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")

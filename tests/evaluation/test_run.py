@@ -145,7 +145,6 @@ def rows_of(sets: dict[str, list[int]], **changes: Any) -> dict[Any, dict[str, A
     row = {
         "f1": 0.0,
         "cover_em": 1.0,
-        "searches": 2,
         "gold_in_documents": [False, True],
         "malformed": {"no_action": 0},
         "truncated_observations": 0,
@@ -154,7 +153,7 @@ def rows_of(sets: dict[str, list[int]], **changes: Any) -> dict[Any, dict[str, A
         "status": "answered",
         "failures": 0,
         "latency_s": 1.0,
-        "search_latency_s": [0.1, 0.3],
+        "latencies_s": [0.1, 0.3],
         **changes,
     }
     return {(name, str(i), 0): {**row, "em": em} for name, ems in sets.items() for i, em in enumerate(ems)}
@@ -179,7 +178,7 @@ def test_papers_report_the_macro_average() -> None:
 def test_rates_are_shares_of_questions() -> None:
     rows = rows_of({"nq": [1, 0, 0, 0]})
     keys = list(rows)
-    rows[keys[0]] |= {"searches": 0, "gold_in_documents": []}
+    rows[keys[0]] |= {"latencies_s": [], "gold_in_documents": []}
     rows[keys[1]] |= {"malformed": {"no_action": 2}, "truncated_observations": 3}
     rows[keys[2]] |= {"answer": None, "status": "turn_limit", "failures": 1}
     rows[keys[3]] |= {"answer": "", "status": "answered"}

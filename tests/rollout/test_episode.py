@@ -154,7 +154,9 @@ def test_context_overflow() -> None:
     assert len(full.response_ids) == 20
 
 
-def test_long_observations_are_cut_and_keep_their_tags() -> None:
+def test_long_observations_are_cut_at_their_end() -> None:
+    """As Search-R1 does (``next_obs_ids[:, :max_obs_length]``): the closing tag goes first."""
+
     async def long(query: str) -> SearchResult:
         return SearchResult([Document("1", "T\n" + "x" * 500, 1.0)], 0.01, None)
 
@@ -162,9 +164,18 @@ def test_long_observations_are_cut_and_keep_their_tags() -> None:
     check(episode, contexts)
     assert episode.truncated_observations == 1
     assert episode.response_mask.count(0) == 80
-    seen = text(episode, 0)
-    assert seen.startswith("\n\n<information>Doc 1(Title: T) xx")
-    assert seen.endswith("x</information>\n\n")
+    whole = tokens(R1.observation(R1.documents(["T\n" + "x" * 500])))
+    assert tokens(text(episode, 0)) == whole[:80]
+    assert episode.answer == "b"
+
+
+def test_line_ends_in_the_last_token_of_a_turn_are_not_doubled() -> None:
+    """Peers cut a turn's text after its closing tag; we keep the sampled token and let it begin the observation."""
+    for written in ("", "\n"):  # this tokenizer has a token of ">" and a line end
+        turn = "<search>a</search>" + written
+        episode, contexts = play([turn, "<answer>b</answer>"])
+        check(episode, contexts)
+        assert TOKENIZER.decode(episode.response_ids).startswith("<search>a</search>\n\n<information>Doc 1")
 
 
 @pytest.mark.parametrize(("search", "expected"), [(broken, R1.unavailable), (nothing, R1.no_results)])
