@@ -12,24 +12,17 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import aiohttp
 
+from .answers import Document, parse_answer
+from .endpoints import Endpoint, in_order
+
+__all__ = ["Document", "RetrieverClient", "RetrieverStats", "SearchResult"]
+
 COALESCE_S = 0.003  # how long a query waits for company
 MAX_BATCH = 64  # queries in one request
-OPEN_AFTER = 3  # failures in a row that open an endpoint's circuit
-COOL_DOWN_S = (1.0, 30.0)  # an open circuit's first and longest pause
-
-
-@dataclass(frozen=True)
-class Document:
-    """One passage: ``contents`` is its title line and its text."""
-
-    id: str
-    contents: str
-    score: float | None
 
 
 @dataclass(frozen=True)
@@ -59,31 +52,6 @@ class RetrieverStats:
     def as_dict(self) -> dict[str, int]:
         """Counter name -> value."""
         return dataclasses.asdict(self)
-
-
-@dataclass
-class Endpoint:
-    """One server and what is known of its health."""
-
-    url: str
-    in_flight: int = 0
-    failures: int = 0
-    """In a row."""
-    open_until: float = 0.0
-    """Monotonic time before which it is left alone."""
-
-    def succeeded(self) -> None:
-        self.failures, self.open_until = 0, 0.0
-
-    def failed(self) -> bool:
-        """Note a failure; True when it opened the circuit."""
-        self.failures += 1
-        if self.failures < OPEN_AFTER:
-            return False
-        shortest, longest = COOL_DOWN_S
-        pause = min(longest, shortest * 2.0 ** (self.failures - OPEN_AFTER))
-        self.open_until = time.monotonic() + pause * random.uniform(0.5, 1.0)
-        return self.failures == OPEN_AFTER
 
 
 @dataclass
@@ -138,7 +106,7 @@ class RetrieverClient:
             raise ValueError(
                 f"top_k={top_k} and timeout_s={timeout_s} must be positive, max_retries not negative"
             )
-        self.endpoints = [Endpoint(_retrieve_url(url)) for url in urls]
+        self.endpoints = [Endpoint.at(url) for url in urls]
         self.stats = RetrieverStats()
         self._top_k, self._timeout_s, self._max_retries = top_k, timeout_s, max_retries
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop] = WeakKeyDictionary()
@@ -233,7 +201,7 @@ class RetrieverClient:
         reason = "no server"
         for round_number in range(self._max_retries + 1):
             wait_s = 0.0
-            for attempt, endpoint in enumerate(self._order()):
+            for attempt, endpoint in enumerate(in_order(self.endpoints)):
                 if round_number or attempt:
                     self.stats.retries += 1
                 # With a second server to turn to, a hanging one may take at most half of what is left.
@@ -254,13 +222,6 @@ class RetrieverClient:
                 break
             await asyncio.sleep(pause)
         raise UnavailableError(f"search is unavailable: {reason}")
-
-    def _order(self) -> list[Endpoint]:
-        """Servers to try in one round: those with closed circuits, least busy first; at least one."""
-        now = time.monotonic()
-        shuffled = random.sample(self.endpoints, len(self.endpoints))
-        usable = sorted((e for e in shuffled if e.open_until <= now), key=lambda e: (e.failures, e.in_flight))
-        return usable or [min(shuffled, key=lambda e: e.open_until)]
 
     async def _post(
         self, state: _Loop, endpoint: Endpoint, batch: list[_Waiting], timeout_s: float
@@ -291,13 +252,6 @@ class RetrieverClient:
             endpoint.in_flight -= 1
 
 
-def _retrieve_url(url: str) -> str:
-    if not url.startswith(("http://", "https://")):
-        raise ValueError(f"retriever_urls: {url!r} must start with http:// or https://")
-    scheme, rest = url.rstrip("/").split("://", 1)
-    return f"{scheme}://{rest}" if "/" in rest else f"{scheme}://{rest}/retrieve"
-
-
 def _retry_after(response: aiohttp.ClientResponse) -> float:
     try:
         return max(0.0, float(response.headers.get("Retry-After", "0")))
@@ -308,25 +262,3 @@ def _retry_after(response: aiohttp.ClientResponse) -> float:
 def _fail(waiting: _Waiting, error: Exception) -> None:
     if not waiting.future.done():
         waiting.future.set_exception(error)
-
-
-def parse_answer(answer: Any, queries: int) -> list[list[Document]]:
-    """Documents per query from a server's answer, with scores or without.
-
-    Raises:
-        ValueError: it is not ``{"result": [...]}`` with one list per query. A short answer is never padded.
-    """
-    result = answer.get("result") if isinstance(answer, dict) else None
-    if not isinstance(result, list) or len(result) != queries or not all(isinstance(r, list) for r in result):
-        raise ValueError(f'malformed answer: expected {{"result": [{queries} lists]}}')
-    return [[_document(item) for item in items] for items in result]
-
-
-def _document(item: Any) -> Document:
-    scored = isinstance(item, dict) and isinstance(item.get("document"), dict)
-    document, score = (item["document"], item.get("score")) if scored else (item, None)
-    if not isinstance(document, dict) or not isinstance(document.get("contents"), str):
-        raise ValueError('malformed answer: a document without the string "contents"')
-    return Document(
-        str(document.get("id", "")), document["contents"], float(score) if score is not None else None
-    )

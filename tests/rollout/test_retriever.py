@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from sd_search_verl.rollout.retriever import Document, RetrieverClient, SearchResult, parse_answer
+from sd_search_verl.rollout.answers import Document, parse_answer
+from sd_search_verl.rollout.retriever import RetrieverClient, SearchResult
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

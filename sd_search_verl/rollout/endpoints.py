@@ -1,0 +1,56 @@
+"""The health of retrieval servers: which to ask next, and which to leave alone for a while (a circuit breaker)."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+OPEN_AFTER = 3  # failures in a row that open an endpoint's circuit
+COOL_DOWN_S = (1.0, 30.0)  # an open circuit's first and longest pause
+
+
+@dataclass
+class Endpoint:
+    """One server and what is known of its health."""
+
+    url: str
+    in_flight: int = 0
+    failures: int = 0
+    """In a row."""
+    open_until: float = 0.0
+    """Monotonic time before which it is left alone."""
+
+    @classmethod
+    def at(cls, url: str) -> Endpoint:
+        """The endpoint of a URL; a bare ``http://host:port`` gets the path ``/retrieve``.
+
+        Raises:
+            ValueError: not an HTTP URL.
+        """
+        if not url.startswith(("http://", "https://")):
+            raise ValueError(f"retriever_urls: {url!r} must start with http:// or https://")
+        scheme, rest = url.rstrip("/").split("://", 1)
+        return cls(f"{scheme}://{rest}" if "/" in rest else f"{scheme}://{rest}/retrieve")
+
+    def succeeded(self) -> None:
+        self.failures, self.open_until = 0, 0.0
+
+    def failed(self) -> bool:
+        """Note a failure; True when it opened the circuit."""
+        self.failures += 1
+        if self.failures < OPEN_AFTER:
+            return False
+        shortest, longest = COOL_DOWN_S
+        pause = min(longest, shortest * 2.0 ** (self.failures - OPEN_AFTER))
+        self.open_until = time.monotonic() + pause * random.uniform(0.5, 1.0)
+        return self.failures == OPEN_AFTER
+
+
+def in_order(endpoints: Sequence[Endpoint]) -> list[Endpoint]:
+    """Servers to try in one round: those with closed circuits, least busy first; at least one."""
+    now = time.monotonic()
+    shuffled = random.sample(endpoints, len(endpoints))
+    usable = sorted((e for e in shuffled if e.open_until <= now), key=lambda e: (e.failures, e.in_flight))
+    return usable or [min(shuffled, key=lambda e: e.open_until)]

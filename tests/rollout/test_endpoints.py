@@ -1,0 +1,52 @@
+"""The circuit breaker and the order of servers."""
+
+import time
+
+import pytest
+
+from sd_search_verl.rollout import endpoints
+from sd_search_verl.rollout.endpoints import OPEN_AFTER, Endpoint, in_order
+
+
+def test_the_circuit_opens_after_failures_in_a_row_and_closes_with_a_success() -> None:
+    endpoint = Endpoint.at("http://a:1")
+    assert [endpoint.failed() for _ in range(OPEN_AFTER - 1)] == [False] * (OPEN_AFTER - 1)
+    endpoint.succeeded()
+    assert [endpoint.failed() for _ in range(OPEN_AFTER + 1)] == [False] * (OPEN_AFTER - 1) + [True, False]
+    assert endpoint.open_until > time.monotonic()
+    endpoint.succeeded()
+    assert (endpoint.failures, endpoint.open_until) == (0, 0.0)
+
+
+def test_pauses_grow_up_to_the_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoints.random, "uniform", lambda low, high: high)
+    endpoint, pauses = Endpoint("u"), []
+    for _ in range(12):
+        endpoint.failed()
+        pauses.append(round(endpoint.open_until - time.monotonic()))
+    assert pauses[OPEN_AFTER - 1 :] == [1, 2, 4, 8, 16, 30, 30, 30, 30, 30]
+
+
+def test_healthy_and_idle_servers_come_first_and_open_circuits_only_when_alone() -> None:
+    now = time.monotonic()
+    busy, idle, failed = Endpoint("busy", in_flight=5), Endpoint("idle"), Endpoint("failed", failures=1)
+    soon, late = (
+        Endpoint("soon", failures=9, open_until=now + 5),
+        Endpoint("late", failures=9, open_until=now + 9),
+    )
+    assert in_order([late, busy, soon, failed, idle]) == [idle, busy, failed]
+    assert in_order([late, soon]) == [soon]
+    late.open_until = now - 1  # its pause is over: it is tried again
+    assert in_order([late, soon]) == [late]
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://h:1", "http://h:1/retrieve"),
+        ("https://h/", "https://h/retrieve"),
+        ("http://h/search/", "http://h/search"),
+    ],
+)
+def test_a_bare_host_gets_the_usual_path(url: str, expected: str) -> None:
+    assert Endpoint.at(url).url == expected
