@@ -1,6 +1,6 @@
 """Load for retrieval servers: throughput, latency, CPU time, memory; alternating between servers (A B B A).
 
-    python benchmarks/retriever.py --server a=URL@PID --server b=URL@PID --queries FILE --clients 1,64,256
+    python benchmarks/retriever_load.py --server a=URL@PID --server b=URL@PID --queries FILE --clients 1,64,256
 
 Closed loop: every client sends its next query when the last one is answered. With ``--rate`` the loop is
 open: queries arrive at that rate, whatever the server does. Rows go to ``benchmarks/retriever.csv``.
@@ -221,7 +221,7 @@ def main() -> None:
     parser.add_argument("--duplicates", type=float, default=0.0, help="share of queries asked before")
     parser.add_argument("--rate", type=float, default=0.0, help="open loop, queries a second")
     parser.add_argument("--device", default=f"{os.cpu_count()} cores, {platform.machine()}")
-    parser.add_argument("--csv", type=Path, default=Path(__file__).with_suffix(".csv"))
+    parser.add_argument("--csv", type=Path, default=Path(__file__).with_name("retriever.csv"))
     options = parser.parse_args()
     options.query_list = options.queries.read_text(encoding="utf-8").splitlines()
     targets = [Target.parse(text) for text in options.server]
