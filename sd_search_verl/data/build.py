@@ -29,6 +29,8 @@ from sd_search_verl.data.rows import sha256, verl_row, write_parquet
 from sd_search_verl.evaluation.questions import read_questions
 
 MANIFEST = "manifest.json"
+SOURCE = "source"
+"""Folder of what the hub gave: a copy of the repository's files, which ``--source`` takes too."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def build(config: DataConfig, out: Path) -> dict[str, Any]:
             _say(f"{file} is there already: {manifest['files'][file]['rows']} rows")
             continue
         described: list[dict[str, Any]] = []
-        rows = (row for part in parts for row in _rows(config, part, described))
+        rows = (row for part in parts for row in _rows(config, part, out / SOURCE, described))
         _finish(out, manifest, file, request, rows, described)
     return manifest
 
@@ -133,9 +135,11 @@ def verify(out: Path) -> list[str]:
     return found
 
 
-def _rows(config: DataConfig, part: _Part, described: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _rows(
+    config: DataConfig, part: _Part, downloads: Path, described: list[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
     """The part's rows; when they end, what was found in its source is added to ``described``."""
-    path = source_file(config.source, part.name, part.split.name)
+    path = source_file(config.source, part.name, part.split.name, downloads)
     questions: list[SourceQuestion] = []
     left_out: list[str] = []
     total = dropped = 0

@@ -44,7 +44,7 @@ def add_commands(commands: Any) -> None:
     corpus.add_argument("--part", choices=["corpus", "e5-index"], default="corpus")
     corpus.add_argument("--yes", action="store_true", help="begin; without it nothing is downloaded")
     corpus.add_argument(
-        "--file", type=Path, help="instead: check a corpus that you have, such as a corrected one"
+        "--file", type=Path, help="instead: check a corpus that you have; the corrected wiki-18 is converted"
     )
     corpus.set_defaults(action=_corpus)
 
@@ -70,23 +70,22 @@ def _data(arguments: argparse.Namespace) -> int:
 def _corpus(arguments: argparse.Namespace) -> int:
     import shutil
 
-    from sd_search_verl.data.corpus import PARTS, check_corpus, fetch, plan
+    from sd_search_verl.data.corpus import PARTS, check_corpus, convert, fetch, has_titles, plan
 
-    if arguments.file:
-        checked = check_corpus(arguments.file)
-        print(f"{arguments.file}: the first {checked} lines are a corpus; next:")
-        found = arguments.file
-    else:
+    part = PARTS[arguments.part]
+    found = arguments.file or arguments.out / part.result
+    if arguments.file and has_titles(found):
+        found = arguments.out / f"{found.stem}.contents.jsonl"
+        print(f"{found}: {convert(arguments.file, found):,} passages, of titles and texts")
+    elif arguments.file:
+        print(f"{found}: the first {check_corpus(found)} lines are a corpus")
+    elif not found.exists():
+        job = plan(part)
         arguments.out.mkdir(parents=True, exist_ok=True)
-        job = plan(PARTS[arguments.part], arguments.out)
         print(job.describe(shutil.disk_usage(arguments.out).free))
         if not arguments.yes:
             print("nothing was downloaded; add --yes to begin")
             return 0
-        found = fetch(job, arguments.out)
-        print(f"{found} is ready" + ("; next:" if arguments.part == "corpus" else ""))
-    if arguments.part == "corpus":
-        print(
-            f"  python -m retriever_server.build_index --backend bm25 --corpus {found} --index {found}.bm25"
-        )
+        fetch(job, arguments.out)
+    print(f"{found} is ready; next:\n  {part.use.format(file=found)}")
     return 0

@@ -1,16 +1,23 @@
-"""``sd-search corpus``: wiki-18 and its E5 index. What it costs is said first; nothing starts without consent."""
+"""``sd-search corpus``: wiki-18 and its E5 index. What it costs is said first; nothing starts without consent.
+
+Repositories and files are those of Search-R1's ``scripts/download.py`` (https://github.com/PeterGriffinJin/Search-R1);
+sizes are asked of the hub.
+"""
 
 from __future__ import annotations
 
 import gzip
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
+from sd_search_verl.data import hub
 from sd_search_verl.data.jsonl import MalformedRowsError, Problem, check_text, read_objects
 
 GB = 10**9
@@ -27,6 +34,7 @@ class Part:
         result: what they become: unpacked if one ``.gz``, joined if several.
         grows: size on disk while it is made, as a multiple of the download.
         serving: what using it takes.
+        use: the next command, of ``{file}``.
     """
 
     repository: str
@@ -34,6 +42,7 @@ class Part:
     result: str
     grows: float
     serving: str
+    use: str
 
 
 PARTS = {
@@ -42,7 +51,9 @@ PARTS = {
         ("wiki-18.jsonl.gz",),
         "wiki-18.jsonl",
         4.0,
-        "21,015,324 passages. A BM25 index of it is built on one machine without a GPU; see docs/retriever.md",
+        "21,015,324 passages. A BM25 index takes some 3.3 GB of disk, 1 GB of memory and 40 minutes of one core; an E5 "
+        "index 65 GB and hours of a GPU (docs/retriever.md)",
+        "python -m retriever_server.build_index --backend bm25 --corpus {file} --index {file}.bm25",
     ),
     "e5-index": Part(
         "PeterJinGo/wiki-18-e5-index",
@@ -51,73 +62,64 @@ PARTS = {
         2.0,
         "21 million vectors of 768 numbers: about 65 GB of memory in 32 bits, 33 GB in 16 bits; E5-base-v2 encodes "
         "the queries",
+        "FAISS's flat index of wiki-18.jsonl, line by line, as Search-R1's server loads it: --index_path {file}",
     ),
 }
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Files to fetch with their sizes in bytes, and the room it takes while they are unpacked."""
+    """Files to fetch, and the room in bytes that it takes while they are unpacked."""
 
     part: Part
-    sizes: dict[str, int]
-    room: int
+    files: Sequence[hub.RemoteFile]
+
+    @property
+    def room(self) -> int:
+        """Bytes on the disk while the files are unpacked, the downloads included."""
+        return int(self.part.grows * sum(file.size for file in self.files))
 
     def describe(self, free: int) -> str:
         """What it costs, in words. Time is for 100 megabytes a second from the hub and from the disk."""
-        download = sum(self.sizes.values())
+        download = sum(file.size for file in self.files)
         minutes = (download + self.room) / 1e8 / 60
+        files = ", ".join(f"{file.name} {file.size / GB:.1f} GB" for file in self.files)
         return (
-            f"{self.part.repository}: {', '.join(self.sizes)}\n"
+            f"{self.part.repository}: {files}\n"
             f"  download {download / GB:.1f} GB; disk {self.room / GB:.1f} GB while unpacking, {free / GB:.1f} GB are "
-            f"free; about {minutes:.0f} minutes at 100 MB/s\n"
+            f"free; memory below 1 GB; about {minutes:.0f} minutes at 100 MB/s\n"
             f"  to use it: {self.part.serving}"
         )
 
 
-def plan(part: Part, out: Path) -> Plan:
-    """Ask the hub what is to be fetched; files that are there count too, because they are unpacked.
+def plan(part: Part) -> Plan:
+    """Ask the hub what is to be fetched.
 
     Raises:
         RuntimeError: the hub does not answer.
     """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    sizes = {}
-    try:
-        for name in part.files:
-            found = hf_hub_download(part.repository, name, repo_type="dataset", local_dir=out, dry_run=True)
-            sizes[name] = found.file_size or 0
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise RuntimeError(
-            f"{part.repository} cannot be reached ({str(error).splitlines()[0]}); set HF_ENDPOINT to a mirror, or give "
-            "a copy that you have with --file"
-        ) from error
-    return Plan(part, sizes, int(part.grows * sum(sizes.values())))
+    return Plan(part, [hub.find(part.repository, name) for name in part.files])
 
 
 def fetch(job: Plan, out: Path) -> Path:
-    """Download (a second start goes on) and unpack; returns the finished file.
+    """Download (a second start goes on where the first broke), check and unpack; returns the finished file.
 
     Raises:
-        RuntimeError: the disk is too small.
+        RuntimeError: the disk is too small, or the hub does not give the files.
     """
     result = out / job.part.result
     if result.exists():
         return result
     out.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(out).free
-    there = sum(path.stat().st_size for name in job.sizes if (path := out / name).is_file())
+    kept = [out / f"{file.name}{suffix}" for file in job.files for suffix in ("", ".part")]
+    there = sum(path.stat().st_size for path in kept if path.is_file())
     if job.room - there > free:
         raise RuntimeError(
             f"{out} has {free / GB:.1f} GB free, {(job.room - there) / GB:.1f} GB are needed; choose another --out"
         )
-    from huggingface_hub import hf_hub_download
-
     downloaded = [
-        Path(hf_hub_download(job.part.repository, name, repo_type="dataset", local_dir=out))
-        for name in job.sizes
+        path if (path := out / file.name).is_file() else hub.download(file, path) for file in job.files
     ]
     assemble(downloaded, result)
     return result
@@ -140,7 +142,7 @@ def assemble(sources: Sequence[Path], result: Path) -> None:
 
 
 def check_corpus(path: Path, lines: int = 10_000) -> int:
-    """Check the first lines of a corpus that the user has (the corrected wiki-18, for instance); returns how many.
+    """Check the first lines of a corpus that the user has; returns how many.
 
     Raises:
         FileNotFoundError: no such file.
@@ -156,6 +158,50 @@ def check_corpus(path: Path, lines: int = 10_000) -> int:
     if not count:
         raise ValueError(f"{path} is empty")
     return count
+
+
+def convert(path: Path, result: Path) -> int:
+    """Write a corpus of ``{"doc_id", "title", "text"}`` as one of ``{"id", "contents"}``; returns its passages.
+
+    This is how the corrected wiki-18 of arXiv 2605.27881 (``wiki-fixed.jsonl``) comes. wiki-18's titles stand in
+    quotation marks, and so models have read them: a title without gets them.
+
+    Raises:
+        MalformedRowsError: the first bad line; nothing is left then.
+    """
+    part = result.with_name(result.name + ".part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    count = 0
+    try:
+        with part.open("w") as file, tqdm(unit="passage", unit_scale=True, desc=result.name) as bar:
+            for count, row in read_objects(path):
+                problem = row if isinstance(row, Problem) else next(_title_problems(count, row), None)
+                if isinstance(row, Problem) or problem is not None:
+                    raise MalformedRowsError(path, [problem] if problem else [])
+                title = row["title"].strip()
+                quoted = title if title.startswith('"') and title.endswith('"') else f'"{title}"'
+                contents = f"{quoted}\n{row['text'].strip()}"
+                file.write(json.dumps({"id": str(row["doc_id"]), "contents": contents}) + "\n")
+                bar.update()
+        part.replace(result)
+    finally:
+        part.unlink(missing_ok=True)
+    return count
+
+
+def has_titles(path: Path) -> bool:
+    """Whether a corpus' first line is of the form that :func:`convert` takes."""
+    for _, row in read_objects(path):
+        return not isinstance(row, Problem) and "contents" not in row and {"title", "text"} <= set(row)
+    return False
+
+
+def _title_problems(number: int, row: dict[str, Any]) -> Iterator[Problem]:
+    for name in ("title", "text"):
+        if (problem := check_text(number, name, row.get(name))) is not None:
+            yield problem
+    if not isinstance(row.get("doc_id"), (str, int)):
+        yield Problem(number, "doc_id", "must be a text or a number")
 
 
 def _problems(number: int, row: dict[str, object]) -> Iterator[Problem]:

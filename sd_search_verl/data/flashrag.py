@@ -1,4 +1,9 @@
-"""The public question sets, in the layout of ``RUC-NLPIR/FlashRAG_datasets``: ``SET/SPLIT.jsonl``."""
+"""The public question sets, in the layout of ``RUC-NLPIR/FlashRAG_datasets``: ``SET/SPLIT.jsonl``.
+
+Names, splits and row counts are those of the repository's card (https://huggingface.co/datasets/RUC-NLPIR/
+FlashRAG_datasets) and of the table in FlashRAG's README (https://github.com/RUC-NLPIR/FlashRAG). Each line is
+``{"id": str, "question": str, "golden_answers": list of str, "metadata": object}``.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sd_search_verl.data import hub
 from sd_search_verl.data.jsonl import Problem, check_text, read_objects
 
 REPOSITORY = "RUC-NLPIR/FlashRAG_datasets"
@@ -46,8 +52,8 @@ class SourceQuestion:
     dropped: int
 
 
-def source_file(source: str, name: str, split: str) -> Path:
-    """The file of a split: in a local folder, or downloaded from a repository (resumed, and kept in the hub's cache).
+def source_file(source: str, name: str, split: str, downloads: Path) -> Path:
+    """The file of a split: in a local folder, or downloaded from a repository into ``downloads``, and kept there.
 
     Raises:
         FileNotFoundError: the folder lacks it.
@@ -61,16 +67,8 @@ def source_file(source: str, name: str, split: str) -> Path:
         raise FileNotFoundError(f"{candidates[0]} is missing (also tried: {', '.join(_SUFFIXES[1:])})")
     if source.startswith((".", "/", "~")) or source.count("/") != 1:
         raise FileNotFoundError(f"--source {source} is neither a folder nor the name of a hub repository")
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    try:
-        return Path(hf_hub_download(source, f"{name}/{split}.jsonl", repo_type="dataset"))
-    except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, OSError) as error:
-        raise RuntimeError(
-            f"{source}: {name}/{split}.jsonl cannot be downloaded ({str(error).splitlines()[0]}); set HF_ENDPOINT to a "
-            "mirror, or give a local copy of the repository with --source FOLDER"
-        ) from error
+    path = downloads / name / f"{split}.jsonl"
+    return path if path.is_file() else hub.download(hub.find(source, f"{name}/{split}.jsonl"), path)
 
 
 def read_split(path: Path) -> Iterator[tuple[int, SourceQuestion | Problem]]:

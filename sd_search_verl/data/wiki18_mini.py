@@ -33,7 +33,7 @@ from sd_search_verl.world.supervised import Encoded, FitConfig, fit
 PROTOCOL = protocols.get("search_r1")
 QUESTIONS, TRAJECTORIES = "questions_nq.jsonl", "trajectories_nq.jsonl.gz"
 VAL_QUESTIONS = 100
-FIT = FitConfig(steps=1100, batch=32)
+FIT = FitConfig(steps=800, batch=32)
 LESSONS = 8000
 MOST_QUERY_TOKENS, PROBED = 24, 20
 

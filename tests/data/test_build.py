@@ -183,7 +183,7 @@ def test_a_broken_source_names_its_lines(
         (["--evaluation", "squad"], "set 'squad' is unknown; choose from nq, triviaqa"),
         (["--protocol", "react"], "protocol 'react' is unknown"),
         (["--source", "/nowhere"], "neither a folder nor the name of a hub repository"),
-        (["--source", "some/repository"], "set HF_ENDPOINT to a mirror, or give a local copy"),
+        (["--source", "some/repository"], "set HF_ENDPOINT to a mirror, or give a copy"),
         (["--own", "mine"], "give NAME=FILE"),
     ],
 )

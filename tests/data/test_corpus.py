@@ -10,9 +10,14 @@ import pytest
 
 from sd_search_verl.cli import main
 from sd_search_verl.data.corpus import PARTS, Plan, assemble, check_corpus, fetch
+from sd_search_verl.data.hub import RemoteFile, agrees
 from sd_search_verl.data.jsonl import MalformedRowsError
 
 ROWS = [{"id": str(i), "contents": f"Title {i}\ntext"} for i in range(50)]
+
+
+def remote(name: str, size: int) -> RemoteFile:
+    return RemoteFile(name, "http://nowhere", size, "")
 
 
 def test_packed_and_split_files_become_one(tmp_path: Path) -> None:
@@ -40,23 +45,27 @@ def test_a_damaged_download_leaves_no_corpus(tmp_path: Path) -> None:
 
 
 def test_what_it_costs_is_said(tmp_path: Path) -> None:
-    job = Plan(PARTS["e5-index"], {"part_aa": 40 * 10**9, "part_ab": 20 * 10**9}, 120 * 10**9)
+    job = Plan(PARTS["e5-index"], [remote("part_aa", 40 * 10**9), remote("part_ab", 20 * 10**9)])
     said = job.describe(free=200 * 10**9)
     for words in ("download 60.0 GB", "disk 120.0 GB", "200.0 GB are free", "30 minutes", "65 GB of memory"):
         assert words in said
-    huge = Plan(PARTS["corpus"], {"wiki-18.jsonl.gz": 10**18}, 4 * 10**18)
+    huge = Plan(PARTS["corpus"], [remote("wiki-18.jsonl.gz", 10**18)])
     with pytest.raises(RuntimeError, match="GB are needed"):
         fetch(huge, tmp_path)
 
 
-def test_what_is_there_is_not_fetched_again(tmp_path: Path) -> None:
+def test_what_is_there_is_not_fetched_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "wiki-18.jsonl").write_text("{}")
-    assert fetch(Plan(PARTS["corpus"], {}, 0), tmp_path) == tmp_path / "wiki-18.jsonl"
+    assert main(["corpus", "--out", str(tmp_path)]) == 0  # the hub is out of reach
+    assert "wiki-18.jsonl is ready" in capsys.readouterr().out
+    assert fetch(Plan(PARTS["corpus"], []), tmp_path) == tmp_path / "wiki-18.jsonl"
 
 
 def test_without_the_hub_the_way_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["corpus", "--out", str(tmp_path)]) == 1
-    assert "set HF_ENDPOINT to a mirror, or give a copy that you have with --file" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "set HF_ENDPOINT to a mirror, or give a copy that you have" in shown
+    assert "corpus --file FILE" in shown
 
 
 def test_a_corpus_that_the_user_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,6 +81,40 @@ def test_a_corpus_that_the_user_has(tmp_path: Path, capsys: pytest.CaptureFixtur
     path.write_text("")
     with pytest.raises(ValueError, match="is empty"):
         check_corpus(path)
+
+
+def test_the_corrected_corpus_is_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``wiki-fixed.jsonl`` of arXiv 2605.27881 has titles apart; models have read them in quotation marks."""
+    path = tmp_path / "wiki-fixed.jsonl"
+    rows = [
+        {"doc_id": "0", "title": '"Ohm\'s law"', "text": "It is."},
+        {"doc_id": 21015324, "title": "Añadido", "text": " New text.\n", "more": 1},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["corpus", "--file", str(path), "--out", str(tmp_path / "out")]) == 0
+    made = tmp_path / "out" / "wiki-fixed.contents.jsonl"
+    assert f"--corpus {made}" in capsys.readouterr().out
+    assert [json.loads(line) for line in made.read_text().splitlines()] == [
+        {"id": "0", "contents": '"Ohm\'s law"\nIt is.'},
+        {"id": "21015324", "contents": '"Añadido"\nNew text.'},
+    ]
+    assert check_corpus(made) == 2
+    path.write_text(path.read_text() + '{"doc_id": "2", "title": "no text"}\n')
+    made.unlink()
+    assert main(["corpus", "--file", str(path), "--out", str(tmp_path / "out")]) == 1
+    assert "line 3, field 'text': is missing" in capsys.readouterr().err
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_the_hubs_checksums(tmp_path: Path) -> None:
+    path = tmp_path / "hello"
+    path.write_bytes(b"hello\n")
+    # As `sha256sum` and `git hash-object` say.
+    assert agrees(path, "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03")
+    assert agrees(path, "ce013625030ba8dba906f756967f9e9ca394464a")
+    assert not agrees(path, "ce013625030ba8dba906f756967f9e9ca394464b")
+    assert not agrees(path, "0" * 64)
+    assert agrees(path, "a mirror's own")
 
 
 def test_the_real_passages_are_a_corpus(real_data: Path) -> None:
