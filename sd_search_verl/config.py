@@ -1,7 +1,7 @@
 """The configuration: every option, its default and its allowed values. Nothing else holds a default.
 
-``+sd_search=default`` on the command line of ``verl.trainer.main_ppo`` adds both sections, ``sd_search:`` (the
-method) and ``search:`` (the agent loop), filled from the dataclasses below.
+``+sd_search=default`` on the command line of ``verl.trainer.main_ppo`` adds the sections ``sd_search:`` (the
+method), ``search:`` (the agent loop) and ``health:`` (alarms), filled from the dataclasses below.
 """
 
 from __future__ import annotations
@@ -92,6 +92,37 @@ class SearchConfig:
     """Stop the run when a larger share of a step's searches failed; null = never."""
     traces_per_step: int = 40
     """Rollouts a step, in whole groups, written to traces.jsonl in trainer.default_local_dir; 0 = none."""
+    sampling_seed: int | None = None
+    """A number makes every rollout's sampling depend on it, the step, the question, the rollout's place in its group
+    and the turn, and on nothing else, so that a resumed run samples as an uninterrupted one. null = the rollout
+    engine's own random state, which is faster on GPUs and starts anew when a run is resumed."""
+
+
+@dataclass(frozen=True)
+class HealthConfig:
+    """When a run is unhealthy. Warnings do not stop it. Every level is a mean over ``window`` steps; null = no alarm.
+
+    The run is its own reference: its first window, or its best one where that is said. The values are our choice.
+    """
+
+    stop_on_non_finite: bool = True
+    """Stop the run when a loss is NaN or infinite, after the batch was saved; no checkpoint follows."""
+    window: int = 10
+    """Steps of a level. No alarm of a level comes before two windows are full."""
+    min_searches_per_rollout: float | None = 0.1
+    """The policy has stopped to search."""
+    max_searches_change: float | None = 3.0
+    """Searches per rollout above the first window's, times this."""
+    response_length_range: list[float] | None = field(default_factory=lambda: [0.3, 3.0])
+    """Mean response length relative to the first window's: shorter or longer is an alarm."""
+    entropy_range: list[float] | None = field(default_factory=lambda: [0.1, 3.0])
+    """The policy's entropy relative to the first window's."""
+    max_reward_drop: float | None = 0.5
+    """Share of the best window's reward that is lost."""
+    max_correct_log_prob_drop: float | None = 0.3
+    """Nats per policy token by which the CORRECT rollouts of a window have become less likely than in the best one."""
+    max_partial_groups: float | None = 0.0
+    """Share of a step's groups that lack rollouts; looked at step by step."""
 
 
 T = TypeVar("T")
@@ -146,7 +177,7 @@ def _check(hint: Any, value: Any, path: str) -> Any:
         if not math.isfinite(value):
             raise ConfigError(f"{path}={value!r} must be a finite number")
         return float(value)
-    if isinstance(value, bool) or not isinstance(value, hint):
+    if isinstance(value, bool) != (hint is bool) or not isinstance(value, hint):
         raise ConfigError(f"{path}={value!r} must be of type {hint.__name__}")
     return value
 
@@ -183,5 +214,19 @@ def _check_ranges(config: Any, path: str) -> None:
         require(config.timeout_s > 0, "timeout_s", "greater than 0")
         require(config.max_retries >= 0, "max_retries", "at least 0")
         require(config.traces_per_step >= 0, "traces_per_step", "at least 0")
+        seed = config.sampling_seed
+        require(seed is None or seed >= 0, "sampling_seed", "at least 0, or null")
         rate = config.max_failure_rate
         require(rate is None or 0 <= rate <= 1, "max_failure_rate", "between 0 and 1, or null")
+    elif isinstance(config, HealthConfig):
+        require(config.window >= 1, "window", "at least 1")
+        for name in ("response_length_range", "entropy_range"):
+            ends = getattr(config, name)
+            ok = ends is None or (len(ends) == 2 and 0 <= ends[0] < 1 < ends[1])
+            require(ok, name, "[low, high] with 0 <= low < 1 < high, or null")
+        for name in ("min_searches_per_rollout", "max_correct_log_prob_drop"):
+            require((getattr(config, name) or 0) >= 0, name, "at least 0, or null")
+        change = config.max_searches_change
+        require(change is None or change > 1, "max_searches_change", "greater than 1, or null")
+        for name in ("max_reward_drop", "max_partial_groups"):
+            require(0 <= (getattr(config, name) or 0) <= 1, name, "between 0 and 1, or null")

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from sd_search_verl.config import SDSearchConfig, SearchConfig, to_mapping
+from sd_search_verl.config import HealthConfig, SDSearchConfig, SearchConfig, to_mapping
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +37,13 @@ def _cpu_platform() -> None:
 
 
 def _config_group() -> None:
-    """``+sd_search=default``: both sections, and the choices in verl's own config that go with them."""
+    """``+sd_search=default``: our sections, and the choices in verl's own config that go with them."""
     from hydra.core.config_store import ConfigStore
 
     node = {
         "sd_search": to_mapping(SDSearchConfig()),
         "search": to_mapping(SearchConfig()),
+        "health": to_mapping(HealthConfig()),
         "trainer": {"v1": {"trainer_mode": TRAINER}},
         "actor_rollout_ref": {"rollout": {"agent": {"default_agent_loop": AGENT_LOOP}}},
         "reward": {

@@ -9,6 +9,7 @@ import pytest
 
 from sd_search_verl.config import (
     ConfigError,
+    HealthConfig,
     HindsightConfig,
     SDSearchConfig,
     SearchConfig,
@@ -60,7 +61,7 @@ def test_a_wrong_value_is_named(cls: type, values: dict[str, Any], message: str)
 
 
 def test_defaults_survive_the_round_trip() -> None:
-    for cls in (SDSearchConfig, SearchConfig):
+    for cls in (SDSearchConfig, SearchConfig, HealthConfig):
         assert from_mapping(cls, to_mapping(cls()), "s") == cls()
 
 

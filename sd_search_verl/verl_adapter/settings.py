@@ -7,9 +7,9 @@ from typing import TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
-from sd_search_verl.config import ConfigError, SDSearchConfig, SearchConfig, from_mapping
+from sd_search_verl.config import ConfigError, HealthConfig, SDSearchConfig, SearchConfig, from_mapping
 
-T = TypeVar("T", SDSearchConfig, SearchConfig)
+T = TypeVar("T", SDSearchConfig, SearchConfig, HealthConfig)
 
 _ADD = (
     "add `+sd_search=default` to the command line, or `- sd_search: default` to the defaults of your config"
@@ -24,6 +24,11 @@ def read_sd_search(config: DictConfig) -> SDSearchConfig:
 def read_search(config: DictConfig) -> SearchConfig:
     """The checked ``search`` section of verl's whole config."""
     return _read(SearchConfig, config, "search")
+
+
+def read_health(config: DictConfig) -> HealthConfig:
+    """The checked ``health`` section of verl's whole config."""
+    return _read(HealthConfig, config, "health")
 
 
 def _read(cls: type[T], config: DictConfig, name: str) -> T:

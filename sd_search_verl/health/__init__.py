@@ -1,0 +1,1 @@
+"""What is alarming in a run: pure functions of its metrics."""

@@ -1,0 +1,107 @@
+"""Alarms of a run that is collapsing, from its metrics so far.
+
+What they watch for is what trained search agents were seen to die of: they stop to search or search without end,
+responses shrink or run on, entropy vanishes or explodes, reward falls, and the likelihood of CORRECT rollouts sinks
+before reward does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from sd_search_verl.config import HealthConfig
+
+SEARCHES = "search/searches_per_rollout"
+LENGTH = "response_length/mean"
+ENTROPY = "actor/entropy"
+REWARD = "critic/score/mean"
+CORRECT_LOG_PROB = "health/correct_log_prob"
+PARTIAL_GROUPS = "health/partial_groups"
+
+WATCHED = (SEARCHES, LENGTH, ENTROPY, REWARD, CORRECT_LOG_PROB, PARTIAL_GROUPS)
+"""The metrics that :func:`alarms` reads."""
+
+NAMES = ("partial_groups", "searches", "response_length", "entropy", "reward", "correct_log_prob")
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """One thing that is wrong; ``name`` is one of :data:`NAMES`."""
+
+    name: str
+    text: str
+
+
+def alarms(history: Sequence[Mapping[str, float]], config: HealthConfig) -> list[Alarm]:
+    """What is wrong at the last of these steps.
+
+    Args:
+        history: metrics of the steps so far, in order; a step may lack some.
+        config: thresholds.
+    """
+    return [*_of_last_step(history, config), *_of_levels(history, config)] if history else []
+
+
+def levels(history: Sequence[Mapping[str, float]], metric: str, window: int) -> list[float]:
+    """Mean of ``metric`` over every ``window`` neighbouring steps that have it, oldest first."""
+    values = [row[metric] for row in history if math.isfinite(row.get(metric, math.nan))]
+    sums = [0.0]
+    for value in values:
+        sums.append(sums[-1] + value)
+    return [(sums[end] - sums[end - window]) / window for end in range(window, len(sums))]
+
+
+def _of_last_step(history: Sequence[Mapping[str, float]], config: HealthConfig) -> Iterator[Alarm]:
+    share, allowed = history[-1].get(PARTIAL_GROUPS, 0.0), config.max_partial_groups
+    if allowed is not None and share > allowed:
+        yield Alarm(
+            "partial_groups",
+            f"{share:.0%} of the groups lack rollouts, more than health.max_partial_groups={allowed:.0%}; "
+            "verl trains them as they are. Look for 'Error in _run_prompt' in the log",
+        )
+
+
+def _of_levels(history: Sequence[Mapping[str, float]], config: HealthConfig) -> Iterator[Alarm]:
+    def level(metric: str) -> list[float]:
+        found = levels(history, metric, config.window)
+        return found if len(found) > config.window else []  # the first window overlaps until then
+
+    searches = level(SEARCHES)
+    if searches:
+        low, high = config.min_searches_per_rollout, config.max_searches_change
+        if low is not None and searches[-1] < low:
+            yield Alarm("searches", f"{searches[-1]:.3g} searches per rollout, below {low:g}")
+        if high is not None and searches[-1] > high * searches[0]:
+            yield Alarm(
+                "searches", f"{searches[-1]:.3g} searches per rollout, {_against(searches)}, above {high:g} x"
+            )
+    for name, metric, ends in (
+        ("response_length", LENGTH, config.response_length_range),
+        ("entropy", ENTROPY, config.entropy_range),
+    ):
+        found = level(metric)
+        if ends is not None and found and not ends[0] * found[0] <= found[-1] <= ends[1] * found[0]:
+            yield Alarm(
+                name, f"{metric} {found[-1]:.3g}, {_against(found)}, outside {ends[0]:g} to {ends[1]:g} x"
+            )
+    rewards = level(REWARD)
+    if rewards and config.max_reward_drop is not None:
+        best = max(rewards)
+        if best > 0 and rewards[-1] < (1 - config.max_reward_drop) * best:
+            yield Alarm(
+                "reward", f"reward {rewards[-1]:.3g}, best {best:.3g}: {1 - rewards[-1] / best:.0%} lost"
+            )
+    likely = level(CORRECT_LOG_PROB)
+    if likely and config.max_correct_log_prob_drop is not None:
+        drop = max(likely) - likely[-1]
+        if drop > config.max_correct_log_prob_drop:
+            yield Alarm(
+                "correct_log_prob",
+                f"CORRECT rollouts have lost {drop:.3g} nats a token ({max(likely):.3g} to {likely[-1]:.3g})",
+            )
+
+
+def _against(found: Sequence[float]) -> str:
+    return f"first {found[0]:.3g}"

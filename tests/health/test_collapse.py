@@ -1,0 +1,110 @@
+"""Alarms come when they should, and only then."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from sd_search_verl.config import ConfigError, HealthConfig, from_mapping
+from sd_search_verl.health.collapse import (
+    CORRECT_LOG_PROB,
+    ENTROPY,
+    LENGTH,
+    NAMES,
+    PARTIAL_GROUPS,
+    REWARD,
+    SEARCHES,
+    alarms,
+    levels,
+)
+
+HEALTHY = {
+    SEARCHES: 1.5,
+    LENGTH: 400.0,
+    ENTROPY: 0.8,
+    REWARD: 0.3,
+    CORRECT_LOG_PROB: -0.4,
+    PARTIAL_GROUPS: 0.0,
+}
+CONFIG = HealthConfig(window=3)
+
+
+def history(metric: str, *values: float) -> list[dict[str, float]]:
+    """Three healthy steps, then ``values`` of one metric."""
+    return [HEALTHY] * 3 + [{**HEALTHY, metric: value} for value in values]
+
+
+def raised(rows: list[dict[str, float]], config: HealthConfig = CONFIG) -> list[str]:
+    return [alarm.name for alarm in alarms(rows, config)]
+
+
+@pytest.mark.parametrize(
+    ("name", "metric", "bad", "fine"),
+    [
+        ("searches", SEARCHES, 0.05, 0.2),
+        ("searches", SEARCHES, 4.6, 4.4),
+        ("response_length", LENGTH, 110.0, 130.0),
+        ("response_length", LENGTH, 1210.0, 1190.0),
+        ("entropy", ENTROPY, 0.07, 0.09),
+        ("entropy", ENTROPY, 2.5, 2.3),
+        ("reward", REWARD, 0.14, 0.16),
+        ("correct_log_prob", CORRECT_LOG_PROB, -0.71, -0.69),
+    ],
+)
+def test_a_level_over_its_limit_is_an_alarm(name: str, metric: str, bad: float, fine: float) -> None:
+    assert raised(history(metric, bad, bad, bad)) == [name]
+    assert raised(history(metric, fine, fine, fine)) == []
+    assert raised(history(metric, bad)) == []  # one step is noise
+    assert name in NAMES
+
+
+@pytest.mark.parametrize(
+    "switch",
+    [
+        {"min_searches_per_rollout": None},
+        {"response_length_range": None},
+        {"entropy_range": None},
+        {"max_reward_drop": None},
+        {"max_correct_log_prob_drop": None},
+    ],
+    ids=lambda switch: next(iter(switch)),
+)
+def test_every_alarm_can_be_switched_off(switch: dict[str, Any]) -> None:
+    dead = {SEARCHES: 0.0, LENGTH: 1.0, ENTROPY: 0.0, REWARD: 0.0, CORRECT_LOG_PROB: -9.0}
+    rows = [HEALTHY] * 3 + [dead] * 3
+    everything = raised(rows)
+    assert everything == ["searches", "response_length", "entropy", "reward", "correct_log_prob"]
+    assert len(raised(rows, HealthConfig(window=3, **switch))) == 4
+
+
+def test_partial_groups_are_an_alarm_at_once() -> None:
+    (alarm,) = alarms([{PARTIAL_GROUPS: 0.25}], CONFIG)
+    assert alarm.name == "partial_groups"
+    assert "25% of the groups lack rollouts" in alarm.text
+    assert alarms([{PARTIAL_GROUPS: 0.25}], HealthConfig(max_partial_groups=0.5)) == []
+    assert alarms([{PARTIAL_GROUPS: 0.25}, {PARTIAL_GROUPS: 0.0}], CONFIG) == []
+
+
+def test_steps_without_a_metric_are_passed_over() -> None:
+    rows = [{REWARD: 1.0}, {}, {REWARD: math.nan}, {REWARD: 3.0}]
+    assert levels(rows, REWARD, 2) == [2.0]
+    assert levels(rows, REWARD, 3) == []
+    assert alarms([], CONFIG) == []
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"window": 0},
+        {"entropy_range": [0.1]},
+        {"response_length_range": [1.5, 3.0]},
+        {"max_reward_drop": 1.5},
+        {"max_searches_change": 1.0},
+    ],
+    ids=str,
+)
+def test_bad_thresholds_name_their_field(values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"health.{next(iter(values))}="):
+        from_mapping(HealthConfig, values, "health")
