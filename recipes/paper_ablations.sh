@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# The paper's ablations, one override each, one after the other; a run that is whole is only looked at.
+# usage: paper_ablations.sh DATA_DIR RUN_DIR ["NAMES"|all] [HYDRA_OVERRIDES...]
+set -euo pipefail
+here=$(dirname "$0")
+data=${1:?usage: paper_ablations.sh DATA_DIR RUN_DIR ["NAMES"|all] [HYDRA_OVERRIDES...]}
+runs=${2:?usage: paper_ablations.sh DATA_DIR RUN_DIR ["NAMES"|all] [HYDRA_OVERRIDES...]}
+names=${3:-all}
+shift $(($# > 3 ? 3 : $#))
+
+declare -A ablation=(
+  [documents]=sd_search.hindsight.content=current_documents
+  [no_masking]=sd_search.hindsight.content=full
+  [shuffled_labels]=sd_search.hindsight.labels=shuffled
+  [no_labels]=sd_search.hindsight.labels=none
+  [own_rollout]=sd_search.hindsight.group=own
+  [correct_only]=sd_search.hindsight.group=correct_only
+  [leave_one_out]=sd_search.hindsight.group=leave_one_out
+  [all_tokens]=sd_search.positions=response
+  [forward_kl]=sd_search.divergence=forward_kl
+  [reverse_kl]=sd_search.divergence=reverse_kl
+  [mse]=sd_search.divergence=mse
+)
+if [ "$names" = all ]; then names=${!ablation[*]}; fi
+for name in $names; do
+  "$here/paper_sd_search.sh" "$data" "$runs/$name" "${ablation[$name]:?is no ablation; there are: ${!ablation[*]}}" "$@"
+done
