@@ -12,8 +12,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sd_search_verl.launch.training import describe
-
 # A child that starts a daemon in a session of its own, as Ray does, and ends or waits.
 PROGRAM = """
 import subprocess, sys, time
@@ -69,8 +67,3 @@ def test_nothing_outlives_the_end(tmp_path: Path) -> None:
     assert process.wait(timeout=60) == 0
     pid = int(path.read_text())
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-
-
-def test_a_step_is_one_readable_line() -> None:
-    metrics = {"step": 7, "critic/score/mean": 0.25, "sd_search/alpha": 0.001, "timing_s/step": 3.21}
-    assert describe(metrics) == "step    7  reward 0.250  alpha 0.001  3.2 s"

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from sd_search_verl.evaluation.config import EvaluationConfig
-from sd_search_verl.evaluation.guard import children_end_with_us
 from sd_search_verl.evaluation.run import Generate, Search
+from sd_search_verl.launch.guard import children_end_with_us
 from sd_search_verl.rollout.retriever import RetrieverClient
 
 

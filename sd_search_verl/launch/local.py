@@ -9,6 +9,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from sd_search_verl.launch.guard import children_end_with_us
 from sd_search_verl.launch.processes import no_process_left
 from sd_search_verl.launch.retriever import build_index, start_retriever
 from sd_search_verl.launch.training import train
@@ -53,10 +54,9 @@ def run_local(job: LocalRun) -> Path:
             raise FileNotFoundError(f"{part} is missing; build the world first")
     run = job.run.resolve()
     run.mkdir(parents=True, exist_ok=True)
-    for stale in ("metrics.jsonl", "traces.jsonl"):
-        (run / stale).unlink(missing_ok=True)
     begun = time.monotonic()
-    with no_process_left():
+    # The first for a SIGKILL of this process, the second for all other ends.
+    with children_end_with_us(), no_process_left():
         url = job.retriever
         if url is None:
             _say(begun, f"indexing {corpus}")

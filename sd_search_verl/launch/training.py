@@ -7,13 +7,13 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from sd_search_verl.launch.processes import start, tail
+from sd_search_verl.report.line import describe
 
 # After such a line verl's workers wait for each other for ever.
 _DEADLY = re.compile(r"WorkerProc hit an exception|EngineDeadError|EngineCore encountered a fatal error")
@@ -45,24 +45,28 @@ def train(
         TrainingFailedError: with the end of the log.
     """
     log, metrics = run / "train.log", run / "metrics.jsonl"
+    seen = set(_lines(metrics))  # of a run that this one goes on from, or replaces
     process = start([sys.executable, "-m", "verl.trainer.main_ppo", *overrides], log, environment)
     begun = time.monotonic()
-    seen, last_growth, size = 0, begun, 0
+    first, last_growth, size = len(seen), begun, 0
     every = 0.5 if sys.stderr.isatty() else 15.0  # a log file needs no animation
     with tqdm(total=steps, desc="training", unit="step", dynamic_ncols=True, mininterval=every) as bar:
         while True:
             status = process.poll()
-            for step in _new_steps(metrics, seen):
-                seen += 1
+            for line in _lines(metrics):
+                if line in seen:
+                    continue
+                seen.add(line)
+                step = json.loads(line)
                 bar.set_postfix_str("", refresh=False)
                 bar.write(describe(step))
-                bar.update()
+                bar.update(step["step"] - bar.n)
             text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
-            if seen == 0:
+            if len(seen) == first:
                 bar.set_postfix_str(f"{_stage(text)}, {time.monotonic() - begun:.0f} s", refresh=False)
                 bar.update(0)
-            if len(text) + seen != size:
-                size, last_growth = len(text) + seen, time.monotonic()
+            if len(text) + len(seen) != size:
+                size, last_growth = len(text) + len(seen), time.monotonic()
             if status is not None:
                 break
             if _DEADLY.search(text):
@@ -74,32 +78,9 @@ def train(
         raise _failure(f"status {status}", process, log)
 
 
-def describe(metrics: Mapping[str, Any]) -> str:
-    """One step as a line a person can read."""
-
-    def show(name: str, key: str, form: str = ".3f") -> str:
-        return f"{name} {metrics[key]:{form}}" if key in metrics else ""
-
-    parts = [
-        f"step {metrics['step']:>4.0f}",
-        show("reward", "critic/score/mean"),
-        show("EM", "search/em"),
-        show("searches", "search/searches_per_rollout", ".2f"),
-        show("gold found", "search/gold_in_documents", ".2f"),
-        show("alpha", "sd_search/alpha", ".3g"),
-        show("JSD", "sd_search/jsd", ".4f"),
-        show("entropy gap", "sd_search/entropy_gap", "+.3f"),
-        f"{metrics['timing_s/step']:.1f} s" if "timing_s/step" in metrics else "",
-    ]
-    return "  ".join(part for part in parts if part)
-
-
-def _new_steps(path: Path, seen: int) -> Iterator[dict[str, Any]]:
-    if path.exists():
-        lines = path.read_text(encoding="utf-8").split("\n")[
-            :-1
-        ]  # what follows the last line end is not whole yet
-        yield from (json.loads(line) for line in lines[seen:])
+def _lines(path: Path) -> list[str]:
+    """The whole lines of a file; what follows the last line end is still being written."""
+    return path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
 
 
 def _stage(log: str) -> str:

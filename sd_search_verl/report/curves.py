@@ -84,6 +84,23 @@ SECTIONS: dict[str, list[Panel]] = {
         Panel("Policy entropy", "Mean over response tokens, in nats.", {"entropy": "actor/entropy"}),
         Panel("Gradient norm", "Before clipping.", {"norm": "actor/grad_norm"}),
     ],
+    "Health": [
+        Panel(
+            "Likelihood of CORRECT rollouts",
+            "Mean log-prob of a policy token in them, in nats; sinks before reward does.",
+            {"log-prob": "health/correct_log_prob"},
+        ),
+        Panel(
+            "Alarms",
+            "How many are on; the section health of the config says when.",
+            {"alarms": "health/alarms"},
+        ),
+        Panel(
+            "Lost rollouts",
+            "Missing from their groups: the agent loop or the reward function raised.",
+            {"lost": "health/missing_rollouts"},
+        ),
+    ],
 }
 
 

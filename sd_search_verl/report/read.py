@@ -168,16 +168,27 @@ def _json_lines(path: Path, counts: LineCounts) -> Iterator[tuple[int, dict[str,
 
 def _is_trace(line: dict[str, Any]) -> bool:
     typed = all(isinstance(line.get(name), kind) for name, kind in _TRACE_TYPES.items())
-    credit = line.get("credit")
-    if not typed or not _is_int(line["step"]) or not (credit is None or isinstance(credit, list)):
+    if not typed or not _is_int(line["step"]):
         return False
     length = len(line["tokens"])
     return (
         len(line["mask"]) == length
-        and (not credit or len(credit) == length)
         and all(isinstance(token, str) for token in line["tokens"])
         and all(isinstance(message, dict) for message in line["prompt"])
         and all(_is_range(span, length) for span in line["spans"])
+        and all(_is_per_token(line.get(name) or [], line["spans"]) for name in ("credit", "divergence"))
+    )
+
+
+def _is_per_token(values: Any, spans: Sequence[Sequence[int]]) -> bool:
+    """One list per span, one value per token of it; or nothing at all."""
+    return values == [] or (
+        isinstance(values, list)
+        and len(values) == len(spans)
+        and all(
+            isinstance(part, list) and len(part) == end - start
+            for part, (start, end) in zip(values, spans, strict=True)
+        )
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 Segment = tuple[Any, ...]
-"""``(kind, text)``, or ``("query", tokens, credits or None)``.
+"""``(kind, text)``, or ``("query", tokens, credits, divergences)``, the last two None where they were not recorded.
 
 Kinds: tag, think, refine, answer; query (scored tokens) and search (query text that shares a token with a tag,
 and is not scored); documents and notice (the environment's); text (the policy's, outside all tags); blank (white
@@ -26,16 +26,21 @@ _BROKEN = "\ufffd"
 def segments(trace: dict[str, Any]) -> list[Segment]:
     """Segments of a trace, in order; their texts joined are the response."""
     tokens = whole_characters(trace["tokens"], trace["response"])
-    credit = trace.get("credit")
+    spans = [tuple(span) for span in trace["spans"]]
+    credits, divergences = (
+        dict(zip(spans, trace.get(name) or [None] * len(spans), strict=True))
+        for name in ("credit", "divergence")
+    )
     found: list[Segment] = []
     for start, end, policy in _turns(trace["mask"]):
         if not policy:
             found += _observation("".join(tokens[start:end]))
             continue
         opened = ["text"]
-        for first, last in _inside(trace["spans"], start, end):
+        for span in _inside(spans, start, end):
+            first, last = span
             found += _by_tags("".join(tokens[start:first]), opened)
-            found.append(("query", tokens[first:last], credit[first:last] if credit else None))
+            found.append(("query", tokens[first:last], credits[span], divergences[span]))
             start = last
         found += _by_tags("".join(tokens[start:end]), opened)
     return found

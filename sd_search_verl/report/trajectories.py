@@ -106,7 +106,9 @@ def _rollout(trace: dict[str, Any], group: int, shared: _Texts) -> dict[str, Any
 
 def _finite_credits(parts: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     return [
-        (*part[:2], [_finite(value) for value in part[2]]) if part[0] == "query" and part[2] else part
+        (*part[:2], *(values and [_finite(value) for value in values] for values in part[2:]))
+        if part[0] == "query"
+        else part
         for part in parts
     ]
 

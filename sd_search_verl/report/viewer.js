@@ -184,13 +184,14 @@ const viewer = (() => {
     let search = 0;
     const parts = rollout.parts.map((part) => {
       const [kind, content] = part;
-      if (kind === "query") return query(content, part[2]);
+      if (kind === "query") return query(content, part[2], part[3]);
       if (kind === "blank") return content.includes("\n") ? el("span", { className: "break" }) : content;
       if (kind !== "documents") return el("span", { className: kind === "text" ? "text-part" : kind, title: TITLES[kind] || "" }, text(content));
       const gold = rollout.gold[search++] ? "documents · a golden answer is among them" : "documents";
       return el("span", { className: "documents" }, el("span", { className: "badge" }, gold), ...marked(text(content), group.golden));
     });
-    const scale = el("div", { className: "scale" }, `credit −${number(credit ?? 0)}`, el("i"), `+${number(credit ?? 0)}`);
+    const scale = el("div", { className: "scale" }, `credit −${number(credit ?? 0)}`, el("i"), `+${number(credit ?? 0)}`,
+      el("span", { className: "at" }, "log teacher / student; point at a token"));
     const shaded = rollout.parts.some((part) => part[0] === "query" && part[2]);
     return [...(shaded ? [scale] : []), el("div", { className: "text" }, ...parts)];
   }
@@ -201,10 +202,15 @@ const viewer = (() => {
     think: "thinking",
   };
 
-  function query(tokens, credits) {
+  function query(tokens, credits, divergences) {
     return el("span", { className: "query" }, ...tokens.map((token, i) => {
-      const value = credits?.[i] ?? null;
-      const node = el("span", { className: "token", title: value === null ? "query token" : `credit ${number(value)}` }, token);
+      const value = credits?.[i] ?? null, apart = divergences?.[i] ?? null;
+      const title = value === null ? "query token"
+        : `credit ${value > 0 ? "+" : ""}${number(value)}: the teacher finds it ${number(Math.exp(value))} × as likely as the student`
+          + (apart === null ? "" : `\ndivergence ${number(apart)}`);
+      const node = el("span", { className: "token", title }, token);
+      // Also for screens that nothing can hover over.
+      node.onpointerenter = node.onclick = () => document.querySelector(".scale .at")?.replaceChildren(title.replace("\n", "; "));
       if (value !== null) {
         const share = Math.round(Math.min(1, Math.abs(value) / (credit || 1)) * 70);
         node.dataset.credit = value;

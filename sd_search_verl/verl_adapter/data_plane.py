@@ -19,7 +19,18 @@ from sd_search_verl.hindsight.prepare import FinishedRollout, TeacherInputs
 EXTRA = "sd_search"
 """Key of our record in the agent loop's extra fields."""
 
-_FIELDS = ["uid", "prompts", "responses", "response_mask", "raw_prompt", "extra_fields", "rm_scores"]
+_FIELDS = [
+    "uid",
+    "prompts",
+    "responses",
+    "response_mask",
+    "raw_prompt",
+    "extra_fields",
+    "rm_scores",
+    "old_log_probs",
+]
+
+_VALUES = ["rm_scores", "rollout_log_probs", "old_log_probs", "ref_log_prob", "advantages"]
 
 
 @dataclass(frozen=True)
@@ -30,12 +41,14 @@ class StepRollouts:
         rows: row of each rollout in the batch.
         records: what the agent loop recorded (see ``verl_adapter/agent_loop.py``).
         scores: reward of each rollout.
+        log_probs: of each rollout's response tokens, by the policy before the update.
     """
 
     rows: list[int]
     rollouts: list[FinishedRollout]
     records: list[dict[str, Any]]
     scores: list[float]
+    log_probs: list[Tensor]
 
 
 def read_rollouts(batch: Any) -> StepRollouts:
@@ -46,10 +59,11 @@ def read_rollouts(batch: Any) -> StepRollouts:
     """
     data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=_FIELDS)
     uids, messages, extras = (_listed(data[name]) for name in ("uid", "raw_prompt", "extra_fields"))
-    prompts, responses, masks, scores = (
-        _unbound(data[name]) for name in ("prompts", "responses", "response_mask", "rm_scores")
+    prompts, responses, masks, scores, log_probs = (
+        _unbound(data[name])
+        for name in ("prompts", "responses", "response_mask", "rm_scores", "old_log_probs")
     )
-    step = StepRollouts([], [], [], [])
+    step = StepRollouts([], [], [], [], [])
     for row, tag in enumerate(batch.tags):
         if tag.get("is_padding", False):
             continue  # verl's filler rows carry copies of another rollout's record
@@ -62,6 +76,7 @@ def read_rollouts(batch: Any) -> StepRollouts:
         step.rows.append(row)
         step.records.append(record)
         step.scores.append(float(scores[row].sum()))
+        step.log_probs.append(log_probs[row].float())
         step.rollouts.append(
             FinishedRollout(
                 group=str(uids[row]),
@@ -79,15 +94,26 @@ def read_rollouts(batch: Any) -> StepRollouts:
     return step
 
 
-def write_teacher_inputs(batch: Any, rows: Sequence[int], inputs: Sequence[TeacherInputs]) -> Any:
+def read_values(batch: Any, rows: Sequence[int]) -> dict[str, list[Tensor]]:
+    """What the update computes with, at rows of a batch: per field one tensor ``[response tokens]`` for each row."""
+    known = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id)
+    values = {name: _unbound(known[name]) for name in _VALUES if name in known}
+    return {name: [field[row].float() for row in rows] for name, field in values.items()}
+
+
+def write_teacher_inputs(
+    batch: Any, rows: Sequence[int], inputs: Sequence[TeacherInputs], traced: Sequence[int]
+) -> Any:
     """Attach the teacher's rows to the batch; returns the batch to go on with.
+
+    ``traced`` are the places, in ``rows``, of the rollouts whose credit is wanted back.
 
     Every row of a batch must own every field, so rows without anything to score get placeholders of length one:
     position -1, weight 0.
     """
-    per_row: dict[int, TeacherInputs] = dict(zip(rows, inputs, strict=True))
-    empty = TeacherInputs([], 0.0, [], 0)
-    packed = [pack(per_row.get(row, empty)) for row in range(len(batch.keys))]
+    packed = [pack(TeacherInputs([], 0.0, [], 0)) for _ in batch.keys]
+    for place, (row, item) in enumerate(zip(rows, inputs, strict=True)):
+        packed[row] = pack(item, place if place in traced else -1)
     fields = {name: _nested([row[name] for row in packed]) for name in packed[0]}
     put = tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=tu.get_tensordict(fields))
     # Workers receive only the fields listed in the meta; the one returned lists the new ones, but has no extra_info.
@@ -95,11 +121,12 @@ def write_teacher_inputs(batch: Any, rows: Sequence[int], inputs: Sequence[Teach
     return put
 
 
-def pack(inputs: TeacherInputs) -> dict[str, Tensor]:
+def pack(inputs: TeacherInputs, trace: int = -1) -> dict[str, Tensor]:
     """One trajectory's teacher rows as flat tensors, all at least one long.
 
     sd_ids: tokens of all rows, one after the other. sd_lengths: tokens of each row. sd_teacher_positions: index into
     sd_ids of each scored token's logits. sd_student_positions: the same in the student's row. sd_weight: ``[1]``.
+    sd_trace: ``[1]``, what the worker calls the trajectory when it returns its credit, -1 = it does not.
     """
     if not inputs.rows:
         one = torch.zeros(1, dtype=torch.long)
@@ -110,6 +137,7 @@ def pack(inputs: TeacherInputs) -> dict[str, Tensor]:
             "sd_teacher_positions": none,
             "sd_student_positions": none,
             "sd_weight": torch.zeros(1),
+            "sd_trace": none,
         }
     ids: list[int] = []
     teacher_positions: list[int] = []
@@ -124,6 +152,7 @@ def pack(inputs: TeacherInputs) -> dict[str, Tensor]:
         "sd_teacher_positions": torch.tensor(teacher_positions),
         "sd_student_positions": torch.tensor(student_positions),
         "sd_weight": torch.tensor([inputs.weight]),
+        "sd_trace": torch.tensor([trace]),
     }
 
 

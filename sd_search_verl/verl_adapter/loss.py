@@ -13,8 +13,10 @@ from torch import Tensor
 from verl.utils.metric import AggregationType, Metric
 
 from sd_search_verl.config import SDSearchConfig
+from sd_search_verl.distill.credit import token_log_probs
 from sd_search_verl.distill.loss import sd_loss
 from sd_search_verl.distill.targets import Targets, diagnostics, divergence_to, keep
+from sd_search_verl.verl_adapter.credit import CreditRecord
 from sd_search_verl.verl_adapter.teacher_pass import packed_index
 
 PREFIX = "sd_search/"
@@ -22,12 +24,16 @@ PREFIX = "sd_search/"
 
 @dataclass(frozen=True)
 class Teacher:
-    """What one mini-batch's loss needs: the teacher at N scored positions, and the counts over all ranks."""
+    """What one mini-batch's loss needs: the teacher at N scored positions, and the counts over all ranks.
+
+    ``credit`` takes what the loss finds at each position; None where no trajectory is traced.
+    """
 
     targets: Targets
     alpha: float
     num_trajectories: int
     num_tokens: int
+    credit: CreditRecord | None = None
 
 
 class SDSearchLoss:
@@ -81,6 +87,10 @@ class SDSearchLoss:
         else:
             targets = {name: rows.index_select(0, slots) for name, rows in teacher.targets.items()}
         values = divergence_to(targets, student, config.divergence, config.top_k, config.support, config.tail)
+        if teacher.credit is not None:
+            tokens = data["input_ids"].values()[index + 1]
+            log_p = teacher.targets["token_log_p"].index_select(0, slots)
+            teacher.credit.add(slots, log_p - token_log_probs(student, tokens), values)
         columns = {"divergence": values, **diagnostics(targets, student, config.top_k)}
         return {f"sd_{name}": _scatter(column, index, logits.shape[0]) for name, column in columns.items()}
 

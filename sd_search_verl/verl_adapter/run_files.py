@@ -1,48 +1,100 @@
-"""What a run leaves behind beside verl's logs: ``metrics.jsonl`` and ``traces.jsonl``."""
+"""What a run leaves behind beside verl's logs: ``metrics.jsonl`` and ``traces.jsonl``, each step once.
+
+Traces of a step are written before its checkpoint. Its metrics are complete only after it, so the checkpoint carries
+them as far as they are known, and a run that was killed in between takes them from there.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from sd_search_verl.hindsight.prepare import FinishedRollout, TeacherInputs
+from sd_search_verl.report.read import METRICS, TRACES
+from sd_search_verl.verl_adapter.credit import SpanCredit
+from sd_search_verl.verl_adapter.data_plane import StepRollouts
+
+_OF_CHECKPOINT = "metrics.json"
 
 
 def append_metrics(folder: Path, step: int, metrics: Mapping[str, Any]) -> None:
     """One JSON object with ``step`` and every scalar metric of that step."""
-    scalars = {name: float(value) for name, value in metrics.items() if _is_scalar(value)}
-    _append(folder / "metrics.jsonl", [{"step": step, **scalars}])
+    _append(folder / METRICS, [_metrics_line(step, metrics)])
+
+
+def keep_with_checkpoint(checkpoint: Path, step: int, metrics: Mapping[str, Any]) -> None:
+    """Store a step's metrics in its checkpoint's folder."""
+    (checkpoint / _OF_CHECKPOINT).write_text(json.dumps(_metrics_line(step, metrics)), encoding="utf-8")
+
+
+def go_on_after(folder: Path, step: int, checkpoint: Path) -> list[dict[str, Any]]:
+    """Make the files end with ``step``, from whose ``checkpoint`` a run goes on; returns the steps' metrics.
+
+    Later lines are dropped: those steps are done again. A run that starts at step 0 keeps the files of an earlier one
+    as ``*.old``.
+    """
+    if step == 0:
+        for name in (METRICS, TRACES):
+            if (folder / name).exists():
+                (folder / name).replace(folder / f"{name}.old")
+        return []
+    for name in (METRICS, TRACES):
+        _cut(folder / name, step)
+    path, stored = folder / METRICS, checkpoint / _OF_CHECKPOINT
+    rows = [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+    if stored.exists() and (not rows or rows[-1]["step"] < step):
+        rows.append(json.loads(stored.read_bytes()))
+        _append(path, rows[-1:])
+    return rows
+
+
+def _cut(path: Path, step: int) -> None:
+    """Keep the whole lines of steps up to ``step``."""
+    if not path.exists():
+        return
+    new = path.with_suffix(".new")
+    with path.open("rb") as lines, new.open("wb") as kept:
+        for line in lines:
+            if _step_of(line) <= step:
+                kept.write(line)
+    new.replace(path)
+
+
+def _step_of(line: bytes) -> float:
+    try:
+        return int(json.loads(line)["step"]) if line.endswith(b"\n") else math.inf
+    except (ValueError, KeyError, TypeError):
+        return math.inf  # half a line, left by a kill
 
 
 def append_traces(
     folder: Path,
-    step: int,
-    rollouts: Sequence[FinishedRollout],
-    records: Sequence[Mapping[str, Any]],
-    scores: Sequence[float],
+    number: int,
+    step: StepRollouts,
     inputs: Sequence[TeacherInputs] | None,
-    tokens: Sequence[Sequence[str]],
-    limit: int,
+    tokens: Mapping[int, Sequence[str]],
+    credits: Mapping[int, SpanCredit],
 ) -> None:
-    """Up to ``limit`` rollouts of a step, in whole groups.
+    """The rollouts of step ``number`` for which ``tokens`` holds the text of every response token.
 
-    ``tokens`` holds the text of every response token, so that ``spans`` can be shown without a tokenizer. ``blocks`` is
-    what the teacher read, one text per teacher row; empty while alpha is 0.
+    With it ``spans`` can be shown without a tokenizer. ``blocks`` is what the teacher read, one text per teacher row;
+    ``credit`` and ``divergence`` hold a list per span. All three are empty while alpha is 0.
     """
-    chosen = _whole_groups(rollouts, limit)
     lines = []
-    for i in chosen:
-        rollout, record = rollouts[i], records[i]
+    for i, texts in tokens.items():
+        rollout, record = step.rollouts[i], step.records[i]
+        found = credits.get(i, SpanCredit([], []))
         lines.append(
             {
-                "step": step,
+                "step": number,
                 "group": rollout.group,
                 "prompt": rollout.messages,
                 "response": record["response"],
-                "tokens": list(tokens[i]),
+                "tokens": list(texts),
                 "mask": rollout.response_mask,
                 "queries": record["queries"],
                 "spans": record["spans"],
@@ -51,15 +103,19 @@ def append_traces(
                 "golden_answers": record["golden_answers"],
                 "em": record["em"],
                 "f1": record["f1"],
-                "score": scores[i],
+                "score": step.scores[i],
                 "status": record["status"],
                 "blocks": inputs[i].blocks if inputs else [],
+                "credit": found.credit,
+                "divergence": found.divergence,
             }
         )
-    _append(folder / "traces.jsonl", lines)
+    if lines:
+        _append(folder / TRACES, lines)
 
 
-def _whole_groups(rollouts: Sequence[FinishedRollout], limit: int) -> list[int]:
+def traced(rollouts: Sequence[FinishedRollout], limit: int) -> list[int]:
+    """Up to ``limit`` rollouts, in whole groups."""
     groups: dict[str, list[int]] = {}
     for index, rollout in enumerate(rollouts):
         groups.setdefault(rollout.group, []).append(index)
@@ -78,6 +134,10 @@ def _append(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
             file.write(b"\n")  # a run killed in mid-write left half a line; the next must not join it
         # A policy can write half a surrogate pair; JSON escapes keep the file readable.
         file.writelines(json.dumps(line).encode() + b"\n" for line in lines)
+
+
+def _metrics_line(step: int, metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {"step": step, **{name: float(value) for name, value in metrics.items() if _is_scalar(value)}}
 
 
 def _last_byte(file: BinaryIO) -> bytes:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from sd_search_verl.config import HindsightConfig, SearchConfig
 from sd_search_verl.hindsight.outcome import is_correct
 from sd_search_verl.hindsight.prepare import FinishedRollout, TeacherInputs
+from sd_search_verl.verl_adapter.data_plane import StepRollouts
 
 
 class SearchUnavailableError(RuntimeError):
@@ -63,6 +65,31 @@ def group_metrics(rollouts: Sequence[FinishedRollout], config: HindsightConfig) 
         "sd_search/all_correct_groups": all_correct,
         "sd_search/all_incorrect_groups": all_incorrect,
     }
+
+
+def health_metrics(
+    step: StepRollouts, group_size: int, groups: int, config: HindsightConfig
+) -> dict[str, float]:
+    """What alarms are made of and verl does not report.
+
+    health/partial_groups: share of the step's groups with fewer rollouts than ``group_size``; health/missing_rollouts:
+    how many are missing; verl trains such groups and says nothing. health/correct_log_prob: mean log-prob of a policy
+    token in CORRECT rollouts, in nats, by the policy before the update; left out where no rollout is CORRECT.
+    """
+    sizes = Counter(rollout.group for rollout in step.rollouts)
+    whole = sum(size >= group_size for size in sizes.values())
+    found = {
+        "health/partial_groups": 1 - whole / groups,
+        "health/missing_rollouts": float(group_size * groups - sum(sizes.values())),
+    }
+    correct = [
+        log_probs[torch.tensor(rollout.response_mask, dtype=torch.bool)]
+        for rollout, log_probs in zip(step.rollouts, step.log_probs, strict=True)
+        if is_correct(rollout.f1, config)
+    ]
+    if correct:
+        found["health/correct_log_prob"] = float(torch.cat(correct).mean())
+    return found
 
 
 def prepared_metrics(inputs: Sequence[TeacherInputs]) -> dict[str, float]:

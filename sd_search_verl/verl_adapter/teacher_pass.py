@@ -13,6 +13,7 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_id
 
 from sd_search_verl.config import SDSearchConfig
+from sd_search_verl.distill.credit import token_log_probs
 from sd_search_verl.distill.targets import Targets, keep
 
 
@@ -25,12 +26,14 @@ class MiniBatchRows:
         positions: per sequence, indices of the logits to keep.
         student_positions: per trajectory, indices of the student's logits to compare, in slot order.
         weights: ``[B]`` trajectory weights.
+        traces: ``[B]`` number of the trajectory's trace, -1 where it is not traced.
     """
 
     rows: list[Tensor]
     positions: list[Tensor]
     student_positions: list[Tensor]
     weights: Tensor
+    traces: Tensor
 
     @property
     def tokens_per_trajectory(self) -> Tensor:
@@ -42,7 +45,8 @@ def read_rows(data: TensorDict) -> MiniBatchRows:
     """Unpack the fields of a mini-batch on the CPU."""
     fields = ("sd_ids", "sd_lengths", "sd_teacher_positions", "sd_student_positions", "sd_weight")
     packed = zip(*(data[name].cpu().unbind() for name in fields), strict=True)
-    batch = MiniBatchRows([], [], [], data["sd_weight"].values().cpu().float())
+    weights, traces = (data[name].values().cpu() for name in ("sd_weight", "sd_trace"))
+    batch = MiniBatchRows([], [], [], weights.float(), traces)
     for ids, lengths, teacher, student, _ in packed:
         batch.student_positions.append(student[student >= 0])
         if int(lengths[0]) < 0:
@@ -62,8 +66,8 @@ class TeacherPass:
     The engine calls it twice a micro-batch: with the logits, then with its own (here empty) outputs.
     """
 
-    def __init__(self, num_slots: int, config: SDSearchConfig) -> None:
-        self._num_slots, self._config = num_slots, config
+    def __init__(self, num_slots: int, config: SDSearchConfig, with_credit: bool) -> None:
+        self._num_slots, self._config, self._with_credit = num_slots, config, with_credit
         self.targets: Targets = {}
 
     def __call__(
@@ -74,7 +78,10 @@ class TeacherPass:
         index, slots = packed_index(data, "sd_positions", "sd_slots")
         config = self._config
         rows = student_logits.squeeze(0).index_select(0, index)
-        for name, values in keep(rows, config.top_k, config.support, config.tail).items():
+        kept = keep(rows, config.top_k, config.support, config.tail)
+        if self._with_credit:
+            kept["token_log_p"] = token_log_probs(rows, data["input_ids"].values()[index + 1])
+        for name, values in kept.items():
             if name not in self.targets:
                 self.targets[name] = values.new_empty(self._num_slots, *values.shape[1:])
             self.targets[name].index_copy_(0, slots, values)
@@ -107,7 +114,8 @@ def run_teacher_pass(
         settings: non-tensor options of the forward (temperature, micro-batch size, token budget, ...).
         group: data-parallel process group.
     """
-    collector = TeacherPass(sum(len(positions) for positions in batch.positions), config)
+    traced = bool((batch.traces >= 0).any())
+    collector = TeacherPass(sum(len(positions) for positions in batch.positions), config, traced)
     data = _teacher_batch(batch, settings, group)
     engine.module.eval()  # dropout off, and verl's activation offload acts in train mode only
     try:

@@ -1,7 +1,10 @@
-"""``trainer.v1.trainer_mode=sd_search``: verl's synchronous trainer, with hindsight before every actor update."""
+"""``trainer.v1.trainer_mode=sd_search``: verl's synchronous trainer, with hindsight before every actor update, run
+files that survive a kill, and alarms."""
 
 from __future__ import annotations
 
+import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +15,23 @@ from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.debug import marked_timer
 
+from sd_search_verl.checks import refuse_bad_start
 from sd_search_verl.config import SDSearchConfig
+from sd_search_verl.health.collapse import NAMES, WATCHED, Alarm, alarms
+from sd_search_verl.health.finite import is_skipped_update
 from sd_search_verl.hindsight.prepare import TeacherInputs, prepare
 from sd_search_verl.protocol.base import Messages
 from sd_search_verl.protocol.prompt import encode_messages
 from sd_search_verl.protocol.spans import token_bytes
-from sd_search_verl.verl_adapter import data_plane, run_files, step_metrics
+from sd_search_verl.report.line import describe
+from sd_search_verl.verl_adapter import data_plane, resume, run_files, step_metrics
+from sd_search_verl.verl_adapter.credit import by_span, merge
+from sd_search_verl.verl_adapter.finite import stop_on_non_finite
 from sd_search_verl.verl_adapter.loss import PREFIX
-from sd_search_verl.verl_adapter.settings import read_sd_search, read_search, refuse_unsupported
+from sd_search_verl.verl_adapter.settings import read_health, read_sd_search, read_search, refuse_unsupported
 from sd_search_verl.verl_adapter.worker import ALPHA, SDActorRolloutRefWorker
+
+logger = logging.getLogger(__name__)
 
 
 def alpha_at(step: int, config: SDSearchConfig) -> float:
@@ -30,12 +41,15 @@ def alpha_at(step: int, config: SDSearchConfig) -> float:
 
 @register_trainer("sd_search")
 class SDSearchTrainer(PPOTrainerSync):
-    """verl's loop, unchanged but for ``_update_actor`` (teacher rows) and ``_compute_metrics`` (run files)."""
+    """verl's loop, unchanged but for ``_update_actor`` (teacher rows, traces), ``_compute_metrics`` (metrics, alarms)
+    and what stands around loading and saving of checkpoints."""
 
     def __init__(self, config: DictConfig) -> None:
         refuse_unsupported(config)
         self._sd_search = read_sd_search(config)
         self._search = read_search(config)
+        self._health = read_health(config)
+        refuse_bad_start(config)
         with open_dict(config):
             # verl compares this string in many places; everything but our class is the synchronous mode.
             config.trainer.v1.trainer_mode = "sync"
@@ -43,8 +57,11 @@ class SDSearchTrainer(PPOTrainerSync):
             config.actor_rollout_ref.sd_search = config.sd_search
         super().__init__(config)
         self._folder = Path(config.trainer.default_local_dir)
-        self._step: data_plane.StepRollouts | None = None
-        self._inputs: list[TeacherInputs] | None = None
+        self._batch: Any = None  # of the step at work, and its metrics so far
+        self._metrics: dict[str, Any] = {}
+        self._history: list[dict[str, float]] = []
+        self._alarmed: set[str] = set()
+        self._began = 0.0
 
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
@@ -52,52 +69,96 @@ class SDSearchTrainer(PPOTrainerSync):
             if role in self.role_worker_mapping:
                 self.role_worker_mapping[role] = ray.remote(SDActorRolloutRefWorker)
 
+    def _load_checkpoint(self) -> None:
+        if self.config.trainer.resume_mode == "auto":
+            resume.point_to_whole_checkpoint(self._folder)
+        super()._load_checkpoint()
+        if self.config.trainer.get("val_only", False):
+            return  # trains nothing, so the files stay as they are
+        checkpoint = resume.folder_of(self._folder, self.global_steps)
+        self._history = run_files.go_on_after(self._folder, self.global_steps, checkpoint)
+
+    def _save_checkpoint(self) -> None:
+        checkpoint = resume.before_saving(self._folder, self.global_steps)
+        # Its line in metrics.jsonl is due after weight synchronisation and validation.
+        metrics, timing = dict(self._metrics), {**self.timing_raw, "step": time.perf_counter() - self._began}
+        epoch = (self.global_steps - 1) // self.steps_per_epoch
+        self._measure(self._batch, metrics, timing, self.global_steps, epoch)
+        run_files.keep_with_checkpoint(checkpoint, self.global_steps, metrics)
+        super()._save_checkpoint()
+
+    def on_step_begin(self) -> None:
+        super().on_step_begin()
+        self._began = time.perf_counter()
+
     def _update_actor(self, batch: Any, metrics: dict[str, Any]) -> Any:
-        self._step = step = data_plane.read_rollouts(batch)
-        self._inputs = None
+        step = data_plane.read_rollouts(batch)
         found = step_metrics.search_metrics(step.rollouts, step.records)
         step_metrics.check_failure_rate(found, step.records, self._search)
+        sizes = self.config.actor_rollout_ref.rollout.n, self.config.data.train_batch_size
         alpha = alpha_at(self.global_steps, self._sd_search)
         ours = {
             f"{PREFIX}alpha": alpha,
             **step_metrics.group_metrics(step.rollouts, self._sd_search.hindsight),
+            **step_metrics.health_metrics(step, *sizes, self._sd_search.hindsight),
         }
+        traced = run_files.traced(step.rollouts, self._search.traces_per_step)
+        inputs: list[TeacherInputs] | None = None
         if alpha > 0:
             with marked_timer("sd_search_prepare", self.timing_raw):
-                self._inputs = prepare(
+                inputs = prepare(
                     step.rollouts, self._sd_search, self.tokenizer, self._encode, seed=self.global_steps
                 )
-                batch = data_plane.write_teacher_inputs(batch, step.rows, self._inputs)
-            ours.update(step_metrics.prepared_metrics(self._inputs))
+                batch = data_plane.write_teacher_inputs(batch, step.rows, inputs, traced)
+            ours.update(step_metrics.prepared_metrics(inputs))
         batch.extra_info[ALPHA] = alpha
         batch = super()._update_actor(batch, metrics)
         self._lift(metrics)
-        metrics.update(found | ours)
+        metrics.update(found | ours | {"health/skipped_updates": float(is_skipped_update(metrics))})
+        if self._health.stop_on_non_finite:
+            stop_on_non_finite(self._folder, self.global_steps, step, batch, metrics)
+        self._write_traces(step, inputs, traced)
+        self._batch, self._metrics = batch, metrics
         return batch
+
+    def _write_traces(
+        self, step: data_plane.StepRollouts, inputs: list[TeacherInputs] | None, traced: list[int]
+    ) -> None:
+        credits = {}
+        if inputs is not None and traced:
+            values = merge(self.actor_rollout_wg.take_credits())
+            credits = {i: by_span(step.rollouts[i], inputs[i], found) for i, found in values.items()}
+        tokens = {
+            i: [
+                piece.decode("utf-8", errors="replace")
+                for piece in token_bytes(step.rollouts[i].response_ids, self.tokenizer)
+            ]
+            for i in traced
+        }
+        run_files.append_traces(self._folder, self.global_steps, step, inputs, tokens, credits)
 
     def _compute_metrics(
         self, batch: Any, metrics: dict[str, Any], timing_raw: dict[str, float], global_steps: int, epoch: int
     ) -> None:
-        super()._compute_metrics(batch, metrics, timing_raw, global_steps=global_steps, epoch=epoch)
+        alarms = self._measure(batch, metrics, timing_raw, global_steps, epoch)
         run_files.append_metrics(self._folder, global_steps, metrics)
-        if self._step is not None and self._search.traces_per_step:
-            tokens = [
-                [
-                    piece.decode("utf-8", errors="replace")
-                    for piece in token_bytes(r.response_ids, self.tokenizer)
-                ]
-                for r in self._step.rollouts
-            ]
-            run_files.append_traces(
-                self._folder,
-                global_steps,
-                self._step.rollouts,
-                self._step.records,
-                self._step.scores,
-                self._inputs,
-                tokens,
-                self._search.traces_per_step,
-            )
+        self._history.append({name: metrics[name] for name in WATCHED if name in metrics})
+        for alarm in alarms:
+            if alarm.name not in self._alarmed:
+                logger.warning("step %d: health alarm %s: %s", global_steps, alarm.name, alarm.text)
+        self._alarmed = {alarm.name for alarm in alarms}
+        print(describe({"step": global_steps, **metrics}), flush=True)
+
+    def _measure(
+        self, batch: Any, metrics: dict[str, Any], timing_raw: dict[str, float], global_steps: int, epoch: int
+    ) -> list[Alarm]:
+        """Add verl's metrics of the step and the alarms to ``metrics``."""
+        super()._compute_metrics(batch, metrics, timing_raw, global_steps=global_steps, epoch=epoch)
+        found = alarms([*self._history, metrics], self._health)
+        raised = {alarm.name for alarm in found}
+        metrics["health/alarms"] = float(len(raised))
+        metrics.update({f"health/alarm/{name}": float(name in raised) for name in NAMES})
+        return found
 
     def _encode(self, messages: Messages) -> list[int]:
         kwargs = OmegaConf.to_container(

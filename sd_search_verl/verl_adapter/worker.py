@@ -14,6 +14,7 @@ from verl.utils.device import get_device_id
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 from sd_search_verl.distill.loss import token_weights
+from sd_search_verl.verl_adapter.credit import CreditRecord, Values
 from sd_search_verl.verl_adapter.loss import PREFIX, SDSearchLoss, Teacher
 from sd_search_verl.verl_adapter.settings import read_sd_search
 from sd_search_verl.verl_adapter.teacher_pass import MiniBatchRows, read_rows, run_teacher_pass
@@ -26,10 +27,11 @@ class SDTrainingWorker(TrainingWorker):
     """A training worker whose loss function is an :class:`SDSearchLoss`."""
 
     _teacher_seconds = 0.0
+    _credits: dict[int, Values]
 
     @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="train"), blocking=False)
     def train_mini_batch(self, data: TensorDict) -> TensorDict:
-        self._teacher_seconds = 0.0
+        self._teacher_seconds, self._credits = 0.0, {}
         output = super().train_mini_batch(data)
         if output is not None and self._teacher_seconds:
             tu.get(output, "metrics")[f"{PREFIX}teacher_s"] = [self._teacher_seconds]
@@ -56,8 +58,18 @@ class SDTrainingWorker(TrainingWorker):
         _attach(data, rows, counts)
         tu.assign_non_tensor(data, distillation_use_topk=True)
         self._teacher_seconds += time.perf_counter() - start
-        with self.loss_fn.teaching(Teacher(targets, alpha, num_trajectories, num_tokens)):
-            return super().train_batch(data)
+        traced = bool((rows.traces >= 0).any())
+        credit = CreditRecord(int(counts.sum()), data["input_ids"].device) if traced else None
+        with self.loss_fn.teaching(Teacher(targets, alpha, num_trajectories, num_tokens, credit)):
+            output = super().train_batch(data)
+        if credit is not None:
+            # Of several epochs the first: there the student is still the policy that made the rollout.
+            self._credits = credit.of(rows.traces, counts) | self._credits
+        return output
+
+    def take_credits(self) -> dict[int, Values]:
+        """Credit of this rank's traced rollouts in the last ``train_mini_batch``."""
+        return self._credits
 
     def _forward_settings(self, data: TensorDict) -> dict[str, Any]:
         """Options of the teacher's forward; micro-batches are as large as in verl's log-prob pass."""
@@ -83,6 +95,11 @@ class SDActorRolloutRefWorker(ActorRolloutRefWorker):
             loss: Any = SDSearchLoss(self.loss_fn, read_sd_search(self.config))  # type: ignore[has-type]
             self.loss_fn = loss
             self.actor.set_loss_fn(loss)
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def take_credits(self) -> dict[int, Values]:
+        """See :meth:`SDTrainingWorker.take_credits`."""
+        return self.actor.take_credits()
 
 
 def _attach(data: TensorDict, rows: MiniBatchRows, counts: torch.Tensor) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from sd_search_verl.hindsight.prepare import FinishedRollout, TeacherInputs
 from sd_search_verl.verl_adapter import run_files
+from sd_search_verl.verl_adapter.data_plane import StepRollouts
 
 Tokens = list[tuple[str, int]]
 """Text of each response token with its mask."""
@@ -66,11 +67,8 @@ def add_step(
             }
         )
     inputs = [TeacherInputs(rows=[], weight=1.0, blocks=blocks or [], dropped=0) for _ in rollouts]
-    scores = [rollout.f1 for rollout in rollouts]
-    if rollouts:
-        run_files.append_traces(
-            folder, step, rollouts, records, scores, inputs, [texts] * len(rollouts), 1000
-        )
+    finished = StepRollouts([], rollouts, records, [rollout.f1 for rollout in rollouts], [])
+    run_files.append_traces(folder, step, finished, inputs, dict.fromkeys(range(len(rollouts)), texts), {})
 
 
 @pytest.fixture

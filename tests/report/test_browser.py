@@ -164,19 +164,25 @@ def test_credit_shades_tokens_and_orders_rollouts(make_run: MakeRun, tmp_path: P
     run = make_run("demo", [{"search/em": 0.5}], answers=["Jane Austen", "Bronte"])
     traces = [json.loads(line) for line in (run / "traces.jsonl").read_text().splitlines()]
     for trace, credit in zip(traces, ([0.1, None], [0.5, -1.0]), strict=True):
-        trace["credit"] = [None] * len(trace["tokens"])
-        trace["credit"][7:9] = credit
+        trace["credit"], trace["divergence"] = [credit], [[0.25, 0.5]]
     (run / "traces.jsonl").write_text("".join(json.dumps(trace) + "\n" for trace in traces))
     steps = """
     press("t");
     seen.shades = [...document.querySelectorAll(".token")].map((token) => token.style.getPropertyValue("--shade"));
+    seen.title = document.querySelector(".token").title;
     seen.legend = document.querySelector(".scale").textContent;
+    document.querySelector(".token").click();
+    seen.tapped = document.querySelector(".scale .at").textContent;
     pick("sort", "credit"); press("k"); press("k");
     seen.largest = answer();
     """
     seen = drive(write_report([run], tmp_path / "page.html"), steps, tmp_path / "profile")
     assert seen["shades"] == ["color-mix(in srgb, var(--more) 14%, var(--card))", ""]
-    assert seen["legend"] == "credit −0.5+0.5"
+    assert (
+        seen["title"] == "credit +0.1: the teacher finds it 1.11 × as likely as the student\ndivergence 0.25"
+    )
+    assert seen["legend"] == "credit −0.5+0.5log teacher / student; point at a token"
+    assert seen["tapped"] == "credit +0.1: the teacher finds it 1.11 × as likely as the student; divergence 0.25"
     assert seen["largest"] == "Bronte"
 
 

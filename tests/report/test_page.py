@@ -138,12 +138,12 @@ def test_credit_scale_is_not_ruled_by_one_extreme_token(make_run: MakeRun, tmp_p
     run = make_run("demo", [{"search/em": 0.5}], answers=["Jane Austen"] * 50)
     traces = [json.loads(line) for line in (run / "traces.jsonl").read_text().splitlines()]
     for number, trace in enumerate(traces):
-        trace["credit"] = [None] * len(trace["tokens"])
-        trace["credit"][7:9] = [0.5, 100.0 if number == 0 else -1.0]
+        trace["credit"] = [[0.5, 100.0 if number == 0 else -1.0]]
+        trace["divergence"] = [[0.25, None]]
     (run / "traces.jsonl").write_text("".join(json.dumps(trace) + "\n" for trace in traces))
     viewer = embedded(write_report([run], tmp_path / "report.html"))["viewer"]
     assert viewer["credit"] == 1.0
-    assert ["query", [" author", " Emma"], [0.5, 100.0]] in viewer["rollouts"][0]["parts"]
+    assert ["query", [" author", " Emma"], [0.5, 100.0], [0.25, None]] in viewer["rollouts"][0]["parts"]
 
 
 def test_the_file_goes_where_it_is_asked_to(make_run: MakeRun, tmp_path: Path) -> None:

@@ -65,6 +65,8 @@ def test_bad_metrics_lines_are_counted(make_run: MakeRun, line: str) -> None:
         {"tokens": None},
         {"step": "1"},
         {"credit": [0.1]},
+        {"credit": [[0.1]]},
+        {"divergence": [[0.1, 0.2], [0.3]]},
         {"credit": 7},
         {"answer": 3},
     ],

@@ -42,7 +42,7 @@ def test_kinds_and_texts() -> None:
         ("tag", "</think>"),
         ("blank", "\n"),
         ("tag", "<search>"),
-        ("query", [" Emma", " author"], None),
+        ("query", [" Emma", " author"], None, None),
         ("search", "?"),
         ("tag", "</search>"),
         ("blank", "\n\n"),
@@ -74,10 +74,9 @@ def test_documents_that_the_policy_invents_are_its_text() -> None:
 
 
 def test_credit_follows_the_query_tokens() -> None:
-    credit: list[float | None] = [None] * len(TURNS)
-    credit[6:8] = [0.5, -1.0]
-    found = segments(trace(TURNS, [[6, 8]], credit=credit))
-    assert [part for part in found if part[0] == "query"] == [("query", [" Emma", " author"], [0.5, -1.0])]
+    recorded = trace(TURNS, [[0, 0], [6, 8]], credit=[[], [0.5, -1.0]], divergence=[[], [0.1, None]])
+    (query,) = [part for part in segments(recorded) if part[0] == "query"]
+    assert query == ("query", [" Emma", " author"], [0.5, -1.0], [0.1, None])
 
 
 def test_a_query_without_a_token_of_its_own_has_no_boxes() -> None:

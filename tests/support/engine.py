@@ -150,7 +150,11 @@ def teacher_inputs(rows: Sequence[Row], config: SDSearchConfig, tokenizer: Any) 
 
 
 def batch_of(
-    rows: Sequence[Row], inputs: Sequence[TeacherInputs] | None, alpha: float, **options: Any
+    rows: Sequence[Row],
+    inputs: Sequence[TeacherInputs] | None,
+    alpha: float,
+    traced: Sequence[int] = (),
+    **options: Any,
 ) -> Any:
     """The TensorDict a worker receives for these rows, with or without the fields of the method."""
     from verl.utils import tensordict_utils as tu
@@ -174,7 +178,7 @@ def batch_of(
         "advantages": nested([torch.full((len(row.rollout.response_ids),), row.advantage) for row in rows]),
     }
     if inputs is not None:
-        packed = [pack(item) for item in inputs]
+        packed = [pack(item, place if place in traced else -1) for place, item in enumerate(inputs)]
         tensors |= {name: nested([p[name] for p in packed]) for name in packed[0]}
     world = int(os.environ.get("WORLD_SIZE", "1"))
     extra = {

@@ -1,4 +1,4 @@
-"""metrics.jsonl and traces.jsonl: whole groups, whole lines, also after a run was killed in mid-write."""
+"""metrics.jsonl and traces.jsonl: whole groups, whole lines, each step once, also after a run was killed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from pathlib import Path
 from support.engine import recorded_rows
 from support.tiny import byte_tokenizer
 
-from sd_search_verl.verl_adapter.run_files import append_metrics, append_traces
+from sd_search_verl.verl_adapter.data_plane import StepRollouts
+from sd_search_verl.verl_adapter.run_files import (
+    append_metrics,
+    append_traces,
+    go_on_after,
+    keep_with_checkpoint,
+    traced,
+)
 
 
 def test_half_a_line_stays_alone(tmp_path: Path) -> None:
@@ -22,9 +29,8 @@ def test_half_a_line_stays_alone(tmp_path: Path) -> None:
     assert json.loads(lines[2]) == {"step": 2, "a": 0.25}
 
 
-def test_traces_come_in_whole_groups(tmp_path: Path) -> None:
-    tokenizer = byte_tokenizer()
-    rollouts = [row.rollout for row in recorded_rows(tokenizer, groups=3, size=4)]
+def rollouts_of_three_groups() -> StepRollouts:
+    rollouts = [row.rollout for row in recorded_rows(byte_tokenizer(), groups=3, size=4)]
     record = {
         "gold_in_documents": [],
         "answer": "\ud800",  # half a surrogate pair, as a policy may write it
@@ -34,10 +40,65 @@ def test_traces_come_in_whole_groups(tmp_path: Path) -> None:
         "status": "answered",
     }
     records = [{**record, "response": r.response, "queries": r.queries, "spans": r.spans} for r in rollouts]
-    tokens = [[tokenizer.decode([t]) for t in r.response_ids] for r in rollouts]
-    append_traces(tmp_path, 5, rollouts, records, [0.0] * 12, None, tokens, limit=10)
+    return StepRollouts(list(range(12)), rollouts, records, [0.0] * 12, [])
+
+
+def add_traces(folder: Path, number: int) -> None:
+    step = rollouts_of_three_groups()
+    chosen = traced(step.rollouts, limit=10)
+    texts = {i: [chr(t) for t in step.rollouts[i].response_ids] for i in chosen}
+    append_traces(folder, number, step, None, texts, {})
+
+
+def steps(path: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in path.read_text().splitlines()]
+
+
+def test_traces_come_in_whole_groups(tmp_path: Path) -> None:
+    add_traces(tmp_path, 5)
     traces = [json.loads(line) for line in (tmp_path / "traces.jsonl").read_text().splitlines()]
     assert [trace["group"] for trace in traces] == ["0"] * 4 + ["1"] * 4
     assert {trace["step"] for trace in traces} == {5}
     assert all(len(trace["tokens"]) == len(trace["mask"]) for trace in traces)
-    assert all(trace["blocks"] == [] for trace in traces)
+    assert all(trace["blocks"] == trace["credit"] == trace["divergence"] == [] for trace in traces)
+
+
+def test_files_end_with_the_checkpoint_that_a_run_goes_on_from(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        append_metrics(tmp_path, number, {"a": number})
+        add_traces(tmp_path, number)
+    for name in ("metrics.jsonl", "traces.jsonl"):
+        with (tmp_path / name).open("a") as file:
+            file.write('{"step": 4, "a"')
+    assert go_on_after(tmp_path, 2, tmp_path / "global_step_2") == [
+        {"step": 1, "a": 1.0},
+        {"step": 2, "a": 2.0},
+    ]
+    append_metrics(tmp_path, 3, {"a": 30})
+    add_traces(tmp_path, 3)
+    assert [json.loads(line)["a"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [
+        1,
+        2,
+        30,
+    ]
+    assert steps(tmp_path / "traces.jsonl") == [1] * 8 + [2] * 8 + [3] * 8
+
+
+def test_a_step_killed_between_its_checkpoint_and_its_line_is_taken_from_the_checkpoint(
+    tmp_path: Path,
+) -> None:
+    checkpoint = tmp_path / "global_step_2"
+    checkpoint.mkdir()
+    append_metrics(tmp_path, 1, {"a": 1})
+    keep_with_checkpoint(checkpoint, 2, {"a": 2})
+    rows = go_on_after(tmp_path, 2, checkpoint)
+    assert rows[-1] == {"step": 2, "a": 2.0}
+    assert steps(tmp_path / "metrics.jsonl") == [1, 2]
+    assert go_on_after(tmp_path, 2, checkpoint) == rows  # once
+
+
+def test_a_new_start_keeps_the_old_files_aside(tmp_path: Path) -> None:
+    append_metrics(tmp_path, 1, {"a": 1})
+    assert go_on_after(tmp_path, 0, tmp_path / "global_step_0") == []
+    assert not (tmp_path / "metrics.jsonl").exists()
+    assert steps(tmp_path / "metrics.jsonl.old") == [1]

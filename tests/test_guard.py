@@ -1,4 +1,4 @@
-"""A killed evaluation leaves no engine behind."""
+"""A killed process leaves nothing behind of what it started under the guard."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import psutil
 
 PROGRAM = """
 import subprocess, sys, time
-from sd_search_verl.evaluation.guard import children_end_with_us
+from sd_search_verl.launch.guard import children_end_with_us
 with children_end_with_us():
     worker = "import subprocess; p = subprocess.Popen(['sleep', '1000']); print(p.pid, flush=True); p.wait()"
     child = [sys.executable, "-c", worker]

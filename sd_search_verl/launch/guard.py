@@ -1,7 +1,8 @@
-"""The engine's processes end with this one, also when it is killed: else they keep the GPU and no second start fits.
+"""Processes that end with the one that started them, also when it is killed: else they keep GPU, port and run folder,
+and no second start fits.
 
-vLLM's engine runs in children that a SIGKILL of their parent does not reach. A small process therefore waits for the
-end of a pipe that only this process holds, and then ends all that carry this process's mark in their environment.
+A SIGKILL of a parent does not reach its children. A small process therefore waits for the end of a pipe that only the
+parent holds, and then ends all that carry the parent's mark in their environment.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from uuid import uuid4
 
 import psutil
 
-_MARK = "SD_SEARCH_ENGINE_OF"
+_MARK = "SD_SEARCH_CHILD_OF"
 
 
 @contextlib.contextmanager

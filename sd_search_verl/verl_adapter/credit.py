@@ -1,0 +1,63 @@
+"""The credit of traced rollouts' tokens, from the workers' loss to the driver's ``traces.jsonl``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sd_search_verl.hindsight.prepare import FinishedRollout, TeacherInputs
+
+Values = list[tuple[float, float]]
+"""Credit (nats) and divergence of a rollout's scored tokens, in the order of their student positions."""
+
+
+class CreditRecord:
+    """What one mini-batch's loss finds out about each of its scored tokens."""
+
+    def __init__(self, num_slots: int, device: torch.device) -> None:
+        self._values = torch.full((num_slots, 2), torch.nan, device=device)
+
+    def add(self, slots: Tensor, log_ratio: Tensor, divergence: Tensor) -> None:
+        """A micro-batch's tokens: ``[n]`` slots, log P_teacher - log P_student, divergence."""
+        self._values.index_copy_(0, slots, torch.stack([log_ratio, divergence.detach()], dim=-1).float())
+
+    def of(self, traces: Tensor, tokens_per_trajectory: Tensor) -> dict[int, Values]:
+        """By trace number; ``traces`` ``[B]`` is -1 where a trajectory is not traced."""
+        parts = self._values.cpu().split(tokens_per_trajectory.tolist())
+        return {
+            trace: [(ratio, divergence) for ratio, divergence in part.tolist()]
+            for trace, part in zip(traces.tolist(), parts, strict=True)
+            if trace >= 0
+        }
+
+
+@dataclass(frozen=True)
+class SpanCredit:
+    """A rollout's credit as its trace shows it: one list per query span, one value per token of the span."""
+
+    credit: list[list[float | None]]
+    divergence: list[list[float | None]]
+
+
+def by_span(rollout: FinishedRollout, inputs: TeacherInputs, values: Values) -> SpanCredit:
+    """Put the values of :meth:`CreditRecord.of` where the rollout's query tokens stand."""
+    positions = [position for row in inputs.rows for position in row.student_positions]
+    # The logits at a position are those of the token after it.
+    first = len(rollout.prompt_ids) - 1
+    found = {position - first: value for position, value in zip(positions, values, strict=True)}
+
+    def spread(which: int) -> list[list[float | None]]:
+        return [
+            [round(found[token][which], 6) if token in found else None for token in range(start, end)]
+            for start, end in rollout.spans
+        ]
+
+    return SpanCredit(spread(0), spread(1))
+
+
+def merge(ranks: Sequence[dict[int, Values]]) -> dict[int, Values]:
+    """The traces of all ranks."""
+    return {trace: values for rank in ranks for trace, values in rank.items()}

@@ -1,0 +1,66 @@
+"""Which checkpoint a killed run goes on from.
+
+verl names its latest checkpoint in ``latest_checkpointed_iteration.txt``. Killed at the wrong moment, a run leaves that
+file empty, or naming a checkpoint whose weights were just removed to make room for the next one, and verl would stop
+there. A checkpoint is whole when its ``data.pt`` and all shards are: verl writes ``data.pt`` last.
+"""
+
+from __future__ import annotations
+
+import logging
+import zipfile
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+TRACKER = "latest_checkpointed_iteration.txt"
+
+
+def folder_of(run: Path, step: int) -> Path:
+    """Where verl keeps a step's checkpoint."""
+    return run / f"global_step_{step}"
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether everything in a checkpoint folder was written to its end.
+
+    ``torch.save`` writes zip archives, whose directory comes last, so half a file is not one.
+    """
+    shards = list((checkpoint / "actor").glob("*.pt"))
+    has_model = any(shard.name.startswith("model_") for shard in shards)
+    return has_model and all(zipfile.is_zipfile(file) for file in [checkpoint / "data.pt", *shards])
+
+
+def point_to_whole_checkpoint(run: Path) -> None:
+    """Make verl's tracker file name a whole checkpoint; it is left alone where it does, and where there is none."""
+    tracker = run / TRACKER
+    named = tracker.read_text().strip() if tracker.exists() else ""
+    if named.isdigit() and is_whole(folder_of(run, int(named))):
+        return
+    steps = [int(path.name.rsplit("_", 1)[1]) for path in run.glob("global_step_*") if is_whole(path)]
+    if not steps:
+        if named:
+            raise RuntimeError(
+                f"{tracker} names checkpoint {named!r}, which is not whole, and there is no other; "
+                "start anew with trainer.resume_mode=disable, or in another trainer.default_local_dir"
+            )
+        tracker.unlink(missing_ok=True)
+        return
+    logger.warning(
+        "%s named %r, which is not a whole checkpoint: going on from step %d", tracker, named, max(steps)
+    )
+    _write(tracker, str(max(steps)))
+
+
+def before_saving(run: Path, step: int) -> Path:
+    """Prepare a step's checkpoint folder; what an earlier run left there no longer counts as whole."""
+    folder = folder_of(run, step)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "data.pt").unlink(missing_ok=True)
+    return folder
+
+
+def _write(path: Path, text: str) -> None:
+    new = path.with_suffix(".new")
+    new.write_text(text)
+    new.replace(path)

@@ -1,0 +1,106 @@
+"""Credit of query tokens: from verl's engine back to the driver, against plain PyTorch on the same rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.engine import (
+    Row,
+    batch_of,
+    compose,
+    make_worker,
+    recorded_rows,
+    settings,
+    single_rank_environment,
+    teacher_inputs,
+    weights,
+)
+from support.tiny import byte_tokenizer, save_tiny_model
+from transformers import AutoModelForCausalLM
+
+from sd_search_verl.config import SDSearchConfig
+from sd_search_verl.distill.credit import token_log_probs
+from sd_search_verl.verl_adapter.credit import by_span
+
+TRACED = [5, 0, 3, 6]
+
+
+def naive_credit(network: Any, row: Row, item: Any) -> list[list[float]]:
+    """Per query span: log P_teacher(x) - log P_student(x) of each token, one sequence at a time."""
+    student = row.rollout.prompt_ids + row.rollout.response_ids
+    by_position = {}
+    for r in item.rows:
+        for s, t in zip(r.student_positions, r.teacher_positions, strict=True):
+            ratio = 0.0
+            for ids, position, sign in ((r.input_ids, t, 1), (student, s, -1)):
+                logits = network(torch.tensor([ids])).logits[0, position]
+                ratio += sign * float(logits.double().log_softmax(-1)[student[s + 1]])
+            by_position[s + 1 - len(row.rollout.prompt_ids)] = ratio
+    return [[by_position[token] for token in range(start, end)] for start, end in row.rollout.spans]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def worker(model: Path) -> Any:
+    single_rank_environment()
+    return make_worker(compose(model))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"top_k": None, "divergence": "forward_kl"},
+        {"support": "union", "positions": "response"},
+        {"hindsight": {"content": "current_documents"}},
+    ],
+    ids=str,
+)
+def test_credit_is_teacher_over_student(worker: Any, model: Path, changes: dict[str, Any]) -> None:
+    config: SDSearchConfig = settings(**changes)
+    worker.loss_fn.config = config
+    rows = recorded_rows(byte_tokenizer())[:8]
+    inputs = teacher_inputs(rows, config, byte_tokenizer())
+    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation="eager")
+    network.load_state_dict(weights(worker), strict=False)
+    # Two mini-batches in micro-batches of 2: rows of one mini-batch must not be taken for the other's.
+    batch = batch_of(rows, inputs, 0.0001, traced=TRACED, mini_batch_size=4, micro_batch_size_per_gpu=2)
+    worker.actor.engine.optimizer_step = lambda: 0.0
+    try:
+        worker.update_actor(batch)
+    finally:
+        del worker.actor.engine.optimizer_step
+    found = worker.take_credits()
+    assert set(found) == {place for place in TRACED if inputs[place].rows}
+    tokens = 0
+    for place, values in found.items():
+        shown = by_span(rows[place].rollout, inputs[place], values)
+        expected = naive_credit(network, rows[place], inputs[place])
+        for span, theirs, divergences in zip(shown.credit, expected, shown.divergence, strict=True):
+            assert span == pytest.approx(theirs, abs=2e-5)
+            assert all(value is not None and value >= 0 for value in divergences)
+            tokens += len(span)
+    assert tokens > 20
+
+
+def test_nothing_is_kept_where_nothing_is_traced(worker: Any) -> None:
+    config = settings()
+    worker.loss_fn.config = config
+    rows = recorded_rows(byte_tokenizer())[:4]
+    worker.update_actor(batch_of(rows, teacher_inputs(rows, config, byte_tokenizer()), 0.1))
+    assert worker.take_credits() == {}
+
+
+def test_token_log_probs() -> None:
+    torch.manual_seed(0)
+    logits, tokens = torch.randn(600, 7) * 5, torch.randint(7, (600,))
+    expected = logits.double().log_softmax(-1)[torch.arange(600), tokens]
+    assert torch.allclose(token_log_probs(logits, tokens).double(), expected, atol=1e-5)
+    assert token_log_probs(logits[:0], tokens[:0]).shape == (0,)

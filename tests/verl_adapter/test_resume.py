@@ -1,0 +1,133 @@
+"""What a killed run goes on from: a whole checkpoint, and the next batch of questions."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from support.engine import compose
+from support.tiny import byte_tokenizer, save_tiny_model
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
+
+from sd_search_verl.verl_adapter.resume import TRACKER, before_saving, is_whole, point_to_whole_checkpoint
+
+QUESTIONS, BATCH = 10, 3  # 3 batches an epoch, one question left over
+
+
+def save(run: Path, step: int, mark: bool = True) -> Path:
+    """A checkpoint in verl's form."""
+    folder = run / f"global_step_{step}"
+    (folder / "actor").mkdir(parents=True)
+    for name in ("model", "optim", "extra_state"):
+        torch.save({"x": torch.zeros(64)}, folder / "actor" / f"{name}_world_size_1_rank_0.pt")
+    torch.save({"loader": step}, folder / "data.pt")
+    if mark:
+        (run / TRACKER).write_text(str(step))
+    return folder
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-30])
+
+
+def latest(run: Path) -> str | None:
+    point_to_whole_checkpoint(run)
+    path = find_latest_ckpt_path(str(run))
+    return Path(path).name if path else None
+
+
+def test_a_whole_checkpoint_is_left_as_verl_names_it(tmp_path: Path) -> None:
+    save(tmp_path, 2)
+    save(tmp_path, 4, mark=False)  # a later one, of a run that was set back to 2
+    assert latest(tmp_path) == "global_step_2"
+
+
+@pytest.mark.parametrize("tracker", ["", "4", "6", None])
+def test_the_tracker_is_mended(tmp_path: Path, tracker: str | None) -> None:
+    """Killed while it was written; after its checkpoint was removed for the next; before it was ever written."""
+    save(tmp_path, 2)
+    gone = save(tmp_path, 4)
+    shutil.rmtree(gone / "actor")
+    (tmp_path / TRACKER).unlink() if tracker is None else (tmp_path / TRACKER).write_text(tracker)
+    assert latest(tmp_path) == "global_step_2"
+
+
+@pytest.mark.parametrize(
+    "part", ["data.pt", "actor/model_world_size_1_rank_0.pt", "actor/optim_world_size_1_rank_0.pt"]
+)
+def test_half_a_checkpoint_is_not_taken(tmp_path: Path, part: str) -> None:
+    save(tmp_path, 2)
+    half = save(tmp_path, 4)
+    cut(half / part)
+    assert not is_whole(half)
+    assert latest(tmp_path) == "global_step_2"
+    (half / part).unlink()
+    assert is_whole(half) == part.startswith("actor/optim")  # a run may be told to save no optimizer state
+
+
+def test_nothing_to_go_on_from_is_a_start_or_a_clear_error(tmp_path: Path) -> None:
+    assert latest(tmp_path) is None
+    (tmp_path / TRACKER).write_text("")
+    cut(save(tmp_path, 2, mark=False) / "data.pt")
+    assert latest(tmp_path) is None
+    (tmp_path / TRACKER).write_text("2")
+    with pytest.raises(RuntimeError, match=r"names checkpoint '2', which is not whole.*resume_mode=disable"):
+        latest(tmp_path)
+
+
+def test_a_checkpoint_that_is_written_again_is_not_whole_meanwhile(tmp_path: Path) -> None:
+    folder = save(tmp_path, 2)
+    assert before_saving(tmp_path, 2) == folder
+    assert not is_whole(folder)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+def loader(model: Path, data: Path, shuffle: bool) -> PPOTrainerSync:
+    """verl's trainer with its data loader and nothing else."""
+    files = data / "questions.parquet"
+    if not files.exists():
+        prompts = [[{"role": "user", "content": f"Question: {i}?"}] for i in range(QUESTIONS)]
+        extra = [{"index": i} for i in range(QUESTIONS)]
+        pd.DataFrame({"prompt": prompts, "data_source": "x", "extra_info": extra}).to_parquet(files)
+    trainer = object.__new__(PPOTrainerSync)
+    overrides = [f"data.train_files={files}", f"data.val_files={files}", f"data.train_batch_size={BATCH}"]
+    overrides += [f"data.shuffle={shuffle}", "data.seed=7", "data.dataloader_num_workers=0"]
+    trainer.config = compose(model, [*overrides, "data.filter_overlong_prompts=False"])
+    trainer.tokenizer, trainer.processor = byte_tokenizer(), None
+    trainer.trainer_mode, trainer.parameter_sync_step = "sync", 1
+    trainer._init_dataloader()
+    return trainer
+
+
+def batches(trainer: PPOTrainerSync, count: int) -> list[list[int]]:
+    found = []
+    for _ in range(count):
+        batch: Any = trainer._fetch_one_gen_batch()
+        found.append([int(index) for index in batch["index"]])
+    return found
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_the_next_batch_is_the_one_that_would_have_come(model: Path, tmp_path: Path, shuffle: bool) -> None:
+    """At every step of four epochs, ends of epochs included."""
+    whole = loader(model, tmp_path, shuffle)
+    steps = 4 * (QUESTIONS // BATCH)
+    expected, states = [], []
+    for _ in range(steps):
+        expected += batches(whole, 1)
+        states.append(whole.train_dataloader.state_dict())
+    assert len({tuple(batch) for batch in expected}) > QUESTIONS // BATCH or not shuffle
+    for step in range(1, steps):
+        torch.save(states[step - 1], tmp_path / "data.pt")
+        resumed = loader(model, tmp_path, shuffle)
+        resumed.train_dataloader.load_state_dict(torch.load(tmp_path / "data.pt", weights_only=False))
+        assert batches(resumed, steps - step) == expected[step:], f"resumed after step {step}"

@@ -1,0 +1,72 @@
+"""Metrics of a step: who is missing, how likely CORRECT rollouts are, and when too many searches have failed."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+import torch
+from support.engine import recorded_rows
+from support.tiny import byte_tokenizer
+
+from sd_search_verl.config import HindsightConfig, SearchConfig
+from sd_search_verl.rollout.retriever import RetrieverClient
+from sd_search_verl.verl_adapter.data_plane import StepRollouts
+from sd_search_verl.verl_adapter.step_metrics import (
+    SearchUnavailableError,
+    check_failure_rate,
+    health_metrics,
+)
+
+
+def step(missing: tuple[int, ...] = ()) -> StepRollouts:
+    """Four groups of four, without the rollouts at these places."""
+    rows = [row for place, row in enumerate(recorded_rows(byte_tokenizer())) if place not in missing]
+    log_probs = [torch.tensor(row.old_log_probs) for row in rows]
+    return StepRollouts(
+        list(range(len(rows))), [row.rollout for row in rows], [], [0.0] * len(rows), log_probs
+    )
+
+
+@pytest.mark.parametrize(
+    ("missing", "share", "lost"),
+    [((), 0.0, 0), ((1,), 0.25, 1), ((1, 2, 15), 0.5, 3), ((4, 5, 6, 7), 0.25, 4)],
+    ids=["none", "one", "two groups", "a whole group"],
+)
+def test_partial_groups(missing: tuple[int, ...], share: float, lost: int) -> None:
+    found = health_metrics(step(missing), 4, 4, HindsightConfig())
+    assert (found["health/partial_groups"], found["health/missing_rollouts"]) == (share, lost)
+
+
+def test_log_prob_of_correct_rollouts_is_over_the_policys_tokens() -> None:
+    finished = step()
+    values = [
+        log_prob
+        for rollout, log_probs in zip(finished.rollouts, finished.log_probs, strict=True)
+        for log_prob, mask in zip(log_probs.tolist(), rollout.response_mask, strict=True)
+        if mask and rollout.f1 > 0
+    ]
+    found = health_metrics(finished, 4, 4, HindsightConfig())
+    assert found["health/correct_log_prob"] == pytest.approx(sum(values) / len(values), rel=1e-5)
+    none = StepRollouts([], finished.rollouts[:1], [], [0.0], finished.log_probs[:1])
+    none.rollouts[0] = type(none.rollouts[0])(**{**vars(none.rollouts[0]), "f1": 0.0})
+    assert "health/correct_log_prob" not in health_metrics(none, 4, 4, HindsightConfig())
+
+
+def test_a_dead_retriever_stops_the_run_above_the_ceiling() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/retrieve"
+        client = RetrieverClient([url], top_k=1, timeout_s=2.0, max_retries=0)
+        found = asyncio.run(client.search("who wrote it"))
+    records = [
+        {"latencies_s": [found.latency_s], "failures": int(found.error is not None)},
+        {"latencies_s": [0.01] * 3, "failures": 0},
+    ]
+    metrics = {"search/failures": float(sum(record["failures"] for record in records))}
+    config = SearchConfig(retriever_urls=[url], max_failure_rate=0.2)
+    with pytest.raises(SearchUnavailableError, match=rf"25% of this step's 4 searches failed.*{url}"):
+        check_failure_rate(metrics, records, config)
+    check_failure_rate(metrics, records, SearchConfig(max_failure_rate=0.25))
+    check_failure_rate(metrics, records, SearchConfig())
