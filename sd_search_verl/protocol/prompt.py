@@ -16,12 +16,22 @@ def encode_messages(
     Args:
         messages: chat messages with ``role`` and ``content``.
         tokenizer: with its chat template; without one the contents are joined as they are.
-        template_kwargs: further arguments of the template.
+        template_kwargs: further arguments of the template; ``chat_template`` takes the place of the tokenizer's.
     """
-    if getattr(tokenizer, "chat_template", None):
-        text = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, **dict(template_kwargs or {})
-        )
-    else:
-        text = "\n".join(message["content"] for message in messages)
-    return list(tokenizer.encode(text, add_special_tokens=False))
+    return list(
+        tokenizer.encode(render_messages(messages, tokenizer, template_kwargs), add_special_tokens=False)
+    )
+
+
+def render_messages(
+    messages: Messages, tokenizer: Any, template_kwargs: Mapping[str, Any] | None = None
+) -> str:
+    """The prompt as text. Base and instruct models get the same words, each in its own tokenizer's template.
+
+    Peers do the same, so that Qwen2.5's base models too are asked within a template.
+    """
+    kwargs = dict(template_kwargs or {})
+    if "chat_template" in kwargs or getattr(tokenizer, "chat_template", None):
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **kwargs)
+        return str(text)
+    return "\n".join(message["content"] for message in messages)

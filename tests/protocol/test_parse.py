@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
-from pathlib import Path
-
 import pytest
 
 from sd_search_verl.protocol import get
@@ -56,25 +52,6 @@ def test_prompt_ends_with_one_question_mark() -> None:
         assert message["content"].endswith("Question: who was it?\n")
 
 
-def test_documents_are_rendered_as_search_r1_does() -> None:
-    assert (
-        R1.documents(["Title\ntext one", "Other\nmore"])
-        == "Doc 1(Title: Title) text one\nDoc 2(Title: Other) more\n"
-    )
-    assert R1.observation("x\n") == "\n\n<information>x</information>\n\n"
-    assert get("autorefine").observation("x") == "\n\n<documents>x</documents>\n\n"
-
-
 def test_unknown_protocol_names_the_choices() -> None:
     with pytest.raises(ValueError, match="autorefine, search_r1"):
         get("search-r1")
-
-
-def test_the_prompt_is_the_one_released_models_were_given(real_data: Path) -> None:
-    with gzip.open(real_data / "wiki18-mini" / "trajectories_nq.jsonl.gz", "rt") as file:
-        records = [json.loads(line) for line in file]
-    plain = [record for record in records if record["run"] == "v0-base"]
-    assert len(plain) == 1000
-    for record in plain:
-        (message,) = R1.prompt(record["question"])
-        assert message["content"] == record["prompt"]
