@@ -37,7 +37,11 @@ def normalize_answer(text: str) -> str:
 
 
 def exact_match(prediction: str | None, golden_answers: str | Sequence[str]) -> float:
-    """1.0 if the normalised prediction equals a normalised golden answer, else 0.0. No prediction scores 0.0."""
+    """1.0 if the normalised prediction equals a normalised golden answer, else 0.0. No prediction (None) scores 0.0.
+
+    Normalisation leaves nothing of an answer such as `---`, which Natural Questions has: it is matched by every
+    prediction of which nothing is left either, an empty one included, as in Search-R1's and FlashRAG's scorers.
+    """
     if prediction is None:
         return 0.0
     predicted = normalize_answer(prediction)
@@ -57,7 +61,8 @@ def cover_exact_match(prediction: str | None, golden_answers: str | Sequence[str
 def token_f1(prediction: str | None, golden_answers: str | Sequence[str]) -> float:
     """Best token F1 of the normalised prediction over the golden answers, in [0, 1].
 
-    ``yes``, ``no`` and ``noanswer`` get no partial credit, as in HotpotQA's official scorer.
+    ``yes``, ``no`` and ``noanswer`` get no partial credit, as in HotpotQA's official scorer; two texts without a word
+    share none, so that F1 is 0 where :func:`exact_match` is 1 for `---`.
     """
     if prediction is None:
         return 0.0

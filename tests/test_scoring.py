@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
+import re
+import string
 from pathlib import Path
 
 import pytest
@@ -45,6 +48,21 @@ def test_every_recorded_score(real_data: Path) -> None:
         ("", ["x"], 0.0, 0.0),
         ("x", [], 0.0, 0.0),
         ("new new york", ["new york"], 0.0, 0.8),
+        # Nothing is left of these after normalisation: equal to each other and to nothing else, and without a word.
+        ("---", ["---"], 1.0, 0.0),
+        ("", ["---"], 1.0, 0.0),
+        ("The", [")", "x"], 1.0, 0.0),
+        (None, ["---"], 0.0, 0.0),
+        ("Many", ["---"], 0.0, 0.0),
+        ("×", ["*"], 0.0, 0.0),  # not ASCII: it stays
+        # Unicode: lower case by Unicode's rules, punctuation of ASCII only, no other form of a letter.
+        ("MÜNCHEN.", ["münchen"], 1.0, 1.0),
+        ("São Paulo", ["Sa\u0303o Paulo"], 0.0, 0.5),
+        ("1912–1913", ["1912-1913"], 0.0, 0.0),
+        ("“Help!”", ["Help"], 0.0, 0.0),
+        ("a-ha", ["A-ha", "the a ha"], 1.0, 1.0),
+        ("U.S.A.", ["USA"], 1.0, 1.0),
+        ("theatre of  the\tabsurd", ["Theatre of Absurd!"], 1.0, 1.0),
     ],
 )
 def test_scores(prediction: str | None, golden: list[str] | str, em: float, f1: float) -> None:
@@ -110,6 +128,47 @@ def test_gold_in_documents_compares_whole_words() -> None:
 )
 def test_cover_exact_match(prediction: str | None, golden: list[str], cover: float) -> None:
     assert cover_exact_match(prediction, golden) == cover
+
+
+def test_scores_are_those_of_the_definition() -> None:
+    """A naive twin, word by word, on arbitrary texts."""
+
+    def words(text: str) -> list[str]:
+        kept = "".join(c for c in text.lower() if c not in string.punctuation)
+        return re.sub(r"\b(a|an|the)\b", " ", kept).split()
+
+    def f1(prediction: str, golden: str) -> float:
+        a, b = words(prediction), words(golden)
+        if a != b and ["yes"] in (a, b):
+            return 0.0
+        left, same = list(b), 0
+        for word in a:
+            if word in left:
+                left.remove(word)
+                same += 1
+        return 2 * same / (len(a) + len(b)) if same else 0.0
+
+    draw = random.Random(0)
+    pieces = [
+        "a",
+        "The",
+        "an",
+        "yes",
+        "Paris",
+        "paris!",
+        "-",
+        "U.S.",
+        "1",
+        "é",
+        " ",
+        "\n",
+        "new-york",
+        "thea",
+    ]
+    for _ in range(3000):
+        prediction, *golden = (" ".join(draw.choices(pieces, k=draw.randint(0, 4))) for _ in range(3))
+        assert exact_match(prediction, golden) == any(words(prediction) == words(g) for g in golden)
+        assert token_f1(prediction, golden) == pytest.approx(max(f1(prediction, g) for g in golden))
 
 
 def test_cover_exact_match_is_never_below_exact_match() -> None:
