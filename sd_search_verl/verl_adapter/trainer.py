@@ -80,11 +80,15 @@ class SDSearchTrainer(PPOTrainerSync):
 
     def _save_checkpoint(self) -> None:
         checkpoint = resume.before_saving(self._folder, self.global_steps)
-        # Its line in metrics.jsonl is due after weight synchronisation and validation.
-        metrics, timing = dict(self._metrics), {**self.timing_raw, "step": time.perf_counter() - self._began}
-        epoch = (self.global_steps - 1) // self.steps_per_epoch
-        self._measure(self._batch, metrics, timing, self.global_steps, epoch)
-        run_files.keep_with_checkpoint(checkpoint, self.global_steps, metrics)
+        if self._batch is not None:  # None while trainer.critic_warmup lasts
+            # The step's line in metrics.jsonl is due after weight synchronisation and validation.
+            metrics, timing = (
+                dict(self._metrics),
+                {**self.timing_raw, "step": time.perf_counter() - self._began},
+            )
+            epoch = (self.global_steps - 1) // self.steps_per_epoch
+            self._measure(self._batch, metrics, timing, self.global_steps, epoch)
+            run_files.keep_with_checkpoint(checkpoint, self.global_steps, metrics)
         super()._save_checkpoint()
 
     def on_step_begin(self) -> None:
@@ -140,13 +144,13 @@ class SDSearchTrainer(PPOTrainerSync):
     def _compute_metrics(
         self, batch: Any, metrics: dict[str, Any], timing_raw: dict[str, float], global_steps: int, epoch: int
     ) -> None:
-        alarms = self._measure(batch, metrics, timing_raw, global_steps, epoch)
+        found = self._measure(batch, metrics, timing_raw, global_steps, epoch)
         run_files.append_metrics(self._folder, global_steps, metrics)
         self._history.append({name: metrics[name] for name in WATCHED if name in metrics})
-        for alarm in alarms:
+        for alarm in found:
             if alarm.name not in self._alarmed:
                 logger.warning("step %d: health alarm %s: %s", global_steps, alarm.name, alarm.text)
-        self._alarmed = {alarm.name for alarm in alarms}
+        self._alarmed = {alarm.name for alarm in found}
         print(describe({"step": global_steps, **metrics}), flush=True)
 
     def _measure(
