@@ -19,13 +19,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from transformers import AutoTokenizer
 
 from sd_search_verl import protocol as protocols
 from sd_search_verl.data.jsonl import Problem, read_objects
+from sd_search_verl.data.rows import verl_row, write_parquet
 from sd_search_verl.world.model import build_model
 from sd_search_verl.world.sampling import next_token_logits
 from sd_search_verl.world.supervised import Encoded, FitConfig, fit
@@ -74,19 +73,20 @@ def read_lines(path: Path, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 def write_questions(data: Path, out: Path) -> tuple[list[str], list[str]]:
     """Write ``train.parquet`` and ``val.parquet`` in verl's RL format; returns the questions of both."""
-    rows = [
-        _row(line["question"], line["golden_answers"])
-        for line in read_lines(data / QUESTIONS, ("question", "golden_answers"))
-    ]
-    if len(rows) <= VAL_QUESTIONS:
-        raise DataError(f"{data / QUESTIONS} has {len(rows)} questions; more than {VAL_QUESTIONS} are needed")
-    Random(0).shuffle(rows)
-    train, val = rows[VAL_QUESTIONS:], rows[:VAL_QUESTIONS]
+    lines = list(read_lines(data / QUESTIONS, ("question", "golden_answers")))
+    if len(lines) <= VAL_QUESTIONS:
+        raise DataError(
+            f"{data / QUESTIONS} has {len(lines)} questions; more than {VAL_QUESTIONS} are needed"
+        )
+    Random(0).shuffle(lines)
+    train, val = lines[VAL_QUESTIONS:], lines[:VAL_QUESTIONS]
     for split, part in (("train", train), ("val", val)):
-        for index, row in enumerate(part):
-            row["extra_info"] |= {"index": index, "split": split}
-        pq.write_table(pa.Table.from_pylist(part), out / f"{split}.parquet")
-    return [row["extra_info"]["question"] for row in train], [row["extra_info"]["question"] for row in val]
+        rows = (
+            verl_row("nq", split, i, str(q.get("id", i)), q["question"], q["golden_answers"], PROTOCOL)
+            for i, q in enumerate(part)
+        )
+        write_parquet(out / f"{split}.parquet", rows)
+    return [line["question"] for line in train], [line["question"] for line in val]
 
 
 def read_trajectories(path: Path, questions: Iterable[str]) -> list[Trajectory]:
@@ -201,16 +201,6 @@ def _share_unseen_rows(model: Any, seen: int) -> torch.nn.Parameter:
     bias[seen] = math.log(vocabulary - seen)
     model.lm_head.bias = torch.nn.Parameter(bias, requires_grad=False)
     return rows
-
-
-def _row(question: str, golden_answers: Sequence[str]) -> dict[str, Any]:
-    return {
-        "data_source": "nq",
-        "prompt": PROTOCOL.prompt(question),
-        "ability": "search",
-        "reward_model": {"style": "rule", "ground_truth": {"target": list(golden_answers)}},
-        "extra_info": {"question": question},
-    }
 
 
 def _observations(response: str) -> list[str]:

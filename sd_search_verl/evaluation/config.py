@@ -83,6 +83,8 @@ def read_settings(
         values: Any = OmegaConf.to_container(merged, resolve=True)
     except (OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(f"overrides {' '.join(overrides)!r} cannot be read: {error}") from None
+    if isinstance(template := values.get("chat_template_kwargs"), dict):
+        values["chat_template_kwargs"] = json.dumps(template, sort_keys=True)
     if retriever_urls:
         values["search"] = {**values.get("search", {}), "retriever_urls": list(retriever_urls)}
     config = _checked(values)

@@ -99,6 +99,19 @@ def test_wrong_overrides_are_named(override: str, message: str) -> None:
         read_settings(None, [override])
 
 
+def test_arguments_of_the_chat_template() -> None:
+    plain = "{{ messages[0]['content'] }}"
+    for override in (
+        "{enable_thinking: false}",
+        '{"enable_thinking": false}',
+        """'{"enable_thinking": false}'""",
+    ):
+        config = read_settings(None, [f"chat_template_kwargs={override}"]).config
+        assert json.loads(config.chat_template_kwargs) == {"enable_thinking": False}
+    config = read_settings(None, [f'chat_template_kwargs={{chat_template: "{plain}"}}']).config
+    assert json.loads(config.chat_template_kwargs) == {"chat_template": plain}
+
+
 def test_a_config_of_another_training_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("trainer: {}\n")
     with pytest.raises(ConfigError, match="no section 'search'"):
