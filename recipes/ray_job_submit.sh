@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# A training on a Ray cluster, and the retriever as a job of its own on the head node, stopped with it. Folders must be
+# shared by the nodes. To use a retriever that runs already: RETRIEVER=http://HOST:8000/retrieve
+# usage: ray_job_submit.sh ADDRESS DATA_DIR COMMAND...
+#   for instance: ray_job_submit.sh http://HEAD:8265 /shared/data \
+#                   recipes/paper_sd_search.sh /shared/data /shared/runs/sd gpus=2x8
+set -euo pipefail
+here=$(cd "$(dirname "$0")/.." && pwd)
+usage="usage: ray_job_submit.sh ADDRESS DATA_DIR COMMAND..."
+address=${1:?$usage}
+data=${2:?$usage}
+: "${3:?$usage}"
+shift 2
+
+submit() {
+  ray job submit --address "$address" --working-dir "$here" --runtime-env "$here/recipes/ray_runtime_env.yaml" "$@"
+}
+
+job=
+if [ -z "${RETRIEVER:-}" ]; then
+  host=${address#*://}
+  port=${RETRIEVER_PORT:-8000}
+  RETRIEVER=http://${host%:*}:$port/retrieve
+  job=retriever-$(date +%s)
+  submit --no-wait --submission-id "$job" -- \
+    recipes/paper_retriever.sh "$data" "${E5_BASE_V2_DIR:-}" --host 0.0.0.0 --port "$port"
+fi
+status=0
+submit -- "$@" "search.retriever_urls=[$RETRIEVER]" || status=$?
+if [ -n "$job" ]; then ray job stop --address "$address" "$job"; fi
+exit $status

@@ -1,0 +1,272 @@
+"""Every recipe, run with a `python` that only writes down its arguments, composes on the installed verl."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from sd_search_verl.checks import check_keys, check_verl, compose
+from sd_search_verl.config import SDSearchConfig, to_mapping
+
+REPO = Path(__file__).resolve().parents[1]
+POLICIES = [f"qwen2.5_{size}_{kind}" for size in ("3b", "7b") for kind in ("base", "instruct")]
+RECIPES = sorted(path.name for path in (REPO / "recipes").glob("*.sh"))
+
+
+def commands(recipe: str, *arguments: str, folder: Path, **environment: str) -> list[list[str]]:
+    """What the recipe would run: every call of python, sd-search and ray, with its arguments."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "calls"
+    log.write_text("")
+    for name in ("python", "sd-search", "ray"):
+        shim = folder / name
+        shim.write_text(f'#!/usr/bin/env bash\nprintf "%s\\0" {name} "$@" >> {log}; printf "\\n" >> {log}\n')
+        shim.chmod(0o755)
+    done = subprocess.run(
+        [REPO / "recipes" / recipe, *arguments],
+        env={**os.environ, **environment, "PATH": f"{folder}:{os.environ['PATH']}"},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return [line.split("\0")[:-1] for line in log.read_text().splitlines()]
+
+
+def trainings(recipe: str, *arguments: str, folder: Path) -> list[list[str]]:
+    """The arguments of every main_ppo that the recipe would start."""
+    found = []
+    for call in commands(recipe, *arguments, folder=folder):
+        if "verl.trainer.main_ppo" in call:
+            found.append(call[call.index("verl.trainer.main_ppo") + 1 :])
+    return found
+
+
+@cache
+def composed(*arguments: str) -> DictConfig:
+    return compose(arguments)
+
+
+def wrong_with(config: DictConfig) -> list[str]:
+    """What verl's own start-up checks, its dataclasses and ours say against a config."""
+    from verl.utils.config import omega_conf_to_dataclass
+
+    for section in ("actor_rollout_ref.actor", "actor_rollout_ref.rollout", "algorithm"):
+        omega_conf_to_dataclass(OmegaConf.select(config, section))
+    return [finding.found for finding in (*check_verl(config), *check_keys(config)) if not finding.ok]
+
+
+def differing(one: DictConfig, other: DictConfig) -> set[str]:
+    """Dotted names of the values in which two configs differ."""
+
+    def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+        if not isinstance(value, dict):
+            return {prefix[:-1]: value}
+        return {k: v for key, item in value.items() for k, v in flat(item, f"{prefix}{key}.").items()}
+
+    left, right = (flat(OmegaConf.to_container(config, resolve=True)) for config in (one, other))
+    return {name for name in left.keys() | right.keys() if left.get(name) != right.get(name)}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("gpus", ["1x8", "2x8"])
+def test_the_papers_run_and_its_twin(policy: str, gpus: str, tmp_path: Path) -> None:
+    arguments = ["data", "run", f"policy={policy}", f"gpus={gpus}", "seed=3"]
+    (sd_search,) = trainings("paper_sd_search.sh", *arguments, folder=tmp_path)
+    (grpo,) = trainings("paper_grpo.sh", *arguments, folder=tmp_path)
+    ours, twin = composed(*sd_search), composed(*grpo)
+    assert wrong_with(ours) == wrong_with(twin) == []
+    assert differing(ours, twin) == {"sd_search.alpha"}
+    assert (
+        ours.data.seed
+        == ours.actor_rollout_ref.rollout.seed
+        == ours.actor_rollout_ref.actor.data_loader_seed
+        == 3
+    )
+    assert ours.trainer.nnodes * ours.trainer.n_gpus_per_node == {"1x8": 8, "2x8": 16}[gpus]
+    size, kind = policy.split("_")[1:]
+    name = f"Qwen/Qwen2.5-{size.upper()}" + ("-Instruct" if kind == "instruct" else "")
+    assert ours.actor_rollout_ref.model.path == name
+
+
+def test_the_papers_values(tmp_path: Path) -> None:
+    (arguments,) = trainings("paper_sd_search.sh", "data", "run", folder=tmp_path)
+    config = composed(*arguments)
+    assert OmegaConf.to_container(config.sd_search) == to_mapping(SDSearchConfig())
+    assert config.algorithm.adv_estimator == "grpo"
+    assert (config.actor_rollout_ref.rollout.n, config.search.top_k) == (5, 3)
+    assert config.trainer.total_training_steps == 200
+    assert (
+        config.actor_rollout_ref.rollout.max_model_len
+        == config.data.max_prompt_length + config.data.max_response_length
+    )
+    # The longest rollout that the limits of the agent loop allow fits.
+    search = config.search
+    longest = (
+        search.max_turns * (search.max_turn_tokens + search.max_observation_tokens) + search.max_turn_tokens
+    )
+    assert longest <= config.data.max_response_length
+
+
+def test_every_field_of_the_papers_config_is_stated_or_marked() -> None:
+    """Values without the mark: those that the paper states, and those that follow or change no result."""
+    stated = {"adv_estimator", "n", "name", "top_k", "total_training_steps", "train_files"}
+    follows = {
+        "do_sample",
+        "logger",
+        "max_model_len",
+        "project_name",
+        "resume_mode",
+        "data_loader_seed",
+        "seed",
+    }
+    for number, line in enumerate((REPO / "hydra_configs" / "paper.yaml").read_text().splitlines(), 1):
+        value = re.match(r"\s+(\w+): \S", line)
+        if value and "our choice" not in line:
+            assert value[1] in stated | follows, f"paper.yaml:{number}: {line}"
+
+
+def test_the_ablations_are_one_override_each(tmp_path: Path) -> None:
+    (base,) = trainings("paper_sd_search.sh", "data", "runs/x", folder=tmp_path)
+    found = trainings("paper_ablations.sh", "data", "runs", "all", folder=tmp_path)
+    assert len(found) == 11
+    table = (REPO / "docs" / "method.md").read_text()
+    for arguments in found:
+        config = composed(*arguments)
+        assert wrong_with(config) == []
+        changed = differing(config, composed(*base))
+        changed = {name for name in changed if not name.endswith(("default_local_dir", "experiment_name"))}
+        (name,) = changed
+        assert name.startswith("sd_search.")
+        assert name in table
+        assert str(OmegaConf.select(config, name)) in table
+    assert len({arguments[-1] for arguments in found}) == 11
+
+
+def test_a_wrong_ablation_is_named(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [REPO / "recipes" / "paper_ablations.sh", "data", str(tmp_path), "labels"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert "is no ablation; there are: " in done.stderr
+    assert "shuffled_labels" in done.stderr
+
+
+def test_plain_search_r1(tmp_path: Path) -> None:
+    (arguments,) = trainings("search_r1.sh", "data", "run", folder=tmp_path)
+    config = composed(*arguments)
+    assert wrong_with(config) == []
+    assert config.sd_search.alpha == 0
+    assert (config.search.protocol, config.search.max_turns) == ("search_r1", 4)
+    assert config.reward.custom_reward_function.reward_kwargs.metric == "em"
+    (arguments,) = trainings("search_r1.sh", "data", "run", "sd_search.alpha=1e-3", folder=tmp_path)
+    assert composed(*arguments).sd_search.alpha == 1e-3
+
+
+def test_the_comparison_is_paired(tmp_path: Path) -> None:
+    (tmp_path / "data" / "eval").mkdir(parents=True)
+    for name in ("nq", "musique"):
+        (tmp_path / "data" / "eval" / f"{name}.parquet").touch()
+    for arm in ("grpo", "sd_search"):
+        for seed in (0, 1):
+            run = tmp_path / "runs" / f"{arm}-seed{seed}"
+            run.mkdir(parents=True)
+            (run / "latest_checkpointed_iteration.txt").write_text("200")
+    calls = commands("paper_compare.sh", "data", "runs", "0 1", folder=tmp_path)
+    trained = [call for call in calls if "verl.trainer.main_ppo" in call]
+    assert [[a for a in call if a.startswith("seed=")] for call in trained] == [["seed=0"]] * 2 + [
+        ["seed=1"]
+    ] * 2
+    evaluated = [call for call in calls if call[:2] == ["sd-search", "evaluate"]]
+    assert [call.count("--questions") for call in evaluated] == [2] * 4
+    assert "runs/grpo-seed0/global_step_200" in evaluated[0]
+    assert [call[1] for call in calls if call[0] == "sd-search"] == [
+        "evaluate",
+        "evaluate",
+        "compare",
+    ] * 2 + ["report"]
+
+
+def test_the_retriever_serves_what_was_built(tmp_path: Path) -> None:
+    for encoder, backend in (((), "bm25"), (("e5",), "dense")):
+        built = commands("paper_data.sh", "data", *encoder, folder=tmp_path)[-1]
+        (served,) = commands("paper_retriever.sh", "data", *encoder, folder=tmp_path)
+        for option in ("--backend", "--corpus", "--index"):
+            assert built[built.index(option) + 1] == served[served.index(option) + 1]
+        assert served[served.index("--backend") + 1] == backend
+    (served,) = commands("paper_retriever.sh", "data", "", "--port", "9000", folder=tmp_path)
+    assert served[-2:] == ["--port", "9000"]
+
+
+def test_a_ray_job_brings_its_retriever(tmp_path: Path) -> None:
+    train = ["recipes/paper_sd_search.sh", "/data", "/run", "gpus=2x8"]
+    serve, submitted, stop = commands(
+        "ray_job_submit.sh", "http://head:8265", "/data", *train, folder=tmp_path
+    )
+    assert serve[serve.index("--") + 1 :][:2] == ["recipes/paper_retriever.sh", "/data"]
+    assert serve[-4:] == ["--host", "0.0.0.0", "--port", "8000"]
+    assert submitted[submitted.index("--") + 1 :] == [
+        *train,
+        "search.retriever_urls=[http://head:8000/retrieve]",
+    ]
+    job = serve[serve.index("--submission-id") + 1]
+    assert stop == ["ray", "job", "stop", "--address", "http://head:8265", job]
+    for call in (serve, submitted):
+        assert call[call.index("--address") + 1] == "http://head:8265"
+        assert call[call.index("--working-dir") + 1] == str(REPO)
+        assert Path(call[call.index("--runtime-env") + 1]).is_file()
+    mine = "http://mine:1/retrieve"
+    (only,) = commands("ray_job_submit.sh", "http://h:8265", "/data", *train, folder=tmp_path, RETRIEVER=mine)
+    assert only[-1] == f"search.retriever_urls=[{mine}]"
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_without_arguments_says_how_it_is_used(recipe: str, tmp_path: Path) -> None:
+    text = (REPO / "recipes" / recipe).read_text()
+    assert text.startswith("#!/usr/bin/env bash\n")
+    assert f"\n# usage: {recipe} " in text
+    assert os.access(REPO / "recipes" / recipe, os.X_OK)
+    if "${1:?" in text:
+        done = subprocess.run([REPO / "recipes" / recipe], capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode != 0
+        assert f"usage: {recipe} " in done.stderr
+
+
+@pytest.mark.parametrize("name", ["cpu", "cpu_demo", "cpu_wiki18_mini"])
+def test_the_cpu_configs_compose(name: str) -> None:
+    config = composed(f"--config-name={name}")
+    if name == "cpu":  # a base: batch sizes are its users'
+        config.actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu = 1
+        config.actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu = 1
+    assert wrong_with(config) == []
+
+
+def test_main_ppo_finds_them_from_any_folder(tmp_path: Path) -> None:
+    """Through a config of one's own that starts from ours, as the installed command composes it."""
+    (tmp_path / "mine.yaml").write_text(
+        "defaults: [paper, {override policy: qwen2.5_7b_base}, _self_]\n"
+        "hydra: {searchpath: ['pkg://sd_search_verl.hydra_configs']}\nseed: 5\n"
+    )
+    arguments = [f"--config-dir={tmp_path}", "--config-name=mine", "gpus=2x8"]
+    done = subprocess.run(
+        [sys.executable, "-m", "verl.trainer.main_ppo", *arguments, "--cfg", "job", "--resolve"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    mine = OmegaConf.create(done.stdout)
+    same = composed("--config-name=paper", "policy=qwen2.5_7b_base", "gpus=2x8", "seed=5")
+    assert differing(mine, same) == differing(composed(*arguments), same) == set()
