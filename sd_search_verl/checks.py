@@ -108,7 +108,12 @@ def check_verl(config: DictConfig) -> Iterator[Finding]:
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import validate_config
 
-    from sd_search_verl.verl_adapter.settings import read_sd_search, read_search, refuse_unsupported
+    from sd_search_verl.verl_adapter.settings import (
+        read_health,
+        read_sd_search,
+        read_search,
+        refuse_unsupported,
+    )
 
     def validate(config: DictConfig) -> None:
         validate_config(config, need_reference_policy(config), need_critic(config))
@@ -116,6 +121,7 @@ def check_verl(config: DictConfig) -> Iterator[Finding]:
     for name, action in {
         "sd_search section": read_sd_search,
         "search section": read_search,
+        "health section": read_health,
         "verl's options": refuse_unsupported,
         "verl's own checks": validate,
     }.items():

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import re
 
-_OURS = re.compile(r"ConfigError: (?P<message>.+?)(?=\n\S*Error|\n\s*\n|\n\(|\nTraceback|\Z)", re.DOTALL)
+# Our own errors, in Ray's traceback or in a line that Ray forwards: up to the end of the message.
+_OURS = re.compile(
+    r"\b(?:ConfigError|SearchUnavailableError|NonFiniteError): (?P<message>.+?)"
+    r"(?=\n\s*\n|\n\(|\nTraceback|\n\S*Error\b|\n\s+File |\Z)",
+    re.DOTALL,
+)
 
 _SYMPTOMS = (
     (

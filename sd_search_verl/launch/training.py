@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from sd_search_verl.launch.explain import explain
 from sd_search_verl.launch.processes import start, tail
 from sd_search_verl.report.line import describe
 
@@ -90,4 +91,7 @@ def _stage(log: str) -> str:
 
 def _failure(why: str, process: subprocess.Popen[bytes], log: Path) -> TrainingFailedError:
     process.kill()
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    if reason := explain(text):
+        return TrainingFailedError(f"training failed; all of it is in {log}\n{reason}")
     return TrainingFailedError(f"training failed ({why}); {log} ends:\n{tail(log)}")

@@ -1,0 +1,50 @@
+"""What stands in a log of a failed run, told apart from the traceback around it."""
+
+from __future__ import annotations
+
+import pytest
+
+from sd_search_verl.launch.explain import explain
+
+RAY = """Error executing job with overrides: []
+Traceback (most recent call last):
+ray.exceptions.RayTaskError(ConfigError): ray::TaskRunnerV1.run() (pid=1)
+  File "main_ppo.py", line 3
+sd_search_verl.config.ConfigError: data.train_files: none. Fix: build it
+vocabulary: too large. Fix: resize it
+
+Set the environment variable HYDRA_FULL_ERROR=1 for a complete stack trace.
+"""
+
+
+def test_our_own_message_is_found_in_rays_traceback() -> None:
+    assert explain(RAY) == "data.train_files: none. Fix: build it\nvocabulary: too large. Fix: resize it"
+
+
+@pytest.mark.parametrize(
+    ("log", "says"),
+    [
+        ("OSError: [Errno 28] No space left on device: '/run/metrics.jsonl'", "the disk is full. Fix: "),
+        ("OSError: [Errno 98] Address already in use", "a port is taken. Fix: "),
+        (
+            "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB",
+            "lower actor_rollout_ref.actor.ppo_max",
+        ),
+        ("ValueError: Unknown trainer 'sd_search'. Available trainers: sync", "Fix: `sd-search doctor`"),
+        ("In 'paper': Could not find 'sd_search/default'", "Fix: `sd-search doctor`"),
+        (
+            "ImportError: FlashAttention2 has been toggled on, but it cannot be used",
+            "`make install-gpu` builds it",
+        ),
+        (
+            "ValueError: When connecting to an existing cluster, num_cpus and num_gpus must not be provided.",
+            "ray_kwargs.ray_init.num_cpus=null",
+        ),
+    ],
+)
+def test_known_symptoms(log: str, says: str) -> None:
+    assert says in (explain(f"Traceback\n{log}\n") or "")
+
+
+def test_nothing_is_made_up() -> None:
+    assert explain("Traceback\nKeyError: 'x'\n") is None
