@@ -1,0 +1,62 @@
+"""What can be known to be wrong with a run before it starts: ``sd-search check`` shows it, the trainer refuses it.
+
+Every check takes verl's composed config and yields findings; each bad one names the field and the fix.
+"""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from sd_search_verl.checks.data import check_data
+from sd_search_verl.checks.disk import check_disk
+from sd_search_verl.checks.options import check_keys, check_verl, compose
+from sd_search_verl.checks.policy import check_policy
+from sd_search_verl.checks.retrievers import check_retrievers
+from sd_search_verl.config import ConfigError
+from sd_search_verl.doctor import Finding
+
+__all__ = [
+    "check_data",
+    "check_disk",
+    "check_keys",
+    "check_policy",
+    "check_retrievers",
+    "check_run",
+    "check_verl",
+    "compose",
+    "refuse_bad_start",
+]
+
+
+def check_run(config: DictConfig) -> list[Finding]:
+    """All checks, the slow one (the retriever) last. None of them raises or changes anything."""
+    return [
+        *check_verl(config),
+        *check_keys(config),
+        *check_data(config),
+        *check_policy(config),
+        *check_disk(config),
+        *check_retrievers(config),
+    ]
+
+
+def refuse_bad_start(config: DictConfig) -> None:
+    """What the trainer checks before it starts: all that would make the run worthless, or end it later.
+
+    Raises:
+        ConfigError: with every finding and its fix.
+    """
+    bad = [f for f in (*check_data(config), *check_policy(config), *check_disk(config)) if not f.ok]
+    warnings = [f for f in check_keys(config) if not f.ok]
+    if not bad:
+        down = [f for f in check_retrievers(config) if not f.ok]
+        # The client goes round one that fails, but not round all.
+        (bad if len(down) == len(config.search.retriever_urls) else warnings).extend(down)
+    for finding in warnings:
+        print(f"sd_search_verl: warning: {_message(finding)}", flush=True)
+    if bad:
+        raise ConfigError("\n".join(map(_message, bad)))
+
+
+def _message(finding: Finding) -> str:
+    return f"{finding.name}: {finding.found}. Fix: {finding.fix}"

@@ -1,0 +1,51 @@
+"""Room for what the run will write."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from sd_search_verl.doctor import Finding
+
+BYTES_PER_PARAMETER = 12
+"""A checkpoint in fp32: weights and Adam's two moments."""
+
+
+def check_disk(config: DictConfig) -> Iterator[Finding]:
+    """Room for the checkpoints that the run will keep."""
+    folder = Path(str(config.trainer.default_local_dir)).expanduser()
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(there).free / 2**30
+    parameters = _parameters(Path(str(config.actor_rollout_ref.model.path)).expanduser())
+    steps, every = config.trainer.total_training_steps, config.trainer.save_freq
+    if every <= 0 or not parameters:
+        needed = 1.0
+        what = "logs"
+    else:
+        kept = config.trainer.max_actor_ckpt_to_keep or (steps // every if steps else 1)
+        # One more: the old one goes when the new one is whole.
+        each = parameters * BYTES_PER_PARAMETER / 2**30
+        needed = each * (kept + 1)
+        what = f"{kept} + 1 checkpoints of {each:.1f} GiB"
+    found = f"{free:.0f} GiB free at {there}; {what} need {needed:.1f}"
+    fix = (
+        "free disk space, point trainer.default_local_dir elsewhere, or lower trainer.max_actor_ckpt_to_keep"
+    )
+    yield Finding("trainer.default_local_dir", free >= needed, found, fix)
+
+
+def _parameters(model: Path) -> int:
+    """Number of parameters of a local folder of safetensors, from their headers; 0 if there is none."""
+    total = 0
+    for file in model.glob("*.safetensors") if model.is_dir() else ():
+        with file.open("rb") as stream:
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                total += math.prod(tensor["shape"])
+    return total

@@ -1,0 +1,139 @@
+"""The config itself: composed as the command line does it, accepted by verl and by us, without unknown keys."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from sd_search_verl.config import ConfigError
+from sd_search_verl.doctor import Finding
+
+
+def compose(arguments: Sequence[str]) -> DictConfig:
+    """The config that ``python -m verl.trainer.main_ppo ARGUMENTS`` would run.
+
+    Raises:
+        ConfigError: Hydra's own message about what cannot be composed.
+    """
+    import verl  # noqa: F401  (loads the plugin)
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir, initialize_config_module
+    from hydra.errors import HydraException
+
+    name, folder, overrides = "ppo_trainer", None, []
+    rest = list(arguments)
+    while rest:
+        flag, given, value = rest.pop(0).partition("=")
+        if flag in ("--config-name", "-cn", "--config-dir", "-cd"):
+            value = value if given else rest.pop(0)
+            name, folder = (value, folder) if flag in ("--config-name", "-cn") else (name, value)
+        elif flag.startswith("hydra."):
+            pass  # where Hydra writes; not part of the config
+        else:
+            overrides.append(flag + given + value)
+    where = (
+        initialize_config_dir(str(Path(folder).resolve()), version_base=None)
+        if folder
+        else initialize_config_module("verl.trainer.config", version_base=None)
+    )
+    if folder:
+        overrides.append("hydra.searchpath=[pkg://verl.trainer.config]")
+    try:
+        with where:
+            return hydra_compose(name.removesuffix(".yaml"), overrides=overrides)
+    except HydraException as error:
+        raise ConfigError(str(error)) from error
+
+
+def check_verl(config: DictConfig) -> Iterator[Finding]:
+    """verl's own start-up checks, and ours on what verl cannot carry."""
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.utils.config import validate_config
+
+    from sd_search_verl.verl_adapter.settings import (
+        read_health,
+        read_sd_search,
+        read_search,
+        refuse_unsupported,
+    )
+
+    def validate(config: DictConfig) -> None:
+        validate_config(config, need_reference_policy(config), need_critic(config))
+
+    for name, action in {
+        "sd_search section": read_sd_search,
+        "search section": read_search,
+        "health section": read_health,
+        "verl's options": refuse_unsupported,
+        "verl's own checks": validate,
+    }.items():
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # verl prints that all is well
+                action(config)
+        except Exception as error:
+            yield Finding(name, False, str(error).strip(), "change it as the message says")
+        else:
+            yield Finding(name, True, "accepted")
+
+
+# Sections whose keys are arguments of something else.
+_FREE = {"ray_kwargs.ray_init", "reward.custom_reward_function", "hydra"}
+
+
+def check_keys(config: DictConfig) -> Iterator[Finding]:
+    """Keys that nobody reads: Hydra refuses them on the command line, but not in a config file.
+
+    Plain values at the top, such as ``seed``, are the user's own variables.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_module
+
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        stock = hydra_compose("ppo_trainer", overrides=["+sd_search=default"])
+    sections = [str(name) for name in config if isinstance(config._get_node(name), DictConfig)]
+    unknown = [*_unknown(OmegaConf.masked_copy(config, sections), stock)]
+    for path, known in unknown:
+        near = difflib.get_close_matches(path.rsplit(".", 1)[-1], known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"the keys there are {', '.join(sorted(known))}"
+        yield Finding("config key", False, f"{path} is a key that neither verl nor this package reads", hint)
+    if not unknown:
+        yield Finding("config keys", True, "all known")
+
+
+def _unknown(config: DictConfig, stock: DictConfig, prefix: str = "") -> Iterator[tuple[str, set[str]]]:
+    """Dotted keys of ``config`` that ``stock`` and its dataclass lack, each with the keys there are beside it."""
+    known = {*map(str, stock), *_dataclass_fields(stock.get("_target_"))}
+    for key in map(str, config):
+        path = f"{prefix}{key}"
+        if key not in known:
+            yield path, known
+        elif key in stock and path not in _FREE:
+            ours, theirs = _section(config, key), _section(stock, key)
+            # An empty section of verl's takes any key.
+            if ours and theirs:
+                yield from _unknown(ours, theirs, f"{path}.")
+
+
+def _section(config: DictConfig, key: str) -> DictConfig | None:
+    """The section ``key`` as it is written, or None if it is a value, an interpolation or null."""
+    node = config._get_node(key)
+    return (
+        node
+        if isinstance(node, DictConfig) and not node._is_none() and not node._is_interpolation()
+        else None
+    )
+
+
+def _dataclass_fields(target: str | None) -> set[str]:
+    if not target:
+        return set()
+    module, _, name = target.rpartition(".")
+    cls = getattr(importlib.import_module(module), name, None)
+    return {field.name for field in fields(cls)} if is_dataclass(cls) else set()
