@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import os
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -156,7 +156,7 @@ class CorpusDocuments:
 
     def __init__(self, corpus: Path, starts: Path) -> None:
         self._path = corpus
-        self._starts: np.ndarray = np.load(starts, mmap_mode="r")
+        self._starts = memoryview(np.load(starts, mmap_mode="r"))  # quicker by the item than an array
         self._file = os.open(corpus, os.O_RDONLY)
         os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_RANDOM)
         self._state = self._now()
@@ -164,16 +164,20 @@ class CorpusDocuments:
     def __len__(self) -> int:
         return len(self._starts)
 
-    def get(self, row: int) -> bytes:
-        """The passage's JSON object as bytes, as it stands in the corpus."""
-        start = int(self._starts[row])
-        end = int(self._starts[row + 1]) if row + 1 < len(self._starts) else self._state[0]
-        line = os.pread(self._file, end - start, start)  # to the next passage: blank or bad lines may follow
+    def get(self, rows: Sequence[int]) -> list[bytes]:
+        """The passages' JSON objects as bytes, as they stand in the corpus."""
+        lines = [self._line(row) for row in rows]
         if self._now() != self._state:
             raise CorpusError(
                 f"{self._path} was changed while it is served. Fix: bring the file back and start again."
             )
-        return line.partition(b"\n")[0].strip()
+        return lines
+
+    def _line(self, row: int) -> bytes:
+        start = self._starts[row]
+        end = self._starts[row + 1] if row + 1 < len(self._starts) else self._state[0]
+        # Up to the next passage: blank or bad lines may follow.
+        return os.pread(self._file, end - start, start).partition(b"\n")[0].strip()
 
     def close(self) -> None:
         os.close(self._file)

@@ -1,8 +1,7 @@
-"""Around the application: a limit on slow clients, the API key, one JSON line per answered request."""
+"""Around the application: the API key, one JSON line per answered request."""
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import json
 import logging
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .contract import encode_error
 from .settings import SettingsError
@@ -59,50 +57,6 @@ class ApiKey:
         bearer = headers.get(b"authorization", b"")
         given = bearer[7:] if bearer[:7].lower() == b"bearer " else headers.get(b"x-api-key", b"")
         return hmac.compare_digest(given.strip(), self._key)
-
-
-def protocol(timeout_s: float) -> type[HttpToolsProtocol]:
-    """Uvicorn's protocol with a limit on how long a request may take to arrive: it has none of its own."""
-    body = encode_error(f"the request did not arrive within {timeout_s:g} s")
-    late = (
-        b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-type: application/json\r\n"
-        b"content-length: %d\r\n\r\n%b" % (len(body), body)
-    )
-
-    class Impatient(HttpToolsProtocol):
-        _timer: asyncio.TimerHandle | None = None
-
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            self._start()
-
-        def on_message_begin(self) -> None:
-            self._start()
-            super().on_message_begin()
-
-        def on_message_complete(self) -> None:
-            self._stop()
-            super().on_message_complete()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._stop()
-            super().connection_lost(exc)
-
-        def _start(self) -> None:
-            self._stop()
-            self._timer = self.loop.call_later(timeout_s, self._expire)
-
-        def _stop(self) -> None:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
-
-        def _expire(self) -> None:
-            if self.cycle is not None and not self.cycle.response_started:
-                self.transport.write(late)
-            self.transport.close()
-
-    return Impatient
 
 
 class AccessLog:

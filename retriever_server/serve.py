@@ -16,7 +16,8 @@ from pathlib import Path
 import uvicorn
 
 from .app import make_app
-from .guard import AccessLog, ApiKey, protocol, read_key
+from .guard import AccessLog, ApiKey, read_key
+from .protocol import protocol
 from .settings import Settings, SettingsError
 from .workers import SOCKET_VARIABLE, supervise
 

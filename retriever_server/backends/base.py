@@ -33,7 +33,7 @@ class Documents(Protocol):
 
     def __len__(self) -> int: ...
 
-    def get(self, row: int) -> bytes: ...
+    def get(self, rows: Sequence[int]) -> list[bytes]: ...
 
     def close(self) -> None: ...
 
@@ -61,10 +61,9 @@ class LocalEngine:
         self._ranker, self._documents = ranker, documents
 
     def search(self, queries: Sequence[str], topk: int) -> list[list[Hit]]:
-        get = self._documents.get
-        return [
-            [Hit(get(row), score) for row, score in ranking] for ranking in self._ranker.rank(queries, topk)
-        ]
+        rankings = self._ranker.rank(queries, topk)
+        documents = iter(self._documents.get([row for ranking in rankings for row, _ in ranking]))
+        return [[Hit(next(documents), score) for _, score in ranking] for ranking in rankings]
 
     def close(self) -> None:
         self._ranker.close()

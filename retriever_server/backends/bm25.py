@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,12 @@ MAX_CLAUSES = 16_384  # distinct terms of one query; Lucene's own limit of 1024 
 
 def round_scores(scores: Sequence[float]) -> list[float]:
     """Anserini's scores from Lucene's raw ones: four decimals, ties pushed apart by 1e-6, float32."""
-    rounded: list[float] = []
+    rounded = array("f", [math.floor(raw * 1e4 + 0.5) / 1e4 for raw in scores])
     ties = 0
-    for raw in scores:
-        score = float(np.float32(math.floor(raw * 1e4 + 0.5) / 1e4))
-        ties = ties + 1 if rounded and rounded[-1] - score <= 1e-4 else 0
-        rounded.append(float(np.float32(score - 1e-6 * ties)))
-    return rounded
+    for place in range(1, len(rounded)):
+        ties = ties + 1 if rounded[place - 1] - rounded[place] <= 1e-4 else 0
+        rounded[place] -= 1e-6 * ties
+    return rounded.tolist()
 
 
 class LuceneIndex:
@@ -104,8 +104,8 @@ class LuceneDocuments:
     def __len__(self) -> int:
         return len(self._index)
 
-    def get(self, row: int) -> bytes:
-        return (self._index.raw(row) or "").encode()
+    def get(self, rows: Sequence[int]) -> list[bytes]:
+        return [(self._index.raw(row) or "").encode() for row in rows]
 
     def close(self) -> None:
         return
@@ -117,7 +117,7 @@ class BM25Ranker:
     max_batch = 32
 
     def __init__(self, index: LuceneIndex, rows: np.ndarray, threads: int | None = None) -> None:
-        self._index, self._rows = index, rows
+        self._index, self._rows = index, rows.data  # a memory-mapped array's own indexing is slow
         self.parallelism = threads or len(os.sched_getaffinity(0))
 
     def rank(self, queries: Sequence[str], topk: int) -> list[list[tuple[int, float]]]:
@@ -125,7 +125,7 @@ class BM25Ranker:
         rankings = []
         for query in queries:
             numbers, scores = self._index.search(query, topk)
-            rows = self._rows[numbers].tolist() if numbers else []
+            rows = [self._rows[number] for number in numbers]
             rankings.append(list(zip(rows, round_scores(scores), strict=True)))
         return rankings
 

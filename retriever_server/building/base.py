@@ -34,5 +34,7 @@ class BuildOptions:
     encoder_prefixes: str = "auto"
     encoder_runtime: str = "torch"
     device: str = "cpu"
+    vectors: Path | None = None
+    """FAISS's flat index of the corpus, in place of encoding it."""
     factory: str = ""
     """FAISS factory string of an approximate index, e.g. ``IVF4096,SQ8``; empty: exact search only."""

@@ -13,8 +13,10 @@ import numpy as np
 from ..corpus import Scan, passages
 from ..encoder import Encoder, EncoderSpec
 from .base import WORK, BuildError, BuildOptions, Progress
+from .flat import check_first, read_flat
 
 CHUNK = 2048  # passages encoded between two notes of progress
+CHECKED = 8  # vectors of others compared with the encoder's own
 TRAIN_PER_LIST, TRAIN_MOST = 64, 1_000_000
 
 
@@ -33,6 +35,11 @@ def build(
     path, note = folder / "vectors.npy", folder / WORK / "encoded.json"
     width = encoder.passages(["width"]).shape[1]
     shape = (scan.passages, width)
+    given = None
+    if options.vectors is not None:
+        given, _index = read_flat(options.vectors, *shape)
+        first = [contents for _, _, contents in itertools.islice(passages(documents), CHECKED)]
+        check_first(given, first, encoder)
     done = _finished(path, note, spec, shape)
     vectors = np.lib.format.open_memmap(path, "r+" if done else "w+", np.float32, None if done else shape)
     with path.open(
@@ -42,7 +49,8 @@ def build(
     texts = (contents for _, _, contents in passages(documents))
     next(itertools.islice(texts, done, done), None)
     while chunk := list(itertools.islice(texts, CHUNK)):
-        vectors[done : done + len(chunk)] = encoder.passages(chunk)
+        rows = slice(done, done + len(chunk))
+        vectors[rows] = encoder.passages(chunk) if given is None else given[rows]
         done += len(chunk)
         vectors.flush()
         note.write_text(json.dumps({"done": done, "encoder": spec.as_dict()}))

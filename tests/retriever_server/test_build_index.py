@@ -101,7 +101,7 @@ def test_documents_are_the_corpus_bytes(tmp_path: Path) -> None:
 
     np.save(tmp_path / "starts.npy", found.starts)
     documents = CorpusDocuments(corpus, tmp_path / "starts.npy")
-    assert [documents.get(row).decode() for row in range(len(documents))] == [
+    assert [line.decode() for line in documents.get(range(len(documents)))] == [
         line.strip() for line in lines if line
     ]
 

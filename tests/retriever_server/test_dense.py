@@ -273,6 +273,35 @@ def test_a_stopped_encoding_goes_on(encoder_folder: Path, small: Path, tmp_path:
     assert np.abs(found - whole.passages(texts)).max() < 1e-5
 
 
+def test_vectors_of_others_are_taken_over_and_checked(
+    encoder_folder: Path, small: Path, tmp_path: Path
+) -> None:
+    """As ``e5_Flat.index`` of wiki-18 comes: FAISS's flat index, a vector a line."""
+    import faiss
+
+    texts = [json.loads(line)["contents"] for line in small.read_text().splitlines()]
+    vectors = Encoder(encoder_folder, EncoderSpec.of(encoder_folder)).passages(texts)
+
+    def flat(rows: np.ndarray) -> BuildOptions:
+        index = faiss.IndexFlatIP(rows.shape[1])
+        index.add(np.ascontiguousarray(rows))
+        faiss.write_index(index, str(tmp_path / "e5_Flat.index"))
+        return BuildOptions(encoder=encoder_folder, vectors=tmp_path / "e5_Flat.index")
+
+    theirs = vectors.astype(np.float16).astype(np.float32)
+    build("dense", small, tmp_path / "index", flat(theirs), out=io.StringIO())
+    assert np.array_equal(np.load(tmp_path / "index" / "vectors.npy"), theirs)
+    for wrong, message in (
+        (theirs[:-1], "has 39 vectors of 384 numbers; the corpus has 40"),
+        (theirs[::-1], "passage 0 has another vector"),
+    ):
+        with pytest.raises(BuildError, match=message):
+            build("dense", small, tmp_path / "wrong", flat(wrong), out=io.StringIO())
+    options = BuildOptions(encoder=encoder_folder, vectors=small)
+    with pytest.raises(BuildError, match="is not a FAISS index"):
+        build("dense", small, tmp_path / "wrong", options, out=io.StringIO())
+
+
 def test_bm25s_serves_without_java(small: Path, tmp_path: Path) -> None:
     for package in ("bm25s", "Stemmer"):
         pytest.importorskip(package, reason=f"the bm25s back end needs {package}")
