@@ -62,7 +62,8 @@ PARTS = {
         2.0,
         "21 million vectors of 768 numbers: about 65 GB of memory in 32 bits, 33 GB in 16 bits; E5-base-v2 encodes "
         "the queries",
-        "FAISS's flat index of wiki-18.jsonl, line by line, as Search-R1's server loads it: --index_path {file}",
+        "python -m retriever_server.build_index --backend dense --encoder e5-base-v2 --vectors {file} "
+        "--corpus wiki-18.jsonl --index {file}.dense",
     ),
 }
 
