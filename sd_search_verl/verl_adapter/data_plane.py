@@ -5,7 +5,7 @@ The only module that calls ``transfer_queue``, so that a change of verl's data p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,8 +51,25 @@ class StepRollouts:
     log_probs: list[Tensor]
 
 
-def read_rollouts(batch: Any) -> StepRollouts:
-    """Fetch the finished rollouts of a batch.
+def sort_rollouts(batch: Any, questions: Mapping[str, int]) -> None:
+    """Put a batch in the order of its questions and of the rollouts' places in their groups.
+
+    verl has them in the order in which they finished, which no seed makes the same twice.
+
+    Args:
+        questions: place of each question, by ``uid``.
+    """
+    batch.reorder(sorted(range(len(batch.keys)), key=lambda row: _place(batch.keys[row], questions)))
+
+
+def _place(key: str, questions: Mapping[str, int]) -> tuple[int, str, int, int]:
+    uid, session, index = key.rsplit("_", 2)
+    # A batch that verl loads instead of rolling it out has no places.
+    return questions.get(uid, len(questions)), uid, int(session), int(index)
+
+
+def read_rollouts(batch: Any, questions: Mapping[str, int]) -> StepRollouts:
+    """Fetch the finished rollouts of a batch, sorted like :func:`sort_rollouts`.
 
     Raises:
         RuntimeError: rollouts that were not made by our agent loop.
@@ -64,9 +81,9 @@ def read_rollouts(batch: Any) -> StepRollouts:
         for name in ("prompts", "responses", "response_mask", "rm_scores", "old_log_probs")
     )
     step = StepRollouts([], [], [], [], [])
-    for row, tag in enumerate(batch.tags):
-        if tag.get("is_padding", False):
-            continue  # verl's filler rows carry copies of another rollout's record
+    # verl's filler rows carry copies of another rollout's record.
+    real = [row for row, tag in enumerate(batch.tags) if not tag.get("is_padding", False)]
+    for row in sorted(real, key=lambda row: _place(batch.keys[row], questions)):
         record = extras[row].get(EXTRA)
         if record is None:
             raise RuntimeError(

@@ -59,6 +59,7 @@ class SDSearchTrainer(PPOTrainerSync):
         self._folder = Path(config.trainer.default_local_dir)
         self._batch: Any = None  # of the step at work, and its metrics so far
         self._metrics: dict[str, Any] = {}
+        self._questions: dict[str, int] = {}  # place of each question of the step, by verl's uid
         self._history: list[dict[str, float]] = []
         self._alarmed: set[str] = set()
         self._began = 0.0
@@ -94,9 +95,18 @@ class SDSearchTrainer(PPOTrainerSync):
     def on_step_begin(self) -> None:
         super().on_step_begin()
         self._began = time.perf_counter()
+        self._questions.clear()
+
+    def _submit_batch_to_rollout(self, batch: Any) -> int:
+        self._questions.update({uid: len(self._questions) + i for i, uid in enumerate(batch["uid"])})
+        return super()._submit_batch_to_rollout(batch)
+
+    def _balance_batch(self, batch: Any, metrics: dict[str, Any], **options: Any) -> Any:
+        data_plane.sort_rollouts(batch, self._questions)
+        return super()._balance_batch(batch, metrics, **options)
 
     def _update_actor(self, batch: Any, metrics: dict[str, Any]) -> Any:
-        step = data_plane.read_rollouts(batch)
+        step = data_plane.read_rollouts(batch, self._questions)
         found = step_metrics.search_metrics(step.rollouts, step.records)
         step_metrics.check_failure_rate(found, step.records, self._search)
         sizes = self.config.actor_rollout_ref.rollout.n, self.config.data.train_batch_size
