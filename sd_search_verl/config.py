@@ -65,6 +65,8 @@ class SDSearchConfig:
     """group_variance multiplies a trajectory's term by sqrt(p (1 - p)), p = its group's share of CORRECT."""
     target: Literal["teacher", "uniform"] = "teacher"
     """uniform replaces the teacher by the uniform distribution: a control that must not help."""
+    chunk_rows: int = 128
+    """Scored tokens whose fp32 distributions exist at a time; bounds the loss's memory to about 12 V bytes each."""
     hindsight: HindsightConfig = field(default_factory=HindsightConfig)
 
 
@@ -193,6 +195,7 @@ def _check_ranges(config: Any, path: str) -> None:
         require(
             config.top_k is None or config.top_k >= 1, "top_k", "at least 1, or null for the full vocabulary"
         )
+        require(config.chunk_rows >= 1, "chunk_rows", "at least 1")
         if config.top_k == 1 and config.tail == "renormalize" and config.support == "teacher":
             # One entry renormalised is the constant 1: no gradient, at any alpha.
             raise ConfigError(

@@ -13,11 +13,12 @@ from torch import Tensor
 from verl.utils.metric import AggregationType, Metric
 
 from sd_search_verl.config import SDSearchConfig
-from sd_search_verl.distill.credit import token_log_probs
 from sd_search_verl.distill.loss import sd_loss
-from sd_search_verl.distill.targets import Targets, diagnostics, divergence_to, keep
+from sd_search_verl.distill.rows import select_rows
+from sd_search_verl.distill.score import score
+from sd_search_verl.distill.targets import Targets, keep
 from sd_search_verl.verl_adapter.credit import CreditRecord
-from sd_search_verl.verl_adapter.teacher_pass import packed_index
+from sd_search_verl.verl_adapter.teacher_pass import Slice, packed_index
 
 PREFIX = "sd_search/"
 
@@ -68,7 +69,7 @@ class SDSearchLoss:
         if student_logits is not None:
             assert self._teacher is not None
             assert data is not None
-            return self._compare(student_logits.squeeze(0), data, self._teacher)
+            return self._compare(student_logits, data, self._teacher)
         loss, metrics = self.base(model_output=model_output, data=data, dp_group=dp_group)
         if self._teacher is None:
             return loss, metrics
@@ -77,22 +78,40 @@ class SDSearchLoss:
         return self._add(loss, metrics, model_output, data, self._teacher)
 
     def _compare(self, logits: Tensor, data: TensorDict, teacher: Teacher) -> dict[str, Tensor]:
-        """Per-token values ``[1, nnz]``, zero outside the scored positions."""
-        index, slots = packed_index(data, "sd_student_positions", "sd_slots")
-        # A copy of the query rows: verl's cross entropy may overwrite the logits themselves in its backward.
-        student = logits.index_select(0, index)
-        config = self.config
-        if config.target == "uniform":
-            targets = keep(torch.zeros_like(student), config.top_k, config.support, config.tail)
-        else:
-            targets = {name: rows.index_select(0, slots) for name, rows in teacher.targets.items()}
-        values = divergence_to(targets, student, config.divergence, config.top_k, config.support, config.tail)
-        if teacher.credit is not None:
-            tokens = data["input_ids"].values()[index + 1]
-            log_p = teacher.targets["token_log_p"].index_select(0, slots)
-            teacher.credit.add(slots, log_p - token_log_probs(student, tokens), values)
-        columns = {"divergence": values, **diagnostics(targets, student, config.top_k)}
-        return {f"sd_{name}": _scatter(column, index, logits.shape[0]) for name, column in columns.items()}
+        """Per-token values ``[1, n]`` for logits ``[1, n, V]``, zero outside the scored positions.
+
+        With sequence parallelism the logits are this rank's share; verl gathers what is returned.
+        """
+        tokens = data["input_ids"].values()
+        part = Slice.of(len(tokens))
+        index, slots, weights = packed_index(
+            data, "sd_student_positions", "sd_slots", "sd_token_weights", part=part
+        )
+        student = select_rows(logits, index - part.start)
+        targets = {name: rows.index_select(0, slots) for name, rows in teacher.targets.items()}
+        scores = score(student, self._instead(targets, student), self.config, tokens[index + 1])
+        assert scores.token_log_q is not None
+        columns = {
+            "divergence": scores.divergence,
+            "weight": weights,
+            "credit": targets["token_log_p"] - scores.token_log_q,
+            "teacher_entropy": targets["entropy"],
+            "student_entropy": scores.entropy,
+            "top_k_mass": targets["mass"],
+            "teacher_student_top1": scores.top1_agrees,
+        }
+        length = logits.shape[1]
+        return {
+            f"sd_{name}": _scatter(column, index - part.start, length) for name, column in columns.items()
+        }
+
+    def _instead(self, targets: Targets, student: Tensor) -> Targets:
+        """What the student is pulled to: the teacher, or the uniform distribution."""
+        if self.config.target == "teacher":
+            return targets
+        uniform = keep(student.new_zeros(1, student.shape[1]), self.config)
+        targets |= {name: rows.expand(len(student), *rows.shape[1:]) for name, rows in uniform.items()}
+        return targets
 
     def _add(
         self,
@@ -102,28 +121,36 @@ class SDSearchLoss:
         data: TensorDict,
         teacher: Teacher,
     ) -> tuple[Tensor, dict[str, Any]]:
-        index, weights = packed_index(data, "sd_student_positions", "sd_token_weights")
-        columns = {name: output[f"sd_{name}"].values()[index] for name in _COLUMNS}
+        columns = {
+            name: output[f"sd_{name}"].values() for name in ("divergence", "weight", "credit", *_MEANS)
+        }
+        if teacher.credit is not None:
+            index, slots = packed_index(data, "sd_student_positions", "sd_slots")
+            teacher.credit.add(slots, columns["credit"][index], columns["divergence"][index])
         # verl averages gradients and SUM metrics over ranks; times dp_size turns both averages into sums.
         dp_size = data["dp_size"]
-        part = sd_loss(columns["divergence"], weights, teacher.num_trajectories) * dp_size
-        sums = {
-            name: column.detach().sum() * dp_size / teacher.num_tokens for name, column in columns.items()
+        part = sd_loss(columns["divergence"], columns["weight"], teacher.num_trajectories) * dp_size
+        means = {
+            name: columns[column].detach().sum() * dp_size / teacher.num_tokens
+            for column, name in _MEANS.items()
         }
         values = {
             "loss": part.detach(),
-            "jsd": sums["divergence"],
-            "teacher_entropy": sums["teacher_entropy"],
-            "student_entropy": sums["student_entropy"],
-            "entropy_gap": sums["student_entropy"] - sums["teacher_entropy"],
-            "top_k_mass": sums["top_k_mass"],
-            "teacher_student_top1": sums["teacher_student_top1"],
+            **means,
+            "entropy_gap": means["student_entropy"] - means["teacher_entropy"],
         }
         ours = {PREFIX + name: Metric(AggregationType.SUM, value.float()) for name, value in values.items()}
         return loss + teacher.alpha * part, {**metrics, **ours}
 
 
-_COLUMNS = ("divergence", "teacher_entropy", "student_entropy", "top_k_mass", "teacher_student_top1")
+_MEANS = {
+    "divergence": "jsd",
+    "teacher_entropy": "teacher_entropy",
+    "student_entropy": "student_entropy",
+    "top_k_mass": "top_k_mass",
+    "teacher_student_top1": "teacher_student_top1",
+}
+"""Column of the hook, and the metric that is its mean over scored tokens."""
 
 
 def _scatter(values: Tensor, index: Tensor, length: int) -> Tensor:

@@ -1,7 +1,13 @@
-"""The teacher pass: one forward without gradient over the teacher's rows, keeping logits at scored positions only."""
+"""The teacher pass: one forward without gradient over the teacher's rows, with logits at scored positions only.
+
+What it costs is the layers over the rows' tokens. Rows end at their last scored token, are packed as verl packs (sorted
+by length where it pads), and the head sees the hidden states of scored positions and no others.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +16,11 @@ import torch.distributed as dist
 from tensordict import TensorDict
 from torch import Tensor
 from verl.utils import tensordict_utils as tu
-from verl.utils.device import get_device_id
+from verl.utils.device import get_device_id, get_device_name
+from verl.utils.ulysses import get_ulysses_sequence_parallel_rank, get_ulysses_sequence_parallel_world_size
+from verl.workers.engine.utils import prepare_micro_batches
 
 from sd_search_verl.config import SDSearchConfig
-from sd_search_verl.distill.credit import token_log_probs
 from sd_search_verl.distill.targets import Targets, keep
 
 
@@ -60,46 +67,38 @@ def read_rows(data: TensorDict) -> MiniBatchRows:
     return batch
 
 
-class TeacherPass:
-    """Keeps what the loss needs of the teacher's logits at scored positions, and lets go of all others.
+@dataclass(frozen=True)
+class Slice:
+    """The part of a packed micro-batch that is on this rank: all of it, or its share of sequence parallelism."""
 
-    The engine calls it twice a micro-batch: with the logits, then with its own (here empty) outputs.
-    """
+    start: int
+    stop: int
 
-    def __init__(self, num_slots: int, config: SDSearchConfig, with_credit: bool) -> None:
-        self._num_slots, self._config, self._with_credit = num_slots, config, with_credit
-        self.targets: Targets = {}
-
-    def __call__(
-        self, *, student_logits: Tensor | None = None, data: TensorDict, **_: Any
-    ) -> dict[str, Tensor] | tuple[Tensor, dict[str, Any]]:
-        if student_logits is None:
-            return torch.zeros((), device=get_device_id()), {}
-        index, slots = packed_index(data, "sd_positions", "sd_slots")
-        config = self._config
-        rows = student_logits.squeeze(0).index_select(0, index)
-        kept = keep(rows, config.top_k, config.support, config.tail)
-        if self._with_credit:
-            kept["token_log_p"] = token_log_probs(rows, data["input_ids"].values()[index + 1])
-        for name, values in kept.items():
-            if name not in self.targets:
-                self.targets[name] = values.new_empty(self._num_slots, *values.shape[1:])
-            self.targets[name].index_copy_(0, slots, values)
-        return {}
+    @classmethod
+    def of(cls, tokens: int) -> Slice:
+        """Of ``tokens`` packed tokens, padded as verl pads them to equal shares."""
+        share = -(-tokens // get_ulysses_sequence_parallel_world_size())
+        start = share * get_ulysses_sequence_parallel_rank()
+        return cls(start, start + share)
 
 
-def packed_index(data: TensorDict, positions: str, *others: str) -> tuple[Tensor, ...]:
-    """Index of positions in the packed logits of a micro-batch, and the other fields at the same entries.
+def packed_index(
+    data: TensorDict, positions: str, *others: str, part: Slice | None = None
+) -> tuple[Tensor, ...]:
+    """Index of positions in the packed tokens of a micro-batch, and the other fields at the same entries.
 
-    ``positions`` counts from each row's start; entries of -1 are placeholders and left out. No host synchronisation
-    but the one that the boolean mask needs.
+    ``positions`` counts from each row's start; entries of -1 are placeholders and left out, and so is what is not in
+    ``part``. Waits for the device once, to know how many there are.
     """
     field = data[positions]
     row = torch.arange(field.shape[0], device=field.device).repeat_interleave(field.offsets().diff())
     values = field.values()
-    real = values >= 0
-    index = data["input_ids"].offsets()[row[real]] + values[real]
-    return (index, *(data[name].values()[real] for name in others))
+    index = data["input_ids"].offsets()[row] + values
+    wanted = values >= 0
+    if part is not None:
+        wanted = wanted & (index >= part.start) & (index < part.stop)
+    at = wanted.nonzero().squeeze(-1)
+    return (index[at], *(data[name].values()[at] for name in others))
 
 
 def run_teacher_pass(
@@ -114,53 +113,111 @@ def run_teacher_pass(
         settings: non-tensor options of the forward (temperature, micro-batch size, token budget, ...).
         group: data-parallel process group.
     """
-    traced = bool((batch.traces >= 0).any())
-    collector = TeacherPass(sum(len(positions) for positions in batch.positions), config, traced)
     data = _teacher_batch(batch, settings, group)
+    tu.assign_non_tensor(data, sp_size=engine.ulysses_sequence_parallel_size)
+    micro_batches, _ = prepare_micro_batches(data, dp_group=group, same_micro_num_in_dp=True)
+    targets: Targets = {}
+    num_slots = sum(len(positions) for positions in batch.positions)
     engine.module.eval()  # dropout off, and verl's activation offload acts in train mode only
     try:
-        engine.infer_batch(data, loss_function=collector)
+        with torch.no_grad(), torch.profiler.record_function("sd_search/teacher"):
+            for micro_batch in micro_batches:
+                slots, kept = _forward(engine, micro_batch, settings, config)
+                for name, values in kept.items():
+                    if name not in targets:
+                        targets[name] = values.new_zeros(num_slots, *values.shape[1:])
+                    targets[name].index_copy_(0, slots, values)
     finally:
         engine.module.train()
-    return collector.targets
+    if engine.use_ulysses_sp:
+        # Each position was scored by one rank of the group; the others hold zeros there.
+        for values in targets.values():
+            dist.all_reduce(values, group=engine.ulysses_parallel_group)
+    return targets
+
+
+def _forward(
+    engine: Any, micro_batch: TensorDict, settings: dict[str, Any], config: SDSearchConfig
+) -> tuple[Tensor, Targets]:
+    # The micro-batch is still on the host, so nothing here waits for the device.
+    tokens = micro_batch["input_ids"].values()
+    part = Slice.of(len(tokens))
+    index, slots = packed_index(micro_batch, "sd_positions", "sd_slots", part=part)
+    following = tokens[index + 1]
+    packed = settings["use_remove_padding"]
+    rows = index - part.start if packed else _padded_index(micro_batch["input_ids"].offsets(), index)
+    device = get_device_id()
+    rows, slots, following = (values.to(device, non_blocking=True) for values in (rows, slots, following))
+    inputs, _ = engine.prepare_model_inputs(micro_batch=micro_batch.to(device))
+    with _autocast(engine), head_rows(engine.module, rows):
+        logits = engine.module(**inputs, use_cache=False).logits.squeeze(0)
+    if settings["temperature"] != 1:
+        logits = logits / max(settings["temperature"], 1e-8)
+    return slots, keep(logits, config, following)
+
+
+@contextmanager
+def head_rows(module: Any, index: Tensor) -> Iterator[None]:
+    """While the context lasts, the model's head makes logits ``[1, N, V]`` of positions ``index`` ``[N]`` only.
+
+    Positions count through all rows of the model's input, padding included. A hook on the head leaves sharding,
+    adapters and the model's own forward as they are, and is the same for verl's packed and padded inputs.
+    """
+
+    def choose(_: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        hidden, *rest = args
+        return (hidden.flatten(0, -2).index_select(0, index).unsqueeze(0), *rest)
+
+    handle = module.get_output_embeddings().register_forward_pre_hook(choose)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _padded_index(offsets: Tensor, index: Tensor) -> Tensor:
+    """Positions in packed rows as positions in the same rows padded to the longest."""
+    row = torch.searchsorted(offsets, index, right=True) - 1
+    return row * offsets.diff().max() + index - offsets[row]
+
+
+def _autocast(engine: Any) -> AbstractContextManager[Any]:
+    """As in verl's own forward step."""
+    dtype = getattr(engine, "_autocast_dtype", torch.bfloat16)
+    return nullcontext() if dtype == torch.float32 else torch.autocast(get_device_name(), dtype=dtype)
 
 
 def _teacher_batch(batch: MiniBatchRows, settings: dict[str, Any], group: Any) -> TensorDict:
-    rows, positions = list(batch.rows), list(batch.positions)
-    count, longest = _agree_on_maximum([len(rows), max((len(row) for row in rows), default=2)], group)
-    micro_batch = settings["micro_batch_size_per_gpu"] or 1
-    count = max(1, -(-count // micro_batch)) * micro_batch
-    slots = (
-        list(torch.arange(sum(map(len, positions))).split([len(p) for p in positions])) if positions else []
-    )
-    while len(rows) < count:
-        rows.append(torch.zeros(2, dtype=torch.long))
-        positions.append(torch.tensor([-1]))
-        slots.append(torch.tensor([-1]))
+    # Longest first: micro-batches of a fixed number of rows then need little padding, and ranks go in step.
+    order = sorted(range(len(batch.rows)), key=lambda row: -len(batch.rows[row]))
+    sizes = [len(positions) for positions in batch.positions]
+    slots = torch.arange(sum(sizes)).split(sizes) if sizes else ()
+    longest = len(batch.rows[order[0]]) if order else 2
+    count, longest = _agree_on_maximum([len(order), longest], group)
+    if not settings["use_dynamic_bsz"]:
+        micro_batch = settings["micro_batch_size_per_gpu"]
+        count = -(-count // micro_batch) * micro_batch
+    fill, none = [torch.zeros(2, dtype=torch.long)], [torch.tensor([-1])]
+    missing = count - len(order)
+    rows = [batch.rows[row] for row in order] + fill * missing
     tensors = {
         "input_ids": rows,
         "position_ids": [torch.arange(len(row)) for row in rows],
-        "loss_mask": [torch.ones(len(row), dtype=torch.long) for row in rows],
-        "sd_positions": positions,
-        "sd_slots": slots,
+        "sd_positions": [batch.positions[row] for row in order] + none * missing,
+        "sd_slots": [slots[row] for row in order] + none * missing,
     }
-    options = dict(settings)
-    if options["max_token_len_per_gpu"] is not None:
+    options = {**settings, "use_fused_kernels": False}
+    if settings["use_dynamic_bsz"]:
         # A row with its block may exceed the budget meant for plain rows; it then goes alone.
-        options["max_token_len_per_gpu"] = max(options["max_token_len_per_gpu"], longest)
-    nested = {
-        name: torch.nested.as_nested_tensor(rows, layout=torch.jagged) for name, rows in tensors.items()
-    }
+        options["max_token_len_per_gpu"] = max(settings["max_token_len_per_gpu"], longest)
     return tu.get_tensordict(
-        nested,
-        non_tensor_dict={
-            **options,
-            "use_fused_kernels": False,
-            "calculate_entropy": False,
-            "distillation_use_topk": True,  # verl's switch for the hook on the logits; nothing of it is top-k
-            "distillation_only": True,  # no log-probs
-        },
+        {name: nested(values) for name, values in tensors.items()}, non_tensor_dict=options
     )
+
+
+def nested(rows: Sequence[Tensor]) -> Tensor:
+    """Rows of different lengths as one jagged tensor."""
+    return torch.nested.as_nested_tensor(list(rows), layout=torch.jagged)
 
 
 def _agree_on_maximum(values: list[int], group: Any) -> list[int]:

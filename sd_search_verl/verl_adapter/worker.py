@@ -10,14 +10,14 @@ import torch.distributed as dist
 from tensordict import TensorDict
 from verl.single_controller.base.decorator import Dispatch, make_nd_compute_dataproto_dispatch_fn, register
 from verl.utils import tensordict_utils as tu
-from verl.utils.device import get_device_id
+from verl.utils.device import get_device_id, get_torch_device
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 from sd_search_verl.distill.loss import token_weights
 from sd_search_verl.verl_adapter.credit import CreditRecord, Values
 from sd_search_verl.verl_adapter.loss import PREFIX, SDSearchLoss, Teacher
 from sd_search_verl.verl_adapter.settings import read_sd_search
-from sd_search_verl.verl_adapter.teacher_pass import MiniBatchRows, read_rows, run_teacher_pass
+from sd_search_verl.verl_adapter.teacher_pass import MiniBatchRows, nested, read_rows, run_teacher_pass
 
 ALPHA = "sd_alpha"
 """Non-tensor entry of a batch: this step's alpha. Absent or 0 means an ordinary update."""
@@ -57,6 +57,7 @@ class SDTrainingWorker(TrainingWorker):
             )
         _attach(data, rows, counts)
         tu.assign_non_tensor(data, distillation_use_topk=True)
+        get_torch_device().synchronize()  # once a mini-batch, for a time that means something
         self._teacher_seconds += time.perf_counter() - start
         traced = bool((rows.traces >= 0).any())
         credit = CreditRecord(int(counts.sum()), data["input_ids"].device) if traced else None
@@ -108,13 +109,13 @@ def _attach(data: TensorDict, rows: MiniBatchRows, counts: torch.Tensor) -> None
     slots = torch.arange(sum(sizes)).split(sizes)
     weights = token_weights(counts, rows.weights).split(sizes)
     device = data["input_ids"].device
-    data["sd_slots"] = _nested(slots, torch.tensor([-1]), device)
-    data["sd_token_weights"] = _nested(weights, torch.zeros(1), device)
+    data["sd_slots"] = _filled(slots, torch.tensor([-1]), device)
+    data["sd_token_weights"] = _filled(weights, torch.zeros(1), device)
 
 
-def _nested(rows: tuple[torch.Tensor, ...], placeholder: torch.Tensor, device: torch.device) -> torch.Tensor:
+def _filled(rows: tuple[torch.Tensor, ...], placeholder: torch.Tensor, device: torch.device) -> torch.Tensor:
     filled = [row if len(row) else placeholder for row in rows]
-    return torch.nested.as_nested_tensor(filled, layout=torch.jagged).to(device)
+    return nested(filled).to(device)
 
 
 def _sum_over_ranks(values: list[int], group: Any) -> list[int]:

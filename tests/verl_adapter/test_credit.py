@@ -22,7 +22,6 @@ from support.tiny import byte_tokenizer, save_tiny_model
 from transformers import AutoModelForCausalLM
 
 from sd_search_verl.config import SDSearchConfig
-from sd_search_verl.distill.credit import token_log_probs
 from sd_search_verl.verl_adapter.credit import by_span
 
 TRACED = [5, 0, 3, 6]
@@ -96,11 +95,3 @@ def test_nothing_is_kept_where_nothing_is_traced(worker: Any) -> None:
     rows = recorded_rows(byte_tokenizer())[:4]
     worker.update_actor(batch_of(rows, teacher_inputs(rows, config, byte_tokenizer()), 0.1))
     assert worker.take_credits() == {}
-
-
-def test_token_log_probs() -> None:
-    torch.manual_seed(0)
-    logits, tokens = torch.randn(600, 7) * 5, torch.randint(7, (600,))
-    expected = logits.double().log_softmax(-1)[torch.arange(600), tokens]
-    assert torch.allclose(token_log_probs(logits, tokens).double(), expected, atol=1e-5)
-    assert token_log_probs(logits[:0], tokens[:0]).shape == (0,)

@@ -266,19 +266,22 @@ def test_teacher_and_student_score_the_same_tokens(worker: Any, rows: list[Row])
     """Decoded from the very rows the engine was given: same query text, and a block that leaks nothing."""
     tokenizer = byte_tokenizer()
     sent: list[torch.Tensor] = []
-    infer = worker.actor.engine.infer_batch
+    engine = worker.actor.engine
+    prepare = engine.prepare_model_inputs
 
-    def record(data: Any, **kwargs: Any) -> Any:
-        sent.extend(row for row in data["input_ids"].unbind() if len(row) > 2)
-        return infer(data, **kwargs)
+    def record(micro_batch: Any) -> Any:
+        if "sd_positions" in micro_batch:  # the teacher's
+            sent.extend(row for row in micro_batch["input_ids"].unbind() if len(row) > 2)
+        return prepare(micro_batch=micro_batch)
 
-    worker.actor.engine.infer_batch = record
+    engine.prepare_model_inputs = record
     try:
         sd_gradients(worker, rows, settings())
     finally:
-        del worker.actor.engine.infer_batch
+        del engine.prepare_model_inputs
     inputs = teacher_inputs(rows, settings(), tokenizer)
     expected = [(row, r) for row, item in zip(rows, inputs, strict=True) for r in item.rows]
+    expected.sort(key=lambda pair: -len(pair[1].input_ids))
     assert len(sent) == len(expected) > 0
     for tokens, (row, r) in zip(sent, expected, strict=True):
         ids = tokens.tolist()
