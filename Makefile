@@ -5,11 +5,12 @@ PYTHON ?= python3.11
 VENV ?= .venv
 # PyTorch's own package index for CPU wheels, needed where the default index answers `torch` with a CUDA build.
 TORCH_INDEX ?=
+FLASH_ATTN_INDEX ?=
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 SETS = requirements/versions.txt requirements/cpu.txt
 export PIP_NO_INPUT = 1
 
-.PHONY: demo test lint format install install-gpu clean
+.PHONY: demo test lint format install install-retriever install-gpu clean
 
 demo: $(VENV)/.cpu
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" recipes/cpu_demo.sh
@@ -46,9 +47,17 @@ $(VENV)/.dev: requirements/dev.txt $(VENV)/.cpu
 	@$(PIP) install --no-deps -r requirements/dev.txt
 	@touch $@
 
-# Into the Python environment that is active; for machines with an accelerator.
+# The retrieval server alone, without torch or verl.
+install-retriever: | $(VENV)/bin/python
+	@$(PIP) install -r requirements/retriever.txt
+	@$(PIP) install --no-deps -c requirements/versions.txt pyserini
+
+# Into the Python environment that is active; for machines with an accelerator. flash-attn is compiled (needs nvcc)
+# unless it is there already or FLASH_ATTN_INDEX is an index that has its wheel, such as verl's wheelhouse.
 install-gpu:
 	$(PYTHON) -m pip install -r requirements/gpu.txt
+	$(PYTHON) -m pip install --no-build-isolation -c requirements/versions.txt \
+	  $(if $(FLASH_ATTN_INDEX),--extra-index-url $(FLASH_ATTN_INDEX)) flash-attn
 	$(PYTHON) -m pip install --no-deps -c requirements/versions.txt pyserini
 	$(PYTHON) -m pip install --no-deps -e .
 
