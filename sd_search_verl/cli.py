@@ -44,7 +44,12 @@ def parser() -> argparse.ArgumentParser:
     local.add_argument(
         "--world", type=Path, required=True, help="folder with corpus.jsonl, *.parquet and model/"
     )
-    local.add_argument("--config-dir", type=Path, required=True, help="folder of the Hydra configs")
+    local.add_argument(
+        "--config-dir",
+        type=Path,
+        default=Path(__file__).with_name("hydra_configs"),
+        help="folder of the Hydra configs; default: the package's own",
+    )
     local.add_argument("--config", required=True, help="name of the config")
     local.add_argument("--steps", type=int, help="training steps; default: the config's")
     local.add_argument("--corpus", type=Path, help="default: corpus.jsonl in the world's folder")
