@@ -90,6 +90,12 @@ def test_compute_score_is_verls_signature() -> None:
     assert compute_score("nq", "<answer>x</answer>", ["x"], None, metric="f1")["score"] == 1.0
 
 
+def test_options_that_would_have_no_effect_are_refused() -> None:
+    """Elsewhere ``format_score`` is accepted and dropped."""
+    with pytest.raises(TypeError, match="format_score"):
+        compute_score("nq", "x", ["x"], None, format_score=0.1)  # type: ignore[call-arg]
+
+
 def test_the_agent_loops_own_answer_wins() -> None:
     recorded = {"sd_search": {"answer": None}}
     assert compute_score("nq", "<answer>x</answer>", ["x"], recorded)["score"] == 0.0

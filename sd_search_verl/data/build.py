@@ -132,6 +132,10 @@ def verify(out: Path) -> list[str]:
             found.append(f"{file} is not what was written (sha256)")
         elif (rows := pq.ParquetFile(path).metadata.num_rows) != entry["rows"]:
             found.append(f"{file} has {rows} rows, the manifest says {entry['rows']}")
+        for part in entry["parts"]:
+            source = out / SOURCE / part["set"] / f"{part.get('split')}.jsonl"
+            if source.is_file() and sha256(source) != part["source_sha256"]:
+                found.append(f"{source.relative_to(out)} is not what {file} was made of (sha256)")
     return found
 
 

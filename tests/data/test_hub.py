@@ -17,6 +17,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from hub_server import LARGE, Hub, serve
 
+from sd_search_verl.data.build import verify
 from sd_search_verl.data.corpus import PARTS
 from sd_search_verl.data.flashrag import REPOSITORY
 
@@ -95,6 +96,12 @@ def test_question_sets_from_a_mirror(hub: Hub, tmp_path: Path) -> None:
         "eval/bamboogle.parquet": 125,
         "eval/musique.parquet": 2417,
     }
+    assert verify(out) == []
+    bamboogle = out / "source" / "bamboogle" / "test.jsonl"
+    bamboogle.write_bytes(bamboogle.read_bytes() + b"\n")
+    assert verify(out) == [
+        "source/bamboogle/test.jsonl is not what eval/bamboogle.parquet was made of (sha256)"
+    ]
     # A second start asks the hub for nothing that is there.
     hub.sent.clear()
     hub.damaged.add(popqa)
