@@ -228,7 +228,9 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--encoder-runtime", choices=["torch", "onnx"], default="torch")
     arguments.add_argument("--device", default="cpu", help="where to encode: cpu, or one GPU like cuda:0")
     arguments.add_argument(
-        "--vectors", type=Path, help="flat FAISS index of the corpus, such as e5_Flat.index: not encoded again"
+        "--vectors",
+        type=Path,
+        help="flat FAISS index of the corpus, such as e5_Flat.index: not encoded again",
     )
     arguments.add_argument("--factory", default="", help="FAISS factory string of an approximate index")
     arguments.add_argument("--skip-bad-lines", action="store_true", help="leave them out instead of failing")

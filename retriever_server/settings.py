@@ -74,7 +74,7 @@ class Settings:
     fusion_depth: int = 100
     """Rows that hybrid search takes from each of its two rankings."""
     remote_urls: str = ""
-    """Other servers' URLs, separated by commas, each with a part of the corpus."""
+    """remote: other servers' URLs, separated by commas, each with a part of the corpus. opensearch: the index's."""
 
     def __post_init__(self) -> None:
         positive = (

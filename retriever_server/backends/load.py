@@ -32,8 +32,8 @@ def load(settings: Settings, progress: Progress = lambda text: None) -> Engine:
     """
     if settings.backend not in BACKENDS:
         raise SettingsError(f"--backend {settings.backend} is not one of {', '.join(BACKENDS)}.")
-    if settings.backend == "remote":
-        return _remote(settings)
+    if settings.backend in ELSEWHERE:
+        return ELSEWHERE[settings.backend](settings)
     if settings.index is None:
         raise SettingsError("--index is missing: the folder that retriever_server.build_index made.")
     index = settings.index
@@ -60,13 +60,28 @@ def load(settings: Settings, progress: Progress = lambda text: None) -> Engine:
     return LocalEngine(ranker, documents, manifest.version)
 
 
-def _remote(settings: Settings) -> Engine:
-    from .remote import RemoteEngine
-
+def _urls(settings: Settings) -> list[str]:
     urls = [url.strip() for url in settings.remote_urls.split(",") if url.strip()]
     if not urls:
         raise SettingsError("--remote-urls is missing: the other servers' URLs, separated by commas.")
-    return RemoteEngine(urls, settings.deadline_s)
+    return urls
+
+
+def _remote(settings: Settings) -> Engine:
+    from .remote import RemoteEngine
+
+    return RemoteEngine(_urls(settings), settings.deadline_s)
+
+
+def _opensearch(settings: Settings) -> Engine:
+    from .opensearch import OpenSearchEngine
+
+    urls = _urls(settings)
+    if len(urls) > 1:
+        raise SettingsError(
+            "--remote-urls names several; an OpenSearch index spreads over hosts by itself: give one."
+        )
+    return OpenSearchEngine(urls[0], settings.deadline_s)
 
 
 def _pyserini(settings: Settings, index: Path) -> Engine:
@@ -129,4 +144,5 @@ def _hybrid(settings: Settings, index: Path, built: dict[str, Any]) -> Ranker:
 RANKERS: dict[str, Callable[[Settings, Path, dict[str, Any]], Ranker]] = {
     "bm25": _bm25, "bm25s": _bm25s, "dense": _dense, "hybrid": _hybrid,
 }  # fmt: skip
-BACKENDS = (*RANKERS, "remote")
+ELSEWHERE: dict[str, Callable[[Settings], Engine]] = {"remote": _remote, "opensearch": _opensearch}
+BACKENDS = (*RANKERS, *ELSEWHERE)

@@ -1,0 +1,66 @@
+"""JSON over HTTP to another server, with a kept connection per calling thread."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import threading
+import urllib.parse
+from typing import Any
+
+import orjson
+
+
+class RemoteError(RuntimeError):
+    """Another server did not answer, or not wholly. No answer is made without it: it would silently lack documents."""
+
+
+class JsonServer:
+    """One server.
+
+    Args:
+        url: ``http(s)://[user:password@]host[:port][/path]``; ``path`` is kept for the caller.
+    """
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        parts = urllib.parse.urlsplit(url)
+        self._secure, self._host, self._port = parts.scheme == "https", parts.hostname or "", parts.port
+        self.name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        self.path = parts.path.rstrip("/")
+        self._headers: dict[str, str] = {}
+        if parts.username is not None:
+            pair = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
+            self._headers["Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
+        self._timeout_s, self._local = timeout_s, threading.local()
+
+    def call(
+        self, method: str, path: str, body: bytes | None = None, kind: str = "application/json"
+    ) -> dict[str, Any]:
+        """The JSON object that the server answers.
+
+        Raises:
+            RemoteError: no connection, a status other than 200, or something that is not a JSON object.
+        """
+        for attempt in (1, 2):  # the second for a kept connection that the server has closed
+            kept = getattr(self._local, "connection", None)
+            connection = self._local.connection = kept or self._connect()
+            try:
+                connection.request(method, path, body, {"Content-Type": kind, **self._headers})
+                response = connection.getresponse()
+                answer = response.read()
+            except (OSError, http.client.HTTPException) as error:
+                self._local.connection = None
+                if kept is None or attempt == 2:
+                    raise RemoteError(f"{self.name}: {type(error).__name__}: {error}") from error
+                continue
+            if response.status != 200:
+                raise RemoteError(f"{self.name}: HTTP {response.status}: {answer[:200]!r}")
+            try:
+                return dict(orjson.loads(answer))
+            except (ValueError, TypeError):
+                raise RemoteError(f"{self.name}: not a JSON object: {answer[:200]!r}") from None
+        raise AssertionError("unreachable")
+
+    def _connect(self) -> http.client.HTTPConnection:
+        kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
+        return kind(self._host, self._port, timeout=self._timeout_s)

@@ -1,0 +1,65 @@
+"""Search in an OpenSearch or Elasticsearch index: BM25 by the same Lucene, for corpora past one machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from .base import Hit
+from .json_http import JsonServer, RemoteError
+
+MOST_WORDS = 1000  # of one query; these servers refuse queries of more than 1024 terms
+
+
+class OpenSearchEngine:
+    """Asks one index, whose documents have a text field ``contents``, with one ``_msearch`` a batch.
+
+    Args:
+        url: ``http(s)://[user:password@]host:9200/INDEX``.
+
+    Raises:
+        RemoteError: the server or the index is not there.
+    """
+
+    parallelism = 4
+    max_batch = 64
+
+    def __init__(self, url: str, timeout_s: float = 30.0) -> None:
+        self._server = JsonServer(url, timeout_s)
+        if not self._server.path:
+            raise RemoteError(f"{self._server.name} names no index. Fix: give http://host:9200/INDEX.")
+        self.passages = int(self._server.call("GET", f"{self._server.path}/_count")["count"])
+        settings = self._server.call("GET", f"{self._server.path}/_settings")
+        ids = sorted(str(index["settings"]["index"]["uuid"]) for index in settings.values())
+        self.version = f"{'+'.join(ids)}:{self.passages}"
+
+    def search(self, queries: Sequence[str], topk: int) -> list[list[Hit]]:
+        lines = b"".join(b"{}\n" + orjson.dumps(_body(query, topk)) + b"\n" for query in queries)
+        answer = self._server.call("POST", f"{self._server.path}/_msearch", lines, "application/x-ndjson")
+        responses = answer.get("responses", [])
+        if len(responses) != len(queries):
+            raise RemoteError(f"{self._server.name} answered {len(responses)} of {len(queries)} queries")
+        return [self._hits(response) for response in responses]
+
+    def close(self) -> None:
+        return
+
+    def _hits(self, response: dict[str, Any]) -> list[Hit]:
+        shards = response.get("_shards", {})
+        if "error" in response or response.get("timed_out") or shards.get("failed"):
+            reason = response.get("error") or shards.get("failures") or "timed out"
+            raise RemoteError(f"{self._server.name}: a search was not answered wholly: {str(reason)[:300]}")
+        return [_hit(hit) for hit in response["hits"]["hits"]]
+
+
+def _body(query: str, topk: int) -> dict[str, Any]:
+    words = " ".join(query.split()[:MOST_WORDS])
+    return {"query": {"match": {"contents": words}}, "size": topk, "_source": ["id", "contents"]}
+
+
+def _hit(hit: dict[str, Any]) -> Hit:
+    source = hit["_source"]
+    document = {"id": str(source.get("id", hit["_id"])), "contents": source["contents"]}
+    return Hit(orjson.dumps(document), float(hit["_score"]))
