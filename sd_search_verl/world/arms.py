@@ -2,31 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from torch import Tensor
+
 from sd_search_verl.config import HindsightConfig, SDSearchConfig
 from sd_search_verl.hindsight import is_correct
-from sd_search_verl.hindsight.prepare import FinishedRollout
+from sd_search_verl.hindsight.prepare import FinishedRollout, TeacherInputs
+from sd_search_verl.world.words import RELATIONS
 
 METHOD = SDSearchConfig(alpha=0.3, warmup_steps=0, top_k=None)
 """SD-Search in the world. The paper's alpha is far smaller, for a policy whose GRPO gradient is far larger: Adam
 does not see the scale of a gradient, only the ratio of its two parts."""
 
 
+NEVER = -30.0
+"""A logit whose probability is nothing, but no infinity."""
+
+
 @dataclass(frozen=True)
 class Arm:
-    """``flipped``: the block calls CORRECT what was INCORRECT, and the other way round."""
+    """``flipped``: the block calls CORRECT what was INCORRECT, and the other way round. ``candidates``: where a
+    phrasing is asked for, the target is uniform over the relation's phrasings; the teacher's elsewhere."""
 
     about: str
     method: SDSearchConfig = METHOD
     flipped: bool = False
+    candidates: bool = False
 
     def relabel(self, rollout: FinishedRollout) -> FinishedRollout:
         """The rollout as the block is told of it."""
         if not self.flipped:
             return rollout
         return replace(rollout, f1=0.0 if is_correct(rollout.f1, self.method.hindsight) else 1.0)
+
+    def retarget(self, logits: Tensor, inputs: Sequence[TeacherInputs], tokenizer: Any) -> Tensor:
+        """The teacher's ``[M, V]`` logits at the batch's M scored tokens as the student is taught them."""
+        if not self.candidates:
+            return logits
+        relation_of = {
+            tokenizer.convert_tokens_to_ids(f" {phrasing}"): phrasings
+            for phrasings in RELATIONS.values()
+            for phrasing in phrasings
+        }
+        scored = [
+            row.input_ids[at + 1] for item in inputs for row in item.rows for at in row.teacher_positions
+        ]
+        logits = logits.clone()
+        for slot, token in enumerate(scored):
+            if token in relation_of:
+                logits[slot] = NEVER
+                for phrasing in relation_of[token]:
+                    logits[slot, tokenizer.convert_tokens_to_ids(f" {phrasing}")] = 0.0
+        return logits
 
 
 def _method(about: str, **changes: Any) -> Arm:
@@ -48,6 +78,7 @@ ARMS = {
     "shuffled": _block("outcome labels permuted over the batch", labels="shuffled"),
     "flipped": Arm("every outcome label inverted", flipped=True),
     "uniform": _method("uniform over the vocabulary in place of the teacher", target="uniform"),
+    "uniform_candidates": Arm("uniform over a relation's phrasings in place of the teacher", candidates=True),
     # Ablations of the paper.
     "own": _block("only the scored rollout in its block", group="own"),
     "leave_one_out": _block("all rollouts but the scored one", group="leave_one_out"),

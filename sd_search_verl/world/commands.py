@@ -30,10 +30,13 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     one.set_defaults(action=_run)
 
     many = commands.add_parser("compare", help="arms times seeds, paired; goes on where it was interrupted")
+    many.add_argument("arms", nargs="*", metavar="ARM", help=f"{BASELINE} is what others are held to")
+    many.add_argument("--seeds", metavar="N[-M]", help="for instance 100-105")
     many.add_argument(
-        "arms", nargs="+", choices=ARMS, metavar="ARM", help=f"{BASELINE} is what others are held to"
+        "--preset",
+        choices=["acceptance"],
+        help="in place of arms and seeds: 12 paired seeds and all controls; exit code 1 when a bar is missed",
     )
-    many.add_argument("--seeds", required=True, metavar="N[-M]", help="for instance 100-105")
     many.add_argument("--out", type=Path, default=Path("runs/world"), help="default: %(default)s")
     many.add_argument("--csv", type=Path, help="write all evaluations here")
     many.add_argument("--jobs", type=int, default=1, help="runs at a time (default: %(default)s)")
@@ -78,14 +81,23 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
+    from sd_search_verl.world import acceptance
     from sd_search_verl.world.compare import compare, write_csv
 
-    seeds = _seeds(arguments.seeds)
-    rows = compare(arguments.arms, seeds, arguments.out, _config(arguments), arguments.jobs)
+    if bool(arguments.preset) == bool(arguments.arms and arguments.seeds):
+        raise ValueError("give arms with --seeds, or --preset")
+    # Seeds outside: an interrupted comparison still has whole pairs.
+    chosen = [(arm, seed) for seed in _seeds(arguments.seeds or "0") for arm in arguments.arms]
+    runs = acceptance.plan() if arguments.preset else chosen
+    rows = compare(runs, arguments.out, _config(arguments), arguments.jobs)
     if arguments.csv:
         write_csv(rows, arguments.csv)
     _print_table(rows)
-    return 0
+    if not arguments.preset:
+        return 0
+    found = acceptance.bars(rows)
+    print(f"\n{acceptance.verdict(found)}")
+    return 0 if all(bar.met for bar in found) else 1
 
 
 def _plot(arguments: argparse.Namespace) -> int:

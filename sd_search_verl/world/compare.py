@@ -21,12 +21,11 @@ from sd_search_verl.world.config import TrainConfig
 from sd_search_verl.world.experiment import COLUMNS, Row, run
 
 
-def compare(
-    arms: Sequence[str], seeds: Sequence[int], out: Path, config: TrainConfig, jobs: int = 1
-) -> list[Row]:
-    """Rows of every arm on every seed. A run that finished before, in this folder and equal, is read, not repeated.
+def compare(runs: Sequence[tuple[str, int]], out: Path, config: TrainConfig, jobs: int = 1) -> list[Row]:
+    """Rows of every run. One that finished before, in this folder and equal, is read, not repeated.
 
     Args:
+        runs: pairs of arm and seed, in the order in which they run.
         out: folder of a file per run.
         config: of every run, but for its seed.
         jobs: runs at a time; more than one have a process each.
@@ -34,11 +33,10 @@ def compare(
     Raises:
         ValueError: an unknown arm, or ``out`` holds a run of other settings.
     """
-    if unknown := [arm for arm in arms if arm not in ARMS]:
+    if unknown := [arm for arm, _ in runs if arm not in ARMS]:
         raise ValueError(f"arm {unknown[0]!r} is unknown; choose from {', '.join(ARMS)}")
     out.mkdir(parents=True, exist_ok=True)
-    # Seeds outside: an interrupted comparison still has whole pairs.
-    wanted = [(arm, replace(config, seed=seed)) for seed in seeds for arm in arms]
+    wanted = [(arm, replace(config, seed=seed)) for arm, seed in runs]
     missing = [(arm, config) for arm, config in wanted if not _finished(out, arm, config)]
     with tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit="run") as bar, ExitStack() as stack:
         # Leaving a pool, by an interrupt too, ends its processes.
@@ -93,6 +91,7 @@ def _settings(arm: str, config: TrainConfig) -> dict[str, object]:
         "arm": arm,
         "method": to_mapping(chosen.method),
         "flipped": chosen.flipped,
+        "candidates": chosen.candidates,
         "train": asdict(config),
     }
     return dict(json.loads(json.dumps(settings)))  # as a file gives it back

@@ -80,7 +80,8 @@ def run(arm: str, config: TrainConfig) -> list[Row]:
     watcher = Watcher(arm, config, model, tokenizer, World(WorldConfig(seed=config.seed)))
     watcher.evaluate(0)
     chosen = ARMS[arm]
-    train(model, tokenizer, watcher.world, chosen.method, config, watcher.after_step, chosen.relabel)
+    world = watcher.world
+    train(model, tokenizer, world, chosen.method, config, watcher.after_step, chosen.relabel, chosen.retarget)
     return watcher.rows
 
 

@@ -64,12 +64,14 @@ def train(
     config: TrainConfig,
     after_step: Callable[[Step], None],
     relabel: Callable[[FinishedRollout], FinishedRollout] = lambda rollout: rollout,
+    retarget: Callable[[Tensor, Sequence[TeacherInputs], Any], Tensor] = lambda logits, *_: logits,
 ) -> None:
     """Train ``model`` in place, one update per batch of fresh rollouts.
 
     Args:
         model: a causal language model of transformers, fp32.
         relabel: changes what the hindsight block is told of a rollout, and nothing else.
+        retarget: changes what the student is taught, given the teacher's logits; for controls too.
         after_step: called after every update.
     """
     optimizer = torch.optim.AdamW(
@@ -103,7 +105,8 @@ def train(
         log_probs = policy_log_probs(logits, batch)
         advantages = grpo_advantages(rewards, config.group)
         grpo = grpo_loss(log_probs, log_probs.detach(), per_token(advantages, batch), config)
-        sd = distillation_loss(student_logits, teacher_logits, inputs, method)
+        taught = None if teacher_logits is None else retarget(teacher_logits, inputs, tokenizer)
+        sd = distillation_loss(student_logits, taught, inputs, method)
         (grpo + alpha * sd).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
         optimizer.step()

@@ -19,13 +19,13 @@ Encoded = tuple[list[int], list[float]]
 class FitConfig:
     """Steps and optimiser."""
 
-    seed: int = 0
-    steps: int = 1700
+    seed: int = 1
+    steps: int = 3000
     batch: int = 48
     """Examples a step."""
     micro_batches: int = 2
     """A batch is sorted by length and cut into this many, so that little of it is padding."""
-    learning_rate: float = 4e-3
+    learning_rate: float = 2e-3
     warmup_steps: int = 100
     final_share: float = 0.05
     """The learning rate ends, along a cosine, at this share of its peak."""

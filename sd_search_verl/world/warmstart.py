@@ -80,10 +80,10 @@ def make_checkpoint(directory: Path, config: FitConfig) -> str:
     tokenizer = build_tokenizer()
     model = build_model(tokenizer, config.seed)
     train(model, tokenizer, config)
-    model.eval()
-    report = check(model, tokenizer)
+    model.eval().bfloat16()  # half the size
+    report = check(model.float(), tokenizer)  # of what is stored
     directory.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(directory)
+    model.bfloat16().save_pretrained(directory)
     save_tokenizer(directory)
     return report
 

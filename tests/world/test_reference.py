@@ -42,7 +42,7 @@ def one_thread() -> Iterator[None]:
 def batch() -> list[FinishedRollout]:
     """Four groups of real rollouts; at least one of them is mixed."""
     asked = [question for question in questions(WORLD, "train")[:4] for _ in range(CONFIG.group)]
-    sampled = rollouts(policy(), TOKENIZER, WORLD, asked, seed=5)
+    sampled = rollouts(policy(), TOKENIZER, WORLD, asked, seed=7)
     finished = [reference.finish(rollout, TOKENIZER, WORLD) for rollout in sampled]
     assert 0 < sum(rollout.f1 for rollout in finished) < len(finished)
     return finished

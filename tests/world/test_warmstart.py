@@ -95,7 +95,8 @@ def test_the_shipped_checkpoint_fits_the_stack(shipped: Any) -> None:
     assert loaded.get_vocab() == TOKENIZER.get_vocab(), "the words or texts changed: remake the checkpoint"
     config = shipped.config
     assert config.vocab_size == len(loaded)
-    assert config.head_dim == HEAD_DIM
+    assert config.model_type == "qwen2"
+    assert config.hidden_size == config.num_attention_heads * HEAD_DIM
     assert config.tie_word_embeddings
     assert (config.eos_token_id, config.pad_token_id) == (loaded.eos_token_id, loaded.pad_token_id)
 

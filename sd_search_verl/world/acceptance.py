@@ -1,0 +1,97 @@
+"""The acceptance comparison: which arms and seeds it runs, and the bars that its rows must meet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sd_search_verl.evaluation.table import render
+from sd_search_verl.world.arms import BASELINE
+from sd_search_verl.world.experiment import Row
+from sd_search_verl.world.summary import Summary, curves, summarize
+
+METHOD = "sd"
+EMPTY = "no_block"
+FALSE = ("shuffled", "flipped", "uniform", "uniform_candidates", "full", "current_documents")
+"""Controls: what the block says is false or leaks documents and thinking, or the target is no teacher's."""
+SEEDS = range(112, 124)
+CONTROL_SEEDS = range(112, 116)
+ROUNDING = 0.02
+"""By how much the success of an empty block may differ from the baseline's: rounding moves a sample now and then."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A demand, what was measured, and whether that is enough."""
+
+    demand: str
+    measured: str
+    met: bool
+
+
+def plan() -> list[tuple[str, int]]:
+    """Pairs of arm and seed; seeds outside, so that an interrupted comparison has whole pairs."""
+    pairs = [(arm, seed) for seed in SEEDS for arm in (BASELINE, METHOD)]
+    return pairs + [(arm, seed) for seed in CONTROL_SEEDS for arm in (EMPTY, *FALSE)]
+
+
+def bars(rows: Sequence[Row]) -> list[Bar]:
+    """The verdict over the rows of :func:`plan`.
+
+    Raises:
+        ValueError: an arm is missing.
+    """
+    found = {summary.arm: summary for summary in summarize(rows)}
+    for arm in (METHOD, EMPTY, *FALSE):
+        if arm not in found:
+            raise ValueError(f"there is no {arm} run; the acceptance needs one of every arm of its plan")
+    sd, shuffled = found[METHOD], found["shuffled"]
+    most, many = _of(sd, 11 / 12), _of(sd, 10 / 12)
+    gaps = [_gap(summary) for summary in (sd, shuffled)]
+    return [
+        Bar("teacher - student above 0.15", f"{gaps[0]:.3f}", gaps[0] > 0.15),
+        Bar("the same with shuffled labels below 0.05", f"{gaps[1]:.3f}", gaps[1] < 0.05),
+        Bar(f"p(right) higher in {most} seeds", f"{sd.higher}/{sd.seeds}", sd.higher >= most),
+        Bar(f"sooner at 50 % success in {many} seeds", f"{sd.faster}/{sd.seeds}", sd.faster >= many),
+        Bar("median ratio at least 1.2", f"{sd.ratio:.2f}", sd.ratio >= 1.2),
+        *(_not_better(found[arm]) for arm in FALSE),
+        *_empty_block(rows),
+    ]
+
+
+def verdict(found: Sequence[Bar]) -> str:
+    """The bars as a table for the terminal."""
+    lines = [["bar", "measured", ""], *([b.demand, b.measured, "met" if b.met else "MISSED"] for b in found)]
+    return render(lines)
+
+
+def _of(summary: Summary, share: float) -> int:
+    return round(share * summary.seeds)
+
+
+def _gap(summary: Summary) -> float:
+    return summary.gap.mean if summary.gap is not None else float("nan")
+
+
+def _not_better(summary: Summary) -> Bar:
+    """Better: a gain in p(right) whose interval lies above 0, and sooner at 50 %."""
+    gain = summary.early_gain
+    better = gain.mean - gain.half_width > 0 and summary.ratio > 1
+    return Bar(
+        f"{summary.arm} not better than {BASELINE}", f"ratio {summary.ratio:.2f}, gain {gain}", not better
+    )
+
+
+def _empty_block(rows: Sequence[Row]) -> list[Bar]:
+    by_arm = curves(rows)
+    pairs = [
+        (ours, theirs)
+        for seed, run in by_arm[EMPTY].items()
+        for ours, theirs in zip(run, by_arm[BASELINE][seed], strict=True)
+    ]
+    loss = max(ours.sd_loss for ours, _ in pairs if ours.sd_loss == ours.sd_loss)
+    apart = max(abs(ours.success - theirs.success) for ours, theirs in pairs)
+    return [
+        Bar("empty block: JSD at most 1e-6", f"{loss:.1e}", loss <= 1e-6),
+        Bar(f"empty block: {BASELINE}'s curve within {ROUNDING}", f"{apart:.3f}", apart <= ROUNDING),
+    ]

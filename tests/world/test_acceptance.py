@@ -1,0 +1,91 @@
+"""The acceptance: its plan can run, and each bar can be missed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from sd_search_verl.cli import main
+from sd_search_verl.world import acceptance
+from sd_search_verl.world.arms import ARMS
+from sd_search_verl.world.experiment import Row
+
+
+def run(arm: str, seed: int, values: list[float], **more: float) -> list[Row]:
+    def row(index: int, value: float) -> Row:
+        base: dict[str, Any] = {"arm": arm, "seed": seed, "device": "test", "step": 7 * index, "cpu_s": 1.0}
+        success = {"success": value, "success_one_hop": value, "success_two_hop": value, "p_right": value}
+        return Row(**base, rollouts=280 * index, **success, **(more if index else {}))
+
+    return [row(index, value) for index, value in enumerate(values)]
+
+
+def good() -> list[Row]:
+    rows = []
+    for arm, seed in acceptance.plan():
+        if arm == "sd":
+            rows += run(arm, seed, [0.1, 0.4, 0.6, 0.8], teacher_p_right=0.7, student_p_right=0.4)
+        elif arm == "no_block":
+            rows += run(
+                arm, seed, [0.1, 0.2, 0.4, 0.6], teacher_p_right=0.4, student_p_right=0.4, sd_loss=1e-8
+            )
+        elif arm in acceptance.FALSE:
+            rows += run(
+                arm, seed, [0.1, 0.2, 0.3, 0.5], teacher_p_right=0.4, student_p_right=0.4, sd_loss=0.1
+            )
+        else:
+            rows += run(arm, seed, [0.1, 0.2, 0.4, 0.6])
+    return rows
+
+
+def missed(rows: list[Row]) -> list[str]:
+    return [bar.demand for bar in acceptance.bars(rows) if not bar.met]
+
+
+def test_the_plan_is_of_known_arms_and_pairs_every_seed() -> None:
+    plan = acceptance.plan()
+    assert {arm for arm, _ in plan} <= ARMS.keys()
+    assert len(set(plan)) == len(plan)
+    baselines = {seed for arm, seed in plan if arm == "grpo"}
+    assert len(baselines) == 12
+    assert {seed for _, seed in plan} == baselines
+
+
+def test_a_good_comparison_meets_every_bar() -> None:
+    assert missed(good()) == []
+    assert "MISSED" not in acceptance.verdict(acceptance.bars(good()))
+
+
+def changed(arm: str, **values: float) -> list[Row]:
+    return [replace(row, **values) if row.arm == arm and row.step else row for row in good()]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arm", "values", "bar"),
+    [
+        ("sd", {"teacher_p_right": 0.54}, "teacher - student"),
+        ("shuffled", {"teacher_p_right": 0.46}, "shuffled labels below"),
+        ("sd", {"p_right": 0.3}, "p(right) higher"),
+        ("sd", {"success": 0.3}, "sooner at 50 %"),
+        ("grpo", {"success": 0.55}, "median ratio"),
+        ("flipped", {"p_right": 0.9, "success": 0.9}, "flipped not better"),
+        ("no_block", {"sd_loss": 1e-5}, "JSD at most"),
+        ("no_block", {"success": 0.9}, "curve within"),
+    ],
+)
+def test_every_bar_can_be_missed(arm: str, values: dict[str, float], bar: str) -> None:
+    found = missed(changed(arm, **values))
+    assert any(bar in demand for demand in found), found
+
+
+def test_a_missing_arm_is_named() -> None:
+    with pytest.raises(ValueError, match="no uniform run"):
+        acceptance.bars([row for row in good() if row.arm != "uniform"])
+
+
+def test_arms_and_preset_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["world", "compare", "grpo", "--seeds", "1", "--preset", "acceptance"]) == 1
+    assert main(["world", "compare", "grpo"]) == 1
+    assert "give arms with --seeds, or --preset" in capsys.readouterr().err
