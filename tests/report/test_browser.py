@@ -182,7 +182,9 @@ def test_credit_shades_tokens_and_orders_rollouts(make_run: MakeRun, tmp_path: P
         seen["title"] == "credit +0.1: the teacher finds it 1.11 × as likely as the student\ndivergence 0.25"
     )
     assert seen["legend"] == "credit −0.5+0.5log teacher / student; point at a token"
-    assert seen["tapped"] == "credit +0.1: the teacher finds it 1.11 × as likely as the student; divergence 0.25"
+    assert (
+        seen["tapped"] == "credit +0.1: the teacher finds it 1.11 × as likely as the student; divergence 0.25"
+    )
     assert seen["largest"] == "Bronte"
 
 
