@@ -16,7 +16,7 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.debug import marked_timer
 
 from sd_search_verl.checks import refuse_bad_start
-from sd_search_verl.config import SDSearchConfig
+from sd_search_verl.distill.schedule import alpha_at
 from sd_search_verl.health.collapse import NAMES, WATCHED, Alarm, alarms
 from sd_search_verl.health.finite import is_skipped_update
 from sd_search_verl.hindsight.prepare import TeacherInputs, prepare
@@ -32,11 +32,6 @@ from sd_search_verl.verl_adapter.settings import read_health, read_sd_search, re
 from sd_search_verl.verl_adapter.worker import ALPHA, SDActorRolloutRefWorker
 
 logger = logging.getLogger(__name__)
-
-
-def alpha_at(step: int, config: SDSearchConfig) -> float:
-    """alpha of a training step, counted from 1: 0 during warm-up, constant after."""
-    return 0.0 if step <= config.warmup_steps else config.alpha
 
 
 @register_trainer("sd_search")

@@ -22,6 +22,7 @@ from torch import Tensor
 from sd_search_verl.config import SDSearchConfig
 from sd_search_verl.distill.divergence import divergence
 from sd_search_verl.distill.loss import sd_loss, token_weights
+from sd_search_verl.distill.schedule import alpha_at
 from sd_search_verl.hindsight.prepare import FinishedRollout, TeacherInputs, prepare
 from sd_search_verl.protocol.prompt import encode_messages
 from sd_search_verl.protocol.spans import query_spans
@@ -96,7 +97,7 @@ def train(
             lambda messages: encode_messages(messages, tokenizer),
             seed=number,
         )
-        alpha = method.alpha if number > method.warmup_steps else 0.0
+        alpha = alpha_at(number, method)
         teacher_logits = teacher_pass(model, inputs) if alpha else None
 
         # 3. One update of L_GRPO + alpha * L_SD.

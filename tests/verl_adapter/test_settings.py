@@ -10,7 +10,6 @@ from support.engine import compose
 
 from sd_search_verl.config import ConfigError, SDSearchConfig, SearchConfig
 from sd_search_verl.verl_adapter.settings import read_sd_search, read_search, refuse_unsupported
-from sd_search_verl.verl_adapter.trainer import alpha_at
 
 MODEL = Path("model")
 
@@ -56,7 +55,6 @@ def test_a_missing_plugin_is_named() -> None:
         "distillation.enabled=True",
         "actor_rollout_ref.actor.use_prefix_grouper=True",
         "actor_rollout_ref.actor.strategy=megatron",
-        "actor_rollout_ref.actor.ulysses_sequence_parallel_size=2",
         "actor_rollout_ref.rollout.name=sglang",
     ],
 )
@@ -65,9 +63,3 @@ def test_what_verl_cannot_carry_is_refused(override: str) -> None:
     with pytest.raises(ConfigError, match="does not work with SD-Search: ") as caught:
         refuse_unsupported(config)
     assert override.split("=")[0].split(".")[-1] in str(caught.value)
-
-
-def test_alpha_is_zero_during_warm_up_and_constant_after() -> None:
-    config = SDSearchConfig(alpha=0.5, warmup_steps=3)
-    assert [alpha_at(step, config) for step in (1, 3, 4, 1000)] == [0.0, 0.0, 0.5, 0.5]
-    assert alpha_at(1, SDSearchConfig(alpha=0.5, warmup_steps=0)) == 0.5
