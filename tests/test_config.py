@@ -37,7 +37,7 @@ from sd_search_verl.config import (
             {"top_k": 1, "tail": "renormalize"},
             "s.top_k=1 with s.tail=renormalize has zero loss",
         ),
-        (SDSearchConfig, {"alfa": 1}, "s.alfa is not a field; the fields are alpha, decay_steps, divergence"),
+        (SDSearchConfig, {"alfa": 1}, "s.alfa is not a field; the fields are alpha, "),
         (
             SDSearchConfig,
             {"hindsight": {"labels": "yes"}},
