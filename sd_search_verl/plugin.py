@@ -9,9 +9,13 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
+from packaging.specifiers import SpecifierSet
+
 from sd_search_verl.config import HealthConfig, SDSearchConfig, SearchConfig, to_mapping
+from sd_search_verl.doctor import SUPPORTED
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +23,7 @@ TRAINER = "sd_search"
 AGENT_LOOP = "sd_search_agent"
 
 errors: dict[str, str] = {}
-"""What failed to load, by name, with its traceback."""
+"""What failed to load, by name, with its traceback or the reason."""
 
 
 def _attempt(what: str, action: Callable[[], Any]) -> None:
@@ -30,18 +34,13 @@ def _attempt(what: str, action: Callable[[], Any]) -> None:
         logger.exception("sd_search_verl could not load its %s; run `sd-search doctor`", what)
 
 
-def _supported_verl() -> None:
-    from importlib.metadata import version
-
-    from packaging.specifiers import SpecifierSet
-
-    from sd_search_verl.doctor import SUPPORTED
-
-    if not SpecifierSet(SUPPORTED["verl"]).contains(version("verl"), prereleases=True):
-        raise RuntimeError(
-            f"verl {version('verl')} is installed; this package is written for {SUPPORTED['verl']}. "
-            f"Fix: pip install 'verl{SUPPORTED['verl']}'"
-        )
+def _version_of_verl() -> None:
+    """Say it in one line when verl is another than this package was written for; what follows may fail."""
+    found, supported = version("verl"), SUPPORTED["verl"]
+    if not SpecifierSet(supported).contains(found, prereleases=True):
+        message = f"verl {found} is installed; this package is written for {supported}. "
+        errors["version of verl"] = message + f"Fix: pip install 'verl{supported}'"
+        logger.error(errors["version of verl"])
 
 
 def _cpu_platform() -> None:
@@ -91,7 +90,7 @@ def _trainer() -> None:
     import sd_search_verl.verl_adapter.trainer  # noqa: F401  (registers itself)
 
 
-_attempt("version of verl", _supported_verl)
+_version_of_verl()
 _attempt("CPU platform", _cpu_platform)
 _attempt("config group", _config_group)
 _attempt("config folder", _config_folder)

@@ -49,7 +49,8 @@ def compose(arguments: Sequence[str]) -> DictConfig:
         with where:
             return hydra_compose(name.removesuffix(".yaml"), overrides=overrides)
     except HydraException as error:
-        raise ConfigError(str(error)) from error
+        cause = f" ({str(error.__cause__).splitlines()[0]})" if error.__cause__ else ""
+        raise ConfigError(f"{error}{cause}") from error
 
 
 def check_verl(config: DictConfig) -> Iterator[Finding]:
