@@ -46,10 +46,10 @@ BUILDERS: dict[str, Builder] = {
 }  # fmt: skip
 # Index bytes per corpus byte, passages per second on one core, resident GiB: measured, see the docs.
 NEEDS = {
-    "bm25": (0.6, 10_000, 2.5),
+    "bm25": (0.75, 10_000, 2.5),
     "bm25s": (1.0, 10_000, 4.0),
     "dense": (5.0, 40, 2.0),
-    "hybrid": (5.6, 40, 2.5),
+    "hybrid": (5.75, 40, 2.5),
 }
 STAMP = "corpus.sha256"  # which corpus an unfinished build is from
 FULL_DISK = 2**20  # bytes; less than this free explains a failed write

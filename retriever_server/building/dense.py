@@ -12,12 +12,12 @@ import numpy as np
 
 from ..corpus import Scan, passages
 from ..encoder import Encoder, EncoderSpec
+from . import approximate
 from .base import WORK, BuildError, BuildOptions, Progress
 from .flat import check_first, read_flat
 
 CHUNK = 2048  # passages encoded between two notes of progress
 CHECKED = 8  # vectors of others compared with the encoder's own
-TRAIN_PER_LIST, TRAIN_MOST = 64, 1_000_000
 
 
 def build(
@@ -53,10 +53,13 @@ def build(
         vectors[rows] = encoder.passages(chunk) if given is None else given[rows]
         done += len(chunk)
         vectors.flush()
-        note.write_text(json.dumps({"done": done, "encoder": spec.as_dict()}))
+        temporary = note.with_suffix(".tmp")
+        temporary.write_text(json.dumps({"done": done, "encoder": spec.as_dict()}))
+        temporary.rename(note)
         progress(done, scan.passages)
     if options.factory:
-        _approximate(vectors, options.factory, folder / "faiss.index")
+        target = folder / "faiss.index"
+        approximate.build(vectors, options.factory, spec.weights, folder / WORK, target, progress)
     return {"encoder": spec.as_dict(), "width": width, "factory": options.factory}
 
 
@@ -67,19 +70,3 @@ def _finished(path: Path, note: Path, spec: EncoderSpec, shape: tuple[int, int])
     found = json.loads(note.read_text())
     same = found["encoder"] == spec.as_dict() and np.load(path, mmap_mode="r").shape == shape
     return int(found["done"]) if same else 0
-
-
-def _approximate(vectors: np.ndarray, factory: str, path: Path) -> None:
-    import faiss
-
-    try:
-        index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
-    except RuntimeError as error:
-        raise BuildError(f"--factory {factory!r} is not a FAISS factory string: {error}") from None
-    lists = getattr(faiss.extract_index_ivf(index), "nlist", 1024) if "IVF" in factory else 1024
-    count = min(len(vectors), max(TRAIN_PER_LIST * lists, 50_000), TRAIN_MOST)
-    sample = np.random.default_rng(0).choice(len(vectors), count, replace=False)
-    index.train(np.ascontiguousarray(vectors[np.sort(sample)]))
-    for start in range(0, len(vectors), 100_000):
-        index.add(np.ascontiguousarray(vectors[start : start + 100_000]))
-    faiss.write_index(index, str(path))

@@ -21,6 +21,7 @@ from retriever_server.backends.bm25_small import top_rows
 from retriever_server.backends.dense import ApproximateIndex, DenseRanker, FlatScan, HalfPrecisionScan
 from retriever_server.backends.hybrid import fuse
 from retriever_server.build_index import build
+from retriever_server.building import approximate
 from retriever_server.building.base import BuildError, BuildOptions
 from retriever_server.encoder import Encoder, EncoderError, EncoderSpec
 from retriever_server.process import serving
@@ -152,9 +153,7 @@ def test_every_scan_agrees_with_float64(kind: str, batch: int, tmp_path: Path) -
         scan = HalfPrecisionScan(stored, "cpu", 1.0)
         scan.block = 1000
     else:
-        from retriever_server.building.dense import _approximate
-
-        _approximate(stored, kind, tmp_path / "index")
+        approximate.build(stored, kind, "", tmp_path, tmp_path / "index", lambda done, total: None)
         scan = ApproximateIndex(tmp_path / "index", effort=256)
     ranker = DenseRanker(_FixedEncoder(queries), stored, scan)  # type: ignore[arg-type]
     found = ranker.rank([str(i) for i in range(batch)], 3)
@@ -164,6 +163,32 @@ def test_every_scan_agrees_with_float64(kind: str, batch: int, tmp_path: Path) -
         [[row for row, _ in hits] == list(best) for hits, best in zip(found, expected, strict=True)]
     )
     assert same == 1.0 if kind != "HNSW16" else same > 0.9
+
+
+def test_a_stopped_approximate_build_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    faiss = pytest.importorskip("faiss", reason="needs faiss-cpu")
+    monkeypatch.setattr(approximate, "ADD", 500)
+    monkeypatch.setattr(approximate, "KEEP_EVERY_S", 0.0)
+    stored = unit(np.random.default_rng(0), 3000)
+    seen: list[int] = []
+
+    def progress(done: int, total: int) -> None:
+        seen.append(done)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        approximate.build(stored, "IVF8,Flat", "e5", tmp_path, tmp_path / "index", progress)
+    assert not (tmp_path / "index").exists()
+    monkeypatch.setattr(approximate, "_trained", lambda *_: pytest.fail("trained again"))
+    approximate.build(stored, "IVF8,Flat", "e5", tmp_path, tmp_path / "index", progress)
+    assert seen == [500, 1000, 1500, 1500, 2000, 2500, 3000]
+    monkeypatch.undo()
+    approximate.build(stored, "IVF8,Flat", "other", tmp_path, tmp_path / "whole", lambda done, total: None)
+    found, whole = (faiss.read_index(str(tmp_path / name)) for name in ("index", "whole"))
+    assert all(
+        np.array_equal(a, b) for a, b in zip(found.search(stored, 3), whole.search(stored, 3), strict=True)
+    )
 
 
 def test_missing_hits_never_become_other_passages() -> None:

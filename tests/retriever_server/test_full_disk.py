@@ -90,7 +90,7 @@ def build_twice(corpus: Path, folder: Path, backend: str, kilobytes: int, first:
     return run.stdout
 
 
-@pytest.mark.parametrize(("kilobytes", "stage"), [(750, "Anserini failed"), (1700, "Lucene failed to merge")])
+@pytest.mark.parametrize(("kilobytes", "stage"), [(850, "Anserini failed"), (1700, "Lucene failed to merge")])
 def test_lucene_on_a_full_disk(
     java: None, namespaces: None, wordy: Path, tmp_path: Path, kilobytes: int, stage: str
 ) -> None:
