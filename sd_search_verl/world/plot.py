@@ -34,6 +34,7 @@ class Panel:
     lines: Sequence[Line]
     low: float
     high: float
+    unit: str = "rollouts"
 
 
 def plot_learning(rows: Sequence[Row], path: Path) -> None:
@@ -127,7 +128,7 @@ def _draw(panel: Panel, left: float, top: float) -> str:
     for i in range(3):
         x = x0 + across * i / 2
         anchor = ("start", "middle", "end")[i]
-        unit = " rollouts" if i == 2 else ""
+        unit = f" {panel.unit}" if i == 2 else ""
         parts.append(
             f'<text x="{x:.0f}" y="{y0 + 16:.0f}" text-anchor="{anchor}">{last * i // 2}{unit}</text>'
         )

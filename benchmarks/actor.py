@@ -1,0 +1,239 @@
+"""verl's actor and reference workers in one process, without Ray and vLLM, on rollouts of given lengths."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf, open_dict
+from torch import Tensor
+from transformers import Qwen2Config, Qwen2ForCausalLM
+from verl.utils import tensordict_utils as tu
+from verl.workers.engine_workers import ActorRolloutRefWorker
+from verl.workers.utils.padding import response_from_nested
+
+from benchmarks.floor import now
+from benchmarks.trajectories import Rollout
+from sd_search_verl.verl_adapter import worker
+from sd_search_verl.verl_adapter.data_plane import pack
+from sd_search_verl.verl_adapter.teacher_pass import run_teacher_pass
+from sd_search_verl.verl_adapter.worker import ALPHA, SDActorRolloutRefWorker
+from sd_search_verl.world.tokenizer import save_tokenizer
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "qwen2.5-3b": {
+        "hidden_size": 2048,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 2,
+        "vocab_size": 151936,
+        "tie_word_embeddings": True,
+    },
+    "qwen2.5-7b": {
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "vocab_size": 152064,
+        "tie_word_embeddings": False,
+    },
+    # The head's share of the operations, a tenth, is that of the 3B shape.
+    "tiny": {
+        "hidden_size": 256,
+        "intermediate_size": 1376,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 2048,
+        "tie_word_embeddings": True,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How the workers run.
+
+    Attributes:
+        dtype: ``fp32`` or ``bf16``.
+        token_budget: tokens a micro-batch (dynamic batching), or None for ``micro_batch`` rows.
+    """
+
+    shape: str
+    device: str
+    dtype: str
+    attention: str
+    remove_padding: bool
+    checkpointing: bool
+    token_budget: int | None
+    micro_batch: int
+
+
+def model_config(shape: str) -> Qwen2Config:
+    """The Hugging Face configuration of a shape."""
+    return Qwen2Config(**SHAPES[shape], max_position_embeddings=32768, bos_token_id=None, eos_token_id=1)
+
+
+def save_model(shape: str, folder: Path, dtype: torch.dtype, device: str) -> Path:
+    """Random weights as a Hugging Face folder; verl reads its models from disk."""
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = Qwen2ForCausalLM(model_config(shape)).to(dtype)
+    model.save_pretrained(folder)
+    save_tokenizer(folder)
+    return folder
+
+
+def configuration(setting: Setting, model: Path, rows: int, overrides: Sequence[str] = ()) -> Any:
+    """verl's configuration for one process, as its command line would make it."""
+    dynamic = setting.token_budget is not None
+    budget = setting.token_budget or 1
+    values = {
+        "+sd_search": "default",
+        "trainer.device": setting.device,
+        "actor_rollout_ref.model.path": model,
+        "actor_rollout_ref.model.use_remove_padding": setting.remove_padding,
+        "+actor_rollout_ref.model.override_config.attn_implementation": setting.attention,
+        "actor_rollout_ref.model.enable_gradient_checkpointing": setting.checkpointing,
+        "actor_rollout_ref.actor.strategy": "fsdp2",
+        "actor_rollout_ref.actor.use_torch_compile": setting.device == "cuda",
+        "actor_rollout_ref.actor.fsdp_config.use_torch_compile": setting.device == "cuda",
+        "actor_rollout_ref.actor.fsdp_config.model_dtype": setting.dtype,
+        "+actor_rollout_ref.actor.fsdp_config.mixed_precision.param_dtype": setting.dtype,
+        "actor_rollout_ref.actor.use_kl_loss": True,
+        "actor_rollout_ref.actor.ppo_mini_batch_size": rows,
+        "actor_rollout_ref.actor.use_dynamic_bsz": dynamic,
+        "actor_rollout_ref.actor.ppo_max_token_len_per_gpu": budget,
+        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu": setting.micro_batch,
+        "actor_rollout_ref.ref.strategy": "fsdp2",
+        "actor_rollout_ref.ref.use_torch_compile": setting.device == "cuda",
+        "actor_rollout_ref.ref.fsdp_config.use_torch_compile": setting.device == "cuda",
+        "actor_rollout_ref.ref.fsdp_config.model_dtype": setting.dtype,
+        "+actor_rollout_ref.ref.fsdp_config.mixed_precision.param_dtype": setting.dtype,
+        "actor_rollout_ref.ref.log_prob_use_dynamic_bsz": dynamic,
+        "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu": budget,
+        "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu": setting.micro_batch,
+        "actor_rollout_ref.rollout.name": "vllm",
+        "actor_rollout_ref.rollout.log_prob_use_dynamic_bsz": dynamic,
+        "actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu": budget,
+        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu": setting.micro_batch,
+    }
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        composed = compose(
+            "ppo_trainer", overrides=[*(f"{name}={value}" for name, value in values.items()), *overrides]
+        )
+    config: Any = OmegaConf.create(OmegaConf.to_container(composed, resolve=True))
+    with open_dict(config):
+        config.actor_rollout_ref.sd_search = config.sd_search
+    return config.actor_rollout_ref
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """One step's parts; ``teacher`` is contained in ``update``."""
+
+    old_log_prob: float
+    reference: float
+    update: float
+    teacher: float
+
+    @property
+    def actor(self) -> float:
+        """All that the actor's part of a step takes."""
+        return self.old_log_prob + self.reference + self.update
+
+
+class Actor:
+    """The two workers of a rank, and a step on them."""
+
+    def __init__(self, config: Any, device: str) -> None:
+        _single_rank()
+        self.device = device
+        self.actor = SDActorRolloutRefWorker(config=config, role="actor")
+        self.actor.init_model()
+        self.reference = ActorRolloutRefWorker(config=config, role="ref")
+        self.reference.init_model()
+        setattr(worker, "run_teacher_pass", self._teacher_pass)  # noqa: B010  timed
+
+    def step(self, rows: Sequence[Rollout], alpha: float, skip_old_log_prob: bool = False) -> Seconds:
+        """One step of verl's actor part on these rollouts."""
+        batch = _batch(rows, alpha)
+        mask = batch["response_mask"]
+
+        def log_probs(compute: Any, entropy: bool) -> Tensor:
+            tu.assign_non_tensor(batch, calculate_entropy=entropy, compute_loss=False)
+            return response_from_nested(compute(batch)["log_probs"], mask)
+
+        old, old_s = self._timed(
+            lambda: None if skip_old_log_prob else log_probs(self.actor.compute_log_prob, True)
+        )
+        ref, ref_s = self._timed(lambda: log_probs(self.reference.compute_ref_log_prob, False))
+        batch["old_log_probs"] = ref if old is None else old
+        batch["ref_log_prob"] = ref
+        tu.assign_non_tensor(batch, calculate_entropy=False, compute_loss=True)
+        self._teacher_s = 0.0
+        _, update_s = self._timed(lambda: self.actor.update_actor(batch))
+        return Seconds(old_s, ref_s, update_s, self._teacher_s)
+
+    def _teacher_pass(self, *arguments: Any) -> Any:
+        targets, seconds = self._timed(lambda: run_teacher_pass(*arguments))
+        self._teacher_s += seconds
+        return targets
+
+    def _timed(self, run: Callable[[], Any]) -> tuple[Any, float]:
+        start = now(self.device)
+        result = run()
+        return result, now(self.device) - start
+
+
+def _batch(rows: Sequence[Rollout], alpha: float) -> Any:
+    def nested(values: Sequence[Tensor]) -> Tensor:
+        return torch.nested.as_nested_tensor(list(values), layout=torch.jagged)
+
+    sequences = [torch.tensor(row.prompt_ids + row.response_ids) for row in rows]
+    responses = [torch.tensor(row.response_ids) for row in rows]
+    advantages = torch.randn(len(rows), generator=torch.Generator().manual_seed(0)).tolist()
+    ones = [torch.ones_like(response) for response in responses]
+    tensors = {
+        "input_ids": nested(sequences),
+        "position_ids": nested([torch.arange(len(sequence)) for sequence in sequences]),
+        "prompts": nested([torch.tensor(row.prompt_ids) for row in rows]),
+        "responses": nested(responses),
+        "response_mask": nested(ones),
+        "loss_mask": nested(ones),
+        "advantages": nested([torch.full((len(r),), a) for r, a in zip(responses, advantages, strict=True)]),
+    }
+    if alpha:
+        packed = [pack(row.teacher) for row in rows]
+        tensors |= {name: nested([item[name] for item in packed]) for name in packed[0]}
+    return tu.get_tensordict(
+        tensors,
+        non_tensor_dict={
+            "distillation_use_topk": False,
+            "distillation_only": False,
+            "global_batch_size": len(rows),
+            "mini_batch_size": len(rows),
+            "epochs": 1,
+            "seed": 1,
+            "dataloader_kwargs": {"shuffle": False},
+            "temperature": 1.0,
+            ALPHA: alpha,
+        },
+    )
+
+
+def _single_rank() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        os.environ.setdefault("MASTER_PORT", str(free.getsockname()[1]))
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    os.environ.setdefault("RANK", "0")
+    os.environ.setdefault("WORLD_SIZE", "1")

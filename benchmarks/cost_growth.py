@@ -1,0 +1,154 @@
+"""How the cost of SD-Search grows with the group, the searches, the response and the block.
+
+    python -m benchmarks.cost_growth [--plot docs/cost_growth.svg]
+
+One length is changed at a time, around trajectories of recorded lengths. Every point is one pair of steps of the actor
+(see ``benchmarks/actor_step.py``), beside what the operations say. Writes ``benchmarks/cost_growth.csv``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import statistics
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("VERL_PLATFORM", "cpu")  # inert where there is an accelerator
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+from tqdm import tqdm
+
+from benchmarks import actor, floor, trajectories
+from benchmarks.machine import device_name
+from benchmarks.memory import Peak
+from benchmarks.trajectories import Lengths
+from sd_search_verl.world.plot import COLOURS, Line, Panel, svg
+
+HERE = Path(__file__).resolve().parent
+BASE = Lengths(prompt=136, response=559, spans=[(70, 78)])
+"""Means of the recorded trajectories."""
+GROUP, ROWS = 5, 10
+DOCUMENTS = 386
+"""Tokens from a query to the next one: its documents and the thinking after them."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measured place: ``value`` of ``axis``, and the groups of that step."""
+
+    axis: str
+    value: int
+    groups: list[list[Lengths]]
+    block: int | None = None
+
+
+def points(longest: int) -> Iterator[Point]:
+    """All places; no response longer than ``longest``."""
+    for size in (2, 4, 8, 16):
+        yield Point("group size", size, [[BASE] * size for _ in range(max(1, ROWS // size))])
+    for searches in (1, 2, 4, 8):
+        response = BASE.response + (searches - 1) * DOCUMENTS
+        spans = [(70 + i * DOCUMENTS, 78 + i * DOCUMENTS) for i in range(searches)]
+        if response <= longest:
+            yield Point("searches", searches, [[Lengths(BASE.prompt, response, spans)] * GROUP])
+    for response in (512, 1024, 2048, 4096, 8192):
+        if response <= longest:
+            yield Point("response tokens", response, [[Lengths(BASE.prompt, response, BASE.spans)] * GROUP])
+    for block in (64, 256, 1024):
+        yield Point("block tokens", block, [[BASE] * GROUP] * 2, block)
+
+
+def measure(
+    workers: actor.Actor, point: Point, shape: str, repeats: int, peak: float, device: str
+) -> dict[str, Any]:
+    """Medians over pairs of steps, and the ratio that the operations give."""
+    rows = trajectories.rollouts(point.groups, actor.SHAPES[shape]["vocab_size"], seed=0, block=point.block)
+    found: dict[float, list[tuple[actor.Seconds, float]]] = {0.0: [], 1.0e-3: []}
+    for _ in range(repeats):
+        for alpha, results in found.items():
+            memory = Peak(device)
+            results.append((workers.step(rows, alpha), memory.read()))
+    plain, ours = found.values()
+    floors = floor.step_floor(rows, floor.cost_of(actor.model_config(shape)), False, len(point.groups[0]))
+    pairs = list(zip(plain, ours, strict=True))
+    values = {
+        "grpo_s": statistics.median(a.actor for a, _ in plain),
+        "teacher_s": statistics.median(b.teacher for b, _ in ours),
+        "teacher_floor_s": floors.teacher / peak,
+        "ratio": statistics.median(b.actor / a.actor for (a, _), (b, _) in pairs),
+        "ratio_floor": 1 + floors.teacher / (2 * floors.log_prob + floors.update),
+        "ratio_floor_shared": 1 + floors.teacher_shared / (2 * floors.log_prob + floors.update),
+        "extra_gb": statistics.median(after - before for (_, before), (_, after) in pairs),
+    }
+    where = {"device": device_name(device), "shape": shape, "axis": point.axis, "value": point.value}
+    return where | {"repeats": repeats} | {name: round(value, 4) for name, value in values.items()}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure all points, write the CSV and the plot."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--shape", choices=actor.SHAPES, default="tiny")
+    parser.add_argument("--repeats", type=int, default=2, help="pairs of steps a point")
+    parser.add_argument("--longest", type=int, help="longest response; default 2048 on a CPU, 8192 on a GPU")
+    parser.add_argument("--plot", type=Path, help="draw the CSV's rows of this device into this file")
+    options = parser.parse_args(argv)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    gpu = device == "cuda"
+    torch.set_num_threads(1)
+    dtype = torch.bfloat16 if gpu else torch.float32
+    setting = actor.Setting(
+        options.shape,
+        device,
+        "bf16" if gpu else "fp32",
+        "flash_attention_2" if gpu else "sdpa",
+        remove_padding=gpu,
+        checkpointing=False,
+        token_budget=16384 if gpu else None,
+        micro_batch=1,
+    )
+    peak = floor.peak_flops(device, dtype)
+    with tempfile.TemporaryDirectory() as folder:
+        model = actor.save_model(options.shape, Path(folder), dtype, device)
+        workers = actor.Actor(actor.configuration(setting, model, rows=1), device)
+    measured = [
+        measure(workers, point, options.shape, options.repeats, peak, device)
+        for point in tqdm(
+            list(points(options.longest or (8192 if gpu else 2048))), desc="points", disable=None
+        )
+    ]
+    with (HERE / "cost_growth.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(measured[0]))
+        writer.writeheader()
+        writer.writerows(measured)
+    if options.plot:
+        plot(measured, options.plot)
+
+
+def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Measured ratio and the operations' ratios, one panel an axis."""
+    shown = (
+        ("ratio", "measured", False),
+        ("ratio_floor", "operations", False),
+        ("ratio_floor_shared", "prefix read once a group", True),
+    )
+    panels = []
+    for axis in dict.fromkeys(row["axis"] for row in rows):
+        chosen = [row for row in rows if row["axis"] == axis]
+        lines = [
+            Line(label, colour, [(row["value"], [row[name]]) for row in chosen], dashed)
+            for (name, label, dashed), colour in zip(shown, COLOURS, strict=False)
+        ]
+        panels.append(Panel(f"Actor's part, GRPO = 1, by {axis}", lines, 1.0, 1.4, unit=axis))
+    path.write_text(svg(panels))
+
+
+if __name__ == "__main__":
+    main()

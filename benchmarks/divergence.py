@@ -1,0 +1,182 @@
+"""The Jensen-Shannon divergence and its gradient, from hidden states: ours against Liger, TRL and a naive version.
+
+    python -m benchmarks.divergence                                   the GPU's sizes on a GPU, small ones on a CPU
+    PYTHONPATH=LIBS python -m benchmarks.divergence                   with liger-kernel and trl, installed by
+    pip install --no-deps --target LIBS liger-kernel trl
+
+All make the logits of N query rows by one head, for a student and a teacher, and go back to the student's hidden
+states and the head. ``top-k`` compares the teacher's 50 likeliest entries and the rest as one more; all others compare
+the whole vocabulary. Appends to ``benchmarks/divergence.csv``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from benchmarks.floor import now
+from benchmarks.machine import device_name
+from benchmarks.memory import Peak
+from sd_search_verl.config import SDSearchConfig
+from sd_search_verl.distill.score import score
+from sd_search_verl.distill.targets import keep
+
+Contender = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Student's hidden states ``[N, H]``, teacher's, head ``[V, H]``: the mean divergence."""
+
+FIELDS = [
+    "device",
+    "dtype",
+    "hidden",
+    "vocab",
+    "rows",
+    "contender",
+    "forward_s",
+    "total_s",
+    "extra_gb",
+    "spread",
+]
+
+
+def ours(top_k: int | None) -> Contender:
+    """This project's, with its default chunk."""
+    config = SDSearchConfig(top_k=top_k)
+
+    def run(student: Tensor, teacher: Tensor, head: Tensor) -> Tensor:
+        with torch.no_grad():
+            targets = keep(teacher @ head.T, config)
+        return score(student @ head.T, targets, config).divergence.mean()
+
+    return run
+
+
+def naive(student: Tensor, teacher: Tensor, head: Tensor) -> Tensor:
+    """As the formula reads."""
+    with torch.no_grad():
+        p = (teacher @ head.T).float().softmax(-1)
+    q = (student @ head.T).float().softmax(-1)
+    m = (p + q) / 2
+    return (0.5 * (p * (p / m).log() + q * (q / m).log())).sum(-1).mean()
+
+
+def contenders(device: str) -> dict[str, Contender]:
+    """Those that can run here; says which cannot, and why."""
+    found: dict[str, Contender] = {"ours top-k": ours(50), "ours": ours(None), "naive": naive}
+    try:
+        from trl.experimental.gkd.gkd_trainer import GKDTrainer
+    except ImportError as error:
+        print(f"without TRL: {error}")
+    else:
+
+        def trl(student: Tensor, teacher: Tensor, head: Tensor) -> Tensor:
+            with torch.no_grad():
+                teacher_logits = (teacher @ head.T).float()
+            loss: Tensor = GKDTrainer.generalized_jsd_loss((student @ head.T).float(), teacher_logits)
+            return loss
+
+        found["trl"] = trl
+    try:
+        from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
+        from liger_kernel.transformers import LigerFusedLinearJSD
+    except ImportError as error:
+        print(f"without Liger: {error}")
+        return found
+    chunked = LigerFusedLinearJSDLoss(weight_hard_loss=0.0, weight_soft_loss=1.0, compiled=device == "cuda")
+    found["liger chunked"] = lambda student, teacher, head: chunked(
+        student, head, teacher, head, torch.zeros(len(student), dtype=torch.long, device=device)
+    )
+    if device == "cuda":
+        fused = LigerFusedLinearJSD()
+        found["liger triton"] = lambda student, teacher, head: fused(student, head, teacher, head)
+    else:
+        print("without Liger's Triton kernel: it needs a GPU")
+    return found
+
+
+def measure(
+    run: Contender, inputs: tuple[Tensor, Tensor, Tensor], device: str, repeats: int
+) -> dict[str, float]:
+    """Medians of seconds; extra_gb: peak memory above what stood before."""
+    student, _, head = inputs
+    forwards, totals, peaks = [], [], []
+    for repeat in range(repeats + 1):
+        student.grad = head.grad = None
+        memory = Peak(device)
+        before = memory.read()
+        start = now(device)
+        loss = run(*inputs)
+        middle = now(device)
+        loss.backward()
+        end = now(device)
+        if repeat:
+            forwards.append(middle - start)
+            totals.append(end - start)
+            peaks.append(memory.read() - before)
+    return {
+        "forward_s": statistics.median(forwards),
+        "total_s": statistics.median(totals),
+        "extra_gb": statistics.median(peaks),
+        "spread": (max(totals) - min(totals)) / statistics.median(totals),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure every contender at every size, print and append."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    gpu = device == "cuda"
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--rows", type=int, nargs="+", default=[2**i for i in range(6, 15)] if gpu else [16, 64, 256]
+    )
+    parser.add_argument("--hidden", type=int, nargs="+", default=[2048, 3584] if gpu else [64])
+    parser.add_argument("--vocab", type=int, default=151936 if gpu else 16384)
+    parser.add_argument("--repeats", type=int, default=10 if gpu else 5)
+    options = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    dtype = torch.bfloat16 if gpu else torch.float32
+    path = Path(__file__).resolve().parent / "divergence.csv"
+    new = not path.exists()
+    sizes = [(hidden, rows) for hidden in options.hidden for rows in options.rows]
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS)
+        if new:
+            writer.writeheader()
+        for hidden, rows in tqdm(sizes, desc="sizes", disable=None):
+            head = (
+                (torch.randn(options.vocab, hidden, device=device) / hidden**0.5).to(dtype).requires_grad_()
+            )
+            student, teacher = (2 * torch.randn(rows, hidden, device=device) for _ in range(2))
+            inputs = (student.to(dtype).requires_grad_(), teacher.to(dtype), head)
+            for name, run in contenders(device).items():
+                where = {
+                    "device": device_name(device),
+                    "dtype": str(dtype).removeprefix("torch."),
+                    "hidden": hidden,
+                }
+                try:
+                    found = measure(run, inputs, device, options.repeats)
+                except torch.OutOfMemoryError:
+                    found = {
+                        "forward_s": float("nan"),
+                        "total_s": float("nan"),
+                        "extra_gb": float("inf"),
+                        "spread": 0,
+                    }
+                row = where | {"vocab": options.vocab, "rows": rows, "contender": name}
+                row |= {key: round(value, 6) for key, value in found.items()}
+                print(row)
+                writer.writerow(row)
+
+
+if __name__ == "__main__":
+    main()

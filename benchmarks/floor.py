@@ -1,0 +1,93 @@
+"""The floor: floating point operations that a step must do, and what the machine does per second at best.
+
+A decoder of N parameters outside of embedding and head, L layers and attention width D reads a row of n tokens with
+
+    2 N n + 2 L D n^2          (causal attention: half of the full square, scores and values)
+
+operations, and makes the logits of m of them with 2 H V m. A backward costs twice its forward; with gradient
+checkpointing the forward of the layers is done once more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from benchmarks.trajectories import Rollout
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Operations per token, per squared row length and per row of logits, of one forward."""
+
+    per_token: float
+    per_square: float
+    per_logits: float
+
+    def forward(self, lengths: Iterable[int], logits: int) -> float:
+        """Operations to read rows of these lengths and make ``logits`` rows of logits."""
+        return sum(self.per_token * n + self.per_square * n * n for n in lengths) + self.per_logits * logits
+
+
+def cost_of(config: Any) -> Cost:
+    """The :class:`Cost` of a Qwen2-like configuration."""
+    hidden, head = config.hidden_size, config.hidden_size // config.num_attention_heads
+    keys_and_values = 2 * head * config.num_key_value_heads
+    layer = hidden * (2 * hidden + keys_and_values + 3 * config.intermediate_size)
+    layers = config.num_hidden_layers
+    return Cost(2.0 * layers * layer, 2.0 * layers * hidden, 2.0 * hidden * config.vocab_size)
+
+
+@dataclass(frozen=True)
+class StepFloor:
+    """Operations of each part of a step.
+
+    teacher_shared: the teacher if a group's prefix (block and prompt) were read once.
+    """
+
+    log_prob: float
+    update: float
+    teacher: float
+    teacher_shared: float
+
+
+def step_floor(rows: Iterable[Rollout], cost: Cost, checkpointing: bool, group_size: int) -> StepFloor:
+    """The floor of one pass over the rollouts; ``log_prob`` is one of the two passes without gradient."""
+    rows = list(rows)
+    lengths = [len(row.prompt_ids) + len(row.response_ids) for row in rows]
+    forward, layers = cost.forward(lengths, sum(lengths)), cost.forward(lengths, 0)
+    scored = [row for row in rows if row.teacher.rows]
+    teacher_lengths = [len(row.teacher.rows[0].input_ids) for row in scored]
+    queries = sum(row.lengths.query_tokens for row in scored)
+    teacher = cost.forward(teacher_lengths, queries)
+    saved = 0.0
+    for start in range(0, len(rows), group_size):
+        group = [row for row in rows[start : start + group_size] if row.teacher.rows]
+        if group:
+            prefix = len(group[0].teacher.rows[0].input_ids) - group[0].lengths.spans[-1][1]
+            saved += (len(group) - 1) * cost.forward([prefix], 0)
+    return StepFloor(forward, 3 * forward + (layers if checkpointing else 0), teacher, teacher - saved)
+
+
+def peak_flops(device: str, dtype: torch.dtype) -> float:
+    """Operations per second of a square matrix product, the best of ten: what this machine can do."""
+    size = 8192 if device == "cuda" else 1024
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(10):
+        start = now(device)
+        a @ b
+        best = min(best, now(device) - start)
+    return 2.0 * size**3 / best
+
+
+def now(device: str) -> float:
+    """Seconds: of the wall on a GPU, of this process's single thread on a CPU, which others' work does not lengthen."""
+    if device == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
