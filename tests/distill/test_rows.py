@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sd_search_verl.distill.rows import select_rows
 
 INDEX = torch.tensor([1, 3])
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 def gradients(select: Callable[[Tensor, Tensor], Tensor], scale: float) -> list[Tensor]:
@@ -30,12 +33,61 @@ def test_gradient_of_plain_indexing(scale: float) -> None:
         torch.testing.assert_close(left, right)
 
 
-def test_the_other_loss_may_overwrite_the_logits() -> None:
-    hidden = torch.randn(5, 7, requires_grad=True)
-    logits = hidden * 1.0
-    rows = select_rows(logits.unsqueeze(0), INDEX)
-    logits.data.zero_()
-    torch.testing.assert_close(rows.detach(), hidden.detach()[INDEX])
+class InPlaceCrossEntropy(torch.autograd.Function):
+    """-log p of each row's target, with the gradient written over the logits, as flash-attention's kernel does."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, target: Tensor) -> Tensor:
+        ctx.logits, ctx.target = logits, target
+        return logits.logsumexp(-1) - logits.gather(-1, target[:, None])[:, 0]
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+        q = ctx.logits.softmax(-1)
+        q.scatter_add_(-1, ctx.target[:, None], -torch.ones(len(q), 1, dtype=q.dtype, device=q.device))
+        return ctx.logits.data.copy_(q * upstream[:, None]), None
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=CUDA)])
+@pytest.mark.parametrize("rows_first", [True, False])
+def test_a_loss_that_overwrites_the_logits_in_its_backward(device: str, rows_first: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden, head = (torch.randn(size, generator=generator).to(device) for size in ((6, 4), (4, 11)))
+    target, index = torch.tensor([3, 1, 0, 10, 4, 4], device=device), INDEX.to(device)
+
+    def gradients(in_place: bool) -> list[Tensor]:
+        inputs = [value.clone().requires_grad_() for value in (hidden, head)]
+        logits = inputs[0] @ inputs[1]
+        if in_place:
+            parts = [select_rows(logits.unsqueeze(0), index).sin().sum()]
+            parts.append(InPlaceCrossEntropy.apply(logits, target).sum())
+        else:
+            parts = [logits[index].sin().sum(), F.cross_entropy(logits, target, reduction="sum")]
+        (sum(parts) if rows_first else sum(reversed(parts))).backward()
+        return [value.grad for value in inputs if value.grad is not None]
+
+    for ours, plain in zip(gradients(True), gradients(False), strict=True):
+        torch.testing.assert_close(ours, plain)
+
+
+@CUDA
+def test_flash_attentions_cross_entropy() -> None:
+    pytest.importorskip("flash_attn")
+    from verl.utils.torch_functional import logprobs_from_logits
+
+    hidden, head = (torch.randn(size, device="cuda") for size in ((64, 32), (32, 1000)))
+    target, index = torch.randint(1000, (64,), device="cuda"), INDEX.cuda()
+
+    def gradients(in_place: bool) -> list[Tensor]:
+        inputs = [value.clone().requires_grad_() for value in (hidden, head)]
+        logits = inputs[0] @ inputs[1]
+        rows = select_rows(logits.unsqueeze(0), index) if in_place else logits[index]
+        log_probs = logprobs_from_logits(logits, target, inplace_backward=in_place)
+        (rows.sin().sum() - log_probs.sum()).backward()
+        return [value.grad for value in inputs if value.grad is not None]
+
+    for ours, plain in zip(gradients(True), gradients(False), strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-4)
 
 
 def test_rows_without_another_loss_are_refused() -> None:
