@@ -27,7 +27,7 @@ mount -t tmpfs -o size=${size}k none "$disk" || exit 99
 mount -o remount,size=100m "$disk"
 "$@"; echo "second: $?"; cp -r "$disk/index" "$disk.out"
 """
-SMALL_SHARDS = "from retriever_server.building import bm25; bm25.SHARD_PASSAGES = 1000"
+SHARDS_OF = "from retriever_server.building import bm25; bm25.SHARD_PASSAGES = {}"
 ZERO_ENCODER = """
 import numpy as np
 from retriever_server.building import dense
@@ -90,11 +90,14 @@ def build_twice(corpus: Path, folder: Path, backend: str, kilobytes: int, first:
     return run.stdout
 
 
-@pytest.mark.parametrize(("kilobytes", "stage"), [(850, "Anserini failed"), (1700, "Lucene failed to merge")])
+@pytest.mark.parametrize(
+    ("shard", "kilobytes", "stage"),
+    [(2000, 1200, "Anserini failed"), (1000, 1700, "Lucene failed to merge")],
+)
 def test_lucene_on_a_full_disk(
-    java: None, namespaces: None, wordy: Path, tmp_path: Path, kilobytes: int, stage: str
+    java: None, namespaces: None, wordy: Path, tmp_path: Path, shard: int, kilobytes: int, stage: str
 ) -> None:
-    printed = build_twice(wordy, tmp_path / "disk", "bm25", kilobytes, SMALL_SHARDS)
+    printed = build_twice(wordy, tmp_path / "disk", "bm25", kilobytes, SHARDS_OF.format(shard))
     assert stage in printed
     index = LuceneIndex(tmp_path / "disk.out" / "lucene", k1=0.9, b=0.4)
     rows = np.load(tmp_path / "disk.out" / "rows.npy")
