@@ -11,7 +11,7 @@ import logging
 import zipfile
 from pathlib import Path
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("verl.sd_search")  # below verl's, which is shown where the root logger is not
 
 TRACKER = "latest_checkpointed_iteration.txt"
 

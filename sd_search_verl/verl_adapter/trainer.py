@@ -31,7 +31,7 @@ from sd_search_verl.verl_adapter.loss import PREFIX
 from sd_search_verl.verl_adapter.settings import read_health, read_sd_search, read_search, refuse_unsupported
 from sd_search_verl.verl_adapter.worker import ALPHA, SDActorRolloutRefWorker
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("verl.sd_search")  # below verl's, which is shown where the root logger is not
 
 
 @register_trainer("sd_search")
