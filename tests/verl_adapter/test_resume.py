@@ -9,7 +9,17 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from support.engine import compose
+from support.engine import (
+    batch_of,
+    compose,
+    full,
+    make_worker,
+    recorded_rows,
+    settings,
+    single_rank_environment,
+    teacher_inputs,
+    weights,
+)
 from support.tiny import byte_tokenizer, save_tiny_model
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
@@ -131,3 +141,38 @@ def test_the_next_batch_is_the_one_that_would_have_come(model: Path, tmp_path: P
         resumed = loader(model, tmp_path, shuffle)
         resumed.train_dataloader.load_state_dict(torch.load(tmp_path / "data.pt", weights_only=False))
         assert batches(resumed, steps - step) == expected[step:], f"resumed after step {step}"
+
+
+def test_weights_and_optimizer_go_on_bitwise(model: Path, tmp_path: Path) -> None:
+    """Three updates in one go, against one, a checkpoint, a new worker and two more; warm-up of the rate included."""
+    single_rank_environment()
+    config = compose(
+        model,
+        [
+            "actor_rollout_ref.actor.optim.lr_warmup_steps=4",
+            "actor_rollout_ref.actor.optim.total_training_steps=8",
+        ],
+    )
+    rows = recorded_rows(byte_tokenizer())
+
+    def update(worker: Any, step: int) -> None:
+        part = rows[4 * step : 4 * step + 8]
+        worker.update_actor(batch_of(part, teacher_inputs(part, settings(), byte_tokenizer()), 0.3))
+
+    whole, first = make_worker(config), make_worker(config)
+    for step in range(3):
+        update(whole, step)
+    update(first, 0)
+    first.save_checkpoint(str(tmp_path / "actor"), None, 1, None)
+    resumed = make_worker(config)
+    resumed.load_checkpoint(str(tmp_path / "actor"))
+    for step in (1, 2):
+        update(resumed, step)
+    left, right = weights(whole), weights(resumed)
+    assert any(not torch.equal(left[name], value) for name, value in weights(first).items())
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    states = [worker.actor.engine.optimizer.state_dict() for worker in (whole, resumed)]
+    assert states[0]["param_groups"] == states[1]["param_groups"]
+    for parameter, moments in states[0]["state"].items():
+        for name, value in moments.items():
+            assert torch.equal(full(value), full(states[1]["state"][parameter][name])), (parameter, name)
