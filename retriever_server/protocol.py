@@ -1,38 +1,12 @@
-"""Uvicorn's HTTP protocol, with a limit on how long a request may take to arrive and one write per answer."""
+"""Uvicorn's HTTP protocol, with a limit on how long a request may take to arrive: it has none of its own."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .contract import encode_error
-
-
-class Corked:
-    """A transport that gathers what is written in one turn of the loop: head and body leave in one packet."""
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport, self._loop = transport, loop
-        self._parts: list[bytes] = []
-
-    def write(self, data: bytes) -> None:
-        if not self._parts:
-            self._loop.call_soon(self._flush)
-        self._parts.append(data)
-
-    def close(self) -> None:
-        self._flush()
-        self._transport.close()
-
-    def _flush(self) -> None:
-        parts, self._parts = self._parts, []
-        if parts:
-            self._transport.write(b"".join(parts))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
 
 
 def protocol(timeout_s: float) -> type[HttpToolsProtocol]:
@@ -47,7 +21,7 @@ def protocol(timeout_s: float) -> type[HttpToolsProtocol]:
         _timer: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(Corked(transport, self.loop))  # type: ignore[arg-type]
+            super().connection_made(transport)
             self._start()
 
         def on_message_begin(self) -> None:
