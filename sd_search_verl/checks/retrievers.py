@@ -16,7 +16,11 @@ def check_retrievers(config: DictConfig) -> Iterator[Finding]:
     """Every retriever answers. One that is loading is waited for; one that is not there, for ``search.timeout_s``."""
     for url in config.search.retriever_urls:
         deadline = time.monotonic() + float(config.search.timeout_s)
-        while not (finding := check_retriever(url)).ok and (_loading(url) or time.monotonic() < deadline):
+        while True:
+            loading = _loading(url)  # first: a server that gets ready between the two is asked once more
+            finding = check_retriever(url)
+            if finding.ok or not (loading or time.monotonic() < deadline):
+                break
             print(f"waiting for the retriever at {url}: {finding.found}", flush=True)
             time.sleep(2)
         yield finding
