@@ -1,0 +1,54 @@
+"""Draw ``benchmarks/retriever.csv``: what each server answered under closed-loop load.
+
+    python -m benchmarks.retriever_plot [--corpus synthetic-1M] [--out docs/retriever_load.svg]
+
+Lines are means over the slices, bands their range.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+from pathlib import Path
+
+from sd_search_verl.world.plot import COLOURS, Line, Panel, svg
+
+HERE = Path(__file__).parent
+SHOWN = (
+    ("qps", "Queries a second"),
+    ("cpu_ms_per_query", "Server CPU-ms per query"),
+    ("p99_ms", "p99 in ms"),
+)
+
+
+def panel(rows: list[dict[str, str]], column: str, title: str) -> Panel:
+    """One column by the number of clients, a line a server."""
+    lines = []
+    for server, colour in zip(dict.fromkeys(row["server"] for row in rows), COLOURS, strict=False):
+        points: dict[int, list[float]] = {}
+        for row in rows:
+            if row["server"] == server:
+                points.setdefault(int(row["clients"]), []).append(float(row[column]))
+        lines.append(Line(server, colour, sorted(points.items())))
+    highest = max(value for line in lines for _, values in line.points for value in values)
+    step = 10 ** math.floor(math.log10(highest))
+    return Panel(title, lines, 0.0, math.ceil(highest / step) * step, unit="clients")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--corpus", default="synthetic-1M")
+    parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "retriever_load.svg")
+    options = parser.parse_args()
+    with (HERE / "retriever.csv").open(encoding="utf-8") as file:
+        rows = [
+            row for row in csv.DictReader(file) if row["corpus"] == options.corpus and not float(row["rate"])
+        ]
+    options.out.write_text(svg([panel(rows, column, title) for column, title in SHOWN]))
+
+
+if __name__ == "__main__":
+    main()
