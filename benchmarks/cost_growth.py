@@ -33,7 +33,7 @@ from sd_search_verl.world.plot import COLOURS, Line, Panel, svg
 HERE = Path(__file__).resolve().parent
 BASE = Lengths(prompt=136, response=559, spans=[(70, 78)])
 """Means of the recorded trajectories."""
-GROUP, ROWS = 5, 10
+GROUP = 5
 DOCUMENTS = 386
 """Tokens from a query to the next one: its documents and the thinking after them."""
 
@@ -51,7 +51,7 @@ class Point:
 def points(longest: int) -> Iterator[Point]:
     """All places; no response longer than ``longest``."""
     for size in (2, 4, 8, 16):
-        yield Point("group size", size, [[BASE] * size for _ in range(max(1, ROWS // size))])
+        yield Point("group size", size, [[BASE] * size])
     for searches in (1, 2, 4, 8):
         response = BASE.response + (searches - 1) * DOCUMENTS
         spans = [(70 + i * DOCUMENTS, 78 + i * DOCUMENTS) for i in range(searches)]
@@ -61,7 +61,7 @@ def points(longest: int) -> Iterator[Point]:
         if response <= longest:
             yield Point("response tokens", response, [[Lengths(BASE.prompt, response, BASE.spans)] * GROUP])
     for block in (64, 256, 1024):
-        yield Point("block tokens", block, [[BASE] * GROUP] * 2, block)
+        yield Point("block tokens", block, [[BASE] * GROUP], block)
 
 
 def measure(
@@ -118,16 +118,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = actor.save_model(options.shape, Path(folder), dtype, device)
         workers = actor.Actor(actor.configuration(setting, model, rows=1), device)
-    measured = [
-        measure(workers, point, options.shape, options.repeats, peak, device)
-        for point in tqdm(
-            list(points(options.longest or (8192 if gpu else 2048))), desc="points", disable=None
-        )
-    ]
+    places = list(points(options.longest or (8192 if gpu else 2048)))
+    workers.step(trajectories.rollouts(places[0].groups, 100, seed=0), 1.0e-3)  # starts caches
+    measured = []
     with (HERE / "cost_growth.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(measured[0]))
-        writer.writeheader()
-        writer.writerows(measured)
+        for point in tqdm(places, desc="points", disable=None):
+            measured.append(measure(workers, point, options.shape, options.repeats, peak, device))
+            writer = csv.DictWriter(file, list(measured[0]))
+            if len(measured) == 1:
+                writer.writeheader()
+            writer.writerow(measured[-1])
+            file.flush()
     if options.plot:
         plot(measured, options.plot)
 

@@ -75,7 +75,7 @@ class _Score(torch.autograd.Function):
                 columns[3, chunk] = log_prob_of(tokens[chunk], rows, view.norm)
             if slopes is not None:
                 slopes[chunk] = gradient(view, entries, slope)
-        ctx.slopes = slopes
+        ctx.slopes, ctx.chunk_rows = slopes, config.chunk_rows
         divergence, *others = columns.unbind()
         ctx.mark_non_differentiable(*others)
         return (divergence, *others)
@@ -86,7 +86,9 @@ class _Score(torch.autograd.Function):
         slopes, ctx.slopes = ctx.slopes, None  # not kept: a second backward would find it scaled
         if slopes is None:
             raise RuntimeError("the divergence was differentiated a second time; compute it anew")
-        return slopes.mul_(upstream.unsqueeze(-1)), None, None, None
+        for rows, scale in zip(slopes.split(ctx.chunk_rows), upstream.split(ctx.chunk_rows), strict=True):
+            rows.mul_(scale.unsqueeze(-1))  # of two types, so in fp32
+        return slopes, None, None, None
 
 
 def _entries(rows: Tensor, teacher: Targets, config: SDSearchConfig) -> Entries | None:
