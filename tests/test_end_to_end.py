@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -75,12 +76,14 @@ def run(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "data.val_max_samples=8",
         # A reference policy, as the paper's runs have one: another worker role, and KL in the loss.
         "actor_rollout_ref.actor.use_kl_loss=True",
+        "trainer.logger=[console,tensorboard]",
     ]
     done = subprocess.run(
         [*command(folder, world, *overrides), "--steps", str(STEPS)],
         capture_output=True,
         text=True,
         timeout=540,
+        env={**os.environ, "TENSORBOARD_DIR": str(folder / "tensorboard")},
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     assert str(folder / "report.html") in done.stdout
@@ -114,6 +117,21 @@ def test_every_metric_is_present_and_finite(run: Path) -> None:
     assert any(name.startswith("val-") and name.endswith("/em/mean@1") for name in steps[-1])
 
 
+def test_loggers_get_the_same_numbers(run: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    for step in read(run / "metrics.jsonl"):
+        for name in step.keys() & {*METRICS, *WITH_ALPHA, "health/alarms", "health/correct_log_prob"}:
+            found = {event.step: event.value for event in events.Scalars(name)}
+            assert found[step["step"]] == pytest.approx(step[name], rel=1e-5), name
+    log = (run / "train.log").read_text(errors="replace")
+    assert re.search(
+        rf"step +{STEPS}  reward [\d.]+  EM [\d.]+  searches [\d.]+  .*  alpha 0\.3  JSD [\d.]+", log
+    )
+
+
 def test_the_weights_changed(run: Path, world: Path) -> None:
     (shard,) = (run / f"global_step_{STEPS}" / "actor").glob("model_world_size_1_rank_0.pt")
     after = torch.load(shard, weights_only=False)
@@ -127,7 +145,7 @@ def test_the_weights_changed(run: Path, world: Path) -> None:
 def test_traces_hold_what_the_policy_did(run: Path) -> None:
     traces = read(run / "traces.jsonl")
     assert len(traces) == STEPS * 40
-    searched = 0
+    searched, divergences = 0, []
     for trace in traces:
         tokens, mask = trace["tokens"], trace["mask"]
         assert "".join(tokens) == trace["response"]
@@ -149,7 +167,17 @@ def test_traces_hold_what_the_policy_did(run: Path) -> None:
             assert all(query in block for query in trace["queries"])
             assert block.count("CORRECT:") == 5
             assert "<information>" not in block
+            for values in (trace["credit"], trace["divergence"]):
+                assert [len(part) for part in values] == [end - start for start, end in trace["spans"]]
+                assert all(math.isfinite(value) for part in values for value in part)
+            divergences += [value for part in trace["divergence"] for value in part]
+        else:
+            assert trace["credit"] == trace["divergence"] == []
     assert searched > STEPS * 20
+    # Every rollout is traced, so their credit adds up to what the loss reports.
+    teaching = [step for step in read(run / "metrics.jsonl") if step["step"] > WARMUP]
+    expected = sum(step["sd_search/jsd"] * step["sd_search/query_tokens"] for step in teaching)
+    assert sum(divergences) == pytest.approx(expected, rel=1e-3)
 
 
 def test_nothing_was_left_running(run: Path) -> None:
