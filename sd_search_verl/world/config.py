@@ -57,7 +57,7 @@ class TrainConfig:
     """Questions a step."""
     group: int = 5
     """Rollouts of each question."""
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 1e-3
     warmup_steps: int = 5
     """Of the learning rate, linear."""
     betas: tuple[float, float] = (0.9, 0.95)
