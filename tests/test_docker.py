@@ -1,0 +1,185 @@
+"""No container engine is needed here: the images' own commands run, with their folders mapped into a temporary one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sd_search_verl.doctor import check_retriever
+
+REPO = Path(__file__).resolve().parents[1]
+DOCKERFILES = sorted((REPO / "docker").glob("Dockerfile.*"))
+COMPOSE: dict[str, Any] = yaml.safe_load((REPO / "docker" / "compose.yaml").read_text())
+
+
+def instructions(dockerfile: Path) -> list[tuple[str, str]]:
+    """(instruction, its arguments) in order, continued lines joined."""
+    text = re.sub(r"^\s*#.*\n", "", dockerfile.read_text(), flags=re.MULTILINE).replace("\\\n", " ")
+    return [
+        (name, " ".join(rest.split()))
+        for name, _, rest in (line.partition(" ") for line in text.splitlines())
+        if name
+    ]
+
+
+def all_of(dockerfile: Path, name: str) -> list[str]:
+    return [arguments for found, arguments in instructions(dockerfile) if found == name]
+
+
+def ignored() -> list[str]:
+    return [pattern.removeprefix("**/") for pattern in (REPO / ".dockerignore").read_text().split()]
+
+
+def copy_context(dockerfile: Path, app: Path) -> None:
+    """What the COPY lines put into /app."""
+    for arguments in all_of(dockerfile, "COPY"):
+        *sources, target = arguments.split()
+        for source in sources:
+            path = REPO / source
+            if path.is_dir():
+                destination = app / (source if target == source else target)
+                shutil.copytree(
+                    path, destination, ignore=shutil.ignore_patterns(*ignored()), dirs_exist_ok=True
+                )
+            else:
+                app.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(path, app / target)
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
+def test_the_linter_is_silent(dockerfile: Path) -> None:
+    hadolint = Path(sys.executable).with_name("hadolint")
+    done = subprocess.run([hadolint, dockerfile], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
+def test_images_install_with_make_alone(dockerfile: Path) -> None:
+    """The targets are those of the Makefile, so an image cannot drift from what is installed without one."""
+    made = [run for run in all_of(dockerfile, "RUN") if not run.startswith("apt-get update &&")]
+    (target,) = [shlex.split(run)[1] for run in made if run.startswith("make ")]
+    assert re.search(rf"^{target}:", (REPO / "Makefile").read_text(), re.MULTILINE)
+    assert len(made) == 1
+    before = [name for name, _ in instructions(dockerfile)]
+    for source in {word for copy in all_of(dockerfile, "COPY") for word in copy.split()[:-1]}:
+        assert (REPO / source).exists(), source
+    assert before.index("COPY") < len(before) - 1 - before[::-1].index("RUN")
+
+
+def test_compose_starts_each_service_when_what_it_needs_is_there() -> None:
+    services = COMPOSE["services"]
+    needs = {name: service.get("depends_on", {}) for name, service in services.items()}
+    assert needs["retriever"] == {"world": {"condition": "service_completed_successfully"}}
+    assert needs["trainer"] == {"retriever": {"condition": "service_healthy"}}
+    assert needs["trainer-gpu"] == {"retriever-wiki18": {"condition": "service_healthy"}}
+    assert {name for name, service in services.items() if service.get("profiles") == ["gpu"]} == {
+        "retriever-wiki18",
+        "trainer-gpu",
+    }
+    for name, service in services.items():
+        dockerfile = REPO / service["build"]["dockerfile"]
+        assert dockerfile in DOCKERFILES
+        assert bool(all_of(dockerfile, "HEALTHCHECK")) == name.startswith("retriever")
+        for address in re.findall(r"http://([\w-]+):", json.dumps(service.get("command", []))):
+            assert address in needs[name]
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The retriever's image without a container: its context in app/, its clean environment in venv/."""
+    folder = tmp_path_factory.mktemp("image")
+    dockerfile = REPO / "docker" / "Dockerfile.retriever"
+    copy_context(dockerfile, folder / "app")
+    (make,) = [run for run in all_of(dockerfile, "RUN") if run.startswith("make ")]
+    command = make.replace("/opt/venv", str(folder / "venv")).replace("python3", sys.executable)
+    done = subprocess.run(
+        shlex.split(command), cwd=folder / "app", capture_output=True, text=True, timeout=500
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The volume /data, filled by the command of compose's service `world`."""
+    folder = tmp_path_factory.mktemp("data")
+    command = [part.replace("/data", str(folder)) for part in COMPOSE["services"]["world"]["command"]]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture
+def retriever(image: Path, data: Path) -> Iterator[str]:
+    """ENTRYPOINT and CMD of the image in its clean environment, awaited with its own HEALTHCHECK."""
+    dockerfile, port = REPO / "docker" / "Dockerfile.retriever", str(free_port())
+
+    def mapped(part: str) -> str:
+        return part.replace("/data", str(data)).replace("8000", port)
+
+    start = [*json.loads(all_of(dockerfile, "ENTRYPOINT")[0]), *json.loads(all_of(dockerfile, "CMD")[0])]
+    check = json.loads(all_of(dockerfile, "HEALTHCHECK")[0].partition("CMD ")[2])
+    environment = {"PATH": f"{image / 'venv' / 'bin'}:/usr/bin:/bin", "HOME": "/nonexistent"}
+    python = str(image / "venv" / "bin" / "python")
+    process = subprocess.Popen(
+        [python, *map(mapped, start[1:])],
+        cwd=image / "app",
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while subprocess.run(
+            [python, *map(mapped, check[1:])], capture_output=True, env=environment
+        ).returncode:
+            assert process.poll() is None, process.stderr.read() if process.stderr else ""
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}/retrieve"
+    finally:
+        process.terminate()
+        assert process.wait(timeout=30) == 0
+
+
+@pytest.mark.timeout(900)
+def test_the_retrievers_image_starts_and_answers(retriever: str) -> None:
+    finding = check_retriever(retriever)
+    assert finding.ok, finding
+
+
+@pytest.mark.timeout(900)
+def test_the_smoke_run_of_compose(retriever: str, data: Path, tmp_path: Path) -> None:
+    command = COMPOSE["services"]["trainer"]["command"]
+    folders = {"/data": str(data), "/runs": str(tmp_path), "http://retriever:8000/retrieve": retriever}
+    for inside, outside in folders.items():
+        command = [part.replace(inside, outside) for part in command]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        [*command, "--steps=1"], cwd=REPO, capture_output=True, text=True, timeout=500, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    (step,) = [json.loads(line) for line in (tmp_path / "demo" / "metrics.jsonl").read_text().splitlines()]
+    assert step["search/searches_per_rollout"] > 0.5
+    assert step["search/failures"] == 0
+    assert (tmp_path / "demo" / "report.html").exists()
