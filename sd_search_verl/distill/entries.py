@@ -62,14 +62,14 @@ def union(teacher: Tensor, logits: Tensor, tail: Tail) -> Entries:
 
 
 def look(logits: Tensor, entries: Entries | None) -> View:
-    """Rows ``[N, V]`` through ``entries`` (None: all V). Overwrites ``logits``, which are fp32."""
-    top1 = logits.argmax(-1, keepdim=True)
-    highest = logits.gather(-1, top1)
+    """Rows ``[N, V]`` of any float type, in fp32 through ``entries`` (None: all V)."""
+    highest, top1 = logits.max(-1, keepdim=True)
     if entries is None:
-        log_probs = logits.log_softmax(-1)
+        log_probs = logits.log_softmax(-1, dtype=torch.float32)
         norm = highest - log_probs.gather(-1, top1)
         return View(log_probs, torch.special.entr(log_probs.exp()).sum(-1), top1.squeeze(-1), norm)
-    logits.sub_(highest)  # before logsumexp, whose value would take the digits of a large logit
+    # Before logsumexp, whose value would take the digits of a large logit.
+    logits = logits.to(torch.float32, copy=True).sub_(highest)
     chosen = logits.gather(-1, entries.index)
     if entries.valid is not None:
         chosen = chosen.masked_fill(~entries.valid, _FLOOR)

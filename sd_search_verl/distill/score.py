@@ -63,10 +63,15 @@ class _Score(torch.autograd.Function):
             chunk = slice(start, start + config.chunk_rows)
             rows, teacher = logits[chunk], {name: values[chunk] for name, values in targets.items()}
             entries = _entries(rows, teacher, config)
-            view = look(rows.to(torch.float32, copy=True), entries)
+            view = look(rows, entries)
             log_p = teacher.get("log_p")
             if log_p is None:
-                log_p = look(teacher["logits"].to(torch.float32, copy=True), entries).log_probs
+                theirs = teacher["logits"]
+                log_p = (
+                    theirs.log_softmax(-1, dtype=torch.float32)
+                    if entries is None
+                    else look(theirs, entries).log_probs
+                )
             valid = None if entries is None else entries.compared
             columns[0, chunk], slope = compare(log_p, view.log_probs, config.divergence, valid)
             columns[1, chunk] = view.entropy

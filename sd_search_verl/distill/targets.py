@@ -38,7 +38,7 @@ def keep(teacher_logits: Tensor, config: SDSearchConfig, tokens: Tensor | None =
         rows = teacher_logits[start : start + config.chunk_rows]
         index = None if top_k is None else rows.topk(top_k, dim=-1).indices
         entries = None if index is None else Entries(index, config.tail)
-        view = look(rows.to(torch.float32, copy=True), entries)
+        view = look(rows, entries)
         part = {"entropy": view.entropy, "top1": view.top1}
         if index is None:
             part |= {"logits": rows, "mass": torch.ones_like(view.entropy)}
