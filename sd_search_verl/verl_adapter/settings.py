@@ -92,11 +92,6 @@ _REFUSED = [
         "the teacher pass is written for the FSDP engines; use actor.strategy=fsdp2 (or fsdp)",
     ),
     (
-        "actor_rollout_ref.actor.ulysses_sequence_parallel_size",
-        lambda v: v > 1,
-        "query rows are looked up in whole sequences, not in slices of them; set ulysses_sequence_parallel_size=1",
-    ),
-    (
         "actor_rollout_ref.rollout.name",
         lambda v: v != "vllm",
         "turns end at stop strings, which only the vLLM rollout returns with their tokens; use rollout.name=vllm",

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
+from support.agreement import ALPHA, reference, relative_difference, sd_gradients
 from support.engine import (
     Row,
     batch_of,
@@ -20,14 +21,11 @@ from support.engine import (
     teacher_inputs,
     weights,
 )
-from support.reference import naive_sd_loss
 from support.tiny import byte_tokenizer, save_tiny_model
-from transformers import AutoModelForCausalLM
 
 from sd_search_verl.config import ConfigError, HindsightConfig, SDSearchConfig
 from sd_search_verl.hindsight.prepare import TeacherInputs
 
-ALPHA = 0.7
 COMBINATIONS = [
     {"kind": kind, "top_k": top_k, "support": support, "tail": tail}
     for kind, top_k, support, tail in itertools.product(
@@ -57,48 +55,6 @@ def rows() -> list[Row]:
 
 def use(worker: Any, config: SDSearchConfig) -> None:
     worker.loss_fn.config = config
-
-
-def sd_gradients(worker: Any, rows: list[Row], config: SDSearchConfig, **options: Any) -> tuple[dict, dict]:
-    """Gradients of alpha * L_SD alone: without advantages the policy loss has none."""
-    still = [Row(row.rollout, 0.0, row.old_log_probs) for row in rows]
-    use(worker, config)
-    inputs = teacher_inputs(rows, config, byte_tokenizer())
-    return gradients(worker, batch_of(still, inputs, ALPHA, **options))
-
-
-def reference(model: Path, rows: list[Row], config: SDSearchConfig) -> tuple[dict[str, torch.Tensor], float]:
-    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation="eager")
-    trajectories = []
-    for row, item in zip(rows, teacher_inputs(rows, config, byte_tokenizer()), strict=True):
-        student = row.rollout.prompt_ids + row.rollout.response_ids
-        tokens = [
-            (
-                r.input_ids,
-                [(s + 1, t + 1) for s, t in zip(r.student_positions, r.teacher_positions, strict=True)],
-            )
-            for r in item.rows
-        ]
-        trajectories.append({"student": student, "tokens": tokens, "weight": item.weight})
-    loss = naive_sd_loss(
-        network,
-        trajectories,
-        kind=config.divergence,
-        top_k=config.top_k,
-        support=config.support,
-        tail=config.tail,
-        uniform=config.target == "uniform",
-    )
-    (ALPHA * loss).backward()
-    return {name: p.grad for name, p in network.named_parameters()}, float(loss)
-
-
-def relative_difference(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
-    assert ours.keys() == theirs.keys()
-    difference = sum((ours[name] - theirs[name]).double().square().sum() for name in ours)
-    size = sum(theirs[name].double().square().sum() for name in theirs)
-    assert size > 0
-    return float((difference / size).sqrt())
 
 
 @pytest.mark.parametrize("combination", COMBINATIONS, ids=lambda c: "-".join(map(str, c.values())))

@@ -1,0 +1,69 @@
+"""Gradients of alpha * L_SD alone: from verl's engine, and from plain PyTorch on the same rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from sd_search_verl.config import SDSearchConfig
+from support.engine import Row, batch_of, gradients, teacher_inputs
+from support.reference import naive_sd_loss
+from support.tiny import byte_tokenizer
+
+ALPHA = 0.7
+
+
+def sd_gradients(
+    worker: Any, rows: list[Row], config: SDSearchConfig, share: slice = slice(None), **options: Any
+) -> tuple[dict, dict]:
+    """Gradients and metrics of one update; without advantages the policy loss has no gradient.
+
+    ``share`` is this rank's part of the rows; blocks are made of whole groups.
+    """
+    still = [Row(row.rollout, 0.0, row.old_log_probs) for row in rows]
+    worker.loss_fn.config = config
+    inputs = teacher_inputs(rows, config, byte_tokenizer())
+    return gradients(worker, batch_of(still[share], inputs[share], ALPHA, **options))
+
+
+def reference(
+    model: Path, rows: list[Row], config: SDSearchConfig, temperature: float = 1.0
+) -> tuple[dict[str, Tensor], float]:
+    """Gradients of alpha * L_SD, and L_SD."""
+    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation="eager")
+    network.lm_head.register_forward_hook(lambda module, args, logits: logits / temperature)
+    trajectories = []
+    for row, item in zip(rows, teacher_inputs(rows, config, byte_tokenizer()), strict=True):
+        student = row.rollout.prompt_ids + row.rollout.response_ids
+        tokens = [
+            (
+                r.input_ids,
+                [(s + 1, t + 1) for s, t in zip(r.student_positions, r.teacher_positions, strict=True)],
+            )
+            for r in item.rows
+        ]
+        trajectories.append({"student": student, "tokens": tokens, "weight": item.weight})
+    loss = naive_sd_loss(
+        network,
+        trajectories,
+        kind=config.divergence,
+        top_k=config.top_k,
+        support=config.support,
+        tail=config.tail,
+    )
+    (ALPHA * loss).backward()
+    return {name: p.grad for name, p in network.named_parameters()}, float(loss)
+
+
+def relative_difference(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> float:
+    """Of two gradients with the same parameters, relative to the size of the second."""
+    assert ours.keys() == theirs.keys()
+    difference = sum((ours[name] - theirs[name]).double().square().sum() for name in ours)
+    size = sum(theirs[name].double().square().sum() for name in theirs)
+    assert size > 0
+    return float((difference / size).sqrt())

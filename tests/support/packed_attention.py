@@ -1,0 +1,36 @@
+"""Attention over packed rows on a CPU, where flash-attention has no kernel; everything around the kernel is real.
+
+``attn_implementation=packed_cpu`` takes Hugging Face's flash-attention path, and with it verl's Ulysses exchange of
+heads and sequence.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+import verl.models.transformers.monkey_patch as verl_patch
+from torch import Tensor
+from transformers import AttentionInterface
+from transformers.integrations import flash_attention
+
+NAME = "packed_cpu"
+
+
+def install() -> None:
+    """Register the attention, and put the kernel where verl calls flash-attention's."""
+    AttentionInterface.register(NAME, flash_attention.flash_attention_forward)
+    verl_patch._flash_attention_forward = _kernel
+
+
+def _kernel(
+    query: Tensor, key: Tensor, value: Tensor, *_: Any, position_ids: Tensor, softmax_scale: float, **__: Any
+) -> Tensor:
+    """``[1, n, heads, d]`` each; a row starts where its position is 0."""
+    row = (position_ids == 0).cumsum(-1)[0]
+    mask = (row[:, None] == row[None, :]).tril()
+    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+    out = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, scale=softmax_scale, enable_gqa=True
+    )
+    return out.transpose(1, 2)
