@@ -1,9 +1,11 @@
 """How the cost of SD-Search grows with the group, the searches, the response and the block.
 
-    python -m benchmarks.cost_growth [--plot docs/cost_growth.svg]
+    python -m benchmarks.cost_growth                    measures on this machine
+    python -m benchmarks.cost_growth --operations       only counts operations, for any shape and length
+    python -m benchmarks.cost_growth --plot FILE.svg    draws the CSV
 
 One length is changed at a time, around trajectories of recorded lengths. Every point is one pair of steps of the actor
-(see ``benchmarks/actor_step.py``), beside what the operations say. Writes ``benchmarks/cost_growth.csv``.
+(see ``benchmarks/actor_step.py``), beside what the operations say. Appends to ``benchmarks/cost_growth.csv``.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import csv
 import os
 import statistics
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,11 @@ from benchmarks.memory import Peak
 from benchmarks.trajectories import Lengths
 from sd_search_verl.world.plot import COLOURS, Line, Panel, svg
 
-HERE = Path(__file__).resolve().parent
+CSV = Path(__file__).resolve().parent / "cost_growth.csv"
+FIELDS = [
+    *("device", "shape", "axis", "value", "repeats", "grpo_s", "teacher_s", "teacher_floor_s", "ratio"),
+    *("ratio_floor", "ratio_floor_shared", "extra_gb"),
+]
 BASE = Lengths(prompt=136, response=559, spans=[(70, 78)])
 """Means of the recorded trajectories."""
 GROUP = 5
@@ -64,6 +70,21 @@ def points(longest: int) -> Iterator[Point]:
         yield Point("block tokens", block, [[BASE] * GROUP], block)
 
 
+def operations(point: Point, shape: str) -> tuple[floor.StepFloor, dict[str, Any]]:
+    """What the operations say of a point."""
+    rows = trajectories.rollouts(point.groups, actor.SHAPES[shape]["vocab_size"], seed=0, block=point.block)
+    cost = floor.cost_of(actor.model_config(shape))
+    floors = floor.step_floor(rows, cost, checkpointing=False, group_size=len(point.groups[0]))
+    grpo = 2 * floors.log_prob + floors.update
+    return floors, {
+        "shape": shape,
+        "axis": point.axis,
+        "value": point.value,
+        "ratio_floor": round(1 + floors.teacher / grpo, 4),
+        "ratio_floor_shared": round(1 + floors.teacher_shared / grpo, 4),
+    }
+
+
 def measure(
     workers: actor.Actor, point: Point, shape: str, repeats: int, peak: float, device: str
 ) -> dict[str, Any]:
@@ -75,31 +96,38 @@ def measure(
             memory = Peak(device)
             results.append((workers.step(rows, alpha), memory.read()))
     plain, ours = found.values()
-    floors = floor.step_floor(rows, floor.cost_of(actor.model_config(shape)), False, len(point.groups[0]))
     pairs = list(zip(plain, ours, strict=True))
+    floors, counted = operations(point, shape)
     values = {
         "grpo_s": statistics.median(a.actor for a, _ in plain),
         "teacher_s": statistics.median(b.teacher for b, _ in ours),
         "teacher_floor_s": floors.teacher / peak,
         "ratio": statistics.median(b.actor / a.actor for (a, _), (b, _) in pairs),
-        "ratio_floor": 1 + floors.teacher / (2 * floors.log_prob + floors.update),
-        "ratio_floor_shared": 1 + floors.teacher_shared / (2 * floors.log_prob + floors.update),
         "extra_gb": statistics.median(after - before for (_, before), (_, after) in pairs),
     }
-    where = {"device": device_name(device), "shape": shape, "axis": point.axis, "value": point.value}
-    return where | {"repeats": repeats} | {name: round(value, 4) for name, value in values.items()}
+    measured = {name: round(value, 4) for name, value in values.items()}
+    return {"device": device_name(device), **counted, "repeats": repeats, **measured}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure all points, write the CSV and the plot."""
+    """Measure or count all points, or plot."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--shape", choices=actor.SHAPES, default="tiny")
     parser.add_argument("--repeats", type=int, default=2, help="pairs of steps a point")
     parser.add_argument("--longest", type=int, help="longest response; default 2048 on a CPU, 8192 on a GPU")
-    parser.add_argument("--plot", type=Path, help="draw the CSV's rows of this device into this file")
+    parser.add_argument("--plot", type=Path, help="only draw the CSV into this file")
+    parser.add_argument("--operations", action="store_true", help="measure nothing")
     options = parser.parse_args(argv)
+    if options.plot:
+        with CSV.open(newline="") as file:
+            plot(list(csv.DictReader(file)), options.plot)
+        return
+    if options.operations:
+        counted = [operations(point, options.shape)[1] for point in points(options.longest or 8192)]
+        append({"device": "none: operations counted", **row} for row in counted)
+        return
     device = "cuda" if torch.cuda.is_available() else "cpu"
     gpu = device == "cuda"
     torch.set_num_threads(1)
@@ -120,34 +148,41 @@ def main(argv: Sequence[str] | None = None) -> None:
         workers = actor.Actor(actor.configuration(setting, model, rows=1), device)
     places = list(points(options.longest or (8192 if gpu else 2048)))
     workers.step(trajectories.rollouts(places[0].groups, 100, seed=0), 1.0e-3)  # starts caches
-    measured = []
-    with (HERE / "cost_growth.csv").open("w", newline="") as file:
-        for point in tqdm(places, desc="points", disable=None):
-            measured.append(measure(workers, point, options.shape, options.repeats, peak, device))
-            writer = csv.DictWriter(file, list(measured[0]))
-            if len(measured) == 1:
-                writer.writeheader()
-            writer.writerow(measured[-1])
-            file.flush()
-    if options.plot:
-        plot(measured, options.plot)
+    for point in tqdm(places, desc="points", disable=None):
+        append([measure(workers, point, options.shape, options.repeats, peak, device)])
 
 
-def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
+def append(rows: Iterable[dict[str, Any]]) -> None:
+    """Add rows to the CSV."""
+    new = not CSV.exists()
+    with CSV.open("a", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS)
+        if new:
+            writer.writeheader()
+        writer.writerows(rows)
+
+
+def plot(rows: Sequence[dict[str, str]], path: Path) -> None:
     """Measured ratio and the operations' ratios, one panel an axis."""
     shown = (
-        ("ratio", "measured", False),
-        ("ratio_floor", "operations", False),
-        ("ratio_floor_shared", "prefix read once a group", True),
+        ("ratio", "measured"),
+        ("ratio_floor", "operations"),
+        ("ratio_floor_shared", "prefix read once a group"),
     )
     panels = []
     for axis in dict.fromkeys(row["axis"] for row in rows):
-        chosen = [row for row in rows if row["axis"] == axis]
-        lines = [
-            Line(label, colour, [(row["value"], [row[name]]) for row in chosen], dashed)
-            for (name, label, dashed), colour in zip(shown, COLOURS, strict=False)
-        ]
-        panels.append(Panel(f"Actor's part, GRPO = 1, by {axis}", lines, 1.0, 1.4, unit=axis))
+        lines = []
+        for (name, label), colour in zip(shown, COLOURS, strict=False):
+            of = [
+                row
+                for row in rows
+                if row["axis"] == axis and row[name] and bool(row["ratio"]) == (name == "ratio")
+            ]
+            at = sorted((int(row["value"]), [float(row[name])]) for row in of)
+            lines.append(Line(label, colour, at, dashed=name == "ratio_floor_shared"))
+        panels.append(
+            Panel(f"Actor's part, GRPO = 1, by {axis}", [x for x in lines if x.points], 1.0, 1.4, axis)
+        )
     path.write_text(svg(panels))
 
 
