@@ -66,7 +66,8 @@ class SDSearchConfig:
     weighting: Literal["uniform", "group_variance"] = "uniform"
     """group_variance multiplies a trajectory's term by sqrt(p (1 - p)), p = its group's share of CORRECT."""
     target: Literal["teacher", "uniform"] = "teacher"
-    """uniform replaces the teacher by the uniform distribution: a control that must not help."""
+    """uniform replaces the teacher by the uniform distribution over the whole vocabulary, whatever ``top_k`` says: a
+    control that must not help."""
     chunk_rows: int = 128
     """Scored tokens whose fp32 distributions exist at a time; bounds the loss's memory to about 12 V bytes each."""
     hindsight: HindsightConfig = field(default_factory=HindsightConfig)

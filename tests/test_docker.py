@@ -168,6 +168,7 @@ def test_the_retrievers_image_starts_and_answers(retriever: str) -> None:
     assert finding.ok, finding
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_smoke_run_of_compose(retriever: str, data: Path, tmp_path: Path) -> None:
     command = COMPOSE["services"]["trainer"]["command"]

@@ -152,6 +152,7 @@ def assert_same_run(run: Path, whole: Path, steps: int) -> None:
     assert str(ours) == str(theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(world: Path, tmp_path: Path) -> None:
     steps = 4

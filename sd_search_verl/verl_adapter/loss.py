@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -88,8 +88,9 @@ class SDSearchLoss:
             data, "sd_student_positions", "sd_slots", "sd_token_weights", part=part
         )
         student = select_rows(logits, index - part.start)
-        targets = {name: rows.index_select(0, slots) for name, rows in teacher.targets.items()}
-        scores = score(student, self._instead(targets, student), self.config, tokens[index + 1])
+        kept = {name: rows.index_select(0, slots) for name, rows in teacher.targets.items()}
+        targets = self._instead(kept, student)
+        scores = score(student, targets, self.config, tokens[index + 1])
         assert scores.token_log_q is not None
         columns = {
             "divergence": scores.divergence,
@@ -106,12 +107,12 @@ class SDSearchLoss:
         }
 
     def _instead(self, targets: Targets, student: Tensor) -> Targets:
-        """What the student is pulled to: the teacher, or the uniform distribution."""
+        """What the student is pulled to: the teacher, or the uniform distribution, which has no top-k."""
         if self.config.target == "teacher":
             return targets
-        uniform = keep(student.new_zeros(1, student.shape[1]), self.config)
-        targets |= {name: rows.expand(len(student), *rows.shape[1:]) for name, rows in uniform.items()}
-        return targets
+        uniform = keep(student.new_zeros(1, student.shape[1]), replace(self.config, top_k=None))
+        expanded = {name: rows.expand(len(student), *rows.shape[1:]) for name, rows in uniform.items()}
+        return {"token_log_p": targets["token_log_p"], **expanded}
 
     def _add(
         self,

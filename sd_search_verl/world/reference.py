@@ -208,11 +208,10 @@ def distillation_loss(
     """L_SD: mean over a trajectory's query tokens, then over the trajectories that have any; 0 without a teacher."""
     if teacher_logits is None:
         return torch.zeros(())
+    top_k = method.top_k
     if method.target == "uniform":
-        teacher_logits = torch.zeros_like(teacher_logits)
-    values = divergence(
-        student_logits, teacher_logits, method.divergence, method.top_k, method.support, method.tail
-    )
+        teacher_logits, top_k = torch.zeros_like(teacher_logits), None
+    values = divergence(student_logits, teacher_logits, method.divergence, top_k, method.support, method.tail)
     counts = torch.tensor([sum(len(row.student_positions) for row in item.rows) for item in inputs])
     weights = token_weights(counts, torch.tensor([item.weight for item in inputs]))
     return sd_loss(values, weights, int((counts > 0).sum()))

@@ -55,6 +55,7 @@ def reference(
         top_k=config.top_k,
         support=config.support,
         tail=config.tail,
+        uniform=config.target == "uniform",
     )
     (ALPHA * loss).backward()
     return {name: p.grad for name, p in network.named_parameters()}, float(loss)

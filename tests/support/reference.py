@@ -50,6 +50,8 @@ def naive_sd_loss(
     Each trajectory: ``student`` and ``teacher`` token lists, and ``tokens``: pairs of (index of the scored token in
     student, the same in teacher); optional ``weight``.
     """
+    if uniform:  # its largest entries are no choice
+        divergence["top_k"] = None
     terms = []
     for trajectory in trajectories:
         if not trajectory["tokens"]:
