@@ -51,8 +51,6 @@ class SDSearchConfig:
     """Weight of L_SD."""
     warmup_steps: int = 50
     """Training steps at the start with alpha 0; nothing of the method is computed in them."""
-    decay_steps: int | None = None
-    """Training steps after the warm-up over which alpha falls linearly to 0; null = it stays."""
     divergence: Divergence = "jsd"
     """Between teacher and student at one position; forward_kl is KL(teacher || student)."""
     top_k: int | None = 50
@@ -195,8 +193,6 @@ def _check_ranges(config: Any, path: str) -> None:
     if isinstance(config, SDSearchConfig):
         require(config.alpha >= 0, "alpha", "at least 0")
         require(config.warmup_steps >= 0, "warmup_steps", "at least 0")
-        decay = config.decay_steps
-        require(decay is None or decay >= 1, "decay_steps", "at least 1, or null for none")
         require(
             config.top_k is None or config.top_k >= 1, "top_k", "at least 1, or null for the full vocabulary"
         )

@@ -73,10 +73,6 @@ ARMS = {
     "sd": Arm("SD-Search"),
     "sd_alpha_1": _method("SD-Search with alpha 1", alpha=1.0),
     "sd_alpha_3": _method("SD-Search with alpha 3", alpha=3.0),
-    "sd_decay": _method("SD-Search with alpha falling from 3 to 0 over 28 steps", alpha=3.0, decay_steps=28),
-    "sd_decay_1": _method(
-        "SD-Search with alpha falling from 1 to 0 over 28 steps", alpha=1.0, decay_steps=28
-    ),
     # Controls: hindsight taken away or falsified. None may beat the baseline.
     "no_block": _block("an empty block: the teacher is the student", content="none"),
     "shuffled": _block("outcome labels permuted over the batch", labels="shuffled"),

@@ -1,7 +1,5 @@
 """alpha over training."""
 
-import pytest
-
 from sd_search_verl.config import SDSearchConfig
 from sd_search_verl.distill.schedule import alpha_at
 
@@ -10,9 +8,3 @@ def test_alpha_is_zero_during_warm_up_and_constant_after() -> None:
     config = SDSearchConfig(alpha=0.5, warmup_steps=3)
     assert [alpha_at(step, config) for step in (1, 3, 4, 1000)] == [0.0, 0.0, 0.5, 0.5]
     assert alpha_at(1, SDSearchConfig(alpha=0.5, warmup_steps=0)) == 0.5
-
-
-def test_alpha_falls_linearly_to_zero_over_the_decay_steps() -> None:
-    config = SDSearchConfig(alpha=0.5, warmup_steps=2, decay_steps=5)
-    found = [alpha_at(step, config) for step in range(1, 10)]
-    assert found == pytest.approx([0, 0, 0.5, 0.4, 0.3, 0.2, 0.1, 0, 0])

@@ -10,15 +10,12 @@ import torch
 from support.engine import (
     Row,
     batch_of,
-    compose,
-    make_worker,
     recorded_rows,
     settings,
-    single_rank_environment,
     teacher_inputs,
     weights,
 )
-from support.tiny import byte_tokenizer, save_tiny_model
+from support.tiny import byte_tokenizer
 from transformers import AutoModelForCausalLM
 
 from sd_search_verl.config import SDSearchConfig
@@ -39,17 +36,6 @@ def naive_credit(network: Any, row: Row, item: Any) -> list[list[float]]:
                 ratio += sign * float(logits.double().log_softmax(-1)[student[s + 1]])
             by_position[s + 1 - len(row.rollout.prompt_ids)] = ratio
     return [[by_position[token] for token in range(start, end)] for start, end in row.rollout.spans]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
-def worker(model: Path) -> Any:
-    single_rank_environment()
-    return make_worker(compose(model))
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from support.engine import (
     teacher_inputs,
     weights,
 )
-from support.tiny import byte_tokenizer, save_tiny_model
+from support.tiny import byte_tokenizer
 
 from sd_search_verl.config import ConfigError, HindsightConfig, SDSearchConfig
 from sd_search_verl.hindsight.prepare import TeacherInputs
@@ -35,17 +35,6 @@ COMBINATIONS = [
         ("bucket", "renormalize"),
     )
 ]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
-def worker(model: Path) -> Any:
-    single_rank_environment()
-    return make_worker(compose(model))
 
 
 @pytest.fixture(scope="module")
