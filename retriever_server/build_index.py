@@ -210,7 +210,10 @@ def _versions() -> dict[str, str]:
 def parser() -> argparse.ArgumentParser:
     defaults = {field.name: field.default for field in dataclasses.fields(BuildOptions)}
     arguments = argparse.ArgumentParser(prog="python -m retriever_server.build_index", description=__doc__)
-    arguments.add_argument("--backend", choices=sorted(BUILDERS), default="bm25")
+    arguments.add_argument(
+        "--backend", choices=sorted(BUILDERS), default="bm25",
+        help="a stopped build goes on from what is finished; bm25s alone begins again (one pass in memory)",
+    )  # fmt: skip
     arguments.add_argument(
         "--corpus", type=Path, required=True, help='JSON lines {"id", "contents"}, plain or .gz'
     )

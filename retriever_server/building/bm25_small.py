@@ -1,4 +1,7 @@
-"""Build a bm25s index: in memory, in one go."""
+"""Build a bm25s index: in memory, in one go, so a stopped build begins again.
+
+Its scores need the document frequencies of the whole corpus, and bm25s keeps nothing on disk before it has them.
+"""
 
 from __future__ import annotations
 

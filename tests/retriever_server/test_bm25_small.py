@@ -1,0 +1,33 @@
+"""BM25 without Java."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retriever_server.backends.bm25_small import top_rows
+from retriever_server.build_index import build
+from retriever_server.building.base import BuildOptions
+
+from .in_process import ask, running
+
+
+def test_bm25s_serves_without_java(small: Path, tmp_path: Path) -> None:
+    for package in ("bm25s", "Stemmer"):
+        pytest.importorskip(package, reason=f"the bm25s back end needs {package}")
+    build("bm25s", small, tmp_path / "index", BuildOptions(), out=io.StringIO())
+    with running("bm25s", index=tmp_path / "index", corpus=small) as url:
+        found = ask(url, ["passage7 comet", "", "zzz", "the of"], 3)
+        assert found[0][0][0] == "doc-7"
+        assert found[1:] == [[], [], []]
+        assert len(ask(url, ["castle river"], 100)[0]) <= 40
+
+
+def test_top_rows_against_a_full_sort() -> None:
+    rng = np.random.default_rng(0)
+    for size in (1, 5, 200):
+        scores = rng.integers(0, 6, size).astype(np.float32)
+        for topk in (1, 3, 10):
+            expected = sorted(range(size), key=lambda row: (-scores[row], row))[:topk]
+            assert list(top_rows(scores, topk)) == expected

@@ -1,0 +1,99 @@
+"""Building a dense index: stopped and gone on with, and from vectors that others computed."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retriever_server.build_index import build
+from retriever_server.building import approximate
+from retriever_server.building.base import BuildError, BuildOptions
+from retriever_server.encoder import Encoder, EncoderSpec
+
+from .test_scans import unit
+
+
+def test_a_stopped_encoding_goes_on(encoder_folder: Path, small: Path, tmp_path: Path) -> None:
+    from retriever_server.building import dense as builder
+
+    counts: list[int] = []
+    stop_after = 30
+    encode = Encoder.passages
+
+    def counted(self: Encoder, texts: list[str]) -> np.ndarray:
+        counts.append(len(texts))
+        if sum(counts) > stop_after:
+            raise BuildError("stopped")
+        return encode(self, texts)
+
+    options = BuildOptions(encoder=encoder_folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(builder, "CHUNK", 20)
+        patch.setattr(Encoder, "passages", counted)
+        with pytest.raises(BuildError, match="stopped"):
+            build("dense", small, tmp_path / "index", options, out=io.StringIO())
+        counts.clear()
+        stop_after = 1000
+        build("dense", small, tmp_path / "index", options, out=io.StringIO())
+    assert counts == [1, 20], "the first passages were not encoded again"
+    found = np.load(tmp_path / "index" / "vectors.npy")
+    whole = Encoder(encoder_folder, EncoderSpec.of(encoder_folder))
+    texts = [json.loads(line)["contents"] for line in small.read_text().splitlines()]
+    assert np.abs(found - whole.passages(texts)).max() < 1e-5
+
+
+def test_a_stopped_approximate_build_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    faiss = pytest.importorskip("faiss", reason="needs faiss-cpu")
+    monkeypatch.setattr(approximate, "ADD", 500)
+    monkeypatch.setattr(approximate, "KEEP_EVERY_S", 0.0)
+    stored = unit(np.random.default_rng(0), 3000)
+    seen: list[int] = []
+
+    def progress(done: int, total: int) -> None:
+        seen.append(done)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        approximate.build(stored, "IVF8,Flat", "e5", tmp_path, tmp_path / "index", progress)
+    assert not (tmp_path / "index").exists()
+    monkeypatch.setattr(approximate, "_trained", lambda *_: pytest.fail("trained again"))
+    approximate.build(stored, "IVF8,Flat", "e5", tmp_path, tmp_path / "index", progress)
+    assert seen == [500, 1000, 1500, 1500, 2000, 2500, 3000]
+    monkeypatch.undo()
+    approximate.build(stored, "IVF8,Flat", "other", tmp_path, tmp_path / "whole", lambda done, total: None)
+    found, whole = (faiss.read_index(str(tmp_path / name)) for name in ("index", "whole"))
+    assert all(
+        np.array_equal(a, b) for a, b in zip(found.search(stored, 3), whole.search(stored, 3), strict=True)
+    )
+
+
+def test_vectors_of_others_are_taken_over_and_checked(
+    encoder_folder: Path, small: Path, tmp_path: Path
+) -> None:
+    """As ``e5_Flat.index`` of wiki-18 comes: FAISS's flat index, a vector a line."""
+    import faiss
+
+    texts = [json.loads(line)["contents"] for line in small.read_text().splitlines()]
+    vectors = Encoder(encoder_folder, EncoderSpec.of(encoder_folder)).passages(texts)
+
+    def flat(rows: np.ndarray) -> BuildOptions:
+        index = faiss.IndexFlatIP(rows.shape[1])
+        index.add(np.ascontiguousarray(rows))
+        faiss.write_index(index, str(tmp_path / "e5_Flat.index"))
+        return BuildOptions(encoder=encoder_folder, vectors=tmp_path / "e5_Flat.index")
+
+    theirs = vectors.astype(np.float16).astype(np.float32)
+    build("dense", small, tmp_path / "index", flat(theirs), out=io.StringIO())
+    assert np.array_equal(np.load(tmp_path / "index" / "vectors.npy"), theirs)
+    for wrong, message in (
+        (theirs[:-1], "has 39 vectors of 384 numbers; the corpus has 40"),
+        (theirs[::-1], "passage 0 has another vector"),
+    ):
+        with pytest.raises(BuildError, match=message):
+            build("dense", small, tmp_path / "wrong", flat(wrong), out=io.StringIO())
+    options = BuildOptions(encoder=encoder_folder, vectors=small)
+    with pytest.raises(BuildError, match="is not a FAISS index"):
+        build("dense", small, tmp_path / "wrong", options, out=io.StringIO())

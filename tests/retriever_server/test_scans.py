@@ -1,0 +1,61 @@
+"""Every scan of stored vectors against the float64 inner products."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from retriever_server.backends.dense import ApproximateIndex, DenseRanker, FlatScan, HalfPrecisionScan
+from retriever_server.building import approximate
+
+
+class _FixedEncoder:
+    """Vectors instead of texts: query ``i`` is the vector ``i``."""
+
+    def __init__(self, vectors: np.ndarray) -> None:
+        self._vectors = vectors
+
+    def queries(self, texts: list[str]) -> np.ndarray:
+        return self._vectors[[int(text) for text in texts]]
+
+
+def unit(rng: np.random.Generator, count: int, width: int = 64) -> np.ndarray:
+    vectors = rng.standard_normal((count, width)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("kind", ["flat", "half", "SQ8", "IVF8,Flat", "HNSW16"])
+@pytest.mark.parametrize("batch", [1, 7, 100])
+def test_every_scan_agrees_with_float64(kind: str, batch: int, tmp_path: Path) -> None:
+    pytest.importorskip("faiss", reason="needs faiss-cpu")
+    rng = np.random.default_rng(0)
+    stored, queries = unit(rng, 3000), unit(rng, batch)
+    if kind == "flat":
+        scan: Any = FlatScan(stored)
+        scan.scores = 7000  # several blocks
+    elif kind == "half":
+        scan = HalfPrecisionScan(stored, "cpu", 1.0)
+        scan.block = 1000
+    else:
+        approximate.build(stored, kind, "", tmp_path, tmp_path / "index", lambda done, total: None)
+        scan = ApproximateIndex(tmp_path / "index", effort=256)
+    ranker = DenseRanker(_FixedEncoder(queries), stored, scan)  # type: ignore[arg-type]
+    found = ranker.rank([str(i) for i in range(batch)], 3)
+    scores = queries.astype(np.float64) @ stored.T.astype(np.float64)
+    expected = np.argsort(-scores, axis=1)[:, :3]
+    same = np.mean(
+        [[row for row, _ in hits] == list(best) for hits, best in zip(found, expected, strict=True)]
+    )
+    assert same == 1.0 if kind != "HNSW16" else same > 0.9
+
+
+def test_missing_hits_never_become_other_passages() -> None:
+    stored = unit(np.random.default_rng(0), 10)
+
+    class Few:
+        def propose(self, vectors: np.ndarray, count: int) -> np.ndarray:
+            return np.array([[4, -1, -1]])
+
+    ranker = DenseRanker(_FixedEncoder(stored), stored, Few())  # type: ignore[arg-type]
+    assert [row for row, _ in ranker.rank(["4"], 3)[0]] == [4]
