@@ -91,6 +91,8 @@ class SearchConfig:
     """Total time one search may take, retries included."""
     max_retries: int = 3
     """Further tries after the first."""
+    max_loading_s: float = 1800.0
+    """How long a start waits for retrievers that are loading their index (HTTP 503)."""
     max_failure_rate: float | None = None
     """Stop the run when a larger share of a step's searches failed; null = never."""
     traces_per_step: int = 40
@@ -216,6 +218,7 @@ def _check_ranges(config: Any, path: str) -> None:
         for name in ("top_k", "max_turns", "max_observation_tokens", "max_turn_tokens"):
             require(getattr(config, name) >= 1, name, "at least 1")
         require(config.timeout_s > 0, "timeout_s", "greater than 0")
+        require(config.max_loading_s >= 0, "max_loading_s", "at least 0")
         require(config.max_retries >= 0, "max_retries", "at least 0")
         require(config.traces_per_step >= 0, "traces_per_step", "at least 0")
         seed = config.sampling_seed

@@ -6,6 +6,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 
 from omegaconf import DictConfig
 
@@ -13,16 +14,25 @@ from sd_search_verl.doctor import Finding, check_retriever
 
 
 def check_retrievers(config: DictConfig) -> Iterator[Finding]:
-    """Every retriever answers. One that is loading is waited for; one that is not there, for ``search.timeout_s``."""
-    for url in config.search.retriever_urls:
-        deadline = time.monotonic() + float(config.search.timeout_s)
+    """Every retriever answers. All are waited for together: those that are loading for ``search.max_loading_s``, those
+    that are not there for ``search.timeout_s``."""
+    search, begun = config.search, time.monotonic()
+    for url in search.retriever_urls:
+        pause_s = 1.0
         while True:
             loading = _loading(url)  # first: a server that gets ready between the two is asked once more
             finding = check_retriever(url)
-            if finding.ok or not (loading or time.monotonic() < deadline):
+            waited_s = time.monotonic() - begun
+            if finding.ok or waited_s > float(search.max_loading_s if loading else search.timeout_s):
                 break
             print(f"waiting for the retriever at {url}: {finding.found}", flush=True)
-            time.sleep(2)
+            pause_s = min(2 * pause_s, 20)
+            time.sleep(pause_s)
+        if loading and not finding.ok:
+            found = f"still says that it is loading (HTTP 503) after {waited_s:.0f} s"
+            finding = replace(
+                finding, found=found, fix="see its log; raise search.max_loading_s if it needs longer"
+            )
         yield finding
 
 

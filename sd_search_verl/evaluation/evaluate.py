@@ -27,6 +27,14 @@ from sd_search_verl.evaluation.session import open_session
 from sd_search_verl.evaluation.trajectories import TrajectoryFile
 
 FORMAT = 1
+_NOT_SEEN = (
+    "retriever_urls",
+    "timeout_s",
+    "max_retries",
+    "max_loading_s",
+    "max_failure_rate",
+    "traces_per_step",
+)
 _MAY_CHANGE = ("concurrency", "max_failure_rate", "gpu_memory_utilization", "tensor_parallel_size")
 
 
@@ -82,7 +90,7 @@ def _describe(job: Evaluation, model: Path, questions: Sequence[Question]) -> di
     config = dataclasses.asdict(job.settings.config)
     for name in _MAY_CHANGE:
         del config[name]
-    for name in ("retriever_urls", "timeout_s", "max_retries", "max_failure_rate", "traces_per_step"):
+    for name in _NOT_SEEN:
         del config["search"][name]
     training = job.settings.training
     return {

@@ -1,0 +1,28 @@
+"""`sd-search check` takes what main_ppo takes."""
+
+from __future__ import annotations
+
+import pytest
+from omegaconf import DictConfig
+from support.good_run import UNLISTENED
+
+from sd_search_verl.cli import main
+
+
+def test_the_command_takes_what_main_ppo_takes(good: DictConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        "--config-name=cpu_demo",
+        f"data.train_files={good.data.train_files}",
+        f"data.val_files={good.data.val_files}",
+        f"actor_rollout_ref.model.path={good.actor_rollout_ref.model.path}",
+        f"search.retriever_urls=[{UNLISTENED}]",
+        "search.timeout_s=0.1",
+        "+algorithm.gama=1",
+    ]
+    assert main(["check", *arguments]) == 1
+    shown = capsys.readouterr().out
+    assert "ok    sd_search section" in shown
+    assert "config key: did you mean gamma?" in shown
+    assert f"retriever {UNLISTENED}: start one with" in shown
+    assert main(["check", "--config-name=nothing"]) == 1
+    assert "Cannot find primary config 'nothing'" in capsys.readouterr().err

@@ -1,0 +1,178 @@
+"""Every check's finding names what is wrong and the fix."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from omegaconf import DictConfig
+from support.good_run import UNLISTENED, change
+from support.tiny import byte_tokenizer
+
+from sd_search_verl import checks, doctor
+from sd_search_verl import protocol as protocols
+from sd_search_verl.config import ConfigError
+from sd_search_verl.data.rows import verl_row, write_parquet
+
+
+def bad(findings: Iterable[doctor.Finding]) -> str:
+    """The failed finding as the doctor and `sd-search check` show it."""
+    failed = [finding for finding in findings if not finding.ok]
+    assert len(failed) == 1, failed
+    return doctor.show(failed)
+
+
+def missing_column(config: DictConfig, folder: Path) -> str:
+    table = pq.read_table(config.data.train_files).drop_columns(["reward_model"])
+    pq.write_table(table, folder / "bad.parquet")
+    return bad(checks.check_data(change(config, data__train_files=str(folder / "bad.parquet"))))
+
+
+def no_such_file(config: DictConfig, folder: Path) -> str:
+    return bad(checks.check_data(change(config, data__val_files=[str(folder / "none.parquet")])))
+
+
+def not_parquet(config: DictConfig, folder: Path) -> str:
+    (folder / "text.parquet").write_text("question\n")
+    return bad(checks.check_data(change(config, data__val_files=str(folder / "text.parquet"))))
+
+
+def other_protocol(config: DictConfig, folder: Path) -> str:
+    rows = [verl_row("nq", "train", i, "", "q", ["a"], protocols.get("autorefine")) for i in range(8)]
+    write_parquet(folder / "autorefine.parquet", rows)
+    return bad(checks.check_data(change(config, data__train_files=str(folder / "autorefine.parquet"))))
+
+
+def too_few_rows(config: DictConfig, folder: Path) -> str:
+    return bad(checks.check_data(change(config, data__train_batch_size=512)))
+
+
+def no_chat_template(config: DictConfig, folder: Path) -> str:
+    shutil.copytree(config.actor_rollout_ref.model.path, folder / "model")
+    (folder / "model" / "chat_template.jinja").unlink()
+    return bad(checks.check_policy(change(config, actor_rollout_ref__model__path=str(folder / "model"))))
+
+
+def resized(config: DictConfig, folder: Path, factor: float) -> str:
+    shutil.copytree(config.actor_rollout_ref.model.path, folder / "model")
+    described = json.loads((folder / "model" / "config.json").read_text())
+    (folder / "model" / "config.json").write_text(
+        json.dumps({**described, "vocab_size": int(factor * described["vocab_size"])})
+    )
+    return bad(checks.check_policy(change(config, actor_rollout_ref__model__path=str(folder / "model"))))
+
+
+def no_model(config: DictConfig, folder: Path) -> str:
+    return bad(checks.check_policy(change(config, actor_rollout_ref__model__path=str(folder / "nothing"))))
+
+
+def disk_too_small(config: DictConfig, folder: Path) -> str:
+    # The header of a model of a trillion parameters, without their bytes.
+    header = json.dumps(
+        {"weight": {"dtype": "F32", "shape": [10**6, 10**6], "data_offsets": [0, 0]}}
+    ).encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    return bad(checks.check_disk(change(config, actor_rollout_ref__model__path=str(folder))))
+
+
+def key_of_ours(config: DictConfig, folder: Path) -> str:
+    return bad(checks.check_verl(change(config, sd_search__warmup=3))) + bad(
+        checks.check_keys(change(config, sd_search__warmup=3))
+    )
+
+
+def key_of_verl_in_a_file(config: DictConfig, folder: Path) -> str:
+    return bad(checks.check_keys(change(config, trainer__total_training_step=3)))
+
+
+def section_in_a_file(config: DictConfig, folder: Path) -> str:
+    return bad(checks.check_keys(change(config, traner={"nnodes": 2})))
+
+
+def key_on_the_command_line(config: DictConfig, folder: Path) -> str:
+    with pytest.raises(ConfigError) as caught:
+        checks.compose(["--config-name=paper", "sd_search.alfa=1"])
+    return str(caught.value)
+
+
+FAILURES: list[tuple[Callable[[DictConfig, Path], str], list[str]]] = [
+    (
+        disk_too_small,
+        ["GiB free at", "2 + 1 checkpoints of 11175.9 GiB need", "trainer.max_actor_ckpt_to_keep"],
+    ),
+    (key_of_ours, ["sd_search.warmup is not a field; the fields are alpha", "did you mean warmup_steps?"]),
+    (
+        key_of_verl_in_a_file,
+        ["trainer.total_training_step is a key that neither", "did you mean total_training_steps?"],
+    ),
+    (section_in_a_file, ["traner is a key that neither", "did you mean trainer?"]),
+    (key_on_the_command_line, ["Could not override 'sd_search.alfa'", "Key 'alfa' is not in struct"]),
+    (
+        missing_column,
+        ["bad.parquet has no column reward_model; it has data_source", "`sd-search data --own NAME=FILE`"],
+    ),
+    (no_such_file, ["none.parquet does not exist", "build it with `sd-search data --out DIR`"]),
+    (not_parquet, ["text.parquet is not parquet", "build it with `sd-search data --out DIR`"]),
+    (
+        other_protocol,
+        ["speak autorefine, but search.protocol=search_r1", "--protocol search_r1`, or set search.protocol"],
+    ),
+    (too_few_rows, ["512 is more than the 8 rows of data.train_files", "lower it, or add rows"]),
+    (no_chat_template, ["has no chat template", "set actor_rollout_ref.model.custom_chat_template="]),
+    (
+        lambda config, folder: resized(config, folder, 1.5),
+        [
+            "embeddings and its tokenizer",
+            "so the two disagree from the first step",
+            "model.resize_token_embeddings(",
+        ],
+    ),
+    (
+        lambda config, folder: resized(config, folder, 0.5),
+        ["embeddings, but its tokenizer makes ids up to", "use the model's own tokenizer"],
+    ),
+    (no_model, ["nothing cannot be read", "give a Hugging Face folder or name"]),
+]
+NAMES = [action.__name__ if action.__name__ != "<lambda>" else None for action, _ in FAILURES]
+
+
+@pytest.mark.parametrize(("failure", "says"), FAILURES, ids=NAMES)
+def test_one_message_with_the_fix(
+    good: DictConfig, tmp_path: Path, failure: Callable[[DictConfig, Path], str], says: list[str]
+) -> None:
+    message = failure(good, tmp_path)
+    for part in says:
+        assert part in message, message
+    assert "Traceback" not in message
+
+
+def test_nothing_is_wrong_with_the_good_one(good: DictConfig) -> None:
+    findings = [f for f in checks.check_run(good) if not f.ok]
+    assert [finding.name for finding in findings] == [f"retriever {UNLISTENED}"]
+
+
+def test_the_fix_for_a_missing_chat_template_works(good: DictConfig, tmp_path: Path) -> None:
+    """The override that the message gives is one that Hydra takes, and the template joins the messages."""
+    message = no_chat_template(good, tmp_path)
+    override = message.split("set ", 1)[1].split(" for a base model")[0]
+    config = checks.compose(
+        ["--config-name=cpu_demo", override, f"actor_rollout_ref.model.path={tmp_path}/model"]
+    )
+    assert [finding.ok for finding in checks.check_policy(config)] == [True]
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = config.actor_rollout_ref.model.custom_chat_template
+    assert tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False) == "Hi"
+
+
+def test_padded_vocabularies_are_accepted(good: DictConfig, tmp_path: Path) -> None:
+    shutil.copytree(good.actor_rollout_ref.model.path, tmp_path / "model")
+    described = json.loads((tmp_path / "model" / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(
+        json.dumps({**described, "vocab_size": described["vocab_size"] + 2})
+    )
+    config = change(good, actor_rollout_ref__model__path=str(tmp_path / "model"))
+    assert all(finding.ok for finding in checks.check_policy(config))

@@ -1,0 +1,79 @@
+"""Retrievers that load are waited for, with an end; those that are down are named."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig
+from support.good_run import UNLISTENED, change
+
+from sd_search_verl import checks
+from sd_search_verl.config import ConfigError
+
+
+@contextmanager
+def loading_server(folder: Path, requests: int) -> Iterator[str]:
+    """The address of a server that answers 503 to so many requests, and then as a retriever does."""
+    program = folder / "server.py"
+    program.write_text(
+        "import http.server, json\n"
+        "asked = []\n"
+        "class Handler(http.server.BaseHTTPRequestHandler):\n"
+        "    def do_GET(self):\n"
+        "        asked.append(self.path)\n"
+        f"        loading = len(asked) <= {requests}\n"
+        "        self.send_response(503 if loading else 200); self.end_headers()\n"
+        "        if not loading: self.wfile.write(json.dumps({'result': [[{'document': {}, 'score': 1}]]}).encode())\n"
+        "    do_POST = do_GET\n"
+        "httpd = http.server.HTTPServer(('127.0.0.1', 0), Handler)\n"
+        "print(httpd.server_port, flush=True)\n"
+        "httpd.serve_forever()\n"
+    )
+    process = subprocess.Popen([sys.executable, program], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield f"http://127.0.0.1:{process.stdout.readline().strip()}/retrieve"
+    finally:
+        process.kill()
+
+
+def test_one_that_loads_is_waited_for(
+    good: DictConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Longer than search.timeout_s. Another that is down is a warning."""
+    with loading_server(tmp_path, requests=5) as url:
+        checks.refuse_bad_start(change(good, search__retriever_urls=[url, UNLISTENED]))
+    printed = capsys.readouterr().out
+    assert f"waiting for the retriever at {url}: HTTPError: HTTP Error 503" in printed
+    assert f"warning: retriever {UNLISTENED}: URLError" in printed
+
+
+def test_one_that_loads_for_ever_is_given_up(good: DictConfig, tmp_path: Path) -> None:
+    with loading_server(tmp_path, requests=10**9) as url:
+        config = change(good, search__retriever_urls=[url, url], search__max_loading_s=3)
+        begun = time.monotonic()
+        first, second = checks.check_retrievers(config)
+        seconds = time.monotonic() - begun
+    assert 3 < seconds < 15
+    for finding in (first, second):
+        assert not finding.ok
+        assert "still says that it is loading (HTTP 503) after" in finding.found
+        assert "raise search.max_loading_s" in finding.fix
+
+
+def test_one_that_is_down_is_named(good: DictConfig) -> None:
+    says = rf"retriever {UNLISTENED}: URLError.*Connection refused.*Fix: start one with `python -m"
+    with pytest.raises(ConfigError, match=says):
+        checks.refuse_bad_start(good)
+
+
+def test_every_one_that_is_down_is_named(good: DictConfig) -> None:
+    urls = [UNLISTENED, UNLISTENED.replace(":9/", ":10/")]
+    with pytest.raises(ConfigError, match=r"(?s)127.0.0.1:9/.*127.0.0.1:10/"):
+        checks.refuse_bad_start(change(good, search__retriever_urls=urls))

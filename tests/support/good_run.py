@@ -1,0 +1,46 @@
+"""A run with nothing wrong but its retriever, and changes to it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from sd_search_verl import checks
+from sd_search_verl import protocol as protocols
+from sd_search_verl.data.rows import verl_row, write_parquet
+from sd_search_verl.world.files import CHECKPOINT
+
+UNLISTENED = "http://127.0.0.1:9/retrieve"
+
+
+def good_config(folder: Path) -> DictConfig:
+    """Its config; questions and model lie in ``folder``."""
+    rows = [
+        verl_row("nq", "train", i, str(i), f"question {i}", ["yes"], protocols.get("search_r1"))
+        for i in range(8)
+    ]
+    write_parquet(folder / "questions.parquet", rows)
+    model = shutil.copytree(CHECKPOINT, folder / "model")
+    return checks.compose(
+        [
+            "--config-name=cpu_demo",
+            f"data.train_files={folder}/questions.parquet",
+            f"data.val_files={folder}/questions.parquet",
+            f"actor_rollout_ref.model.path={model}",
+            f"trainer.default_local_dir={folder}/run",
+            f"search.retriever_urls=[{UNLISTENED}]",
+            "search.timeout_s=0.1",
+            "trainer.save_freq=7",
+        ]
+    )
+
+
+def change(config: DictConfig, **values: object) -> DictConfig:
+    """A copy with other values; two underscores in a name stand for a dot."""
+    changed = OmegaConf.create(OmegaConf.to_container(config))
+    with open_dict(changed):
+        for name, value in values.items():
+            OmegaConf.update(changed, name.replace("__", "."), value, force_add=True)
+    return changed
