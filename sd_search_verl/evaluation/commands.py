@@ -115,15 +115,12 @@ def _settings(arguments: argparse.Namespace) -> Settings:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     from sd_search_verl.evaluation.evaluate import Evaluation, evaluate
-    from sd_search_verl.evaluation.results import table
+    from sd_search_verl.evaluation.results import latency_line, table
 
     files = [(name or None, Path(path)) for name, _, path in (q.rpartition("=") for q in arguments.questions)]
     results = evaluate(Evaluation(arguments.model, files, arguments.out, _settings(arguments)))
     print(table(results))
-    print(
-        "latency: "
-        + (arguments.out / "timing.json").read_text().translate(str.maketrans("", "", '{}"\n')).strip()
-    )
+    print(latency_line(json.loads((arguments.out / "timing.json").read_text())))
     print(f"protocol {results['protocol']} {results['protocol_hash']}; files: {arguments.out}")
     return 0
 

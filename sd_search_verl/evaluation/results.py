@@ -34,6 +34,13 @@ RATES: dict[str, Callable[[Mapping[str, Any]], float]] = {
 }
 """Per episode; a set's rate is their mean, so all but the first are shares of episodes."""
 
+LIMITS = {
+    "truncated_prompts": "of the prompts lost their start (max_prompt_tokens)",
+    "context_overflow": "ran out of room (max_response_tokens)",
+    "turn_limit": "were still searching after the last turn (search.max_turns)",
+}
+"""Rates that are about a limit of the evaluation; the table names them where they are not 0."""
+
 
 def per_question(rows: Rows, metric: str) -> dict[str, dict[str, float]]:
     """Set -> question id -> the metric's mean over seeds, both in the rows' order."""
@@ -80,6 +87,14 @@ def timing(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     }
 
 
+def latency_line(found: Mapping[str, float]) -> str:
+    """:func:`timing` for a person."""
+    return "latency, median (99th percentile): " + ", ".join(
+        f"{found[f'{name}_latency_s_p50']:.3g} s ({found[f'{name}_latency_s_p99']:.3g} s) a {name}"
+        for name in ("question", "search")
+    )
+
+
 def table(summary: Mapping[str, Any]) -> str:
     """The summary for a person: a line per set, both averages, and mean and s.d. where there are several seeds."""
     head = [
@@ -113,6 +128,12 @@ def table(summary: Mapping[str, Any]) -> str:
     notes = [
         "%, with 95% bootstrap intervals; gold found, malformed, cut (an observation), no answer, failed (a search): "
         "% of questions"
+    ]
+    notes += [
+        f"{name}: {100 * of_set[rate]:.1f} % {text}"
+        for name, of_set in summary["sets"].items()
+        for rate, text in LIMITS.items()
+        if of_set[rate] > 0
     ]
     if len(summary["seeds"]["em"]["values"]) > 1:
         notes += [seeds_line(label, summary["seeds"][metric]) for metric, label in METRICS.items()]

@@ -17,7 +17,7 @@ import scripted
 from scripted import R1, Policy, config, found, write_questions
 
 from sd_search_verl.evaluation.questions import Question, read_questions
-from sd_search_verl.evaluation.results import summarize, table, timing
+from sd_search_verl.evaluation.results import latency_line, summarize, table, timing
 from sd_search_verl.evaluation.run import SearchFailedError, turn_seed
 from sd_search_verl.evaluation.trajectories import TrajectoryFile, read_trajectories
 from sd_search_verl.rollout.retriever import SearchResult
@@ -177,6 +177,7 @@ def test_papers_report_the_macro_average() -> None:
 
 def test_rates_are_shares_of_questions() -> None:
     rows = rows_of({"nq": [1, 0, 0, 0]})
+    assert "nq: " not in table(summarize(rows))
     keys = list(rows)
     rows[keys[0]] |= {"latencies_s": [], "gold_in_documents": []}
     rows[keys[1]] |= {"malformed": {"no_action": 2}, "truncated_observations": 3}
@@ -186,4 +187,9 @@ def test_rates_are_shares_of_questions() -> None:
     expected = {"searches_per_question": 1.5, "gold_in_documents": 0.75, "malformed": 0.25, "no_answer": 0.25}
     expected |= {"truncated_observations": 0.25, "turn_limit": 0.25, "search_failed": 0.25}
     assert {name: found[name] for name in expected} == expected
+    shown = [line for line in table(summarize(rows)).splitlines() if line.startswith("nq: ")]
+    assert shown == ["nq: 25.0 % were still searching after the last turn (search.max_turns)"]
     assert timing(rows.values())["search_latency_s_p50"] == pytest.approx(0.2)
+    assert latency_line(timing(rows.values())) == (
+        "latency, median (99th percentile): 1 s (1 s) a question, 0.2 s (0.3 s) a search"
+    )
