@@ -94,8 +94,8 @@ def _score(arguments: argparse.Namespace) -> int:
 
     fields = Fields(arguments.text, arguments.golden, arguments.answer, arguments.by)
     scored = score_file(arguments.file, fields, arguments.protocol)
-    for problem in scored.problems:
-        print(f"{arguments.file}: {problem}", file=sys.stderr)
+    for complaint in scored.complaints():
+        print(f"{arguments.file}: {complaint}", file=sys.stderr)
     if scored.rows:
         print(table(scored))
     malformed = len(scored.problems)

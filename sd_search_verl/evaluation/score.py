@@ -46,6 +46,15 @@ class Scored:
     sets: dict[str, dict[str, list[float]]]
     unanswered: int
     problems: list[Problem]
+    there: str = ""
+    """Which fields the first row has, in words."""
+
+    def complaints(self) -> list[str]:
+        """A line per problem; a single one where no row at all could be scored, for one and the same reason."""
+        if self.rows == 0 and len({(problem.field, problem.reason) for problem in self.problems}) == 1:
+            (*_, last) = self.problems
+            return [f"all {len(self.problems)} rows, field {last.field!r}: {last.reason}; {self.there}"]
+        return [str(problem) for problem in self.problems]
 
     @property
     def rows(self) -> int:
@@ -60,6 +69,8 @@ def score_file(path: Path, fields: Fields, protocol: str | None = None) -> Score
         FileNotFoundError, ValueError: the file cannot be read.
     """
     scored = Scored({}, 0, [])
+    if isinstance(first := next((row for _, row in read_objects(path)), None), dict):
+        scored.there = f"the first row has {', '.join(first)}"
     for row in _rows(path, fields, protocol):
         if isinstance(row, Problem):
             scored.problems.append(row)

@@ -97,6 +97,14 @@ def test_malformed_rows_are_named_and_the_others_scored(
     assert "100.0 [100.0, 100.0]" in shown.out  # cover-EM
 
 
+def test_a_misnamed_field_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path / "rows.jsonl", [{"output": "<answer>b</answer>", "golden_answers": ["b"]}] * 50)
+    assert main(["score", str(path)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "all 50 rows, field 'response': is missing" in line
+    assert "the first row has output, golden_answers" in line
+
+
 def test_sets_get_a_line_each_and_both_averages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [
         {"pred": "x" if right else None, "gold": "x", "data_source": name}
