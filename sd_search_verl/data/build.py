@@ -105,7 +105,7 @@ def build_own(path: Path, name: str, protocol: str, out: Path) -> dict[str, Any]
     manifest = _read_manifest(out)
     rows = (
         verl_row(name, "own", index, q.id, q.question, q.golden_answers, spoken)
-        for index, q in enumerate(questions)
+        for index, q in enumerate(tqdm(questions, desc=name, unit="row"))
     )
     request = {"source": str(path), "name": name, "protocol": protocol, "prompt": _prompt_hash(protocol)}
     described = [{"set": name, "source_sha256": sha256(path), "source_rows": len(questions)}]

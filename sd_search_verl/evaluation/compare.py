@@ -51,7 +51,8 @@ def compare(a: Sequence[Run], b: Sequence[Run]) -> dict[str, Any]:
     Raises:
         ValueError: no question is common to both.
     """
-    result: dict[str, Any] = {"metrics": {}, "warnings": _warnings(a, b)}
+    sides = {"a": [str(run.folder) for run in a], "b": [str(run.folder) for run in b]}
+    result: dict[str, Any] = {"runs": sides, "metrics": {}, "warnings": _warnings(a, b)}
     for metric in METRICS:
         before, after = _common(_mean_scores(a, metric), _mean_scores(b, metric))
         differences = {
@@ -77,7 +78,9 @@ def compare(a: Sequence[Run], b: Sequence[Run]) -> dict[str, Any]:
 
 def table(result: Mapping[str, Any], shown: int) -> str:
     """The comparison for a person, with the first ``shown`` questions that changed either way."""
-    parts = [f"warning: {warning}" for warning in result["warnings"]]
+    parts = [f"{side.upper()}: {', '.join(folders)}" for side, folders in result["runs"].items()]
+    parts += [f"warning: {warning}" for warning in result["warnings"]]
+    parts += ["%; B - A is paired by question, with its 95% bootstrap interval", ""]
     for metric, label in METRICS.items():
         values = result["metrics"][metric]
         lines = [[label, "n", "A", "B", "B - A"]]
@@ -97,7 +100,8 @@ def table(result: Mapping[str, Any], shown: int) -> str:
         parts.append("")
     for direction in ("gained", "lost"):
         questions = [q for q in result["changed"] if (q["difference"] > 0) == (direction == "gained")]
-        parts.append(f"{len(questions)} questions {direction} in EM")
+        right = "B is right more often than A" if direction == "gained" else "A is right more often than B"
+        parts.append(f"{len(questions)} questions {direction} in EM ({right})")
         for q in questions[:shown]:
             parts.append(f"  {q['set']}/{q['id']}  {q['question']}\n    A: {q['a']}  B: {q['b']}")
             parts.append(f"    golden: {', '.join(q['golden_answers'][:4])}")
@@ -165,4 +169,14 @@ def _warnings(a: Sequence[Run], b: Sequence[Run]) -> list[str]:
         values = {run.results[name] for run in runs}
         if len(values) > 1:
             found.append(f"the evaluations have different {meaning} ({', '.join(sorted(values))})")
+    options = [_options(run.results.get("config", {})) for run in runs]
+    names = sorted(set().union(*options) - {"seeds"})
+    if changed := [name for name in names if len({str(of_run.get(name)) for of_run in options}) > 1]:
+        found.append(f"the evaluations have different options: {', '.join(changed)}")
     return found
+
+
+def _options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Options by dotted name."""
+    search = {f"search.{name}": value for name, value in config.get("search", {}).items()}
+    return {**{name: value for name, value in config.items() if name != "search"}, **search}

@@ -27,6 +27,7 @@ from sd_search_verl.evaluation.session import open_session
 from sd_search_verl.evaluation.trajectories import TrajectoryFile
 
 FORMAT = 1
+# Of the search section: what no answer depends on.
 _NOT_SEEN = (
     "retriever_urls",
     "timeout_s",
@@ -34,6 +35,7 @@ _NOT_SEEN = (
     "max_loading_s",
     "max_failure_rate",
     "traces_per_step",
+    "sampling_seed",
 )
 _MAY_CHANGE = ("concurrency", "max_failure_rate", "gpu_memory_utilization", "tensor_parallel_size")
 

@@ -22,7 +22,9 @@ BEFORE = {"nq": [int(DRAW.random() < 0.3) for _ in range(200)], "bamboogle": [0,
 AFTER = {name: [em or int(DRAW.random() < 0.2) for em in ems] for name, ems in BEFORE.items()}
 
 
-def save(folder: Path, sets: dict[str, list[int]], shuffled: bool = False, protocol: str = "p1") -> Path:
+def save(
+    folder: Path, sets: dict[str, list[int]], shuffled: bool = False, protocol: str = "p1", top_k: int = 3
+) -> Path:
     folder.mkdir()
     rows = rows_of(sets)
     lines = [
@@ -39,7 +41,8 @@ def save(folder: Path, sets: dict[str, list[int]], shuffled: bool = False, proto
     if shuffled:
         DRAW.shuffle(lines)
     (folder / "trajectories.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    results = {"protocol_hash": protocol, "questions": "same", **summarize(rows)}
+    config = {"temperature": 1.0, "search": {"top_k": top_k}}
+    results = {"protocol_hash": protocol, "questions": "same", "config": config, **summarize(rows)}
     (folder / "results.json").write_text(json.dumps(results))
     return folder
 
@@ -92,8 +95,10 @@ def test_what_cannot_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(["compare", str(a)]) == 1
     assert main(["compare", str(a), str(tmp_path)]) == 1
     assert "no evaluation has finished" in capsys.readouterr().err
-    c = save(tmp_path / "c", {"nq": [0]}, protocol="p2")
+    c = save(tmp_path / "c", {"nq": [0]}, protocol="p2", top_k=5)
     assert main(["compare", str(a), str(c)]) == 0
     shown = capsys.readouterr().out
     assert "warning: the evaluations have different protocols (p1, p2)" in shown
+    assert "warning: the evaluations have different options: search.top_k" in shown
     assert "1 questions lost in EM" in shown
+    assert shown.startswith(f"A: {a}\nB: {c}\n")
