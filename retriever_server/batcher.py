@@ -26,41 +26,52 @@ class OverloadedError(Exception):
         self.retry_after_s = retry_after_s
 
 
+class _Flight:
+    """One query on its way to the engine, with everybody who waits for it. Landed, it is the answer."""
+
+    __slots__ = ("hits", "key", "waiters")
+
+    def __init__(self, key: Key) -> None:
+        self.key = key
+        self.waiters: list[Pending] = []
+        self.hits: list[Hit] | None = None
+
+    def land(self, hits: list[Hit]) -> None:
+        self.hits = hits
+        for pending in self.waiters:
+            pending.landed()
+        self.waiters.clear()
+
+
 class Pending:
     """The answers one request waits for. ``future`` is done when all are there, or raises what went wrong."""
 
-    __slots__ = ("_flights", "_keys", "_missing", "_results", "future")
+    __slots__ = ("_flights", "_missing", "future")
 
-    def __init__(self, keys: list[Key], future: asyncio.Future[None]) -> None:
+    def __init__(self, flights: list[_Flight], future: asyncio.Future[None]) -> None:
         self.future = future
-        self._keys = keys
-        self._results: dict[Key, list[Hit]] = {}
-        self._flights: list[_Flight] = []
+        self._flights = flights
         self._missing = 0
+        for flight in flights:
+            if flight.hits is None:
+                flight.waiters.append(self)
+                self._missing += 1
+        if self._missing == 0:
+            future.set_result(None)
 
     def hits(self) -> list[list[Hit]]:
         """For each query its hits, in order."""
-        return [self._results[key] for key in self._keys]
+        return [flight.hits or [] for flight in self._flights]
 
     def leave(self) -> None:
         """Wait no more. Queries that nobody else waits for are dropped where they are still queued."""
         for flight in self._flights:
-            flight.waiters.remove(self)
-        self._flights.clear()
+            if self in flight.waiters:
+                flight.waiters.remove(self)
 
-    def join(self, flight: _Flight) -> None:
-        flight.waiters.append(self)
-        self._flights.append(flight)
-        self._missing += 1
-
-    def deliver(self, key: Key, hits: list[Hit]) -> None:
-        self._results[key] = hits
-
-    def landed(self, key: Key, hits: list[Hit]) -> None:
-        self._results[key] = hits
+    def landed(self) -> None:
         self._missing -= 1
         if self._missing == 0 and not self.future.done():
-            self._flights.clear()
             self.future.set_result(None)
 
     def failed(self, error: Exception) -> None:
@@ -68,29 +79,21 @@ class Pending:
             self.future.set_exception(error)
 
 
-class _Flight:
-    """One query on its way to the engine, with everybody who waits for its answer."""
-
-    __slots__ = ("key", "waiters")
-
-    def __init__(self, key: Key) -> None:
-        self.key = key
-        self.waiters: list[Pending] = []
-
-
 class Batcher:
-    """Answers queries through one engine. Lives on one event loop."""
+    """Answers queries through one engine. Lives on the event loop that makes it."""
 
     def __init__(self, engine: Engine, metrics: Metrics, max_queue: int, cache_entries: int) -> None:
         self._engine, self._metrics = engine, metrics
+        self._loop = asyncio.get_running_loop()
         self._max_queue, self._cache_entries = max_queue, cache_entries
-        self._cache: OrderedDict[Key, list[Hit]] = OrderedDict()
+        self._cache: OrderedDict[Key, _Flight] = OrderedDict()
         self._flights: dict[Key, _Flight] = {}
         self._queue: deque[_Flight] = deque()
         self._free = engine.parallelism
         self._threads = ThreadPoolExecutor(engine.parallelism, thread_name_prefix="search")
         self._batches: set[asyncio.Task[None]] = set()
         self._seconds_per_query = 0.001  # moving average of the engine, over all workers
+        metrics.queued.set_function(lambda: len(self._queue))
 
     def submit(self, queries: Sequence[str], topk: int) -> Pending:
         """Start answering; the caller awaits the result's ``future``, and calls ``leave`` when it is through.
@@ -99,29 +102,27 @@ class Batcher:
             OverloadedError: the queue has no room for all of the queries.
         """
         keys = [(query, topk) for query in queries]
-        pending = Pending(keys, asyncio.get_running_loop().create_future())
-        missing = []
-        for key in dict.fromkeys(keys):
-            if (hits := self._cache.get(key)) is not None:
+        flights: dict[Key, _Flight] = {}
+        new: list[_Flight] = []
+        for key in keys:
+            if key in flights:
+                continue
+            if (flight := self._cache.get(key)) is not None:
                 self._cache.move_to_end(key)
-                pending.deliver(key, hits)
-            else:
-                missing.append(key)
-        new = sum(key not in self._flights for key in missing)
-        if len(self._queue) + new > self._max_queue:
+            elif (flight := self._flights.get(key)) is None:
+                flight = _Flight(key)
+                new.append(flight)
+            flights[key] = flight
+        if len(self._queue) + len(new) > self._max_queue:
             raise OverloadedError(max(1.0, len(self._queue) * self._seconds_per_query))
-        self._metrics.cache_hits.inc(len(keys) - len(missing))
-        self._metrics.joined.inc(len(missing) - new)
-        for key in missing:
-            flight = self._flights.get(key)
-            if flight is None:
-                flight = self._flights[key] = _Flight(key)
-                self._queue.append(flight)
-            pending.join(flight)
-        if missing:
+        missing = sum(flight.hits is None for flight in flights.values())
+        self._metrics.cache_hits.inc(len(keys) - missing)
+        self._metrics.joined.inc(missing - len(new))
+        pending = Pending([flights[key] for key in keys], self._loop.create_future())
+        if new:
+            self._flights.update((flight.key, flight) for flight in new)
+            self._queue.extend(new)
             self._dispatch()
-        else:
-            pending.future.set_result(None)
         return pending
 
     def _dispatch(self) -> None:
@@ -141,22 +142,18 @@ class Batcher:
                     batch.append(flight)
             if batch:
                 self._free -= 1
-                task = asyncio.get_running_loop().create_task(self._run(batch))
+                task = self._loop.create_task(self._run(batch))
                 self._batches.add(task)
                 task.add_done_callback(self._batches.discard)
-        self._metrics.queued.set(len(self._queue))
 
     async def _run(self, batch: list[_Flight]) -> None:
         queries, topk = [flight.key[0] for flight in batch], batch[0].key[1]
         start = time.perf_counter()
         try:
-            found = await asyncio.get_running_loop().run_in_executor(
-                self._threads, self._engine.search, queries, topk
-            )
+            found = await self._loop.run_in_executor(self._threads, self._engine.search, queries, topk)
             for flight, hits in zip(batch, found, strict=True):
-                self._remember(flight.key, hits)
-                for pending in flight.waiters:
-                    pending.landed(flight.key, hits)
+                flight.land(hits)
+                self._remember(flight)
         except Exception as error:
             self._metrics.backend_errors.inc()
             for flight in batch:
@@ -173,10 +170,10 @@ class Batcher:
             self._free += 1
             self._dispatch()
 
-    def _remember(self, key: Key, hits: list[Hit]) -> None:
+    def _remember(self, flight: _Flight) -> None:
         if self._cache_entries:
-            self._cache[key] = hits
-            self._cache.move_to_end(key)
+            self._cache[flight.key] = flight
+            self._cache.move_to_end(flight.key)
             if len(self._cache) > self._cache_entries:
                 self._cache.popitem(last=False)
 

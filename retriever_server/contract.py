@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+import orjson
 
 from .backends import Hit
 from .settings import Settings
@@ -21,8 +22,7 @@ class RequestError(Exception):
         self.status, self.field = status, field
 
 
-@dataclass(frozen=True)
-class SearchRequest:
+class SearchRequest(NamedTuple):
     """A checked request. ``queries`` are cleaned and cut; blank ones have no hits by definition."""
 
     queries: list[str]
@@ -37,10 +37,7 @@ def parse(body: bytes, settings: Settings) -> SearchRequest:
     Raises:
         RequestError: 400 not JSON, 413 too many queries, 422 a field is missing or wrong.
     """
-    try:
-        values = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise RequestError(400, f"the body is not JSON: {error}") from None
+    values = _decode(body)
     if not isinstance(values, dict):
         raise RequestError(422, f'the body must be an object like {{"queries": ["…"]}}, not {_type(values)}')
     queries = _queries(values)
@@ -67,6 +64,17 @@ def parse(body: bytes, settings: Settings) -> SearchRequest:
         bool(return_scores),
         sum(len(query) > longest for query in queries),
     )
+
+
+def _decode(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:  # strict and fast; the standard library takes lone surrogates, for one
+        pass
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(400, f"the body is not JSON: {error}") from None
 
 
 def _queries(values: dict[str, Any]) -> list[str]:
@@ -104,15 +112,15 @@ def clean(query: str) -> str:
 def encode(results: Sequence[Sequence[Hit]], return_scores: bool) -> bytes:
     """The answer ``{"result": [...]}``; documents are spliced in as the bytes they are stored as."""
     if return_scores:
-        rows = (
+        rows = [
             b",".join(
-                [b'{"document":%b,"score":%b}' % (hit.document, repr(hit.score).encode()) for hit in hits]
+                [b'{"document":%b,"score":%b}' % (document, orjson.dumps(score)) for document, score in hits]
             )
             for hits in results
-        )
+        ]
     else:
-        rows = (b",".join([hit.document for hit in hits]) for hits in results)
-    return b'{"result":[%b]}' % b",".join([b"[%b]" % row for row in rows])
+        rows = [b",".join([document for document, _ in hits]) for hits in results]
+    return b'{"result":[[%b]]}' % b"],[".join(rows) if rows else b'{"result":[]}'
 
 
 def encode_error(message: str, field: str | None = None) -> bytes:

@@ -19,25 +19,33 @@ def protocol(timeout_s: float) -> type[HttpToolsProtocol]:
 
     class Protocol(HttpToolsProtocol):
         _timer: asyncio.TimerHandle | None = None
+        _arriving = True
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             self._start()
 
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self._arriving and self._timer is None:  # most requests arrive whole and need no timer
+                self._start()
+
         def on_message_begin(self) -> None:
-            self._start()
+            self._arriving = True
+            self._stop()
             super().on_message_begin()
 
         def on_message_complete(self) -> None:
+            self._arriving = False
             self._stop()
             super().on_message_complete()
 
         def connection_lost(self, exc: Exception | None) -> None:
+            self._arriving = False
             self._stop()
             super().connection_lost(exc)
 
         def _start(self) -> None:
-            self._stop()
             self._timer = self.loop.call_later(timeout_s, self._expire)
 
         def _stop(self) -> None:

@@ -7,7 +7,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Send
 
 from .batcher import OverloadedError, Pending
 from .contract import RequestError, SearchRequest, encode, encode_error, parse
@@ -21,19 +21,16 @@ WATCH_AFTER_S = 0.1  # requests answered sooner need nobody to watch whether the
 
 
 class Retrieve:
-    """Middleware that answers POST /retrieve and passes everything else on."""
+    """Answers POST /retrieve."""
 
-    def __init__(self, app: ASGIApp, server: Server) -> None:
-        self._app, self._server = app, server
+    def __init__(self, server: Server) -> None:
+        self._server = server
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] != "/retrieve" or scope["method"] != "POST":
-            await self._app(scope, receive, send)
-            return
+    async def __call__(self, receive: Receive, send: Send) -> None:
         start = time.perf_counter()
         metrics = self._server.metrics
         status, body, retry_after = await self._answer(receive)
-        metrics.requests.labels(status).inc()
+        metrics.requests(status).inc()
         metrics.request_seconds.observe(time.perf_counter() - start)
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         if retry_after:
@@ -49,7 +46,8 @@ class Retrieve:
         try:
             asked = parse(await read_body(receive, settings.max_body_bytes), settings)
             metrics.queries.inc(len(asked.queries))
-            metrics.truncated.inc(asked.truncated)
+            if asked.truncated:
+                metrics.truncated.inc(asked.truncated)
             wanted = [query for query in asked.queries if query]
             pending = batcher.submit(wanted, asked.topk)
             if not pending.future.done():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from .app import make_app
 from .guard import AccessLog, ApiKey, read_key
@@ -22,6 +24,10 @@ from .settings import Settings, SettingsError
 from .workers import SOCKET_VARIABLE, supervise
 
 log = logging.getLogger("retriever_server")
+
+GC_THRESHOLD = (
+    20_000  # Python's 700 is less than what a batch of answers allocates; next to nothing is cyclic
+)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -97,6 +103,9 @@ def serve(settings: Settings, arguments: Sequence[str] = ()) -> int:
         return supervise(sock, arguments, settings.workers, url, settings.port_file)
 
     def on_ready() -> None:
+        gc.collect()
+        gc.freeze()  # what is loaded stays: not to be looked through again and again
+        gc.set_threshold(GC_THRESHOLD)
         log.info("ready: %s/retrieve (%s)", url, settings.backend)
         if settings.port_file:
             write_port_file(settings.port_file, url)
@@ -105,12 +114,13 @@ def serve(settings: Settings, arguments: Sequence[str] = ()) -> int:
         uvicorn_server.should_exit = True
 
     app = make_app(settings, on_ready, on_failure)
+    guarded: ASGIApp = app
     if settings.api_key_file:
-        app.add_middleware(ApiKey, key=read_key(settings.api_key_file))
+        guarded = ApiKey(guarded, read_key(settings.api_key_file))
     if settings.access_log:
-        app.add_middleware(AccessLog, path=settings.access_log)
+        guarded = AccessLog(guarded, settings.access_log)
     config = uvicorn.Config(
-        app,
+        guarded,
         http=protocol(settings.body_timeout_s),
         log_level="warning",
         access_log=False,

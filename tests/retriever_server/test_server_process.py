@@ -33,12 +33,13 @@ def test_signals_end_it_cleanly(bm25_index: Path, corpus: Path, stop: str) -> No
 
 def test_requests_under_way_are_answered_at_shutdown(bm25_index: Path, corpus: Path) -> None:
     queries = [f"passage{i} castle river" for i in range(1000)]
-    with serving("--backend", "bm25", "--index", bm25_index, "--corpus", corpus) as server:
+    arguments = ["--backend", "bm25", "--index", bm25_index, "--corpus", corpus]
+    with serving(*arguments, "--drain-s", "60") as server:
         answers: list[int] = []
 
         def ask_many() -> None:
             body = json.dumps({"queries": queries, "topk": 100}).encode()
-            with urllib.request.urlopen(server.url + "/retrieve", body, timeout=30) as response:
+            with urllib.request.urlopen(server.url + "/retrieve", body, timeout=90) as response:
                 answers.append(len(json.loads(response.read())["result"]))
 
         thread = threading.Thread(target=ask_many)
@@ -46,8 +47,8 @@ def test_requests_under_way_are_answered_at_shutdown(bm25_index: Path, corpus: P
         end = time.monotonic() + 20
         while b"retriever_queries_total 1000.0" not in urllib.request.urlopen(server.url + "/metrics").read():
             assert time.monotonic() < end
-        assert server.stop() == 0
-        thread.join(30)
+        assert server.stop(90.0) == 0
+        thread.join(90)
         assert answers == [1000]
 
 
