@@ -11,7 +11,10 @@ _OURS = re.compile(
     re.DOTALL,
 )
 
+RAY_TOO_SLOW = "Ray did not start within its 30 s. Fix: end what keeps the machine busy, and start again"
+
 _SYMPTOMS = (
+    (r"The current node timed out during startup", RAY_TOO_SLOW),
     (
         r"No space left on device",
         "the disk is full. Fix: free space, point trainer.default_local_dir (and RAY_TMPDIR, for Ray's own files) "

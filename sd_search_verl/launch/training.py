@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from sd_search_verl.launch.explain import explain
+from sd_search_verl.launch.explain import RAY_TOO_SLOW, explain
 from sd_search_verl.launch.processes import start, tail
 from sd_search_verl.report.line import describe
 
@@ -26,14 +26,21 @@ _STAGES = (
 )
 
 
+RAY_STARTS = 3
+
+
 class TrainingFailedError(RuntimeError):
     """Training ended early, hung, or never began."""
+
+
+class _RayTooSlowError(TrainingFailedError):
+    """Ray's own daemons were not up within the 30 s that Ray gives them, which nothing can set."""
 
 
 def train(
     overrides: Sequence[str], run: Path, steps: int, environment: Mapping[str, str], silence_s: float = 300.0
 ) -> None:
-    """Run the training to its end.
+    """Run the training to its end. A busy machine gets further tries to start Ray.
 
     Args:
         overrides: arguments of main_ppo, Hydra's own included.
@@ -45,6 +52,18 @@ def train(
     Raises:
         TrainingFailedError: with the end of the log.
     """
+    for _ in range(RAY_STARTS - 1):
+        try:
+            _train(overrides, run, steps, environment, silence_s)
+            return
+        except _RayTooSlowError:
+            print("Ray did not start within its 30 s, as the machine is busy: once more", flush=True)
+    _train(overrides, run, steps, environment, silence_s)
+
+
+def _train(
+    overrides: Sequence[str], run: Path, steps: int, environment: Mapping[str, str], silence_s: float
+) -> None:
     log, metrics = run / "train.log", run / "metrics.jsonl"
     seen = set(_lines(metrics))  # of a run that this one goes on from, or replaces
     process = start([sys.executable, "-m", "verl.trainer.main_ppo", *overrides], log, environment)
@@ -93,5 +112,6 @@ def _failure(why: str, process: subprocess.Popen[bytes], log: Path) -> TrainingF
     process.kill()
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     if reason := explain(text):
-        return TrainingFailedError(f"training failed; all of it is in {log}\n{reason}")
+        kind = _RayTooSlowError if reason == RAY_TOO_SLOW else TrainingFailedError
+        return kind(f"training failed; all of it is in {log}\n{reason}")
     return TrainingFailedError(f"training failed ({why}); {log} ends:\n{tail(log)}")
