@@ -1,4 +1,5 @@
-"""A killed process leaves nothing behind of what it started under the guard."""
+"""A killed process leaves nothing behind of what it started under the guard, also where that has renamed itself, as the
+processes of Ray and vLLM do."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ PROGRAM = """
 import subprocess, sys, time
 from sd_search_verl.launch.guard import children_end_with_us
 with children_end_with_us():
-    worker = "import subprocess; p = subprocess.Popen(['sleep', '1000']); print(p.pid, flush=True); p.wait()"
+    worker = "import setproctitle; setproctitle.setproctitle('engine'); "
+    worker += "import subprocess, time; print(subprocess.Popen(['sleep', '1000']).pid, flush=True); time.sleep(1000)"
     child = [sys.executable, "-c", worker]
     engine = subprocess.Popen(child, stdout=subprocess.PIPE, text=True, start_new_session=True)
     print(engine.pid, engine.stdout.readline().strip(), flush=True)

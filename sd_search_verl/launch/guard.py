@@ -17,12 +17,15 @@ from uuid import uuid4
 import psutil
 
 _MARK = "SD_SEARCH_CHILD_OF"
+# Ray and vLLM rename their processes, and setproctitle writes the name over the environment unless told not to.
+_KEEP_ENVIRONMENT = "SPT_NOENV"
 
 
 @contextlib.contextmanager
 def children_end_with_us() -> Iterator[None]:
     """Whatever process is started inside and still runs when this one is gone is killed."""
-    mark = os.environ[_MARK] = uuid4().hex
+    mark = uuid4().hex
+    os.environ |= {_MARK: mark, _KEEP_ENVIRONMENT: "1"}
     # A session of its own: Ctrl-C in the terminal is not for it.
     watcher = subprocess.Popen(
         [sys.executable, "-m", __name__, mark],
@@ -33,19 +36,28 @@ def children_end_with_us() -> Iterator[None]:
     try:
         yield
     finally:
-        del os.environ[_MARK]
+        del os.environ[_MARK], os.environ[_KEEP_ENVIRONMENT]
         if watcher.stdin is not None:
             watcher.stdin.close()
         watcher.wait()
 
 
 def main(mark: str) -> None:
-    """Wait for the end of standard input, then kill every process with ``mark`` in its environment."""
+    """Wait for the end of standard input, then kill every process with ``mark`` in its environment.
+
+    Looks again until there is none: those that are found first may have been starting others.
+    """
     sys.stdin.buffer.read()
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.environ().get(_MARK) == mark:
-                process.kill()
+    for _ in range(5):
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get(_MARK) == mark:
+                    process.kill()
+                    found.append(process)
+        if not found:
+            return
+        psutil.wait_procs(found, timeout=5)
 
 
 if __name__ == "__main__":
