@@ -9,6 +9,8 @@ ENVIRONMENT = {
     "TORCHDYNAMO_DISABLE": "1",  # compiling costs more than a small model ever gains
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_OFFLINE": "1",
+    # Ray's own 15 starves workers beside anything else that computes, and others then wait for them in vain.
+    "RAY_worker_niceness": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "VLLM_NO_USAGE_STATS": "1",
     "PYTHONUNBUFFERED": "1",
