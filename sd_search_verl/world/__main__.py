@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from sd_search_verl.world.config import WorldConfig
 from sd_search_verl.world.facts import World
 from sd_search_verl.world.files import CHECKPOINT, difficulty, write_world
+from sd_search_verl.world.model import load_model
 from sd_search_verl.world.supervised import FitConfig
 from sd_search_verl.world.warmstart import WarmStartError, check, make_checkpoint
 
@@ -41,16 +42,16 @@ def build(options: dict[str, Any]) -> str:
 def warmstart(options: dict[str, Any]) -> str:
     """Train a checkpoint."""
     torch.set_num_threads(1)
-    out = options.pop("out")
+    out, begin = options.pop("out"), options.pop("begin")
     fit = FitConfig(**{field.name: options.pop(field.name) for field in dataclasses.fields(FitConfig)})
     given = {name: value for name, value in options.items() if value is not None}
-    return f"{out}: {make_checkpoint(out, fit, WorldConfig(**given))}"
+    return f"{out}: {make_checkpoint(out, fit, WorldConfig(**given), begin)}"
 
 
 def probe(options: dict[str, Any]) -> str:
     """Measure a model."""
     path = options["model"]
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    model = load_model(path).eval()
     return f"{path}: {check(model, AutoTokenizer.from_pretrained(path), difficulty(path))}"
 
 
@@ -69,6 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", type=int, default=WorldConfig.seed, help="default: %(default)s")
     command = commands.add_parser("warmstart", help="train the checkpoint that worlds of a kind start from")
     command.add_argument("--out", type=Path, required=True, help="folder to write")
+    command.add_argument(
+        "--begin", type=Path, metavar="MODEL", help="go on from this checkpoint, such as the shipped one"
+    )
     for field, kind in _fields(FitConfig):
         option = "--" + field.name.replace("_", "-")
         command.add_argument(option, type=kind, default=field.default, help="default: %(default)s")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from sd_search_verl.scoring import exact_match
@@ -19,6 +19,7 @@ from sd_search_verl.world.arms import ARMS
 from sd_search_verl.world.config import TrainConfig
 from sd_search_verl.world.facts import World
 from sd_search_verl.world.files import CHECKPOINT, difficulty
+from sd_search_verl.world.model import load_model
 from sd_search_verl.world.questions import questions
 from sd_search_verl.world.reference import Step, train
 from sd_search_verl.world.sampling import rollouts
@@ -79,7 +80,7 @@ def run(arm: str, config: TrainConfig, checkpoint: Path = CHECKPOINT) -> list[Ro
         raise ValueError(f"arm {arm!r} is unknown; choose from {', '.join(ARMS)}")
     torch.set_num_threads(1)
     logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    model = load_model(checkpoint)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     watcher = Watcher(arm, config, model, tokenizer, World(replace(difficulty(checkpoint), seed=config.seed)))
     watcher.evaluate(0)
