@@ -1,10 +1,12 @@
 """A synthetic world: a policy must find out how to word its queries, and every query's credit is known.
 
-Data flows down: ``words`` and ``config`` -> ``facts`` -> ``files`` (corpus, questions); ``demonstrations`` ->
-``warmstart`` -> ``probe`` (the model). ``python -m sd_search_verl.world --help`` builds all of it.
+Data flows down: ``words`` and ``config`` -> ``facts`` -> ``questions`` -> ``files`` (what the stack reads);
+``demonstrations`` -> ``warmstart`` -> ``probe`` (the model).
+``python -m sd_search_verl.world --help`` builds all of it.
 """
 
 from sd_search_verl.world.config import WorldConfig
-from sd_search_verl.world.facts import Question, World, questions
+from sd_search_verl.world.facts import Question, World
+from sd_search_verl.world.questions import questions
 
 __all__ = ["Question", "World", "WorldConfig", "questions"]

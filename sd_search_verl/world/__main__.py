@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from sd_search_verl.world.config import WorldConfig
 from sd_search_verl.world.facts import World
-from sd_search_verl.world.files import CHECKPOINT, write_world
+from sd_search_verl.world.files import CHECKPOINT, difficulty, write_world
+from sd_search_verl.world.model import load_model
 from sd_search_verl.world.supervised import FitConfig
 from sd_search_verl.world.warmstart import WarmStartError, check, make_checkpoint
 
@@ -33,22 +34,25 @@ def main(arguments: list[str] | None = None) -> int:
 def build(options: dict[str, Any]) -> str:
     """Write a world's files."""
     out, checkpoint = options.pop("out"), options.pop("model")
-    write_world(World(WorldConfig(**options)), out, checkpoint)
+    given = {name: value for name, value in options.items() if value is not None}
+    write_world(World(dataclasses.replace(difficulty(checkpoint), **given)), out, checkpoint)
     return f"{out}: corpus.jsonl, train.parquet, val.parquet, oracle.json, model/"
 
 
 def warmstart(options: dict[str, Any]) -> str:
     """Train a checkpoint."""
     torch.set_num_threads(1)
-    out = options.pop("out")
-    return f"{out}: {make_checkpoint(out, FitConfig(**options))}"
+    out, begin = options.pop("out"), options.pop("begin")
+    fit = FitConfig(**{field.name: options.pop(field.name) for field in dataclasses.fields(FitConfig)})
+    given = {name: value for name, value in options.items() if value is not None}
+    return f"{out}: {make_checkpoint(out, fit, WorldConfig(**given), begin)}"
 
 
 def probe(options: dict[str, Any]) -> str:
     """Measure a model."""
     path = options["model"]
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
-    return f"{path}: {check(model, AutoTokenizer.from_pretrained(path))}"
+    model = load_model(path).eval()
+    return f"{path}: {check(model, AutoTokenizer.from_pretrained(path), difficulty(path))}"
 
 
 COMMANDS = {"build": build, "warmstart": warmstart, "probe": probe}
@@ -62,23 +66,35 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--model", type=Path, default=CHECKPOINT, help="warm-started model to copy (default: shipped)"
     )
-    _add_fields(command, WorldConfig)
-    command = commands.add_parser("warmstart", help="train the checkpoint that worlds start from")
+    _add_world(command)
+    command.add_argument("--seed", type=int, default=WorldConfig.seed, help="default: %(default)s")
+    command = commands.add_parser("warmstart", help="train the checkpoint that worlds of a kind start from")
     command.add_argument("--out", type=Path, required=True, help="folder to write")
-    _add_fields(command, FitConfig)
+    command.add_argument(
+        "--begin", type=Path, metavar="MODEL", help="go on from this checkpoint, such as the shipped one"
+    )
+    for field, kind in _fields(FitConfig):
+        option = "--" + field.name.replace("_", "-")
+        command.add_argument(option, type=kind, default=field.default, help="default: %(default)s")
+    _add_world(command)
     command = commands.add_parser("probe", help="measure a warm-started model in fresh worlds")
     command.add_argument("--model", type=Path, default=CHECKPOINT, help="model folder (default: shipped)")
     return parser
 
 
-def _add_fields(parser: argparse.ArgumentParser, config: type) -> None:
-    """One option for every field of a config dataclass."""
+def _add_world(parser: argparse.ArgumentParser) -> None:
+    """One option for every field of a world's difficulty; None where it is not given."""
+    group = parser.add_argument_group("difficulty of the world")
+    for field, kind in _fields(WorldConfig):
+        if field.name != "seed":
+            group.add_argument(
+                "--" + field.name.replace("_", "-"), type=kind, help=f"usually {field.default}"
+            )
+
+
+def _fields(config: type) -> list[tuple[dataclasses.Field[Any], Any]]:
     hints = get_type_hints(config)
-    for field in dataclasses.fields(config):
-        option = "--" + field.name.replace("_", "-")
-        parser.add_argument(
-            option, type=hints[field.name], default=field.default, help="default: %(default)s"
-        )
+    return [(field, hints[field.name]) for field in dataclasses.fields(config)]
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from torch import Tensor
 from sd_search_verl.config import HindsightConfig, SDSearchConfig
 from sd_search_verl.hindsight import is_correct
 from sd_search_verl.hindsight.prepare import FinishedRollout, TeacherInputs
-from sd_search_verl.world.words import RELATIONS
+from sd_search_verl.world.facts import World
 
 METHOD = SDSearchConfig(alpha=0.3, warmup_steps=0, top_k=None)
 """SD-Search in the world. The paper's alpha is far smaller, for a policy whose GRPO gradient is far larger: Adam
@@ -25,7 +25,7 @@ NEVER = -30.0
 @dataclass(frozen=True)
 class Arm:
     """``flipped``: the block calls CORRECT what was INCORRECT, and the other way round. ``candidates``: where a
-    phrasing is asked for, the target is uniform over the relation's phrasings; the teacher's elsewhere."""
+    phrasing's word is asked for, the target is uniform over its candidates; the teacher's elsewhere."""
 
     about: str
     method: SDSearchConfig = METHOD
@@ -38,25 +38,29 @@ class Arm:
             return rollout
         return replace(rollout, f1=0.0 if is_correct(rollout.f1, self.method.hindsight) else 1.0)
 
-    def retarget(self, logits: Tensor, inputs: Sequence[TeacherInputs], tokenizer: Any) -> Tensor:
+    def retarget(
+        self, logits: Tensor, inputs: Sequence[TeacherInputs], tokenizer: Any, world: World
+    ) -> Tensor:
         """The teacher's ``[M, V]`` logits at the batch's M scored tokens as the student is taught them."""
         if not self.candidates:
             return logits
-        relation_of = {
-            tokenizer.convert_tokens_to_ids(f" {phrasing}"): phrasings
-            for phrasings in RELATIONS.values()
-            for phrasing in phrasings
+        candidates = {
+            _id(tokenizer, word): [_id(tokenizer, other) for other in others]
+            for word, others in world.alternatives.items()
         }
         scored = [
             row.input_ids[at + 1] for item in inputs for row in item.rows for at in row.teacher_positions
         ]
         logits = logits.clone()
         for slot, token in enumerate(scored):
-            if token in relation_of:
+            if token in candidates:
                 logits[slot] = NEVER
-                for phrasing in relation_of[token]:
-                    logits[slot, tokenizer.convert_tokens_to_ids(f" {phrasing}")] = 0.0
+                logits[slot, candidates[token]] = 0.0
         return logits
+
+
+def _id(tokenizer: Any, word: str) -> int:
+    return int(tokenizer.convert_tokens_to_ids(f" {word}"))
 
 
 def _method(about: str, **changes: Any) -> Arm:
@@ -78,7 +82,9 @@ ARMS = {
     "shuffled": _block("outcome labels permuted over the batch", labels="shuffled"),
     "flipped": Arm("every outcome label inverted", flipped=True),
     "uniform": _method("uniform over the vocabulary in place of the teacher", target="uniform"),
-    "uniform_candidates": Arm("uniform over a relation's phrasings in place of the teacher", candidates=True),
+    "uniform_candidates": Arm(
+        "uniform over a phrasing's candidate words in place of the teacher", candidates=True
+    ),
     # Ablations of the paper.
     "own": _block("only the scored rollout in its block", group="own"),
     "leave_one_out": _block("all rollouts but the scored one", group="leave_one_out"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from sd_search_verl.world.arms import ARMS, BASELINE
 from sd_search_verl.world.config import TrainConfig
+from sd_search_verl.world.files import CHECKPOINT
 
 if TYPE_CHECKING:  # these load torch, which other commands need not wait for
     from sd_search_verl.world.experiment import Row
@@ -59,6 +60,12 @@ def _add_training(command: argparse.ArgumentParser) -> None:
     command.add_argument("--steps", type=int, default=TrainConfig.steps, help="default: %(default)s")
     rate = TrainConfig.learning_rate
     command.add_argument("--learning-rate", type=float, default=rate, help="default: %(default)s")
+    command.add_argument(
+        "--model",
+        type=Path,
+        default=CHECKPOINT,
+        help="from `python -m sd_search_verl.world warmstart`; its world is that of the runs (default: shipped)",
+    )
 
 
 def _config(arguments: argparse.Namespace) -> TrainConfig:
@@ -69,7 +76,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from sd_search_verl.world.compare import write_csv
     from sd_search_verl.world.experiment import run
 
-    rows = run(arguments.arm, replace(_config(arguments), seed=arguments.seed))
+    rows = run(arguments.arm, replace(_config(arguments), seed=arguments.seed), arguments.model)
     for row in rows:
         print(
             f"step {row.step:3}  rollouts {row.rollouts:5}  success {row.success:.3f}  "
@@ -89,7 +96,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     # Seeds outside: an interrupted comparison still has whole pairs.
     chosen = [(arm, seed) for seed in _seeds(arguments.seeds or "0") for arm in arguments.arms]
     runs = acceptance.plan() if arguments.preset else chosen
-    rows = compare(runs, arguments.out, _config(arguments), arguments.jobs)
+    rows = compare(runs, arguments.out, _config(arguments), arguments.jobs, arguments.model)
     if arguments.csv:
         write_csv(rows, arguments.csv)
     _print_table(rows)

@@ -7,8 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,31 @@ from typing import Any
 from tqdm import tqdm
 
 from sd_search_verl.config import to_mapping
+from sd_search_verl.evaluation.model import fingerprint
 from sd_search_verl.world.arms import ARMS
 from sd_search_verl.world.config import TrainConfig
 from sd_search_verl.world.experiment import COLUMNS, Row, run
+from sd_search_verl.world.files import CHECKPOINT, difficulty
 
 
-def compare(runs: Sequence[tuple[str, int]], out: Path, config: TrainConfig, jobs: int = 1) -> list[Row]:
+@dataclass(frozen=True)
+class Job:
+    """A run to do, the file it goes to, and all that decides its rows."""
+
+    arm: str
+    config: TrainConfig
+    checkpoint: Path
+    path: Path
+    settings: dict[str, object]
+
+
+def compare(
+    runs: Sequence[tuple[str, int]],
+    out: Path,
+    config: TrainConfig,
+    jobs: int = 1,
+    checkpoint: Path = CHECKPOINT,
+) -> list[Row]:
     """Rows of every run. One that finished before, in this folder and equal, is read, not repeated.
 
     Args:
@@ -29,6 +47,7 @@ def compare(runs: Sequence[tuple[str, int]], out: Path, config: TrainConfig, job
         out: folder of a file per run.
         config: of every run, but for its seed.
         jobs: runs at a time; more than one have a process each.
+        checkpoint: the warm-started model; its world is that of the runs.
 
     Raises:
         ValueError: an unknown arm, or ``out`` holds a run of other settings.
@@ -36,15 +55,15 @@ def compare(runs: Sequence[tuple[str, int]], out: Path, config: TrainConfig, job
     if unknown := [arm for arm, _ in runs if arm not in ARMS]:
         raise ValueError(f"arm {unknown[0]!r} is unknown; choose from {', '.join(ARMS)}")
     out.mkdir(parents=True, exist_ok=True)
-    wanted = [(arm, replace(config, seed=seed)) for arm, seed in runs]
-    missing = [(arm, config) for arm, config in wanted if not _finished(out, arm, config)]
+    wanted = [_job(arm, replace(config, seed=seed), checkpoint, out) for arm, seed in runs]
+    missing = [job for job in wanted if not _finished(job)]
     with tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit="run") as bar, ExitStack() as stack:
         # Leaving a pool, by an interrupt too, ends its processes.
         work: Any = map if jobs == 1 else stack.enter_context(get_context("spawn").Pool(jobs)).imap_unordered
-        for line in work(partial(_run, out), missing):
+        for line in work(_run, missing):
             bar.set_postfix_str(line)
             bar.update()
-    return [row for arm, config in wanted for row in _load(_path(out, arm, config))]
+    return [Row(**row) for job in wanted for row in json.loads(job.path.read_text())["rows"]]
 
 
 def write_csv(rows: Iterable[Row], path: Path) -> None:
@@ -85,7 +104,7 @@ def _row(line: dict[str, str]) -> Row:
     return Row(**values)  # type: ignore[arg-type]
 
 
-def _settings(arm: str, config: TrainConfig) -> dict[str, object]:
+def _job(arm: str, config: TrainConfig, checkpoint: Path, out: Path) -> Job:
     chosen = ARMS[arm]
     settings = {
         "arm": arm,
@@ -93,32 +112,24 @@ def _settings(arm: str, config: TrainConfig) -> dict[str, object]:
         "flipped": chosen.flipped,
         "candidates": chosen.candidates,
         "train": asdict(config),
+        "world": asdict(difficulty(checkpoint)),
+        "model": fingerprint(checkpoint),
     }
-    return dict(json.loads(json.dumps(settings)))  # as a file gives it back
+    as_read = json.loads(json.dumps(settings))
+    return Job(arm, config, checkpoint, out / f"{arm}-{config.seed}.json", as_read)
 
 
-def _path(out: Path, arm: str, config: TrainConfig) -> Path:
-    return out / f"{arm}-{config.seed}.json"
-
-
-def _finished(out: Path, arm: str, config: TrainConfig) -> bool:
-    path = _path(out, arm, config)
-    if not path.exists():
+def _finished(job: Job) -> bool:
+    if not job.path.exists():
         return False
-    if json.loads(path.read_text())["settings"] != _settings(arm, config):
-        raise ValueError(f"{path} is a run of other settings; give another --out, or remove it")
+    if json.loads(job.path.read_text())["settings"] != job.settings:
+        raise ValueError(f"{job.path} is a run of other settings; give another --out, or remove it")
     return True
 
 
-def _run(out: Path, job: tuple[str, TrainConfig]) -> str:
-    arm, config = job
-    rows = [asdict(row) for row in run(arm, config)]
-    path = _path(out, arm, config)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps({"settings": _settings(arm, config), "rows": rows}))
-    os.replace(part, path)  # whole or absent
-    return f"{arm} seed {config.seed}: success {rows[-1]['success']:.2f}"
-
-
-def _load(path: Path) -> list[Row]:
-    return [Row(**row) for row in json.loads(path.read_text())["rows"]]
+def _run(job: Job) -> str:
+    rows = [asdict(row) for row in run(job.arm, job.config, job.checkpoint)]
+    part = job.path.with_suffix(".part")
+    part.write_text(json.dumps({"settings": job.settings, "rows": rows}))
+    os.replace(part, job.path)  # whole or absent
+    return f"{job.arm} seed {job.config.seed}: success {rows[-1]['success']:.2f}"

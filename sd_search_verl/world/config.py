@@ -9,7 +9,7 @@ from sd_search_verl.world.words import NAMES, RELATIONS
 
 @dataclass(frozen=True)
 class WorldConfig:
-    """What a world contains. Two worlds of equal config and seed are equal.
+    """What a world contains, and how the demonstrations of its warm start behave. Worlds of equal config are equal.
 
     Raises:
         ValueError: a number that the word lists or the other numbers do not allow.
@@ -17,30 +17,63 @@ class WorldConfig:
 
     seed: int = 0
     relations: int = 12
-    phrasings: int = 8
-    """Candidate phrasings of a relation; one is right."""
-    distractors: int = 7
-    """Wrong phrasings of a relation that have passages, each with a plausible wrong value. The others find
+    words: int = 1
+    """Words of a phrasing. All must be right to find the truth."""
+    candidates: int = 8
+    """Words to choose from at each place of a phrasing; a relation has candidates ** words phrasings, one right."""
+    distractors: int = 15
+    """Most wrong phrasings of a relation that have passages, each with a plausible wrong value. The others find
     no passage of their own."""
+    documents: int = 1
+    """Passages a search finds: the query's own comes first, then others about the same name and relation."""
     names: int = 64
     held_out_names: int = 16
     """Names that are subjects of validation questions only. They do occur as values in training."""
-    two_hop_share: float = 0.5
-    """Share of questions with two hops; the others have one."""
+    hops: int = 2
+    """Most hops of a question."""
+    one_hop_share: float = 0.5
+    """Share of questions with one hop; the others have 2 to ``hops``, equally often."""
+    filler: float = 0.0
+    """Share of words of thinking in what precedes a turn's action: f / (1 - f) words on average."""
+    habit: float = 0.0
+    """Probability that a demonstration uses a relation's first phrasing by habit. Above 0 that one is never right."""
     train_questions: int = 1024
     val_questions: int = 192
 
     def __post_init__(self) -> None:
         self._require(2 <= self.relations <= len(RELATIONS), "relations", f"between 2 and {len(RELATIONS)}")
-        most = min(map(len, RELATIONS.values()))
-        self._require(2 <= self.phrasings <= most, "phrasings", f"between 2 and {most}")
-        self._require(0 <= self.distractors < self.phrasings, "distractors", "between 0 and phrasings - 1")
+        listed = min(map(len, RELATIONS.values()))
+        self._require(1 <= self.words <= listed // 2, "words", f"between 1 and {listed // 2}")
+        most = listed // self.words
+        self._require(2 <= self.candidates <= most, "candidates", f"between 2 and {most}")
+        self._require(self.distractors >= 0, "distractors", "at least 0")
+        self._require(1 <= self.documents <= min(self.phrasings, 5), "documents", "between 1 and 5")
         fewest = self.phrasings + 1
         self._require(fewest <= self.names <= len(NAMES), "names", f"between {fewest} and {len(NAMES)}")
         self._require(0 < self.held_out_names < self.names, "held_out_names", "between 1 and names - 1")
-        self._require(0 <= self.two_hop_share <= 1, "two_hop_share", "between 0 and 1")
+        self._require(1 <= self.hops <= 4, "hops", "between 1 and 4")
+        self._require(self.hops <= self.relations, "hops", "at most relations")
+        self._require(0 <= self.one_hop_share <= 1, "one_hop_share", "between 0 and 1")
+        self._require(0 <= self.filler < 1, "filler", "at least 0 and below 1")
+        self._require(0 <= self.habit < 1, "habit", "at least 0 and below 1")
         self._require(self.train_questions >= 1, "train_questions", "at least 1")
         self._require(self.val_questions >= 1, "val_questions", "at least 1")
+
+    @property
+    def phrasings(self) -> int:
+        """Phrasings of a relation."""
+        return int(self.candidates**self.words)
+
+    @property
+    def chance(self) -> float:
+        """Probability of the right phrasing for a policy that knows no world."""
+        return (1 - self.habit) / (self.phrasings - 1) if self.habit else 1 / self.phrasings
+
+    def share_of(self, hops: int) -> float:
+        """Share of questions with ``hops`` hops."""
+        if self.hops == 1:
+            return float(hops == 1)
+        return self.one_hop_share if hops == 1 else (1 - self.one_hop_share) / (self.hops - 1)
 
     def _require(self, ok: bool, name: str, rule: str) -> None:
         if not ok:

@@ -8,7 +8,7 @@ so the best prediction is the posterior given the attempts: copy what was CORREC
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from sd_search_verl.config import HindsightConfig
@@ -26,8 +26,8 @@ class Stage:
     """Difficulty of the examples at one time of the curriculum."""
 
     most_attempts: int
-    two_hop: float
-    """Share of two-hop questions."""
+    more_hops: float
+    """Share of questions with more than one hop."""
     never_right: float
     """Share of blocks in which some hop never tries the right phrasing."""
     right_mass: tuple[float, float]
@@ -41,7 +41,7 @@ def stage(progress: float) -> Stage:
     """The curriculum at ``progress`` in [0, 1): reading a block emerges sooner from easy examples."""
     return Stage(
         most_attempts=1 if progress < 0.08 else 2 if progress < 0.2 else 3 if progress < 0.3 else 6,
-        two_hop=0.1 if progress < 0.1 else 0.3 if progress < 0.3 else 0.5,
+        more_hops=0.1 if progress < 0.1 else 0.3 if progress < 0.3 else 0.5,
         never_right=0.1 if progress < 0.2 else 0.3 if progress < 0.4 else 0.5,
         right_mass=(0.7, 1.0) if progress < 0.08 else (0.05, 0.95),
         lessons=0.6 if progress < 0.7 else 0.0,
@@ -62,42 +62,65 @@ PHRASING_WEIGHT = 2.0
 """Loss weight of the phrasing token where a block tells it: it is one of about ten policy tokens."""
 
 
-def demonstration(draw: Random, now: Stage) -> Demonstration:
-    """One example of stage ``now``."""
-    world = World(WorldConfig(seed=draw.getrandbits(32)))
-    hops = 2 if draw.random() < now.two_hop else 1
+def demonstration(draw: Random, now: Stage, config: WorldConfig) -> Demonstration:
+    """One example of stage ``now`` in a fresh world of ``config``."""
+    world = World(replace(config, seed=draw.getrandbits(32)))
+    hops = _hops(draw, now, config)
     question = Question(draw.choice(world.names), tuple(draw.sample(world.relations, hops)))
     right = [world.right_phrasing(relation) for relation in question.relations]
     messages = text.prompt(question.text)
     if draw.random() >= BLOCK_SHARE:
-        chosen = [draw.choice(world.phrasings(relation)) for relation in question.relations]
-        response = _response(world, question, chosen, [1.0] * hops)
+        chosen = [_ignorant(draw, world, relation) for relation in question.relations]
+        response = _response(draw, world, question, chosen, [1.0] * hops)
         return Demonstration(text.render(messages), response, 0.0)
 
     lesson = hops == 1 and draw.random() < now.lessons
     attempts = _lesson(draw, world, question) if lesson else _attempts(draw, now, world, question)
     block = render_block(attempts, 0, HindsightConfig())
     weights = [PHRASING_WEIGHT] * hops
-    if hops == 2 and draw.random() < 0.5:
-        # A student's own first hop: go on from the name in *its* document, not from the block's.
-        right[0] = draw.choice(world.phrasings(question.relations[0]))
-        weights[0] = 0.0
+    if hops > 1 and draw.random() < 0.5:
+        # A student's own hop: go on from the name in *its* document, not from the block's.
+        astray = draw.randrange(hops - 1) if hops > 2 else 0
+        right[astray] = draw.choice(world.phrasings(question.relations[astray]))
+        weights[astray] = 0.0
     prompt = text.render(place_block(messages, block, HindsightConfig()))
-    return Demonstration(prompt, _response(world, question, right, weights), float(lesson))
+    return Demonstration(prompt, _response(draw, world, question, right, weights), float(lesson))
+
+
+def _hops(draw: Random, now: Stage, config: WorldConfig) -> int:
+    if config.hops == 1 or draw.random() >= now.more_hops:
+        return 1
+    return draw.randint(2, config.hops) if config.hops > 2 else 2
+
+
+def _ignorant(draw: Random, world: World, relation: str) -> str:
+    """A phrasing by habit, or any (other) one."""
+    habit, phrasings = world.config.habit, world.phrasings(relation)
+    if not habit:
+        return draw.choice(phrasings)
+    return phrasings[0] if draw.random() < habit else draw.choice(phrasings[1:])
 
 
 def _response(
-    world: World, question: Question, chosen: Sequence[str], weights: Sequence[float]
+    draw: Random, world: World, question: Question, chosen: Sequence[str], weights: Sequence[float]
 ) -> list[Segment]:
     """A whole trajectory with the ``chosen`` phrasings, whose tokens get ``weights``."""
     segments: list[Segment] = []
     name = question.subject
+    filler = world.config.filler
     for relation, phrasing, weight in zip(question.relations, chosen, weights, strict=True):
-        before, after = text.search_turn(f"{phrasing} {name}").split(f" {phrasing}", 1)
+        query = f"{phrasing} {name}"
+        before, after = text.search_turn(query).split(f" {phrasing}", 1)
+        segments += [(word, 1.0) for word in text.thinking(draw, filler)]
         segments += [(before, 1.0), (f" {phrasing}", weight), (after, 1.0)]
-        segments.append((text.observation(world.contents(name, relation, phrasing)), 0.0))
+        segments.append((text.observation(world.retrieve(query)), 0.0))
         name = world.value(name, relation, phrasing)
+    segments += [(word, 1.0) for word in text.thinking(draw, filler)]
     return [*segments, (text.answer_turn(name), 1.0)]
+
+
+MOST_LESSON = 7
+"""Most attempts of a lesson."""
 
 
 def _lesson(draw: Random, world: World, question: Question) -> list[RolloutSummary]:
@@ -106,7 +129,8 @@ def _lesson(draw: Random, world: World, question: Question) -> list[RolloutSumma
     pool, right = list(world.phrasings(relation)), world.right_phrasing(relation)
     if draw.random() < 0.5:
         pool.remove(right)
-    tried = draw.sample(pool, draw.randint(2, len(world.phrasings(relation)) - 1))
+    most = min(len(world.phrasings(relation)) - 1, MOST_LESSON)
+    tried = draw.sample(pool, min(draw.randint(2, max(2, most)), len(pool)))
     return [
         RolloutSummary([f"{phrasing} {question.subject}"], float(phrasing == right)) for phrasing in tried
     ]

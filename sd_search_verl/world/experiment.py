@@ -5,19 +5,22 @@ from __future__ import annotations
 import math
 import platform
 import time
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from sd_search_verl.scoring import exact_match
 from sd_search_verl.world import oracle
 from sd_search_verl.world.arms import ARMS
-from sd_search_verl.world.config import TrainConfig, WorldConfig
-from sd_search_verl.world.facts import World, questions
-from sd_search_verl.world.files import CHECKPOINT
+from sd_search_verl.world.config import TrainConfig
+from sd_search_verl.world.facts import World
+from sd_search_verl.world.files import CHECKPOINT, difficulty
+from sd_search_verl.world.model import load_model
+from sd_search_verl.world.questions import questions
 from sd_search_verl.world.reference import Step, train
 from sd_search_verl.world.sampling import rollouts
 
@@ -31,7 +34,7 @@ class Row:
 
     Attributes:
         rollouts: sampled for training so far.
-        success: share of held-out questions answered at temperature 1; also of those with one and two hops.
+        success: share of held-out questions answered at temperature 1; also of those with one hop and with more.
         p_right: mean probability of the right phrasing over the hops of held-out questions.
         reward: mean of the training rollouts.
         cpu_s: process time since the start, evaluations included.
@@ -46,7 +49,7 @@ class Row:
     rollouts: int
     success: float
     success_one_hop: float
-    success_two_hop: float
+    success_more_hops: float
     p_right: float
     cpu_s: float
     reward: float = math.nan
@@ -65,8 +68,10 @@ class Row:
 COLUMNS = [column.name for column in fields(Row)]
 
 
-def run(arm: str, config: TrainConfig) -> list[Row]:
-    """Train one arm; equal arguments give equal rows, and arms of one seed see the same world and questions.
+def run(arm: str, config: TrainConfig, checkpoint: Path = CHECKPOINT) -> list[Row]:
+    """Train one arm in the checkpoint's world; equal arguments give equal rows.
+
+    Arms of one seed see the same world and questions.
 
     Raises:
         ValueError: no such arm.
@@ -75,9 +80,9 @@ def run(arm: str, config: TrainConfig) -> list[Row]:
         raise ValueError(f"arm {arm!r} is unknown; choose from {', '.join(ARMS)}")
     torch.set_num_threads(1)
     logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
-    watcher = Watcher(arm, config, model, tokenizer, World(WorldConfig(seed=config.seed)))
+    model = load_model(checkpoint)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    watcher = Watcher(arm, config, model, tokenizer, World(replace(difficulty(checkpoint), seed=config.seed)))
     watcher.evaluate(0)
     chosen = ARMS[arm]
     world = watcher.world
@@ -115,8 +120,8 @@ class Watcher:
         finished = rollouts(self.model, self.tokenizer, self.world, asked, seed=self.config.seed)
         right = [exact_match(r.answer, self.world.answer(r.question)) for r in finished]
         by_hops = {
-            hops: [value for value, q in zip(right, asked, strict=True) if len(q.relations) == hops]
-            for hops in (1, 2)
+            one: [value for value, q in zip(right, asked, strict=True) if (len(q.relations) == 1) == one]
+            for one in (True, False)
         }
         names = {name for values in self._since for name in values}
         means = {name: _mean([v[name] for v in self._since if name in v]) for name in names}
@@ -129,8 +134,8 @@ class Watcher:
                 step=step,
                 rollouts=step * self.config.questions * self.config.group,
                 success=_mean(right),
-                success_one_hop=_mean(by_hops[1]),
-                success_two_hop=_mean(by_hops[2]),
+                success_one_hop=_mean(by_hops[True]),
+                success_more_hops=_mean(by_hops[False]),
                 p_right=oracle.policy_p_right(self.model, self.tokenizer, self.world, asked),
                 cpu_s=time.process_time() - self._begun,
                 **means,

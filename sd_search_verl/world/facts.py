@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from random import Random
 
 from sd_search_verl.world.config import WorldConfig
@@ -37,26 +38,29 @@ class World:
         self.config = config
         self.names: Sequence[str] = NAMES[: config.names]
         self.relations: Sequence[str] = list(RELATIONS)[: config.relations]
+        self._phrasings = {relation: _phrasings(relation, config) for relation in self.relations}
         self._right: dict[str, str] = {}
-        self._values: dict[tuple[str, str], list[str]] = {}
+        self._values: dict[tuple[str, str], dict[str, str]] = {}
 
     def phrasings(self, relation: str) -> Sequence[str]:
-        """Candidate phrasings of a relation."""
-        return RELATIONS[relation][: self.config.phrasings]
+        """Candidate phrasings of a relation, each of ``words`` words. With a habit the first is the habitual one."""
+        return self._phrasings[relation]
 
     def right_phrasing(self, relation: str) -> str:
         """The one phrasing of ``relation`` that finds the truth."""
         if relation not in self._right:
-            self._right[relation] = self._draw(relation).choice(self.phrasings(relation))
+            possible = self.phrasings(relation)[1 if self.config.habit else 0 :]
+            self._right[relation] = self._draw(relation).choice(possible)
         return self._right[relation]
 
     def value(self, name: str, relation: str, phrasing: str) -> str:
         """What the passage found by ``phrasing name`` says; distinct for each phrasing, never ``name``."""
-        candidates = self.phrasings(relation)
         if (values := self._values.get((name, relation))) is None:
+            candidates = self.phrasings(relation)
             drawn = self._draw(f"{name} {relation}").sample(self.names, len(candidates) + 1)
-            values = self._values[name, relation] = [value for value in drawn if value != name]
-        return values[candidates.index(phrasing)]
+            others = [value for value in drawn if value != name]
+            values = self._values[name, relation] = dict(zip(candidates, others, strict=False))
+        return values[phrasing]
 
     def contents(self, name: str, relation: str, phrasing: str) -> str:
         """The passage. The subject is its title too, so BM25 counts it twice; else ``X phrasing is NAME``
@@ -70,14 +74,22 @@ class World:
                 for phrasing in self._with_passage(relation):
                     yield self.contents(name, relation, phrasing)
 
-    def retrieve(self, query: str) -> str | None:
-        """The passage that a query of one phrasing and one name finds, as by BM25; None for other queries."""
+    def retrieve(self, query: str) -> list[str]:
+        """The passages, best first, that a query of one whole phrasing and one name finds; none for other queries.
+
+        The first is the one that BM25 finds. Further ones (``documents``) are drawn from those about the same name
+        and relation; BM25 may choose others.
+        """
         words = query.split()
-        if len(words) != 2:
-            return None
-        phrasing, name = words if words[1] in self.names else reversed(words)
-        relation = self._relation_of.get(phrasing)
-        return None if relation is None or name not in self.names else self.contents(name, relation, phrasing)
+        names = [word for word in words if word in self.names]
+        asked = frozenset(words) - {*names}
+        if len(names) != 1 or asked not in self._by_words or len(words) != self.config.words + 1:
+            return []
+        relation, phrasing = self._by_words[asked]
+        others = [other for other in self._with_passage(relation) if other != phrasing]
+        more = min(self.config.documents - 1, len(others))
+        found = [phrasing, *(self._draw(f"documents {query}").sample(others, more) if more else [])]
+        return [self.contents(names[0], relation, chosen) for chosen in found]
 
     def right_queries(self, question: Question) -> list[str]:
         """The oracle: the queries that lead to the truth, one a hop."""
@@ -92,6 +104,16 @@ class World:
         """Names that are subjects of validation questions only."""
         return self._draw("held out").sample(self.names, self.config.held_out_names)
 
+    @cached_property
+    def alternatives(self) -> dict[str, Sequence[str]]:
+        """Every word of a phrasing -> the words that its place may have."""
+        return {
+            word: chosen
+            for relation in self.relations
+            for chosen in _places(relation, self.config)
+            for word in chosen
+        }
+
     def _right_path(self, question: Question) -> list[tuple[str, str, str]]:
         path, name = [], question.subject
         for relation in question.relations:
@@ -105,42 +127,22 @@ class World:
         return [right, *wrong[: self.config.distractors]]
 
     @cached_property
-    def _relation_of(self) -> dict[str, str]:
+    def _by_words(self) -> dict[frozenset[str], tuple[str, str]]:
         return {
-            phrasing: relation for relation in self.relations for phrasing in self._with_passage(relation)
+            frozenset(phrasing.split()): (relation, phrasing)
+            for relation in self.relations
+            for phrasing in self._with_passage(relation)
         }
 
     def _draw(self, what: str) -> Random:
         return Random(f"{self.config.seed}/{what}")
 
 
-def questions(world: World, split: str) -> list[Question]:
-    """The distinct questions of a split ("train" or "val"), in random order.
+def _places(relation: str, config: WorldConfig) -> list[tuple[str, ...]]:
+    """Candidate words at each place of a relation's phrasings; no two places share a word."""
+    listed, size = RELATIONS[relation], config.candidates
+    return [listed[place * size : (place + 1) * size] for place in range(config.words)]
 
-    Raises:
-        ValueError: the world has fewer distinct questions than the config asks for.
-    """
-    config = world.config
-    total = config.train_questions if split == "train" else config.val_questions
-    held_out = set(world.held_out)
-    subjects = [name for name in world.names if (name in held_out) == (split == "val")]
-    one_hop = [Question(name, (first,)) for name in subjects for first in world.relations]
-    two_hop = [
-        Question(name, (first, second))
-        for name in subjects
-        for first in world.relations
-        for second in world.relations
-        if first != second
-    ]
-    draw = Random(f"{config.seed}/questions/{split}")
-    wanted_two = round(config.two_hop_share * total)
-    chosen: list[Question] = []
-    for pool, wanted, hops in ((one_hop, total - wanted_two, "one-hop"), (two_hop, wanted_two, "two-hop")):
-        if wanted > len(pool):
-            raise ValueError(
-                f"world.{split}_questions={total} asks for {wanted} {hops} questions, "
-                f"the world has {len(pool)}; lower it or change two_hop_share"
-            )
-        chosen += draw.sample(pool, wanted)
-    draw.shuffle(chosen)
-    return chosen
+
+def _phrasings(relation: str, config: WorldConfig) -> list[str]:
+    return [" ".join(words) for words in product(*_places(relation, config))]

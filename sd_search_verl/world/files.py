@@ -12,10 +12,41 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sd_search_verl.world import text
-from sd_search_verl.world.facts import Question, World, questions
+from sd_search_verl.world.config import WorldConfig
+from sd_search_verl.world.facts import Question, World
+from sd_search_verl.world.questions import questions
 
 CHECKPOINT = Path(__file__).parent / "checkpoint"
 """The warm-started model that is shipped. It knows the protocol and how to read a block, and no world."""
+
+
+DIFFICULTY = "world.json"
+"""In a checkpoint's folder: the world that it was warmed up for."""
+
+
+def write_difficulty(config: WorldConfig, checkpoint: Path) -> None:
+    """Note next to a checkpoint for which worlds it is; their seed does not matter."""
+    fields = {name: value for name, value in dataclasses.asdict(config).items() if name != "seed"}
+    (checkpoint / DIFFICULTY).write_text(json.dumps(fields, indent=2) + "\n")
+
+
+def difficulty(checkpoint: Path) -> WorldConfig:
+    """The world that a checkpoint was warmed up for.
+
+    Raises:
+        FileNotFoundError: the folder does not say.
+        ValueError: it names fields that a world has not.
+    """
+    path = checkpoint / DIFFICULTY
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{checkpoint} holds no {DIFFICULTY}; make a model for a world with: "
+            f"python -m sd_search_verl.world warmstart --out {checkpoint}"
+        )
+    try:
+        return WorldConfig(**json.loads(path.read_text()))
+    except TypeError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def write_world(world: World, directory: Path, checkpoint: Path = CHECKPOINT) -> None:

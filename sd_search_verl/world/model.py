@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,3 +35,8 @@ def build_model(tokenizer: Any, seed: int = 0) -> Qwen2ForCausalLM:
         dtype="float32",
     )
     return Qwen2ForCausalLM(config)
+
+
+def load_model(checkpoint: Path) -> Any:
+    """A checkpoint's model, fp32."""
+    return Qwen2ForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)

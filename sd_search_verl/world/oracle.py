@@ -1,7 +1,7 @@
 """What only a synthetic world can tell: how likely policy and teacher find the *right* phrasing, and whether the
 teacher's credit points the right way.
 
-Everything is measured at phrasing positions: the first token of a hop's query.
+Everything is measured at phrasing positions: the first ``words`` tokens of a hop's query.
 """
 
 from __future__ import annotations
@@ -16,27 +16,21 @@ from torch import Tensor
 from sd_search_verl.world import text
 from sd_search_verl.world.facts import Question, World
 from sd_search_verl.world.reference import Step
-from sd_search_verl.world.sampling import next_token_logits
+from sd_search_verl.world.sampling import phrasing_probability
 
 
 def policy_p_right(model: Any, tokenizer: Any, world: World, asked: Sequence[Question]) -> float:
     """Mean probability of the right phrasing at every hop, earlier hops taken as the oracle takes them."""
-    rows: list[list[int]] = []
-    right: list[int] = []
+    begun: list[str] = []
+    right: list[str] = []
     for question in asked:
         seen = text.render(text.prompt(question.text))
         hops = zip(question.relations, world.right_queries(question), strict=True)
         for relation, query in hops:
-            rows.append(tokenizer.encode(seen + text.PROTOCOL.search_open))
-            right.append(phrasing_id(tokenizer, world, relation))
+            begun.append(seen + text.PROTOCOL.search_open)
+            right.append(world.right_phrasing(relation))
             seen += text.search_turn(query) + text.observation(world.retrieve(query))
-    probabilities = next_token_logits(model, rows).softmax(-1)
-    return float(probabilities[range(len(rows)), right].mean())
-
-
-def phrasing_id(tokenizer: Any, world: World, relation: str) -> int:
-    """Token id of a relation's right phrasing."""
-    return int(tokenizer.convert_tokens_to_ids(f" {world.right_phrasing(relation)}"))
+    return float(phrasing_probability(model, tokenizer, begun, right).mean())
 
 
 def measure(step: Step, tokenizer: Any, world: World) -> dict[str, float]:
@@ -86,13 +80,15 @@ def _positions(step: Step, tokenizer: Any, world: World) -> Iterator[_Position]:
             for position in row.student_positions:
                 slots[position] = slot
                 slot += 1
-        for relation, (start, _) in zip(question.relations, rollout.spans, strict=False):
-            yield _Position(
-                rollout=index,
-                slot=slots[len(rollout.prompt_ids) + start - 1],
-                sampled=rollout.response_ids[start],
-                right=phrasing_id(tokenizer, world, relation),
-            )
+        for relation, (start, end) in zip(question.relations, rollout.spans, strict=False):
+            words = world.right_phrasing(relation).split()
+            for at, word in zip(range(start, end), words, strict=False):
+                yield _Position(
+                    rollout=index,
+                    slot=slots[len(rollout.prompt_ids) + at - 1],
+                    sampled=rollout.response_ids[at],
+                    right=tokenizer.convert_tokens_to_ids(f" {word}"),
+                )
 
 
 def _kinds_of_groups(step: Step) -> dict[str, str | None]:

@@ -29,7 +29,8 @@ from sd_search_verl.protocol.spans import query_spans
 from sd_search_verl.scoring import exact_match, token_f1
 from sd_search_verl.world import text
 from sd_search_verl.world.config import TrainConfig
-from sd_search_verl.world.facts import Question, World, questions
+from sd_search_verl.world.facts import Question, World
+from sd_search_verl.world.questions import questions
 from sd_search_verl.world.sampling import Rollout, rollouts
 
 
@@ -65,7 +66,7 @@ def train(
     config: TrainConfig,
     after_step: Callable[[Step], None],
     relabel: Callable[[FinishedRollout], FinishedRollout] = lambda rollout: rollout,
-    retarget: Callable[[Tensor, Sequence[TeacherInputs], Any], Tensor] = lambda logits, *_: logits,
+    retarget: Callable[[Tensor, Sequence[TeacherInputs], Any, World], Tensor] = lambda logits, *_: logits,
 ) -> None:
     """Train ``model`` in place, one update per batch of fresh rollouts.
 
@@ -106,7 +107,7 @@ def train(
         log_probs = policy_log_probs(logits, batch)
         advantages = grpo_advantages(rewards, config.group)
         grpo = grpo_loss(log_probs, log_probs.detach(), per_token(advantages, batch), config)
-        taught = None if teacher_logits is None else retarget(teacher_logits, inputs, tokenizer)
+        taught = None if teacher_logits is None else retarget(teacher_logits, inputs, tokenizer, world)
         sd = distillation_loss(student_logits, taught, inputs, method)
         (grpo + alpha * sd).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
@@ -134,7 +135,7 @@ def finish(rollout: Rollout, tokenizer: Any, world: World) -> FinishedRollout:
         spans=query_spans(response, tokenizer, text.PROTOCOL, rollout.mask),
         f1=token_f1(rollout.answer, world.answer(rollout.question)),
         response=tokenizer.decode(response),
-        documents=[text.PROTOCOL.documents([contents]) if contents else "" for contents in found],
+        documents=[text.PROTOCOL.documents(passages) if passages else "" for passages in found],
     )
 
 

@@ -12,8 +12,9 @@ from sd_search_verl.scoring import exact_match
 from sd_search_verl.world import text
 from sd_search_verl.world.facts import Question, World
 
-MAX_SEARCHES = 3
 MAX_TURN_TOKENS = 12
+"""Of a turn without thinking; with thinking a turn may have ``MAX_THOUGHTS`` more."""
+MAX_THOUGHTS = 24
 
 
 @dataclass
@@ -23,7 +24,7 @@ class Rollout:
     Attributes:
         ids: the prompt and all that followed.
         mask: of what followed the prompt, 1 where the policy wrote the token and 0 for observations.
-        queries: issued queries in order; one above ``MAX_SEARCHES`` is not executed.
+        queries: issued queries in order; one above ``max_searches`` is not executed.
     """
 
     question: Question
@@ -33,6 +34,11 @@ class Rollout:
     queries: list[str] = field(default_factory=list)
     answer: str | None = None
     done: bool = False
+
+
+def max_searches(world: World) -> int:
+    """One more than a question can need."""
+    return world.config.hops + 1
 
 
 def rollouts(model: Any, tokenizer: Any, world: World, asked: Sequence[Question], seed: int) -> list[Rollout]:
@@ -67,18 +73,32 @@ def next_token_logits(model: Any, rows: Sequence[Sequence[int]]) -> torch.Tensor
     return model.lm_head(hidden)
 
 
+def phrasing_probability(
+    model: Any, tokenizer: Any, begun: Sequence[str], phrasings: Sequence[str]
+) -> torch.Tensor:
+    """``[len(begun)]``: probability that a text is continued with its phrasing, a product over the words of it."""
+    rows, right = [], []
+    for start, phrasing in zip(begun, phrasings, strict=True):
+        words = phrasing.split()
+        for place, word in enumerate(words):
+            rows.append(tokenizer.encode("".join([start, *(f" {before}" for before in words[:place])])))
+            right.append(tokenizer.convert_tokens_to_ids(f" {word}"))
+    probabilities = next_token_logits(model, rows).softmax(-1)[range(len(rows)), right]
+    return probabilities.view(len(begun), -1).prod(-1)
+
+
 def _end_turn(rollout: Rollout, tokenizer: Any, world: World) -> None:
     """Act on the turn when it is complete: search, answer, or give up."""
     turn = tokenizer.decode(rollout.turn)
     if not turn.endswith(tuple(text.PROTOCOL.stop)):
-        rollout.done = len(rollout.turn) >= MAX_TURN_TOKENS
+        rollout.done = len(rollout.turn) >= MAX_TURN_TOKENS + (MAX_THOUGHTS if world.config.filler else 0)
         return
     query = text.PROTOCOL.query(turn)
     rollout.answer = text.PROTOCOL.answer(turn)
     rollout.turn = []
     if query is not None:
         rollout.queries.append(query)
-    if query is None or len(rollout.queries) > MAX_SEARCHES:
+    if query is None or len(rollout.queries) > max_searches(world):
         rollout.done = True
         return
     observation = tokenizer.encode(text.observation(world.retrieve(query)))

@@ -39,7 +39,7 @@ def _rows(folder: Path) -> list[Row]:
         rollouts[step] = rollouts.get(step, 0) + 1
         relations = _relations(trace["prompt"][-1]["content"])
         for relation, query in zip(relations, trace["queries"], strict=False):
-            right.setdefault(step, []).append(float(oracle[relation]["right"] in query.split()))
+            right.setdefault(step, []).append(float({*oracle[relation]["right"].split()} <= {*query.split()}))
     steps = read_metrics(folder).steps
     done, rows = 0, []
     previous = 0
@@ -62,7 +62,7 @@ def _rows(folder: Path) -> list[Row]:
                 rollouts=done,
                 success=mean("search/em"),
                 success_one_hop=math.nan,
-                success_two_hop=math.nan,
+                success_more_hops=math.nan,
                 p_right=statistics.fmean(queries) if queries else math.nan,
                 cpu_s=math.nan,
                 reward=mean("critic/score/mean"),

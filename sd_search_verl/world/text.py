@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from random import Random
+
 from sd_search_verl import protocol as protocols
 from sd_search_verl.protocol.base import Messages
+from sd_search_verl.world.words import RELATIONS
 
 PROTOCOL = protocols.get("search_r1")
 
@@ -18,17 +22,28 @@ def render(messages: Messages) -> str:
     return "".join(message["content"] for message in messages)
 
 
+THOUGHTS = tuple(RELATIONS)
+"""Words to think with: they mean nothing here."""
+
+
+def thinking(draw: Random, filler: float) -> list[str]:
+    """Words before a turn's action, each with its space; another one follows with probability ``filler``."""
+    words = []
+    while filler and draw.random() < filler:
+        words.append(f" {draw.choice(THOUGHTS)}")
+    return words
+
+
 def search_turn(query: str) -> str:
-    """A turn that searches."""
+    """A turn that searches, without thinking."""
     return f"{PROTOCOL.search_open} {query} {PROTOCOL.search_close}"
 
 
 def answer_turn(answer: str) -> str:
-    """A turn that answers."""
+    """A turn that answers, without thinking."""
     return f"{PROTOCOL.answer_open} {answer} {PROTOCOL.answer_close}"
 
 
-def observation(contents: str | None) -> str:
-    """What the environment says to a search that found the passage ``contents``, or nothing."""
-    found = PROTOCOL.no_results if contents is None else PROTOCOL.documents([contents])
-    return PROTOCOL.observation(found)
+def observation(found: Sequence[str]) -> str:
+    """What the environment says to a search that found these passages, or none."""
+    return PROTOCOL.observation(PROTOCOL.documents(list(found)) if found else PROTOCOL.no_results)

@@ -7,8 +7,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from sd_search_verl.world.config import WorldConfig
 from sd_search_verl.world.demonstrations import Demonstration, demonstration, stage
-from sd_search_verl.world.model import build_model
+from sd_search_verl.world.files import write_difficulty
+from sd_search_verl.world.model import build_model, load_model
 from sd_search_verl.world.probe import initial_success, probe
 from sd_search_verl.world.supervised import Encoded, FitConfig, fit
 from sd_search_verl.world.tokenizer import build_tokenizer, save_tokenizer
@@ -43,14 +45,14 @@ class Encoder:
     @cached_property
     def _phrasings(self) -> set[int]:
         return {
-            self._tokenizer.convert_tokens_to_ids(f" {phrasing}")
+            self._tokenizer.convert_tokens_to_ids(f" {word}")
             for candidates in RELATIONS.values()
-            for phrasing in candidates
+            for word in candidates
         }
 
 
-def train(model: Any, tokenizer: Any, config: FitConfig) -> list[float]:
-    """Train ``model`` in place; returns the loss of every step.
+def train(model: Any, tokenizer: Any, config: FitConfig, world: WorldConfig) -> list[float]:
+    """Train ``model`` in place in worlds like ``world``; returns the loss of every step.
 
     Raises:
         WarmStartError: halfway the model still does not copy from a block.
@@ -59,17 +61,20 @@ def train(model: Any, tokenizer: Any, config: FitConfig) -> list[float]:
     encode = Encoder(tokenizer)
 
     def examples(progress: float) -> list[Encoded]:
-        return [encode(demonstration(draw, stage(progress))) for _ in range(config.batch)]
+        return [encode(demonstration(draw, stage(progress), world)) for _ in range(config.batch)]
 
     def halfway(step: int) -> None:
         if step == config.steps // 2:
-            _require_copying(model, tokenizer, step)
+            _require_copying(model, tokenizer, world, step)
 
     return fit(model, examples, config, halfway)
 
 
-def make_checkpoint(directory: Path, config: FitConfig) -> str:
-    """Train a fresh model, probe it and write it with its tokenizer into ``directory``.
+def make_checkpoint(directory: Path, config: FitConfig, world: WorldConfig, begin: Path | None = None) -> str:
+    """Train a model, probe it and write it with its tokenizer and kind of world into ``directory``.
+
+    Args:
+        begin: a checkpoint of another world to go on from, which is far quicker; else a fresh model.
 
     Returns:
         The measured abilities, as a line of text.
@@ -78,32 +83,33 @@ def make_checkpoint(directory: Path, config: FitConfig) -> str:
         WarmStartError: the probe fails; nothing is written.
     """
     tokenizer = build_tokenizer()
-    model = build_model(tokenizer, config.seed)
-    train(model, tokenizer, config)
+    model = build_model(tokenizer, config.seed) if begin is None else load_model(begin)
+    train(model, tokenizer, config, world)
     model.eval().bfloat16()  # half the size
-    report = check(model.float(), tokenizer)  # of what is stored
+    report = check(model.float(), tokenizer, world)  # of what is stored
     directory.mkdir(parents=True, exist_ok=True)
     model.bfloat16().save_pretrained(directory)
     save_tokenizer(directory)
+    write_difficulty(world, directory)
     return report
 
 
-def check(model: Any, tokenizer: Any) -> str:
+def check(model: Any, tokenizer: Any, world: WorldConfig) -> str:
     """The measured abilities of a model, as a line of text.
 
     Raises:
         WarmStartError: they do not suffice.
     """
-    found = probe(model, tokenizer)
+    found = probe(model, tokenizer, world)
     if failures := found.failures():
         raise WarmStartError(
             "the warm start failed: " + "; ".join(failures) + "; try another --seed or more --steps"
         )
-    return f"{found}; success before RL {initial_success(model, tokenizer):.3f}"
+    return f"{found}; success before RL {initial_success(model, tokenizer, world):.3f}"
 
 
-def _require_copying(model: Any, tokenizer: Any, step: int) -> None:
-    found = probe(model, tokenizer, samples=64)
+def _require_copying(model: Any, tokenizer: Any, world: WorldConfig, step: int) -> None:
+    found = probe(model, tokenizer, world, samples=64)
     if found.correct < 0.5:
         raise WarmStartError(
             f"after {step} steps the model does not copy a CORRECT phrasing from the block ({found}); "

@@ -16,7 +16,7 @@ from sd_search_verl.world.experiment import Row
 def run(arm: str, seed: int, values: list[float], **more: float) -> list[Row]:
     def row(index: int, value: float) -> Row:
         base: dict[str, Any] = {"arm": arm, "seed": seed, "device": "test", "step": 7 * index, "cpu_s": 1.0}
-        success = {"success": value, "success_one_hop": value, "success_two_hop": value, "p_right": value}
+        success = {"success": value, "success_one_hop": value, "success_more_hops": value, "p_right": value}
         return Row(**base, rollouts=280 * index, **success, **(more if index else {}))
 
     return [row(index, value) for index, value in enumerate(values)]

@@ -118,7 +118,7 @@ def row(arm: str, seed: int, step: int, success: float, p_right: float, **more: 
         rollouts=40 * step,
         success=success,
         success_one_hop=success,
-        success_two_hop=success,
+        success_more_hops=success,
         p_right=p_right,
         cpu_s=1.0,
         **more,

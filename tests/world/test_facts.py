@@ -8,8 +8,7 @@ from sd_search_verl.world.words import NAMES, RELATIONS
 SMALL = WorldConfig(
     seed=3,
     relations=4,
-    phrasings=5,
-    distractors=4,
+    candidates=5,
     names=12,
     held_out_names=4,
     train_questions=40,
@@ -66,8 +65,7 @@ def test_the_oracles_queries_find_the_passages_that_lead_to_the_answer() -> None
     for question in questions(world, "train")[:50]:
         name = question.subject
         for query in world.right_queries(question):
-            passage = world.retrieve(query)
-            assert passage is not None
+            (passage,) = world.retrieve(query)
             assert passage.startswith(f"{name}\n{name} {query.split()[0]} is ")
             name = passage.split()[-2]
         assert name == world.answer(question)
@@ -88,38 +86,44 @@ def test_held_out_names_are_subjects_of_validation_questions_only() -> None:
 
 @pytest.mark.parametrize(("split", "size"), [("train", 600), ("val", 100)])
 def test_splits_have_the_sizes_and_hops_of_the_config_and_no_duplicates(split: str, size: int) -> None:
-    chosen = questions(World(WorldConfig(two_hop_share=0.25, train_questions=600, val_questions=100)), split)
+    chosen = questions(World(WorldConfig(one_hop_share=0.75, train_questions=600, val_questions=100)), split)
     assert len(chosen) == len(set(chosen)) == size
     assert sum(len(question.relations) == 2 for question in chosen) == size // 4
 
 
 def test_more_questions_than_there_are_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"world.train_questions=1024 .* the world has 576"):
-        questions(World(WorldConfig(two_hop_share=0.0)), "train")
+    with pytest.raises(ValueError, match=r"world.train_questions=1024 .* 1 hops, the world has 576"):
+        questions(World(WorldConfig(one_hop_share=1.0)), "train")
 
 
 def test_distractors_say_which_wrong_phrasings_have_passages() -> None:
     world = World(WorldConfig(distractors=2))
     assert len(list(world.passages())) == 64 * 12 * 3
     found = [world.retrieve(f"{phrasing} Ada") for phrasing in world.phrasings("mentor")]
-    assert sum(passage is not None for passage in found) == 3
-    assert world.retrieve(f"{world.right_phrasing('mentor')} Ada") is not None
+    assert [len(passages) for passages in found].count(1) == 3
+    assert world.retrieve(f"{world.right_phrasing('mentor')} Ada")
 
 
 @pytest.mark.parametrize("query", ["", "tutor", "tutor Nobody", "unheard Ada", "tutor tutor Ada", "Ada Ada"])
 def test_other_queries_find_nothing(query: str) -> None:
-    assert World(WorldConfig()).retrieve(query) is None
+    assert World(WorldConfig()).retrieve(query) == []
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
         ("relations", 13),
-        ("phrasings", 1),
-        ("distractors", 8),
+        ("words", 5),
+        ("candidates", 1),
+        ("candidates", 9),
+        ("distractors", -1),
+        ("documents", 6),
+        ("hops", 5),
+        ("filler", 1.0),
+        ("habit", -0.1),
         ("names", 8),
         ("held_out_names", 64),
-        ("two_hop_share", 2.0),
+        ("one_hop_share", 2.0),
     ],
 )
 def test_impossible_configs_are_refused_by_name(field: str, value: float) -> None:

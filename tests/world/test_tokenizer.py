@@ -76,9 +76,9 @@ def _everything_shown() -> list[str]:
         )
     ]
     return [
-        *(text.observation(passage) for passage in list(world.passages())[::50]),
+        *(text.observation([passage]) for passage in list(world.passages())[::50]),
         protocol.observation(protocol.documents(list(world.passages())[:5])),
-        text.observation(None),
+        text.observation([]),
         protocol.observation(protocol.unavailable),
         protocol.invalid_action,
         *(text.render(text.prompt(question.text)) for question in asked),
@@ -97,18 +97,18 @@ def test_nothing_that_is_shown_needs_single_characters() -> None:
 
 def test_a_one_document_observation_is_eight_tokens() -> None:
     passage = World(WorldConfig()).contents("Ada", "mentor", "tutor")
-    assert len(TOKENIZER.encode(text.observation(passage))) == 8
+    assert len(TOKENIZER.encode(text.observation([passage]))) == 8
 
 
 @pytest.mark.parametrize("with_mask", [True, False])
 def test_query_spans_are_the_query_words(with_mask: bool) -> None:
     world = World(WorldConfig())
-    passage = world.retrieve("tutor Ada")
+    passages = world.retrieve("tutor Ada")
     turns = [text.search_turn("tutor Ada"), text.search_turn("pal Boris"), text.answer_turn("Otto")]
     ids: list[int] = []
     mask: list[int] = []
     for turn in turns:
-        for string, wrote in ((turn, 1), (text.observation(passage), 0)):
+        for string, wrote in ((turn, 1), (text.observation(passages), 0)):
             pieces = TOKENIZER.encode(string)
             ids, mask = ids + pieces, mask + [wrote] * len(pieces)
     spans = query_spans(ids, TOKENIZER, text.PROTOCOL, mask if with_mask else None)

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sd_search_verl.hindsight.block import HEADER
 from sd_search_verl.world import World, WorldConfig, questions, text
 from sd_search_verl.world.demonstrations import demonstration, stage
-from sd_search_verl.world.files import CHECKPOINT
+from sd_search_verl.world.files import CHECKPOINT, difficulty
 from sd_search_verl.world.model import HEAD_DIM, build_model
 from sd_search_verl.world.probe import Probe, initial_success, probe
 from sd_search_verl.world.sampling import rollouts
@@ -21,6 +21,7 @@ from sd_search_verl.world.warmstart import Encoder, WarmStartError, check, train
 from sd_search_verl.world.words import RELATIONS
 
 TOKENIZER = build_tokenizer()
+WORLD = WorldConfig()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -40,25 +41,27 @@ def test_a_few_steps_lower_the_loss() -> None:
     model = build_model(TOKENIZER)
     draw, encode = Random(0), Encoder(TOKENIZER)
     config = FitConfig(steps=40, batch=16, warmup_steps=10)
-    losses = fit(model, lambda progress: [encode(demonstration(draw, stage(0.5))) for _ in range(16)], config)
+    losses = fit(
+        model, lambda progress: [encode(demonstration(draw, stage(0.5), WORLD)) for _ in range(16)], config
+    )
     assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
 
 
 def test_a_model_that_does_not_copy_halfway_stops_the_training() -> None:
     with pytest.raises(WarmStartError, match="does not copy"):
-        train(build_model(TOKENIZER), TOKENIZER, FitConfig(steps=4, batch=4))
+        train(build_model(TOKENIZER), TOKENIZER, FitConfig(steps=4, batch=4), WORLD)
 
 
 def test_a_random_model_fails_the_probe() -> None:
     with pytest.raises(WarmStartError, match="CORRECT"):
-        check(build_model(TOKENIZER), TOKENIZER)
+        check(build_model(TOKENIZER), TOKENIZER, WORLD)
 
 
 def test_demonstrations_use_the_texts_of_the_stack_and_end_with_eos() -> None:
     draw, encode = Random(0), Encoder(TOKENIZER)
     blocks = 0
     for _ in range(200):
-        example = demonstration(draw, stage(0.5))
+        example = demonstration(draw, stage(0.5), WORLD)
         whole = example.prompt + "".join(segment for segment, _ in example.response)
         ids, weights = encode(example)
         assert ids[:-1] == TOKENIZER.encode(whole)
@@ -80,7 +83,7 @@ def test_plain_demonstrations_tell_nothing_of_the_right_phrasing() -> None:
     draw = Random(1)
     used = dict.fromkeys((phrasing for candidates in RELATIONS.values() for phrasing in candidates), 0)
     for _ in range(4000):
-        example = demonstration(draw, stage(0.0))
+        example = demonstration(draw, stage(0.0), WORLD)
         if HEADER not in example.prompt:
             for query in text.PROTOCOL.parse("".join(segment for segment, _ in example.response)).queries:
                 used[query.split()[0]] += 1
@@ -102,13 +105,13 @@ def test_the_shipped_checkpoint_fits_the_stack(shipped: Any) -> None:
 
 
 def test_the_shipped_checkpoint_reads_blocks_and_knows_no_world(shipped: Any) -> None:
-    found = probe(shipped, TOKENIZER, samples=512, seed=1)
+    found = probe(shipped, TOKENIZER, difficulty(CHECKPOINT), samples=512, seed=1)
     assert found.failures() == [], found
     assert found.wrong > 0.15, found
 
 
 def test_before_training_few_rollouts_succeed_but_nearly_all_follow_the_protocol(shipped: Any) -> None:
-    assert 0.04 < initial_success(shipped, TOKENIZER, seed=100) < 0.14
+    assert 0.04 < initial_success(shipped, TOKENIZER, WORLD, seed=100) < 0.14
     world = World(WorldConfig(seed=9))
     asked = questions(world, "val")
     finished = rollouts(shipped, TOKENIZER, world, asked, seed=0)
@@ -118,5 +121,5 @@ def test_before_training_few_rollouts_succeed_but_nearly_all_follow_the_protocol
 
 
 def test_probe_failures_are_named() -> None:
-    assert Probe(plain=0.125, correct=0.97, wrong=0.2).failures() == []
-    assert len(Probe(plain=0.5, correct=0.3, wrong=0.2).failures()) == 2
+    assert Probe(plain=0.125, correct=0.97, wrong=0.2, chance=0.125).failures() == []
+    assert len(Probe(plain=0.5, correct=0.3, wrong=0.2, chance=0.125).failures()) == 2
