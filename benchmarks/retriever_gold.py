@@ -2,13 +2,17 @@
 
     python benchmarks/retriever_gold.py --server bm25=http://127.0.0.1:8000 --questions DIR
 
-``DIR`` holds ``questions_*.jsonl`` with ``question`` and ``golden_answers``; the question itself is the query.
+``DIR`` holds ``questions_*.jsonl`` with ``question`` and ``golden_answers``; the question itself is the query. Rows go
+to ``benchmarks/retriever_gold.csv``.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
+import os
+import platform
 import re
 import string
 import urllib.request
@@ -52,13 +56,22 @@ def main() -> None:
     )
     parser.add_argument("--server", action="append", required=True, metavar="NAME=URL")
     parser.add_argument("--questions", type=Path, required=True)
+    parser.add_argument("--device", default=f"{os.cpu_count()} cores, {platform.machine()}")
+    parser.add_argument("--csv", type=Path, default=Path(__file__).with_suffix(".csv"))
     options = parser.parse_args()
-    for text in options.server:
-        name, _, url = text.partition("=")
-        shares = {
-            path.stem: gold_share(url, path) for path in sorted(options.questions.glob("questions_*.jsonl"))
-        }
-        print(name, *(f"{key}={share:.3f}" for key, share in shares.items()))
+    new = not options.csv.exists()
+    with options.csv.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        if new:
+            writer.writerow(["device", "server", "questions", "gold_in_top_3"])
+        for text in options.server:
+            name, _, url = text.partition("=")
+            for path in sorted(options.questions.glob("questions_*.jsonl")):
+                questions = path.stem.removeprefix("questions_")
+                share = gold_share(url, path)
+                writer.writerow([options.device, name, questions, round(share, 3)])
+                file.flush()
+                print(f"{name} {questions} {share:.3f}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,101 @@
+"""What a BM25 server costs beyond Lucene: slices of load on it and of bare Lucene calls, alternated.
+
+    python -m benchmarks.retriever_overhead --server ours=URL@PID --index DIR --queries FILE
+
+``DIR`` is the server's index. Bare is what Anserini's searcher asks of Lucene for a query (parse, search by score and
+id, scores of the hits), in as many threads as the server searches with, documents not read. Rows go to
+``benchmarks/retriever.csv``; CPU time of the calling threads, so Java's compiler counts for the server alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import platform
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from benchmarks.retriever_load import Row, Target, measure
+from retriever_server.backends.bm25 import LuceneIndex
+
+TOP_K = 3
+WARM_UP = 10_000  # queries until Lucene is compiled
+
+
+def bare(index: LuceneIndex, queries: list[str]) -> float:
+    """CPU milliseconds of this thread per query."""
+    start = time.thread_time()
+    for query in queries:
+        parsed = index._queries.buildQuery("contents", index._analyzer, query)
+        index._searcher.search(parsed, TOP_K, index._order, True)
+    return (time.thread_time() - start) * 1000 / len(queries)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--server", action="append", required=True, metavar="NAME=URL@PID")
+    parser.add_argument("--index", type=Path, required=True)
+    parser.add_argument("--queries", type=Path, required=True)
+    parser.add_argument("--corpus", default="")
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument(
+        "--bare-queries", type=int, default=2000, help="in one bare slice, all threads together"
+    )
+    parser.add_argument("--device", default=f"{os.cpu_count()} cores, {platform.machine()}")
+    parser.add_argument("--csv", type=Path, default=Path(__file__).with_name("retriever.csv"))
+    options = parser.parse_args()
+    options.query_list = queries = options.queries.read_text(encoding="utf-8").splitlines()
+    options.rate = options.duplicates = 0.0
+    targets = [Target.parse(text) for text in options.server]
+    index = LuceneIndex(options.index / "lucene", k1=0.9, b=0.4)
+    threads = len(os.sched_getaffinity(0))
+    seen: dict[str, list[float]] = {"Lucene": [], **{target.name: [] for target in targets}}
+    with ThreadPoolExecutor(threads) as pool, options.csv.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Row)])
+        part = WARM_UP // threads
+        list(pool.map(lambda i: bare(index, queries[i * part : (i + 1) * part]), range(threads)))
+        for number in tqdm(range(options.rounds), unit="round"):
+            order = targets if number % 2 == 0 else targets[::-1]
+            rows = [measure(target, options, options.clients, seed=number) for target in order]
+            part = options.bare_queries // threads
+            first = number * options.bare_queries % (len(queries) - options.bare_queries)
+            start = time.perf_counter()
+            cpu = statistics.mean(
+                pool.map(
+                    lambda i, first=first, part=part: bare(index, queries[first + i * part :][:part]),
+                    range(threads),
+                )
+            )
+            took = time.perf_counter() - start
+            count = part * threads
+            rows.append(
+                replace(
+                    rows[0], server="Lucene", clients=threads, seconds=round(took, 2), queries=count,
+                    qps=round(count / took, 1), p50_ms=0.0, p95_ms=0.0, p99_ms=0.0, cpu_ms_per_query=round(cpu, 3),
+                    outside_cpu=0.0, rss_anon_mb=0.0, rss_file_mb=0.0, errors=0, throttled=0,
+                )
+            )  # fmt: skip
+            for row in rows:
+                seen[row.server].append(row.cpu_ms_per_query)
+                writer.writerow(asdict(row))
+            file.flush()
+    for name, values in seen.items():
+        over = statistics.median(a / b for a, b in zip(values, seen["Lucene"], strict=True))
+        shown = f"{min(values):.3f} to {max(values):.3f}"
+        print(
+            f"{name:>10} {statistics.median(values):.3f} CPU-ms per query ({shown}), {over:.2f} of Lucene's"
+        )
+
+
+if __name__ == "__main__":
+    main()
