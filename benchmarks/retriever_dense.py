@@ -56,7 +56,7 @@ def main() -> None:
     }
     device = f"CPU, {os.cpu_count()} shared cores, {platform.machine()}"
     with options.csv.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, lineterminator="\n")
         writer.writerow(
             ["device", "vectors", "width", "batch", "scan", "cpu_ms_per_query", "lowest", "highest"]
         )

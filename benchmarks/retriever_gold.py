@@ -61,7 +61,7 @@ def main() -> None:
     options = parser.parse_args()
     new = not options.csv.exists()
     with options.csv.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, lineterminator="\n")
         if new:
             writer.writerow(["device", "server", "questions", "gold_in_top_3"])
         for text in options.server:

@@ -227,7 +227,7 @@ def main() -> None:
     targets = [Target.parse(text) for text in options.server]
     new = not options.csv.exists()
     with options.csv.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)])
+        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
         if new:
             writer.writeheader()
         for clients in map(int, options.clients.split(",")):

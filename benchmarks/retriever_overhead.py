@@ -61,7 +61,7 @@ def main() -> None:
     threads = len(os.sched_getaffinity(0))
     seen: dict[str, list[float]] = {"Lucene": [], **{target.name: [] for target in targets}}
     with ThreadPoolExecutor(threads) as pool, options.csv.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)])
+        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
         part = WARM_UP // threads
         list(pool.map(lambda i: bare(index, queries[i * part : (i + 1) * part]), range(threads)))
         for number in tqdm(range(options.rounds), unit="round"):

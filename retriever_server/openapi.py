@@ -48,7 +48,12 @@ def retrieve(settings: Settings) -> dict[str, Any]:
         "description": "documents per query",
     }
     scores = {"type": ["boolean", "null"], "default": False, "description": "with scores, or documents alone"}
-    queries = {"type": "array", "items": {"type": "string"}, "maxItems": settings.max_queries}
+    # No maxItems: more is well formed, and 413.
+    queries = {
+        "type": "array",
+        "items": {"type": "string"},
+        "description": f"at most {settings.max_queries}; more are answered with 413",
+    }
     common = {"topk": topk, "return_scores": scores}
     body = {
         "oneOf": [

@@ -39,6 +39,8 @@ class LuceneIndex:
     def __init__(self, folder: Path, k1: float, b: float, heap_mb: int = 512) -> None:
         jvm.start(heap_mb)
         self._one_at_a_time = threading.Lock()
+        jvm.only_passed_on("org.apache.lucene.search.Query")
+        jvm.only_passed_on("org.apache.lucene.search.TopFieldDocs")
         index_reader = "org.apache.lucene.index.IndexReader"
         directory = jvm.java_class("org.apache.lucene.store.FSDirectory").open(
             jvm.java_class("java.nio.file.Paths").get(str(folder))
