@@ -59,6 +59,11 @@ async def step_by_step(
 
     show(f"question: {question.question}")
     row = await play(question, config.seeds[0], shown_turn, shown_search, tokenizer, config)
+    if row["truncated_prompt"]:
+        show(
+            f"\nthe prompt of {row['prompt_tokens']} tokens lost its start "
+            f"(max_prompt_tokens={config.max_prompt_tokens})"
+        )
     ended = "" if row["status"] == "answered" else f" ({row['status']})"
     show(f"\nanswer: {row['answer'] if row['answer'] is not None else 'none'}{ended}")
     show(f"{len(row['latencies_s'])} searches, {row['policy_tokens']} tokens, {row['latency_s']:.1f} s")

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 from scripted import R1, TOKENIZER, config, found
 
 from sd_search_verl.evaluation.ask import step_by_step
+from sd_search_verl.evaluation.config import EvaluationConfig
 from sd_search_verl.evaluation.questions import Question
 from sd_search_verl.protocol.base import Protocol
 from sd_search_verl.rollout.episode import Generation
 from sd_search_verl.rollout.retriever import SearchResult
 
 
-def test_every_step_is_shown_in_order() -> None:
+def play(options: EvaluationConfig) -> tuple[dict[str, Any], str]:
+    """An episode of two searches and an answer: its record, and what was shown."""
     turns = iter(["<think>hm</think><search> one </search>", "<search>two</search>", "<answer>Bo</answer>"])
 
     async def generate(context: list[int], max_tokens: int, protocol: Protocol, seed: int) -> Generation:
@@ -27,10 +30,20 @@ def test_every_step_is_shown_in_order() -> None:
 
     shown: list[str] = []
     question = Question("ask", "0", "who?", [], R1.prompt("who?"))
-    row = asyncio.run(step_by_step(question, generate, search, TOKENIZER, config(), shown.append))
+    row = asyncio.run(step_by_step(question, generate, search, TOKENIZER, options, shown.append))
+    return row, "\n".join(shown)
+
+
+def test_every_step_is_shown_in_order() -> None:
+    row, text = play(config())
     assert row["answer"] == "Bo"
-    text = "\n".join(shown)
+    assert "lost its start" not in text
     steps = ["question: who?", "<search> one </search>", "1. Title: about one", "<search>two</search>"]
     steps += ["unavailable: no server", "<answer>Bo</answer>", "answer: Bo", "2 searches"]
     places = [text.index(step) for step in steps]
     assert places == sorted(places)
+
+
+def test_a_prompt_that_was_cut_is_said() -> None:
+    row, text = play(config("max_prompt_tokens=64"))
+    assert f"the prompt of {row['prompt_tokens']} tokens lost its start (max_prompt_tokens=64)" in text
