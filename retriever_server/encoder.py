@@ -74,6 +74,19 @@ def _json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
+def batches(lengths: Sequence[int], most: int = 64, stretch: float = 1.25) -> list[list[int]]:
+    """Texts by number, shortest first, in batches whose longest is at most ``stretch`` times their shortest.
+
+    64 search queries padded to the longest of them are twice the tokens.
+    """
+    cut: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if not cut or len(cut[-1]) == most or lengths[i] > stretch * lengths[cut[-1][0]]:
+            cut.append([])
+        cut[-1].append(i)
+    return cut
+
+
 class Encoder:
     """Unit-length float32 vectors of texts. One call at a time.
 
@@ -96,7 +109,7 @@ class Encoder:
         self.spec = spec
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.enable_truncation(spec.max_length)
-        self._tokenizer.enable_padding()
+        self._tokenizer.no_padding()
         threads = threads or len(os.sched_getaffinity(0))
         if runtime == "onnx":
             self._states = _onnx(folder, device, threads)
@@ -113,14 +126,15 @@ class Encoder:
         """``[len(texts), d]`` float32, each row of length 1."""
         return self._encode([self.spec.passage_prefix + text for text in texts])
 
-    def _encode(self, texts: list[str], batch: int = 64) -> np.ndarray:
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # little padding in each batch
+    def _encode(self, texts: list[str]) -> np.ndarray:
+        encodings = self._tokenizer.encode_batch(texts)
         vectors: np.ndarray | None = None
-        for start in range(0, len(order), batch):
-            chosen = order[start : start + batch]
-            encodings = self._tokenizer.encode_batch([texts[i] for i in chosen])
-            ids = np.array([encoding.ids for encoding in encodings], np.int64)
-            mask = np.array([encoding.attention_mask for encoding in encodings], np.int64)
+        for chosen in batches([len(encoding) for encoding in encodings]):
+            padded = [encodings[i] for i in chosen]
+            for encoding in padded:
+                encoding.pad(len(padded[-1]))
+            ids = np.array([encoding.ids for encoding in padded], np.int64)
+            mask = np.array([encoding.attention_mask for encoding in padded], np.int64)
             states = self._states(ids, mask)  # [batch, tokens, d]
             if self.spec.pooling == "cls":
                 pooled = states[:, 0]

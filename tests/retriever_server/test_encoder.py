@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retriever_server.encoder import Encoder, EncoderError, EncoderSpec
+from retriever_server.encoder import Encoder, EncoderError, EncoderSpec, batches
 
 TEXTS = ["a cat sleeps", "", "Ποιος έχτισε τον πύργο;", "the bank raised interest rates " * 40]
 
@@ -83,3 +83,13 @@ def test_a_folder_without_an_export_is_refused(encoder_folder: Path) -> None:
         Encoder(encoder_folder, EncoderSpec.of(encoder_folder), runtime="onnx")
     with pytest.raises(EncoderError, match="must be torch or onnx"):
         Encoder(encoder_folder, EncoderSpec.of(encoder_folder), runtime="tensorrt")
+
+
+def test_batches_hold_every_text_once_with_little_padding() -> None:
+    lengths = [7, 30, 8, 9, 300, 10, 8, 31, *[12] * 100]
+    cut = batches(lengths)
+    assert sorted(i for batch in cut for i in batch) == list(range(len(lengths)))
+    assert max(map(len, cut)) == 64
+    for batch in cut:
+        assert lengths[batch[-1]] == max(lengths[i] for i in batch) <= 1.25 * min(lengths[i] for i in batch)
+    assert batches([]) == []
