@@ -1,7 +1,7 @@
 """SIGKILL of a whole run's first process: nothing of the run is left, neither process nor port.
 
 ``sd-search local`` ends what it started by itself. What a bare ``main_ppo`` started ends because Ray's daemons ask the
-kernel to die with their parent, and workers when their raylet is gone.
+kernel to die with their parent, and workers when their raylet is gone; two of Ray's agents take a minute to notice.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from sd_search_verl.launch.processes import no_process_left
 from sd_search_verl.launch.retriever import build_index, start_retriever
 from sd_search_verl.verl_adapter.cpu.environment import ENVIRONMENT
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 CONFIGS = Path(__file__).resolve().parents[2] / "hydra_configs"
-GONE_S = 30.0
-"""Longest time until nothing is left."""
+LOCAL_S, BARE_S = 30.0, 90.0
+"""Longest times until nothing is left."""
 MARK = "SD_SEARCH_TEST_RUN"
 
 
@@ -61,14 +61,14 @@ def bare(run: Path, world: Path, retriever: str) -> list[str]:
 
 
 def test_killing_local_leaves_nothing(world: Path, tmp_path: Path) -> None:
-    assert_nothing_outlives(local(tmp_path / "run", world), tmp_path / "run")
+    assert_nothing_outlives(local(tmp_path / "run", world), tmp_path / "run", LOCAL_S)
 
 
 def test_killing_a_bare_training_leaves_nothing(world: Path, retriever: str, tmp_path: Path) -> None:
-    assert_nothing_outlives(bare(tmp_path / "run", world, retriever), tmp_path / "run")
+    assert_nothing_outlives(bare(tmp_path / "run", world, retriever), tmp_path / "run", BARE_S)
 
 
-def assert_nothing_outlives(command: list[str], run: Path) -> None:
+def assert_nothing_outlives(command: list[str], run: Path, seconds: float) -> None:
     """Start a run, kill its first process while it trains, and wait until its processes and ports are gone."""
     mark, log = uuid4().hex, run.with_suffix(".log")
     with log.open("wb") as output:
@@ -92,7 +92,7 @@ def assert_nothing_outlives(command: list[str], run: Path) -> None:
         first.kill()
         first.wait()
         while left := [*map(str, marked(mark)), *(ports & listening())]:
-            assert time.monotonic() < begun + GONE_S, left
+            assert time.monotonic() < begun + seconds, left
             time.sleep(0.2)
         print(f"{len(before)} processes, {len(ports)} ports; gone after {time.monotonic() - begun:.1f} s")
     finally:
