@@ -60,8 +60,11 @@ def main() -> None:
     index = LuceneIndex(options.index / "lucene", k1=0.9, b=0.4)
     threads = len(os.sched_getaffinity(0))
     seen: dict[str, list[float]] = {"Lucene": [], **{target.name: [] for target in targets}}
+    new = not options.csv.exists()
     with ThreadPoolExecutor(threads) as pool, options.csv.open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
+        if new:
+            writer.writeheader()
         part = WARM_UP // threads
         list(pool.map(lambda i: bare(index, queries[i * part : (i + 1) * part]), range(threads)))
         for number in tqdm(range(options.rounds), unit="round"):
