@@ -44,6 +44,7 @@ setup(
             "fastapi",
             "uvicorn",
             "httptools",
+            "uvloop",
             "prometheus-client",
             "orjson",
         ],

@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING
 
 from starlette.types import Receive, Send
 
 from .batcher import OverloadedError, Pending
 from .contract import RequestError, SearchRequest, encode, encode_error, parse
-
-if TYPE_CHECKING:
-    from .app import Server
+from .server import Server
 
 log = logging.getLogger("retriever_server")
 

@@ -26,7 +26,8 @@ from sd_search_verl.data.flashrag import (
 )
 from sd_search_verl.data.jsonl import Problem
 from sd_search_verl.data.rows import sha256, verl_row, write_parquet
-from sd_search_verl.evaluation.questions import read_questions
+from sd_search_verl.evaluation.questions import Question, good_questions, stream_questions
+from sd_search_verl.protocol.base import Protocol
 
 MANIFEST = "manifest.json"
 SOURCE = "source"
@@ -101,16 +102,22 @@ def build_own(path: Path, name: str, protocol: str, out: Path) -> dict[str, Any]
         MalformedRowsError: with every bad row's line and field; nothing is written then.
     """
     spoken = protocols.get(protocol)
-    questions = read_questions(path, name, spoken)
+    count = 0
+    for _ in tqdm(_own(path, name, spoken), desc=f"checking {name}", unit="row"):
+        count += 1
     manifest = _read_manifest(out)
     rows = (
         verl_row(name, "own", index, q.id, q.question, q.golden_answers, spoken)
-        for index, q in enumerate(tqdm(questions, desc=name, unit="row"))
+        for index, q in enumerate(tqdm(_own(path, name, spoken), total=count, desc=name, unit="row"))
     )
     request = {"source": str(path), "name": name, "protocol": protocol, "prompt": _prompt_hash(protocol)}
-    described = [{"set": name, "source_sha256": sha256(path), "source_rows": len(questions)}]
+    described = [{"set": name, "source_sha256": sha256(path), "source_rows": count}]
     _finish(out, manifest, f"{name}.parquet", request, rows, described)
     return manifest
+
+
+def _own(path: Path, name: str, protocol: Protocol) -> Iterator[Question]:
+    return good_questions(path, stream_questions(path, name, protocol))
 
 
 def verify(out: Path) -> list[str]:

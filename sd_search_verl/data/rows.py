@@ -53,11 +53,14 @@ def write_parquet(path: Path, rows: Iterable[dict[str, Any]]) -> int:
     part = path.with_name(path.name + ".part")
     part.parent.mkdir(parents=True, exist_ok=True)
     count, left = 0, iter(rows)
-    with pq.ParquetWriter(part, SCHEMA) as writer:
-        while batch := list(islice(left, _BATCH)):
-            writer.write_table(pa.Table.from_pylist(batch, schema=SCHEMA))
-            count += len(batch)
-    part.replace(path)
+    try:
+        with pq.ParquetWriter(part, SCHEMA) as writer:
+            while batch := list(islice(left, _BATCH)):
+                writer.write_table(pa.Table.from_pylist(batch, schema=SCHEMA))
+                count += len(batch)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
     return count
 
 

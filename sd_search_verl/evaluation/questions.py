@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -49,10 +49,14 @@ def read_questions(
         FileNotFoundError: no such file.
         MalformedRowsError: rows that cannot be asked, every one with line (of a parquet: row) and field.
     """
+    questions = list(good_questions(path, stream_questions(path, name, protocol)))
+    return questions if sample is None else _sampled(questions, sample)
+
+
+def stream_questions(path: Path, name: str | None, protocol: Protocol) -> Iterator[Question | Problem]:
+    """The question of every row, or what is wrong with the row; arguments of :func:`read_questions`."""
     rows = _parquet_rows(path) if path.suffix == ".parquet" else read_objects(path)
     stem = path.name.removesuffix(".gz").removesuffix(path.suffix).removesuffix(".jsonl")
-    questions: list[Question] = []
-    problems: list[Problem] = []
     lines: dict[tuple[str, str], int] = {}
     for number, row in rows:
         found = row if isinstance(row, Problem) else _question(number, row, name, stem, protocol)
@@ -60,15 +64,23 @@ def read_questions(
             first = lines.setdefault((found.set, found.id), number)
             if first != number:
                 found = Problem(number, "id", f"{found.id!r} stands in line {first} already")
-        if isinstance(found, Problem):
-            problems.append(found)
+        yield found
+
+
+def good_questions(path: Path, found: Iterable[Question | Problem]) -> Iterator[Question]:
+    """The questions; at the end an error if there was none, or anything else. Errors of :func:`read_questions`."""
+    problems: list[Problem] = []
+    count = 0
+    for one in found:
+        if isinstance(one, Problem):
+            problems.append(one)
         else:
-            questions.append(found)
+            count += 1
+            yield one
     if problems:
         raise MalformedRowsError(path, problems)
-    if not questions:
+    if not count:
         raise ValueError(f"{path} has no question")
-    return questions if sample is None else _sampled(questions, sample)
 
 
 def _sampled(questions: list[Question], sample: int) -> list[Question]:
