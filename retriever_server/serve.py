@@ -25,9 +25,8 @@ from .workers import SOCKET_VARIABLE, supervise
 
 log = logging.getLogger("retriever_server")
 
-GC_THRESHOLD = (
-    20_000  # Python's 700 is less than what a batch of answers allocates; next to nothing is cyclic
-)
+GC_THRESHOLD = 20_000
+"""Python's 700 is less than what a batch of answers allocates, and next to nothing of that is cyclic."""
 
 
 def bind(host: str, port: int) -> socket.socket:
