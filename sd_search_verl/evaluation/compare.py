@@ -16,9 +16,10 @@ from sd_search_verl.evaluation.statistics import (
     mean_and_sd,
     micro_average,
     paired_difference,
+    signed_percent,
 )
-from sd_search_verl.evaluation.table import render, signed_percent
 from sd_search_verl.evaluation.trajectories import Key, read_trajectories
+from sd_search_verl.table import render
 
 Scores = dict[str, dict[str, float]]
 """Set -> question id -> score, a mean over seeds and runs."""

@@ -19,12 +19,13 @@ from typing import Any
 
 from sd_search_verl import protocol as protocols
 from sd_search_verl.evaluation.config import EvaluationConfig, Settings, protocol_hash
-from sd_search_verl.evaluation.model import fingerprint, resolve_model
+from sd_search_verl.evaluation.model import resolve_model
 from sd_search_verl.evaluation.questions import Question, read_questions
 from sd_search_verl.evaluation.results import in_order, summarize, timing
 from sd_search_verl.evaluation.run import ask_all
 from sd_search_verl.evaluation.session import open_session
 from sd_search_verl.evaluation.trajectories import TrajectoryFile
+from sd_search_verl.fingerprint import fingerprint
 
 FORMAT = 1
 # Of the search section: what no answer depends on.

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 from sd_search_verl.verl_adapter.cpu.environment import ENVIRONMENT
-
-_SAMPLE = 1 << 20  # bytes read of each end of a large file
 
 
 def resolve_model(path: Path, out: Path) -> Path:
@@ -54,18 +51,3 @@ def _merge(actor: Path, merged: Path) -> None:
             f"verl could not merge {actor}; try it by hand:\n  {' '.join(command)}\nit said:\n"
             + "\n".join((done.stdout + done.stderr).splitlines()[-15:])
         )
-
-
-def fingerprint(model: Path) -> str:
-    """16 hexadecimal digits of a model: its files' names and sizes, and a MiB from both ends of each."""
-    digest = hashlib.sha256()
-    for path in sorted(model.iterdir()):
-        if path.suffix not in (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"):
-            continue
-        size = path.stat().st_size
-        digest.update(f"{path.name}\0{size}\0".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(_SAMPLE))
-            file.seek(max(0, size - _SAMPLE))
-            digest.update(file.read(_SAMPLE))
-    return digest.hexdigest()[:16]

@@ -14,9 +14,10 @@ from sd_search_verl.evaluation.statistics import (
     macro_average,
     mean_and_sd,
     micro_average,
+    percent,
 )
-from sd_search_verl.evaluation.table import percent, render
 from sd_search_verl.evaluation.trajectories import Key
+from sd_search_verl.table import render
 
 METRICS = {"em": "EM", "f1": "F1", "cover_em": "cover-EM"}
 Rows = Mapping[Key, Mapping[str, Any]]

@@ -11,9 +11,9 @@ from sd_search_verl import protocol as protocols
 from sd_search_verl import scoring
 from sd_search_verl.config import SearchConfig
 from sd_search_verl.data.jsonl import Problem, check_answers, check_text, get_field, read_objects
-from sd_search_verl.evaluation.statistics import bootstrap, macro_average, micro_average
-from sd_search_verl.evaluation.table import percent, render
+from sd_search_verl.evaluation.statistics import bootstrap, macro_average, micro_average, percent
 from sd_search_verl.protocol.base import Protocol
+from sd_search_verl.table import render
 
 METRICS = {
     "EM": scoring.exact_match,

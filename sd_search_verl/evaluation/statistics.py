@@ -26,6 +26,16 @@ class Estimate:
         return asdict(self)
 
 
+def percent(estimate: Estimate) -> str:
+    """``42.1 [40.0, 44.2]``: per cent, with the 95 % interval."""
+    return f"{100 * estimate.mean:.1f} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+
+
+def signed_percent(estimate: Estimate) -> str:
+    """``+1.2 [-0.3, +2.7]``: a difference in points."""
+    return f"{100 * estimate.mean:+.1f} [{100 * estimate.low:+.1f}, {100 * estimate.high:+.1f}]"
+
+
 def bootstrap(values: Sequence[float], seed: int = 0) -> Estimate:
     """Mean of a value per question, with its percentile interval.
 

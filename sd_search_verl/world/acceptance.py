@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sd_search_verl.evaluation.table import render
+from sd_search_verl.table import render
 from sd_search_verl.world.arms import BASELINE
 from sd_search_verl.world.experiment import Row
 from sd_search_verl.world.summary import Summary, curves, summarize

@@ -15,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from sd_search_verl.config import to_mapping
-from sd_search_verl.evaluation.model import fingerprint
+from sd_search_verl.fingerprint import fingerprint
 from sd_search_verl.world.arms import ARMS
 from sd_search_verl.world.config import TrainConfig
 from sd_search_verl.world.experiment import COLUMNS, Row, run

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from sd_search_verl.evaluation.table import render
+from sd_search_verl.table import render
 from sd_search_verl.world.arms import BASELINE
 from sd_search_verl.world.experiment import Row
 

@@ -9,7 +9,8 @@ import torch
 from support.engine import compose, make_worker, single_rank_environment
 from support.tiny import save_tiny_model
 
-from sd_search_verl.evaluation.model import fingerprint, resolve_model
+from sd_search_verl.evaluation.model import resolve_model
+from sd_search_verl.fingerprint import fingerprint
 
 
 @pytest.mark.timeout(300)

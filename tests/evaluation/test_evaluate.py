@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from sd_search_verl.cli import main
-from sd_search_verl.evaluation.model import fingerprint, resolve_model
+from sd_search_verl.evaluation.model import resolve_model
+from sd_search_verl.fingerprint import fingerprint
 from sd_search_verl.protocol import get
 from sd_search_verl.scoring import exact_match
 from sd_search_verl.world.config import WorldConfig
