@@ -49,7 +49,7 @@ def overrides(run: Path, world: Path, recorded: Path) -> list[str]:
         # One update a step. With more, verl cuts each rank's rows into mini-batches, so that two ranks update on other
         # mini-batches than one, and only means over the whole batch can be compared.
         "actor_rollout_ref.actor.ppo_mini_batch_size=8",
-        # verl's own replay: the first run writes its rollouts down, the second reads them.
+        # verl's own replay: the first run writes its rollouts down, later ones read them.
         "skip.rollout_tq.enable=True",
         f"skip.rollout_tq.dump_dir={recorded}",
         f"skip.rollout_tq.steps={list(range(1, STEPS + 1))}",
@@ -132,9 +132,12 @@ def test_two_nodes_equal_one(world: Path, tmp_path: Path) -> None:
     recorded, one, two = tmp_path / "rollouts", tmp_path / "one", tmp_path / "two"
     with no_process_left():
         retriever = start_retriever(world / "wiki-18.jsonl", world / "index", tmp_path)
-        arguments = [*overrides(one, world, recorded), f"search.retriever_urls=[{retriever}]"]
-        train(arguments, one, STEPS, ENVIRONMENT)
-    assert len(list(recorded.rglob("tq_batch.pt"))) == STEPS
+        # verl records rollouts in the order in which they finished and numbers them anew when it replays them, which
+        # is their order in the block: only replays are equal. So both compared runs are.
+        for run in (tmp_path / "recording", one):
+            arguments = [*overrides(run, world, recorded), f"search.retriever_urls=[{retriever}]"]
+            train(arguments, run, STEPS, ENVIRONMENT)
+            assert len(list(recorded.rglob("tq_batch.pt"))) == STEPS
 
     spread = ["trainer.nnodes=2", "trainer.n_gpus_per_node=1", "ray_kwargs.ray_init.num_cpus=null"]
     spread += ["~ray_kwargs.ray_init.num_gpus", "~ray_kwargs.ray_init.include_dashboard"]
