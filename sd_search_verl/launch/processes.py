@@ -23,8 +23,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 @contextlib.contextmanager
 def no_process_left() -> Iterator[None]:
     """End every process started inside, directly or not, when the context is left; SIGTERM leaves it like Ctrl-C."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    _adopt_orphans(True)
     previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
@@ -32,9 +31,15 @@ def no_process_left() -> Iterator[None]:
         # A second Ctrl-C must not stop the cleaning up.
         ignored = signal.signal(signal.SIGINT, signal.SIG_IGN)
         end_children()
+        _adopt_orphans(False)
         signal.signal(signal.SIGINT, ignored)
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _adopt_orphans(yes: bool) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, int(yes), 0, 0, 0)
 
 
 def _interrupt(*_: object) -> None:

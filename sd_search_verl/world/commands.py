@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sd_search_verl.world.arms import ARMS, BASELINE
 from sd_search_verl.world.config import TrainConfig
@@ -56,10 +55,20 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     stack.set_defaults(action=_stack)
 
 
+TRAINING = {
+    "steps": "training steps",
+    "questions": "questions a step",
+    "group": "rollouts of each question",
+    "learning_rate": "of AdamW",
+}
+"""Fields of TrainConfig that are options."""
+
+
 def _add_training(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--steps", type=int, default=TrainConfig.steps, help="default: %(default)s")
-    rate = TrainConfig.learning_rate
-    command.add_argument("--learning-rate", type=float, default=rate, help="default: %(default)s")
+    for name, about in TRAINING.items():
+        default = getattr(TrainConfig, name)
+        option = f"--{name.replace('_', '-')}"
+        command.add_argument(option, type=type(default), metavar="N", help=f"{about} (default: {default})")
     command.add_argument(
         "--model",
         type=Path,
@@ -68,15 +77,17 @@ def _add_training(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _config(arguments: argparse.Namespace) -> TrainConfig:
-    return TrainConfig(steps=arguments.steps, learning_rate=arguments.learning_rate)
+def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+    values = {name: getattr(arguments, name) for name in TRAINING}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _run(arguments: argparse.Namespace) -> int:
     from sd_search_verl.world.compare import write_csv
     from sd_search_verl.world.experiment import run
 
-    rows = run(arguments.arm, replace(_config(arguments), seed=arguments.seed), arguments.model)
+    config = TrainConfig(seed=arguments.seed, **_given(arguments))
+    rows = run(arguments.arm, config, arguments.model)
     for row in rows:
         print(
             f"step {row.step:3}  rollouts {row.rollouts:5}  success {row.success:.3f}  "
@@ -93,10 +104,15 @@ def _compare(arguments: argparse.Namespace) -> int:
 
     if bool(arguments.preset) == bool(arguments.arms and arguments.seeds):
         raise ValueError("give arms with --seeds, or --preset")
+    if arguments.preset and (
+        fixed := [*_given(arguments), *(["model"] if arguments.model != CHECKPOINT else [])]
+    ):
+        raise ValueError(f"--preset fixes {', '.join(fixed)}; leave it out, or give arms with --seeds")
     # Seeds outside: an interrupted comparison still has whole pairs.
     chosen = [(arm, seed) for seed in _seeds(arguments.seeds or "0") for arm in arguments.arms]
     runs = acceptance.plan() if arguments.preset else chosen
-    rows = compare(runs, arguments.out, _config(arguments), arguments.jobs, arguments.model)
+    config = acceptance.CONFIG if arguments.preset else TrainConfig(**_given(arguments))
+    rows = compare(runs, arguments.out, config, arguments.jobs, arguments.model)
     if arguments.csv:
         write_csv(rows, arguments.csv)
     _print_table(rows)

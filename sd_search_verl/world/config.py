@@ -97,3 +97,5 @@ class TrainConfig:
     max_grad_norm: float = 1.0
     clip_ratio: float = 0.2
     clip_ratio_c: float = 3.0
+    evaluate_every: int = 7
+    """Steps between evaluations on held-out questions; one follows the last step too."""

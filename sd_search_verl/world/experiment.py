@@ -24,9 +24,6 @@ from sd_search_verl.world.questions import questions
 from sd_search_verl.world.reference import Step, train
 from sd_search_verl.world.sampling import rollouts
 
-EVERY = 7
-"""Steps between evaluations; with 40 rollouts a step the third one is at 840."""
-
 
 @dataclass(frozen=True)
 class Row:
@@ -104,14 +101,14 @@ class Watcher:
     _begun: float = field(default_factory=time.process_time)
 
     def after_step(self, step: Step) -> None:
-        """Note a step; evaluate after every ``EVERY`` and after the last."""
+        """Note a step; evaluate where the config says."""
         _, sd = step.losses
         measured = oracle.measure(step, self.tokenizer, self.world)
         reward = float(step.rewards.mean())
         self._since.append({"reward": reward, **measured})
         if step.teacher_logits is not None:
             self._since[-1]["sd_loss"] = sd
-        if step.number % EVERY == 0 or step.number == self.config.steps:
+        if step.number % self.config.evaluate_every == 0 or step.number == self.config.steps:
             self.evaluate(step.number)
 
     def evaluate(self, step: int) -> None:

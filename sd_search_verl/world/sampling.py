@@ -11,6 +11,7 @@ import torch
 from sd_search_verl.scoring import exact_match
 from sd_search_verl.world import text
 from sd_search_verl.world.facts import Question, World
+from sd_search_verl.world.reader import Reader
 
 MAX_TURN_TOKENS = 12
 """Of a turn without thinking; with thinking a turn may have ``MAX_THOUGHTS`` more."""
@@ -45,14 +46,22 @@ def rollouts(model: Any, tokenizer: Any, world: World, asked: Sequence[Question]
     """One rollout of every question at temperature 1. A turn without a valid action ends it."""
     generator = torch.Generator().manual_seed(seed)
     started = [Rollout(q, tokenizer.encode(text.render(text.prompt(q.text)))) for q in asked]
-    while active := [rollout for rollout in started if not rollout.done]:
-        last = next_token_logits(model, [rollout.ids for rollout in active])
-        drawn = torch.multinomial(last.softmax(-1), 1, generator=generator)[:, 0].tolist()
+    reader = Reader(model, len(started))
+    active, unread = started, [rollout.ids for rollout in started]
+    while active:
+        drawn = torch.multinomial(reader.read(unread).softmax(-1), 1, generator=generator)[:, 0].tolist()
+        unread = []
         for rollout, token in zip(active, drawn, strict=True):
+            read = len(rollout.ids)
             rollout.ids.append(token)
             rollout.mask.append(1)
             rollout.turn.append(token)
             _end_turn(rollout, tokenizer, world)
+            unread.append(rollout.ids[read:])
+        going = [place for place, rollout in enumerate(active) if not rollout.done]
+        if going and len(going) < len(active):
+            reader.keep(going)
+        active, unread = [active[place] for place in going], [unread[place] for place in going]
     return started
 
 

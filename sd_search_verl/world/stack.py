@@ -13,7 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sd_search_verl.report.read import read_metrics, read_traces
-from sd_search_verl.world.experiment import EVERY, Row
+from sd_search_verl.world.config import TrainConfig
+from sd_search_verl.world.experiment import Row
+
+WINDOW = TrainConfig.evaluate_every
+"""Steps of a row."""
 
 
 def read_stack_runs(folders: Sequence[Path]) -> list[Row]:
@@ -43,7 +47,7 @@ def _rows(folder: Path) -> list[Row]:
     steps = read_metrics(folder).steps
     done, rows = 0, []
     previous = 0
-    for last in [*range(EVERY, max(steps), EVERY), max(steps)]:
+    for last in [*range(WINDOW, max(steps), WINDOW), max(steps)]:
         window = [step for step in range(previous + 1, last + 1) if step in steps]
         previous = last
         done += sum(rollouts.get(step, 0) for step in window)

@@ -174,6 +174,6 @@ def _ratio(baseline: float, arm: float) -> float:
 
 
 def _teacher_gap(rows: Sequence[Row]) -> float:
-    """Evaluations are equally far apart, so the mean over rows is that over steps."""
+    """Evaluations up to there are equally far apart, so the mean over rows is that over steps."""
     early = [row.teacher_p_right - row.student_p_right for row in rows if 0 < row.rollouts <= EARLY]
     return statistics.fmean(early) if early else math.nan

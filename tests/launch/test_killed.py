@@ -17,7 +17,6 @@ from uuid import uuid4
 import psutil
 import pytest
 
-from sd_search_verl.launch.processes import no_process_left
 from sd_search_verl.launch.retriever import build_index, start_retriever
 from sd_search_verl.verl_adapter.cpu.environment import ENVIRONMENT
 
@@ -39,8 +38,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def retriever(world: Path, tmp_path: Path) -> Iterator[str]:
     build_index(world / "corpus.jsonl", tmp_path / "index")
-    with no_process_left():
-        yield start_retriever(world / "corpus.jsonl", tmp_path / "index", tmp_path)
+    # Not in `no_process_left`: who adopts the orphans of a killed run keeps them alive, as Ray's workers go when init
+    # becomes their parent.
+    yield start_retriever(world / "corpus.jsonl", tmp_path / "index", tmp_path)
+    for child in psutil.Process().children():
+        child.terminate()
+        child.wait(30)
 
 
 def local(run: Path, world: Path) -> list[str]:

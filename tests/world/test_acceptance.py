@@ -89,3 +89,5 @@ def test_arms_and_preset_exclude_each_other(capsys: pytest.CaptureFixture[str]) 
     assert main(["world", "compare", "grpo", "--seeds", "1", "--preset", "acceptance"]) == 1
     assert main(["world", "compare", "grpo"]) == 1
     assert "give arms with --seeds, or --preset" in capsys.readouterr().err
+    assert main(["world", "compare", "--preset", "acceptance", "--group", "5"]) == 1
+    assert "--preset fixes group" in capsys.readouterr().err
