@@ -184,3 +184,34 @@ def test_the_smoke_run_of_compose(retriever: str, data: Path, tmp_path: Path) ->
     assert step["search/searches_per_rollout"] > 0.5
     assert step["search/failures"] == 0
     assert (tmp_path / "demo" / "report.html").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(5400)
+def test_the_trainers_image_installs_and_starts(tmp_path: Path) -> None:
+    """About 20 minutes and 11 GB. flash-attn, which its base image brings compiled, is only declared to be there."""
+    dockerfile, python = REPO / "docker" / "Dockerfile.trainer", tmp_path / "venv" / "bin" / "python"
+    copy_context(dockerfile, tmp_path / "app")
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True, timeout=300)
+    (version,) = re.findall(
+        r"^flash-attn==(.+)$", (REPO / "requirements" / "versions.txt").read_text(), re.MULTILINE
+    )
+    (packages,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
+    declared = packages / f"flash_attn-{version}.dist-info"
+    declared.mkdir()
+    (declared / "METADATA").write_text(f"Metadata-Version: 2.1\nName: flash-attn\nVersion: {version}\n")
+    (make,) = [run for run in all_of(dockerfile, "RUN") if run.startswith("make ")]
+    done = subprocess.run(
+        shlex.split(make.replace("python3", str(python))),
+        cwd=tmp_path / "app",
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    (start,) = map(json.loads, all_of(dockerfile, "CMD"))
+    environment = {"PATH": f"{python.parent}:/usr/bin:/bin", "HOME": str(tmp_path)}
+    done = subprocess.run(
+        start, cwd=tmp_path / "app", env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    shutil.rmtree(tmp_path / "venv")
