@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # GRPO against SD-Search through the whole stack (verl, Ray, vLLM, FSDP, BM25), paired by seed: the same world, the same
-# questions in the same order. About 5 minutes a run on 2 cores. A finished run is kept: call it again to go on.
+# questions in the same order. About 3 minutes a run on 2 cores. A finished run is kept: call it again to go on.
 # usage: world_compare.sh "SEEDS" [RUN_DIR] [STEPS] [HYDRA_OVERRIDES...]      for instance: world_compare.sh "0 1 2 3"
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
