@@ -12,8 +12,11 @@ from pathlib import Path
 from sd_search_verl.world.experiment import Row
 from sd_search_verl.world.summary import curves
 
-# Okabe and Ito's palette: distinct for colour-blind readers too.
-COLOURS = ("#000000", "#0072b2", "#d55e00", "#e69f00", "#999999", "#cc79a7", "#009e73", "#56b4e9")
+# Okabe and Ito's palette, then some of Tol's: distinct for colour-blind readers too.
+COLOURS = (
+    *("#000000", "#0072b2", "#d55e00", "#e69f00", "#999999", "#cc79a7", "#009e73", "#56b4e9"),
+    *("#882255", "#ddcc77", "#332288", "#117733"),
+)
 WIDTH, HEIGHT, MARGIN = 340, 230, 46
 LINE_HEIGHT = 16
 

@@ -11,6 +11,7 @@ from sd_search_verl.cli import main
 from sd_search_verl.world import acceptance
 from sd_search_verl.world.arms import ARMS
 from sd_search_verl.world.experiment import Row
+from sd_search_verl.world.plot import COLOURS
 
 
 def run(arm: str, seed: int, values: list[float], **more: float) -> list[Row]:
@@ -51,6 +52,10 @@ def test_the_plan_is_of_known_arms_and_pairs_every_seed() -> None:
     baselines = {seed for arm, seed in plan if arm == "grpo"}
     assert len(baselines) == 12
     assert {seed for _, seed in plan} == baselines
+
+
+def test_every_arm_of_the_plan_has_a_colour_of_its_own() -> None:
+    assert len({arm for arm, _ in acceptance.plan()}) <= len(set(COLOURS)) == len(COLOURS)
 
 
 def test_a_good_comparison_meets_every_bar() -> None:
