@@ -22,6 +22,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import uvloop
+
 HEAD = "POST /retrieve HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -186,9 +188,9 @@ def measure(target: Target, options: argparse.Namespace, clients: int, seed: int
     cpu = cpu_seconds(target.pid) if target.pid else 0.0
     start = time.perf_counter()
     if options.rate:
-        seen = asyncio.run(open_loop(target.url, options.rate, options.seconds, draw))
+        seen = uvloop.run(open_loop(target.url, options.rate, options.seconds, draw))
     else:
-        seen = asyncio.run(closed_loop(target.url, clients, options.seconds, draw))
+        seen = uvloop.run(closed_loop(target.url, clients, options.seconds, draw))
     took = time.perf_counter() - start
     cpu = cpu_seconds(target.pid) - cpu if target.pid else 0.0
     outside = machine_seconds() - time.process_time() - outside - cpu

@@ -39,6 +39,12 @@ def all_of(dockerfile: Path, name: str) -> list[str]:
     return [arguments for found, arguments in instructions(dockerfile) if found == name]
 
 
+def make_of(dockerfile: Path) -> str:
+    """The one command that installs."""
+    (make,) = [run for run in all_of(dockerfile, "RUN") if run.startswith("make ")]
+    return make
+
+
 def ignored() -> list[str]:
     return [pattern.removeprefix("**/") for pattern in (REPO / ".dockerignore").read_text().split()]
 
@@ -70,7 +76,7 @@ def test_the_linter_is_silent(dockerfile: Path) -> None:
 def test_images_install_with_make_alone(dockerfile: Path) -> None:
     """The targets are those of the Makefile, so an image cannot drift from what is installed without one."""
     made = [run for run in all_of(dockerfile, "RUN") if not run.startswith("apt-get update &&")]
-    (target,) = [shlex.split(run)[1] for run in made if run.startswith("make ")]
+    target = shlex.split(make_of(dockerfile))[1]
     assert re.search(rf"^{target}:", (REPO / "Makefile").read_text(), re.MULTILINE)
     assert len(made) == 1
     before = [name for name, _ in instructions(dockerfile)]
@@ -103,8 +109,9 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("image")
     dockerfile = REPO / "docker" / "Dockerfile.retriever"
     copy_context(dockerfile, folder / "app")
-    (make,) = [run for run in all_of(dockerfile, "RUN") if run.startswith("make ")]
-    command = make.replace("/opt/venv", str(folder / "venv")).replace("python3", sys.executable)
+    command = (
+        make_of(dockerfile).replace("/opt/venv", str(folder / "venv")).replace("python3", sys.executable)
+    )
     done = subprocess.run(
         shlex.split(command), cwd=folder / "app", capture_output=True, text=True, timeout=500
     )
@@ -200,9 +207,8 @@ def test_the_trainers_image_installs_and_starts(tmp_path: Path) -> None:
     declared = packages / f"flash_attn-{version}.dist-info"
     declared.mkdir()
     (declared / "METADATA").write_text(f"Metadata-Version: 2.1\nName: flash-attn\nVersion: {version}\n")
-    (make,) = [run for run in all_of(dockerfile, "RUN") if run.startswith("make ")]
     done = subprocess.run(
-        shlex.split(make.replace("python3", str(python))),
+        shlex.split(make_of(dockerfile).replace("python3", str(python))),
         cwd=tmp_path / "app",
         capture_output=True,
         text=True,

@@ -10,24 +10,20 @@ With P the teacher's and Q the student's distribution over the compared entries,
 
 from __future__ import annotations
 
-import math
-
-import torch
 from torch import Tensor
 
 from sd_search_verl.config import Divergence
 
-_LOG2 = math.log(2.0)
-
 
 def compare(
-    log_p: Tensor, log_q: Tensor, kind: Divergence, valid: Tensor | None = None
+    log_p: Tensor, log_q: Tensor, q: Tensor, kind: Divergence, valid: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The divergence of each row and its slope.
 
     Args:
         log_p: the teacher's log-probabilities, ``[N, K]`` fp32.
         log_q: the student's, ``[N, K]`` fp32.
+        q: their exponentials.
         kind: which divergence.
         valid: ``[N, K]``, False for entries that do not count; None: all do.
 
@@ -36,18 +32,19 @@ def compare(
         of ``log_q`` taken as free.
     """
     if kind == "jsd":
-        log_m = torch.logaddexp(log_p, log_q).sub_(_LOG2)
-        slope = log_q.exp().mul_(0.5).mul_(log_q - log_m)
-        terms = log_p.exp().mul_(0.5).mul_(log_m.neg_().add_(log_p)).add_(slope)
+        ahead = log_q - log_p
+        # With x = ahead and t = log((1 + e^-|x|) / 2): log(M / P) = max(x, 0) + t and log(Q / M) = min(x, 0) - t. Equal
+        # distributions so have exactly no divergence and no slope, and close ones keep their digits.
+        t = ahead.abs().neg_().expm1_().mul_(0.5).log1p_()
+        slope = ahead.clamp_max(0.0).sub_(t).mul_(q).mul_(0.5)
+        terms = ahead.clamp_min_(0.0).add_(t).mul_(log_p.exp()).mul_(-0.5).add_(slope)
     elif kind == "forward_kl":
         p = log_p.exp()
         slope, terms = -p, p * (log_p - log_q)
     elif kind == "reverse_kl":
-        q = log_q.exp()
         terms = q * (log_q - log_p)
         slope = terms + q
     elif kind == "mse":
-        q = log_q.exp()
         difference = q - log_p.exp()
         slope, terms = 2 * difference * q, difference.square()
     else:

@@ -39,6 +39,7 @@ class View:
 
     Attributes:
         log_probs: of the compared entries, ``[N, V]``, ``[N, K]`` or, with the tail's bucket last, ``[N, K + 1]``.
+        probs: their exponentials.
         entropy: ``[N]`` nats, of the whole distribution.
         top1: ``[N]``, the most likely token.
         norm: ``[N, 1]``, the logsumexp of the whole row.
@@ -47,6 +48,7 @@ class View:
     """
 
     log_probs: Tensor
+    probs: Tensor
     entropy: Tensor
     top1: Tensor
     norm: Tensor
@@ -61,13 +63,19 @@ def union(teacher: Tensor, logits: Tensor, tail: Tail) -> Entries:
     return Entries(torch.cat([teacher, ours], dim=-1), tail, torch.cat([torch.ones_like(new), new], dim=-1))
 
 
+def all_log_probs(logits: Tensor) -> Tensor:
+    """Of every entry, ``[N, V]`` fp32; finite, also where a logit is -inf."""
+    return logits.log_softmax(-1, dtype=torch.float32).clamp_min_(_FLOOR)
+
+
 def look(logits: Tensor, entries: Entries | None) -> View:
     """Rows ``[N, V]`` of any float type, in fp32 through ``entries`` (None: all V)."""
     highest, top1 = logits.max(-1, keepdim=True)
     if entries is None:
-        log_probs = logits.log_softmax(-1, dtype=torch.float32)
+        log_probs = all_log_probs(logits)
         norm = highest - log_probs.gather(-1, top1)
-        return View(log_probs, torch.special.entr(log_probs.exp()).sum(-1), top1.squeeze(-1), norm)
+        probs = log_probs.exp()
+        return View(log_probs, probs, -(probs * log_probs).sum(-1), top1.squeeze(-1), norm)
     # Before logsumexp, whose value would take the digits of a large logit.
     logits = logits.to(torch.float32, copy=True).sub_(highest)
     chosen = logits.gather(-1, entries.index)
@@ -85,17 +93,17 @@ def look(logits: Tensor, entries: Entries | None) -> View:
     within = torch.special.entr(share).sum(-1, keepdim=True)
     entropy = torch.special.entr(log_probs.exp()).sum(-1, keepdim=True) + bucket.exp() * (within - bucket)
     shown = torch.cat([log_probs, bucket], dim=-1) if entries.tail == "bucket" else chosen - inside
-    return View(shown, entropy.squeeze(-1), top1.squeeze(-1), norm + highest, share, bucket)
+    return View(shown, shown.exp(), entropy.squeeze(-1), top1.squeeze(-1), norm + highest, share, bucket)
 
 
 def gradient(view: View, entries: Entries | None, slope: Tensor) -> Tensor:
     """Derivative to the logits, ``[N, V]``, of what has ``slope`` to the compared log-probabilities.
 
     log q_i = z_i - logsumexp(z), so dz_j = slope_j - q_j sum(slope), and the bucket's slope is spread over the tail by
-    its entries' shares. Overwrites ``view.share``.
+    its entries' shares. Overwrites ``view.share`` and ``view.probs``.
     """
     total = slope.sum(-1, keepdim=True)
-    direct = slope.sub_(view.log_probs.exp().mul_(total))
+    direct = slope.sub_(view.probs.mul_(total))
     if entries is None:
         return direct
     assert view.share is not None

@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from sd_search_verl.config import SDSearchConfig
 from sd_search_verl.distill.compare import compare
-from sd_search_verl.distill.entries import Entries, gradient, look, union
+from sd_search_verl.distill.entries import Entries, all_log_probs, gradient, look, union
 from sd_search_verl.distill.targets import Targets, log_prob_of
 
 
@@ -67,13 +67,9 @@ class _Score(torch.autograd.Function):
             log_p = teacher.get("log_p")
             if log_p is None:
                 theirs = teacher["logits"]
-                log_p = (
-                    theirs.log_softmax(-1, dtype=torch.float32)
-                    if entries is None
-                    else look(theirs, entries).log_probs
-                )
+                log_p = all_log_probs(theirs) if entries is None else look(theirs, entries).log_probs
             valid = None if entries is None else entries.compared
-            columns[0, chunk], slope = compare(log_p, view.log_probs, config.divergence, valid)
+            columns[0, chunk], slope = compare(log_p, view.log_probs, view.probs, config.divergence, valid)
             columns[1, chunk] = view.entropy
             columns[2, chunk] = view.top1 == teacher["top1"]
             if tokens is not None:

@@ -15,14 +15,12 @@ METHOD = "sd"
 EMPTY = "no_block"
 FALSE = ("shuffled", "flipped", "uniform", "uniform_candidates", "full", "current_documents")
 """Controls: what the block says is false or leaks documents and thinking, or the target is no teacher's."""
-SEEDS = range(300, 312)
-CONTROL_SEEDS = range(300, 304)
-CONFIG = TrainConfig(steps=98, questions=10, group=2, learning_rate=4e-4, evaluate_every=14)
+SEEDS = range(400, 412)
+CONTROL_SEEDS = range(400, 404)
+CONFIG = TrainConfig(steps=63, questions=10, group=2, learning_rate=3e-4, evaluate_every=14)
 """Groups of two, where hindsight helps most (docs/evidence.md has the paper's five beside it)."""
-FIRST_ROUNDING, ROUNDING = 1e-3, 0.02
-"""By how much an empty block may differ from the baseline: p(right) at the first evaluation after the start, in every
-seed; and success at every evaluation, in most seeds, since rounding may move a sample, after which a run goes its own
-way."""
+SAME = 0.02
+"""By how much an empty block's success may differ from the baseline's, at any evaluation of any seed."""
 
 
 @dataclass(frozen=True)
@@ -97,20 +95,7 @@ def _empty_block(rows: Sequence[Row]) -> list[Bar]:
         )
         for seed, run in by_arm[EMPTY].items()
     ]
-    near = sum(distance <= ROUNDING for distance in apart)
-    first = max(
-        abs(run[1].p_right - by_arm[BASELINE][seed][1].p_right) for seed, run in by_arm[EMPTY].items()
-    )
     return [
         Bar("empty block: JSD at most 1e-6", f"{loss:.1e}", loss <= 1e-6),
-        Bar(
-            f"empty block: {BASELINE}'s p(right) at first, within {FIRST_ROUNDING}",
-            f"{first:.1e}",
-            first <= FIRST_ROUNDING,
-        ),
-        Bar(
-            f"empty block: {BASELINE}'s curve within {ROUNDING} in most seeds",
-            f"{near}/{len(apart)}, largest {max(apart):.3f}",
-            near > len(apart) / 2,
-        ),
+        Bar(f"empty block: {BASELINE}'s curve within {SAME}", f"{max(apart):.3f}", max(apart) <= SAME),
     ]

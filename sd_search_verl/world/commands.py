@@ -104,9 +104,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 
     if bool(arguments.preset) == bool(arguments.arms and arguments.seeds):
         raise ValueError("give arms with --seeds, or --preset")
-    if arguments.preset and (
-        fixed := [*_given(arguments), *(["model"] if arguments.model != CHECKPOINT else [])]
-    ):
+    if arguments.preset and (fixed := list(_given(arguments))):
         raise ValueError(f"--preset fixes {', '.join(fixed)}; leave it out, or give arms with --seeds")
     # Seeds outside: an interrupted comparison still has whole pairs.
     chosen = [(arm, seed) for seed in _seeds(arguments.seeds or "0") for arm in arguments.arms]

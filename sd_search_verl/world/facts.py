@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import product
 from random import Random
 
@@ -38,13 +38,12 @@ class World:
         self.config = config
         self.names: Sequence[str] = NAMES[: config.names]
         self.relations: Sequence[str] = list(RELATIONS)[: config.relations]
-        self._phrasings = {relation: _phrasings(relation, config) for relation in self.relations}
         self._right: dict[str, str] = {}
         self._values: dict[tuple[str, str], dict[str, str]] = {}
 
     def phrasings(self, relation: str) -> Sequence[str]:
         """Candidate phrasings of a relation, each of ``words`` words. With a habit the first is the habitual one."""
-        return self._phrasings[relation]
+        return _phrasings(relation, self.config.words, self.config.candidates)
 
     def right_phrasing(self, relation: str) -> str:
         """The one phrasing of ``relation`` that finds the truth."""
@@ -82,11 +81,14 @@ class World:
         """
         words = query.split()
         names = [word for word in words if word in self.names]
-        asked = frozenset(words) - {*names}
-        if len(names) != 1 or asked not in self._by_words or len(words) != self.config.words + 1:
+        known = _by_words(self.config.relations, self.config.words, self.config.candidates)
+        relation, phrasing = known.get(frozenset(words) - {*names}, ("", ""))
+        if len(names) != 1 or len(words) != self.config.words + 1 or not relation:
             return []
-        relation, phrasing = self._by_words[asked]
-        others = [other for other in self._with_passage(relation) if other != phrasing]
+        with_passage = self._with_passage(relation)
+        if phrasing not in with_passage:
+            return []
+        others = [other for other in with_passage if other != phrasing]
         more = min(self.config.documents - 1, len(others))
         found = [phrasing, *(self._draw(f"documents {query}").sample(others, more) if more else [])]
         return [self.contents(names[0], relation, chosen) for chosen in found]
@@ -110,7 +112,7 @@ class World:
         return {
             word: chosen
             for relation in self.relations
-            for chosen in _places(relation, self.config)
+            for chosen in _places(relation, self.config.words, self.config.candidates)
             for word in chosen
         }
 
@@ -126,23 +128,27 @@ class World:
         wrong = [phrasing for phrasing in self.phrasings(relation) if phrasing != right]
         return [right, *wrong[: self.config.distractors]]
 
-    @cached_property
-    def _by_words(self) -> dict[frozenset[str], tuple[str, str]]:
-        return {
-            frozenset(phrasing.split()): (relation, phrasing)
-            for relation in self.relations
-            for phrasing in self._with_passage(relation)
-        }
-
     def _draw(self, what: str) -> Random:
         return Random(f"{self.config.seed}/{what}")
 
 
-def _places(relation: str, config: WorldConfig) -> list[tuple[str, ...]]:
+def _places(relation: str, words: int, candidates: int) -> list[tuple[str, ...]]:
     """Candidate words at each place of a relation's phrasings; no two places share a word."""
-    listed, size = RELATIONS[relation], config.candidates
-    return [listed[place * size : (place + 1) * size] for place in range(config.words)]
+    listed = RELATIONS[relation]
+    return [listed[place * candidates : (place + 1) * candidates] for place in range(words)]
 
 
-def _phrasings(relation: str, config: WorldConfig) -> list[str]:
-    return [" ".join(words) for words in product(*_places(relation, config))]
+# Equal in all worlds of a difficulty, of which a warm start sees 144,000.
+@cache
+def _phrasings(relation: str, words: int, candidates: int) -> Sequence[str]:
+    return tuple(" ".join(chosen) for chosen in product(*_places(relation, words, candidates)))
+
+
+@cache
+def _by_words(relations: int, words: int, candidates: int) -> dict[frozenset[str], tuple[str, str]]:
+    """The words of a phrasing, in any order -> its relation and itself."""
+    return {
+        frozenset(phrasing.split()): (relation, phrasing)
+        for relation in list(RELATIONS)[:relations]
+        for phrasing in _phrasings(relation, words, candidates)
+    }

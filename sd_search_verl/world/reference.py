@@ -99,10 +99,11 @@ def train(
             seed=number,
         )
         alpha = alpha_at(number, method)
-        teacher_logits = teacher_pass(model, inputs) if alpha else None
+        rows = [rollout.prompt_ids + rollout.response_ids for rollout in batch]
+        teacher_logits = teacher_pass(model, inputs, max(map(len, rows))) if alpha else None
 
         # 3. One update of L_GRPO + alpha * L_SD.
-        logits = forward(model, [rollout.prompt_ids + rollout.response_ids for rollout in batch])
+        logits = forward(model, rows)
         student_logits = at_query_tokens(logits, inputs)
         log_probs = policy_log_probs(logits, batch)
         advantages = grpo_advantages(rewards, config.group)
@@ -177,20 +178,27 @@ def grpo_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, conf
     return torch.where(advantages < 0, bounded, losses).mean()
 
 
-def forward(model: Any, rows: Sequence[Sequence[int]]) -> Tensor:
-    """Logits ``[B, T, V]`` of rows padded at their end, where causal attention never looks back from a real token."""
-    width = max(map(len, rows))
+def forward(model: Any, rows: Sequence[Sequence[int]], at_least: int = 0) -> Tensor:
+    """Logits ``[B, T, V]`` of rows padded at their end, where causal attention never looks back from a real token.
+
+    ``at_least``: smallest T.
+    """
+    width = max(at_least, *map(len, rows))
     logits: Tensor = model(torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])).logits
     return logits
 
 
 @torch.no_grad()
-def teacher_pass(model: Any, inputs: Sequence[TeacherInputs]) -> Tensor | None:
-    """``[M, V]`` logits of the policy that reads the block, at the batch's M query tokens; None if there are none."""
+def teacher_pass(model: Any, inputs: Sequence[TeacherInputs], student_width: int) -> Tensor | None:
+    """``[M, V]`` logits of the policy that reads the block, at the batch's M query tokens; None if there are none.
+
+    ``student_width``: T of the student's batch. In a batch as wide, a row without a block gets the student's numbers to
+    the last bit, so an empty block teaches exactly nothing.
+    """
     rows = [row for item in inputs for row in item.rows]
     if not rows:
         return None
-    logits = forward(model, [row.input_ids for row in rows])
+    logits = forward(model, [row.input_ids for row in rows], student_width)
     return torch.cat([part[row.teacher_positions] for part, row in zip(logits, rows, strict=True)])
 
 

@@ -47,6 +47,7 @@ def rollouts(model: Any, tokenizer: Any, world: World, asked: Sequence[Question]
     generator = torch.Generator().manual_seed(seed)
     started = [Rollout(q, tokenizer.encode(text.render(text.prompt(q.text)))) for q in asked]
     reader = Reader(model, len(started))
+    closers = {token for piece, token in tokenizer.get_vocab().items() if piece.endswith(">")}
     active, unread = started, [rollout.ids for rollout in started]
     while active:
         drawn = torch.multinomial(reader.read(unread).softmax(-1), 1, generator=generator)[:, 0].tolist()
@@ -56,7 +57,7 @@ def rollouts(model: Any, tokenizer: Any, world: World, asked: Sequence[Question]
             rollout.ids.append(token)
             rollout.mask.append(1)
             rollout.turn.append(token)
-            _end_turn(rollout, tokenizer, world)
+            _end_turn(rollout, tokenizer, world, token in closers)
             unread.append(rollout.ids[read:])
         going = [place for place, rollout in enumerate(active) if not rollout.done]
         if going and len(going) < len(active):
@@ -96,9 +97,9 @@ def phrasing_probability(
     return probabilities.view(len(begun), -1).prod(-1)
 
 
-def _end_turn(rollout: Rollout, tokenizer: Any, world: World) -> None:
-    """Act on the turn when it is complete: search, answer, or give up."""
-    turn = tokenizer.decode(rollout.turn)
+def _end_turn(rollout: Rollout, tokenizer: Any, world: World, may_end: bool) -> None:
+    """Act on the turn when it is complete: search, answer, or give up. ``may_end``: its last token ends an action."""
+    turn = tokenizer.decode(rollout.turn) if may_end else ""
     if not turn.endswith(tuple(text.PROTOCOL.stop)):
         rollout.done = len(rollout.turn) >= MAX_TURN_TOKENS + (MAX_THOUGHTS if world.config.filler else 0)
         return

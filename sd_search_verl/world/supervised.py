@@ -23,7 +23,7 @@ class FitConfig:
     steps: int = 3000
     batch: int = 48
     """Examples a step."""
-    micro_batches: int = 2
+    micro_batches: int = 3
     """A batch is sorted by length and cut into this many, so that little of it is padding."""
     learning_rate: float = 2e-3
     warmup_steps: int = 100

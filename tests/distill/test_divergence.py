@@ -50,6 +50,22 @@ def test_equal_distributions_have_no_divergence(
     assert float(values.max()) <= 1e-6
 
 
+def test_the_students_own_logits_teach_exactly_nothing() -> None:
+    student, _ = logits(6)
+    values = divergence(student.requires_grad_(), student.detach(), "jsd", None)
+    (gradient,) = torch.autograd.grad(values.sum(), student)
+    assert values.count_nonzero() == 0
+    assert gradient.count_nonzero() == 0
+
+
+def test_close_distributions_keep_their_digits() -> None:
+    student, change = logits(7)
+    teacher = student + 1e-3 * change  # a divergence of about 1e-6
+    values = divergence(student, teacher, "jsd", None)
+    expected = [naive_divergence(student[i], teacher[i], "jsd", None, "teacher", "bucket") for i in range(6)]
+    torch.testing.assert_close(values, torch.stack(expected).float(), rtol=5e-3, atol=0.0)
+
+
 @settings(deadline=None)  # a shared machine has no steady clock
 @given(st.integers(0, 1000), st.sampled_from([1.0, 10.0, 200.0]))
 def test_jsd_is_symmetric_and_bounded(seed: int, scale: float) -> None:
@@ -72,6 +88,17 @@ def test_extreme_logits_stay_finite(seed: int, tail: str, support: str) -> None:
         (gradient,) = torch.autograd.grad(values.sum(), student)
         assert torch.isfinite(values).all()
         assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize(("kind", "top_k"), [*((kind, None) for kind in KINDS), ("jsd", 5)])
+def test_entries_that_both_rule_out_do_not_count(kind: str, top_k: int | None) -> None:
+    student, teacher = (x.index_fill(1, torch.arange(50, 60), -math.inf) for x in logits(8))
+    student.requires_grad_()
+    values = divergence(student, teacher, kind, top_k)  # type: ignore[arg-type]
+    (gradient,) = torch.autograd.grad(values.sum(), student)
+    torch.testing.assert_close(values, divergence(student[:, :50], teacher[:, :50], kind, top_k))  # type: ignore[arg-type]
+    assert torch.isfinite(gradient).all()
+    assert gradient[:, 50:].count_nonzero() == 0
 
 
 def test_union_that_covers_the_vocabulary() -> None:

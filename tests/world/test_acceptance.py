@@ -78,7 +78,6 @@ def changed(arm: str, **values: float) -> list[Row]:
         ("flipped", {"p_right": 0.9, "success": 0.9}, "flipped not better"),
         ("no_block", {"sd_loss": 1e-5}, "JSD at most"),
         ("no_block", {"success": 0.9}, "curve within"),
-        ("no_block", {"p_right": 0.21}, "at first"),
     ],
 )
 def test_every_bar_can_be_missed(arm: str, values: dict[str, float], bar: str) -> None:

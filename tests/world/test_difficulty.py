@@ -20,7 +20,7 @@ def test_a_phrasing_of_words_is_one_of_each_places_candidates() -> None:
     world = World(WorldConfig(words=2, candidates=3))
     phrasings = world.phrasings("mentor")
     assert len(set(phrasings)) == world.config.phrasings == 9
-    assert phrasings[:4] == ["teacher guide", "teacher trainer", "teacher adviser", "tutor guide"]
+    assert phrasings[:4] == ("teacher guide", "teacher trainer", "teacher adviser", "tutor guide")
     assert world.alternatives["trainer"] == ("guide", "trainer", "adviser")
     values = {world.value("Ada", "mentor", phrasing) for phrasing in phrasings}
     assert len(values) == 9

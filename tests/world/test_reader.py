@@ -22,7 +22,7 @@ def test_rows_that_grow_and_leave_read_as_if_whole() -> None:
     rows = [some(3, 9) for _ in range(6)]
     reader, added = Reader(model, len(rows)), rows
     for _ in range(8):
-        assert torch.allclose(reader.read(added), next_token_logits(model, rows), atol=2e-4)
+        assert torch.allclose(reader.read(added), next_token_logits(model, rows), atol=3e-5, rtol=1e-6)
         added = [some(1, 5) for _ in rows]
         rows = [row + more for row, more in zip(rows, added, strict=True)]
         if len(rows) > 2:
