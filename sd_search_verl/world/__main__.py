@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from sd_search_verl.world.config import WorldConfig
 from sd_search_verl.world.facts import World
 from sd_search_verl.world.files import CHECKPOINT, difficulty, write_world
-from sd_search_verl.world.model import load_model
+from sd_search_verl.world.model import HEAD_DIM, load_model
 from sd_search_verl.world.supervised import FitConfig
 from sd_search_verl.world.warmstart import WarmStartError, check, make_checkpoint
 
@@ -42,10 +42,10 @@ def build(options: dict[str, Any]) -> str:
 def warmstart(options: dict[str, Any]) -> str:
     """Train a checkpoint."""
     torch.set_num_threads(1)
-    out, begin = options.pop("out"), options.pop("begin")
+    out, begin, head_dim = (options.pop(name) for name in ("out", "begin", "head_dim"))
     fit = FitConfig(**{field.name: options.pop(field.name) for field in dataclasses.fields(FitConfig)})
     given = {name: value for name, value in options.items() if value is not None}
-    return f"{out}: {make_checkpoint(out, fit, WorldConfig(**given), begin)}"
+    return f"{out}: {make_checkpoint(out, fit, WorldConfig(**given), begin, head_dim)}"
 
 
 def probe(options: dict[str, Any]) -> str:
@@ -72,6 +72,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, required=True, help="folder to write")
     command.add_argument(
         "--begin", type=Path, metavar="MODEL", help="go on from this checkpoint, such as the shipped one"
+    )
+    command.add_argument(
+        "--head-dim",
+        type=int,
+        default=HEAD_DIM,
+        metavar="N",
+        help="width of each of the fresh model's 4 heads (default: %(default)s, the least for vLLM on a CPU)",
     )
     for field, kind in _fields(FitConfig):
         option = "--" + field.name.replace("_", "-")

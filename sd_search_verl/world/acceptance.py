@@ -1,24 +1,32 @@
-"""The acceptance comparison: which arms and seeds it runs, and the bars that its rows must meet."""
+"""The acceptance comparison: its start, its arms and seeds, and the bars that its rows must meet."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+import torch
 
 from sd_search_verl.table import render
 from sd_search_verl.world.arms import BASELINE
-from sd_search_verl.world.config import TrainConfig
+from sd_search_verl.world.config import TrainConfig, WorldConfig
 from sd_search_verl.world.experiment import Row
 from sd_search_verl.world.summary import Summary, curves, summarize
+from sd_search_verl.world.supervised import FitConfig
+from sd_search_verl.world.warmstart import make_checkpoint
 
 METHOD = "sd"
 EMPTY = "no_block"
 FALSE = ("shuffled", "flipped", "uniform", "uniform_candidates", "full", "current_documents")
 """Controls: what the block says is false or leaks documents and thinking, or the target is no teacher's."""
-SEEDS = range(400, 412)
-CONTROL_SEEDS = range(400, 404)
-CONFIG = TrainConfig(steps=63, questions=10, group=2, learning_rate=3e-4, evaluate_every=14)
-"""Groups of two, where hindsight helps most (docs/evidence.md has the paper's five beside it)."""
+START, HEAD_DIM = FitConfig(seed=11, steps=2500, learning_rate=4e-3), 16
+"""The warm start of a model too small for vLLM: the whole comparison, from nothing, takes minutes."""
+SEEDS = range(440, 452)
+CONTROL_SEEDS = range(440, 444)
+CONFIG = TrainConfig(steps=42, questions=10, group=3, learning_rate=1.2e-3)
+ALPHA = 1.0
+"""Small groups are where hindsight helps most (docs/evidence.md has the paper's five beside them)."""
 SAME = 0.02
 """By how much an empty block's success may differ from the baseline's, at any evaluation of any seed."""
 
@@ -36,6 +44,21 @@ def plan() -> list[tuple[str, int]]:
     """Pairs of arm and seed; seeds outside, so that an interrupted comparison has whole pairs."""
     pairs = [(arm, seed) for seed in SEEDS for arm in (BASELINE, METHOD)]
     return pairs + [(arm, seed) for seed in CONTROL_SEEDS for arm in (EMPTY, *FALSE)]
+
+
+def start(out: Path) -> Path:
+    """The folder in ``out`` with the comparison's warm-started model, which is trained if it is not there.
+
+    Raises:
+        WarmStartError: it does not read blocks.
+    """
+    checkpoint = out / "start"
+    if not checkpoint.exists():
+        torch.set_num_threads(1)
+        part = out / "start.part"
+        print(make_checkpoint(part, START, WorldConfig(), head_dim=HEAD_DIM))
+        part.rename(checkpoint)  # whole or absent
+    return checkpoint
 
 
 def bars(rows: Sequence[Row]) -> list[Bar]:

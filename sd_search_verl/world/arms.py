@@ -98,3 +98,17 @@ ARMS = {
     "mse": _method("squared difference of probabilities", divergence="mse"),
     "group_variance": _method("weighted by sqrt(p (1 - p)) of the group", weighting="group_variance"),
 }
+
+
+def arm(name: str, alpha: float | None = None) -> Arm:
+    """The arm of a name; with another alpha, where one is given and the arm distils at all.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in ARMS:
+        raise ValueError(f"arm {name!r} is unknown; choose from {', '.join(ARMS)}")
+    found = ARMS[name]
+    if alpha is None or not found.method.alpha:
+        return found
+    return replace(found, method=replace(found.method, alpha=alpha))

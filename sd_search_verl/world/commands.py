@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,8 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     many.add_argument(
         "--preset",
         choices=["acceptance"],
-        help="in place of arms and seeds: 12 paired seeds and all controls; exit code 1 when a bar is missed",
+        help="in place of arms and seeds: a warm start of its own, 12 paired seeds and all controls; exit code 1 when "
+        "a bar is missed",
     )
     many.add_argument("--out", type=Path, default=Path("runs/world"), help="default: %(default)s")
     many.add_argument("--csv", type=Path, help="write all evaluations here")
@@ -70,6 +72,9 @@ def _add_training(command: argparse.ArgumentParser) -> None:
         option = f"--{name.replace('_', '-')}"
         command.add_argument(option, type=type(default), metavar="N", help=f"{about} (default: {default})")
     command.add_argument(
+        "--alpha", type=float, metavar="A", help=f"of every arm but {BASELINE} (default: each arm's own)"
+    )
+    command.add_argument(
         "--model",
         type=Path,
         default=CHECKPOINT,
@@ -87,7 +92,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from sd_search_verl.world.experiment import run
 
     config = TrainConfig(seed=arguments.seed, **_given(arguments))
-    rows = run(arguments.arm, config, arguments.model)
+    rows = run(arguments.arm, config, arguments.model, arguments.alpha)
     for row in rows:
         print(
             f"step {row.step:3}  rollouts {row.rollouts:5}  success {row.success:.3f}  "
@@ -99,25 +104,40 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from sd_search_verl.world import acceptance
     from sd_search_verl.world.compare import compare, write_csv
 
     if bool(arguments.preset) == bool(arguments.arms and arguments.seeds):
         raise ValueError("give arms with --seeds, or --preset")
-    if arguments.preset and (fixed := list(_given(arguments))):
-        raise ValueError(f"--preset fixes {', '.join(fixed)}; leave it out, or give arms with --seeds")
+    if arguments.preset:
+        return _accept(arguments)
     # Seeds outside: an interrupted comparison still has whole pairs.
-    chosen = [(arm, seed) for seed in _seeds(arguments.seeds or "0") for arm in arguments.arms]
-    runs = acceptance.plan() if arguments.preset else chosen
-    config = acceptance.CONFIG if arguments.preset else TrainConfig(**_given(arguments))
-    rows = compare(runs, arguments.out, config, arguments.jobs, arguments.model)
+    runs = [(arm, seed) for seed in _seeds(arguments.seeds) for arm in arguments.arms]
+    config = TrainConfig(**_given(arguments))
+    rows = compare(runs, arguments.out, config, arguments.jobs, arguments.model, arguments.alpha)
     if arguments.csv:
         write_csv(rows, arguments.csv)
     _print_table(rows)
-    if not arguments.preset:
-        return 0
+    return 0
+
+
+def _accept(arguments: argparse.Namespace) -> int:
+    from sd_search_verl.world import acceptance
+    from sd_search_verl.world.compare import compare, write_csv
+
+    others = {"alpha": arguments.alpha, "model": None if arguments.model == CHECKPOINT else arguments.model}
+    if fixed := [name for name, value in {**_given(arguments), **others}.items() if value is not None]:
+        raise ValueError(f"--preset fixes {', '.join(fixed)}; leave it out, or give arms with --seeds")
+    started = os.times()
+    start = acceptance.start(arguments.out)
+    rows = compare(
+        acceptance.plan(), arguments.out, acceptance.CONFIG, arguments.jobs, start, acceptance.ALPHA
+    )
+    if arguments.csv:
+        write_csv(rows, arguments.csv)
+    _print_table(rows)
     found = acceptance.bars(rows)
-    print(f"\n{acceptance.verdict(found)}")
+    used = sum(os.times()[:4]) - sum(started[:4])  # of this process and of those it waited for
+    print(f"\n{acceptance.verdict(found)}\n\n{used / 60:.1f} minutes of process time, without what was there")
     return 0 if all(bar.met for bar in found) else 1
 
 

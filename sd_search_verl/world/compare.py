@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from sd_search_verl.config import to_mapping
 from sd_search_verl.fingerprint import fingerprint
-from sd_search_verl.world.arms import ARMS
+from sd_search_verl.world import arms
 from sd_search_verl.world.config import TrainConfig
 from sd_search_verl.world.experiment import COLUMNS, Row, run
 from sd_search_verl.world.files import CHECKPOINT, difficulty
@@ -29,6 +29,7 @@ class Job:
     arm: str
     config: TrainConfig
     checkpoint: Path
+    alpha: float | None
     path: Path
     settings: dict[str, object]
 
@@ -39,6 +40,7 @@ def compare(
     config: TrainConfig,
     jobs: int = 1,
     checkpoint: Path = CHECKPOINT,
+    alpha: float | None = None,
 ) -> list[Row]:
     """Rows of every run. One that finished before, in this folder and equal, is read, not repeated.
 
@@ -48,14 +50,13 @@ def compare(
         config: of every run, but for its seed.
         jobs: runs at a time; more than one have a process each.
         checkpoint: the warm-started model; its world is that of the runs.
+        alpha: of all arms that distil, in place of their own.
 
     Raises:
         ValueError: an unknown arm, or ``out`` holds a run of other settings.
     """
-    if unknown := [arm for arm, _ in runs if arm not in ARMS]:
-        raise ValueError(f"arm {unknown[0]!r} is unknown; choose from {', '.join(ARMS)}")
+    wanted = [_job(arm, replace(config, seed=seed), checkpoint, alpha, out) for arm, seed in runs]
     out.mkdir(parents=True, exist_ok=True)
-    wanted = [_job(arm, replace(config, seed=seed), checkpoint, out) for arm, seed in runs]
     missing = [job for job in wanted if not _finished(job)]
     with tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit="run") as bar, ExitStack() as stack:
         # Leaving a pool, by an interrupt too, ends its processes.
@@ -104,8 +105,8 @@ def _row(line: dict[str, str]) -> Row:
     return Row(**values)  # type: ignore[arg-type]
 
 
-def _job(arm: str, config: TrainConfig, checkpoint: Path, out: Path) -> Job:
-    chosen = ARMS[arm]
+def _job(arm: str, config: TrainConfig, checkpoint: Path, alpha: float | None, out: Path) -> Job:
+    chosen = arms.arm(arm, alpha)
     settings = {
         "arm": arm,
         "method": to_mapping(chosen.method),
@@ -116,7 +117,7 @@ def _job(arm: str, config: TrainConfig, checkpoint: Path, out: Path) -> Job:
         "model": fingerprint(checkpoint),
     }
     as_read = json.loads(json.dumps(settings))
-    return Job(arm, config, checkpoint, out / f"{arm}-{config.seed}.json", as_read)
+    return Job(arm, config, checkpoint, alpha, out / f"{arm}-{config.seed}.json", as_read)
 
 
 def _finished(job: Job) -> bool:
@@ -128,7 +129,7 @@ def _finished(job: Job) -> bool:
 
 
 def _run(job: Job) -> str:
-    rows = [asdict(row) for row in run(job.arm, job.config, job.checkpoint)]
+    rows = [asdict(row) for row in run(job.arm, job.config, job.checkpoint, job.alpha)]
     part = job.path.with_suffix(".part")
     part.write_text(json.dumps({"settings": job.settings, "rows": rows}))
     os.replace(part, job.path)  # whole or absent

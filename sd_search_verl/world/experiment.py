@@ -14,8 +14,7 @@ from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from sd_search_verl.scoring import exact_match
-from sd_search_verl.world import oracle
-from sd_search_verl.world.arms import ARMS
+from sd_search_verl.world import arms, oracle
 from sd_search_verl.world.config import TrainConfig
 from sd_search_verl.world.facts import World
 from sd_search_verl.world.files import CHECKPOINT, difficulty
@@ -65,23 +64,23 @@ class Row:
 COLUMNS = [column.name for column in fields(Row)]
 
 
-def run(arm: str, config: TrainConfig, checkpoint: Path = CHECKPOINT) -> list[Row]:
+def run(
+    arm: str, config: TrainConfig, checkpoint: Path = CHECKPOINT, alpha: float | None = None
+) -> list[Row]:
     """Train one arm in the checkpoint's world; equal arguments give equal rows.
 
-    Arms of one seed see the same world and questions.
+    Arms of one seed see the same world and questions. ``alpha``: in place of the arm's own.
 
     Raises:
         ValueError: no such arm.
     """
-    if arm not in ARMS:
-        raise ValueError(f"arm {arm!r} is unknown; choose from {', '.join(ARMS)}")
+    chosen = arms.arm(arm, alpha)
     torch.set_num_threads(1)
     logging.disable_progress_bar()
     model = load_model(checkpoint)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     watcher = Watcher(arm, config, model, tokenizer, World(replace(difficulty(checkpoint), seed=config.seed)))
     watcher.evaluate(0)
-    chosen = ARMS[arm]
     world = watcher.world
     train(model, tokenizer, world, chosen.method, config, watcher.after_step, chosen.relabel, chosen.retarget)
     return watcher.rows

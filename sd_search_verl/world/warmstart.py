@@ -10,7 +10,7 @@ from typing import Any
 from sd_search_verl.world.config import WorldConfig
 from sd_search_verl.world.demonstrations import Demonstration, demonstration, stage
 from sd_search_verl.world.files import write_difficulty
-from sd_search_verl.world.model import build_model, load_model
+from sd_search_verl.world.model import HEAD_DIM, build_model, load_model
 from sd_search_verl.world.probe import initial_success, probe
 from sd_search_verl.world.supervised import Encoded, FitConfig, fit
 from sd_search_verl.world.tokenizer import build_tokenizer, save_tokenizer
@@ -70,11 +70,18 @@ def train(model: Any, tokenizer: Any, config: FitConfig, world: WorldConfig) -> 
     return fit(model, examples, config, halfway)
 
 
-def make_checkpoint(directory: Path, config: FitConfig, world: WorldConfig, begin: Path | None = None) -> str:
+def make_checkpoint(
+    directory: Path,
+    config: FitConfig,
+    world: WorldConfig,
+    begin: Path | None = None,
+    head_dim: int = HEAD_DIM,
+) -> str:
     """Train a model, probe it and write it with its tokenizer and kind of world into ``directory``.
 
     Args:
         begin: a checkpoint of another world to go on from, which is far quicker; else a fresh model.
+        head_dim: of a fresh model.
 
     Returns:
         The measured abilities, as a line of text.
@@ -83,7 +90,7 @@ def make_checkpoint(directory: Path, config: FitConfig, world: WorldConfig, begi
         WarmStartError: the probe fails; nothing is written.
     """
     tokenizer = build_tokenizer()
-    model = build_model(tokenizer, config.seed) if begin is None else load_model(begin)
+    model = build_model(tokenizer, config.seed, head_dim) if begin is None else load_model(begin)
     train(model, tokenizer, config, world)
     model.eval().bfloat16()  # half the size
     report = check(model.float(), tokenizer, world)  # of what is stored

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sd_search_verl.cli import main
-from sd_search_verl.world import acceptance
+from sd_search_verl.world import acceptance, arms
 from sd_search_verl.world.arms import ARMS
 from sd_search_verl.world.experiment import Row
 from sd_search_verl.world.plot import COLOURS
+from sd_search_verl.world.supervised import FitConfig
+from sd_search_verl.world.warmstart import WarmStartError
 
 
 def run(arm: str, seed: int, values: list[float], **more: float) -> list[Row]:
@@ -90,9 +93,29 @@ def test_a_missing_arm_is_named() -> None:
         acceptance.bars([row for row in good() if row.arm != "uniform"])
 
 
+def test_a_start_that_fails_leaves_nothing_and_one_that_is_there_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acceptance, "START", FitConfig(steps=4, batch=4))
+    with pytest.raises(WarmStartError, match="does not copy"):
+        acceptance.start(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "start").mkdir()
+    assert acceptance.start(tmp_path) == tmp_path / "start"
+
+
+def test_alpha_is_that_of_all_arms_that_distil() -> None:
+    assert [arms.arm(name, 2.0).method.alpha for name in ("grpo", "sd", "shuffled")] == [0.0, 2.0, 2.0]
+    assert arms.arm("sd") is ARMS["sd"]
+    with pytest.raises(ValueError, match="arm 'sdd' is unknown"):
+        arms.arm("sdd")
+
+
 def test_arms_and_preset_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["world", "compare", "grpo", "--seeds", "1", "--preset", "acceptance"]) == 1
     assert main(["world", "compare", "grpo"]) == 1
     assert "give arms with --seeds, or --preset" in capsys.readouterr().err
     assert main(["world", "compare", "--preset", "acceptance", "--group", "5"]) == 1
     assert "--preset fixes group" in capsys.readouterr().err
+    assert main(["world", "compare", "--preset", "acceptance", "--alpha", "0.3"]) == 1
+    assert "--preset fixes alpha" in capsys.readouterr().err
