@@ -20,7 +20,7 @@ METHOD = "sd"
 EMPTY = "no_block"
 FALSE = ("shuffled", "flipped", "uniform", "uniform_candidates", "full", "current_documents")
 """Controls: what the block says is false or leaks documents and thinking, or the target is no teacher's."""
-START, HEAD_DIM = FitConfig(seed=11, steps=2500, learning_rate=4e-3), 16
+START, HEAD_DIM = FitConfig(seed=11, steps=3000, learning_rate=4e-3), 16
 """The warm start of a model too small for vLLM: the whole comparison, from nothing, takes minutes."""
 SEEDS = range(440, 452)
 CONTROL_SEEDS = range(440, 444)
