@@ -67,7 +67,7 @@ class SDSearchConfig:
     """uniform replaces the teacher by the uniform distribution over the whole vocabulary, whatever ``top_k`` says: a
     control that must not help."""
     chunk_rows: int = 128
-    """Scored tokens whose fp32 distributions exist at a time; bounds the loss's memory to about 12 V bytes each."""
+    """Scored tokens whose fp32 distributions exist at a time; each takes about 14 V bytes (30 V without top-k)."""
     hindsight: HindsightConfig = field(default_factory=HindsightConfig)
 
 

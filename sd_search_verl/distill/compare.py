@@ -37,7 +37,9 @@ def compare(
         # distributions so have exactly no divergence and no slope, and close ones keep their digits.
         t = ahead.abs().neg_().expm1_().mul_(0.5).log1p_()
         slope = ahead.clamp_max(0.0).sub_(t).mul_(q).mul_(0.5)
-        terms = ahead.clamp_min_(0.0).add_(t).mul_(log_p.exp()).mul_(-0.5).add_(slope)
+        ahead.clamp_min_(0.0).add_(t)
+        del t  # all are [N, V] where the whole vocabulary is compared
+        terms = ahead.mul_(log_p.exp()).mul_(-0.5).add_(slope)
     elif kind == "forward_kl":
         p = log_p.exp()
         slope, terms = -p, p * (log_p - log_q)
