@@ -22,9 +22,9 @@ FALSE = ("shuffled", "flipped", "uniform", "uniform_candidates", "full", "curren
 """Controls: what the block says is false or leaks documents and thinking, or the target is no teacher's."""
 START, HEAD_DIM = FitConfig(seed=11, steps=3000, learning_rate=4e-3), 16
 """The warm start of a model too small for vLLM: the whole comparison, from nothing, takes minutes."""
-SEEDS = range(440, 452)
-CONTROL_SEEDS = range(440, 444)
-CONFIG = TrainConfig(steps=42, questions=10, group=3, learning_rate=1.2e-3)
+SEEDS = range(460, 472)
+CONTROL_SEEDS = range(460, 464)
+CONFIG = TrainConfig(steps=56, questions=10, group=3, learning_rate=8e-4)
 ALPHA = 1.0
 """Small groups are where hindsight helps most (docs/evidence.md has the paper's five beside them)."""
 SAME = 0.02
