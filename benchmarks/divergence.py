@@ -4,15 +4,16 @@
     PYTHONPATH=LIBS python -m benchmarks.divergence                   with liger-kernel and trl, installed by
     pip install --no-deps --target LIBS liger-kernel trl
 
-All make the logits of N query rows by one head, for a student and a teacher, and go back to the student's hidden
-states and the head. ``top-k`` compares the teacher's 50 likeliest entries and the rest as one more; all others compare
-the whole vocabulary. Appends to ``benchmarks/divergence.csv``.
+All take turns. They make the logits of N query rows by one head, for a student and a teacher, and go back to the
+student's hidden states and the head. ``top-k`` compares the teacher's 50 likeliest entries and the rest as one more;
+all others compare the whole vocabulary. Appends to ``benchmarks/divergence.csv``.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -100,30 +101,36 @@ def contenders(device: str) -> dict[str, Contender]:
     return found
 
 
-def measure(
-    run: Contender, inputs: tuple[Tensor, Tensor, Tensor], device: str, repeats: int
-) -> dict[str, float]:
-    """Medians of seconds; extra_gb: peak memory above what stood before."""
+Sample = tuple[float, float, float]
+"""Seconds of the forward, of forward and backward, and gigabytes of peak memory above what stood before."""
+
+
+def sample(run: Contender, inputs: tuple[Tensor, Tensor, Tensor], device: str) -> Sample:
+    """One turn; infinite memory where it did not suffice."""
     student, _, head = inputs
-    forwards, totals, peaks = [], [], []
-    for repeat in range(repeats + 1):
-        student.grad = head.grad = None
-        memory = Peak(device)
-        before = memory.read()
-        start = now(device)
+    student.grad = head.grad = None
+    memory = Peak(device)
+    before = memory.read()
+    start = now(device)
+    try:
         loss = run(*inputs)
         middle = now(device)
         loss.backward()
-        end = now(device)
-        if repeat:
-            forwards.append(middle - start)
-            totals.append(end - start)
-            peaks.append(memory.read() - before)
+    except torch.OutOfMemoryError:
+        return math.nan, math.nan, math.inf
+    end = now(device)
+    return middle - start, end - start, memory.read() - before
+
+
+def summary(samples: Sequence[Sample]) -> dict[str, float]:
+    """Medians, and the spread of the total relative to its median."""
+    forwards, totals, peaks = zip(*samples, strict=True)
+    total = statistics.median(totals)
     return {
         "forward_s": statistics.median(forwards),
-        "total_s": statistics.median(totals),
+        "total_s": total,
         "extra_gb": statistics.median(peaks),
-        "spread": (max(totals) - min(totals)) / statistics.median(totals),
+        "spread": (max(totals) - min(totals)) / total,
     }
 
 
@@ -157,23 +164,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
             student, teacher = (2 * torch.randn(rows, hidden, device=device) for _ in range(2))
             inputs = (student.to(dtype).requires_grad_(), teacher.to(dtype), head)
-            for name, run in contenders(device).items():
-                where = {
-                    "device": device_name(device),
-                    "dtype": str(dtype).removeprefix("torch."),
-                    "hidden": hidden,
-                }
-                try:
-                    found = measure(run, inputs, device, options.repeats)
-                except torch.OutOfMemoryError:
-                    found = {
-                        "forward_s": float("nan"),
-                        "total_s": float("nan"),
-                        "extra_gb": float("inf"),
-                        "spread": 0,
-                    }
-                row = where | {"vocab": options.vocab, "rows": rows, "contender": name}
-                row |= {key: round(value, 6) for key, value in found.items()}
+            running = contenders(device)
+            found: dict[str, list[Sample]] = {name: [] for name in running}
+            for _ in range(options.repeats + 1):
+                for name, run in running.items():
+                    found[name].append(sample(run, inputs, device))
+            for name, (_, *samples) in found.items():  # the first warms up
+                where = {"device": device_name(device), "dtype": str(dtype).removeprefix("torch.")}
+                row = where | {"hidden": hidden, "vocab": options.vocab, "rows": rows, "contender": name}
+                row |= {key: round(value, 6) for key, value in summary(samples).items()}
                 print(row)
                 writer.writerow(row)
 

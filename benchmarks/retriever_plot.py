@@ -1,6 +1,6 @@
 """Draw ``benchmarks/retriever.csv``: what each server answered under closed-loop load.
 
-    python -m benchmarks.retriever_plot [--corpus "synthetic-1M, second"] [--out docs/retriever_load.svg]
+    python -m benchmarks.retriever_plot [--corpus "synthetic-1M, third"] [--out docs/retriever_load.svg]
 
 Lines are means over the slices, bands their range.
 """
@@ -40,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--corpus", default="synthetic-1M, second")
+    parser.add_argument("--corpus", default="synthetic-1M, third")
     parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "retriever_load.svg")
     options = parser.parse_args()
     with (HERE / "retriever.csv").open(encoding="utf-8") as file:

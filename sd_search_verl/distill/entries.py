@@ -87,10 +87,11 @@ def look(logits: Tensor, entries: Entries | None) -> View:
     outside = logits.logsumexp(-1, keepdim=True)
     norm = torch.logaddexp(inside, outside)
     bucket = outside - norm
-    share = logits.sub_(outside).exp_()
+    log_share = logits.sub_(outside)
+    share = log_share.exp()
     log_probs = chosen - norm
     # -sum p log p over the entries, then over the tail, whose p = exp(bucket) * share.
-    within = torch.special.entr(share).sum(-1, keepdim=True)
+    within = -log_share.mul_(share).sum(-1, keepdim=True)
     entropy = torch.special.entr(log_probs.exp()).sum(-1, keepdim=True) + bucket.exp() * (within - bucket)
     shown = torch.cat([log_probs, bucket], dim=-1) if entries.tail == "bucket" else chosen - inside
     return View(shown, shown.exp(), entropy.squeeze(-1), top1.squeeze(-1), norm + highest, share, bucket)
