@@ -24,8 +24,7 @@ START, HEAD_DIM = FitConfig(seed=11, steps=3000, learning_rate=4e-3), 16
 """The warm start of a model too small for vLLM: the whole comparison, from nothing, takes minutes."""
 SEEDS = range(460, 472)
 CONTROL_SEEDS = range(460, 464)
-CONFIG = TrainConfig(steps=56, questions=10, group=3, learning_rate=8e-4)
-ALPHA = 1.0
+CONFIG, ALPHA = TrainConfig(steps=56, questions=10, group=3, learning_rate=8e-4), 1.0
 """Small groups are where hindsight helps most (docs/evidence.md has the paper's five beside them)."""
 SAME = 0.02
 """By how much an empty block's success may differ from the baseline's, at any evaluation of any seed."""

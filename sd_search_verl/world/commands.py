@@ -137,7 +137,9 @@ def _accept(arguments: argparse.Namespace) -> int:
     _print_table(rows)
     found = acceptance.bars(rows)
     used = sum(os.times()[:4]) - sum(started[:4])  # of this process and of those it waited for
-    print(f"\n{acceptance.verdict(found)}\n\n{used / 60:.1f} minutes of process time, without what was there")
+    print(
+        f"\n{acceptance.verdict(found)}\n\n{used / 60:.1f} minutes of process time, less what was found done"
+    )
     return 0 if all(bar.met for bar in found) else 1
 
 
