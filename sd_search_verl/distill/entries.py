@@ -87,7 +87,7 @@ def look(logits: Tensor, entries: Entries | None) -> View:
     outside = logits.logsumexp(-1, keepdim=True)
     norm = torch.logaddexp(inside, outside)
     bucket = outside - norm
-    log_share = logits.sub_(outside)
+    log_share = logits.sub_(outside).clamp_min_(_FLOOR)
     share = log_share.exp()
     log_probs = chosen - norm
     # -sum p log p over the entries, then over the tail, whose p = exp(bucket) * share.

@@ -87,3 +87,20 @@ def test_gradient_of_two_chunks_against_the_naive_twin() -> None:
     torch.testing.assert_close(values, expected.detach().float(), rtol=1e-5, atol=1e-6)
     assert naive.grad is not None
     torch.testing.assert_close(gradient, naive.grad, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("top_k", [None, 5])
+def test_entries_that_both_rule_out_count_nowhere(top_k: int | None) -> None:
+    draw = torch.Generator().manual_seed(11)
+    student, teacher = (torch.randn(6, 60, generator=draw) for _ in range(2))
+    config = SDSearchConfig(top_k=top_k)
+    whole, part = (
+        score(ours, keep(theirs, config), config)
+        for ours, theirs in (
+            [x.index_fill(1, torch.arange(50, 60), -torch.inf) for x in (student, teacher)],
+            [student[:, :50], teacher[:, :50]],
+        )
+    )
+    torch.testing.assert_close(whole.divergence, part.divergence)
+    torch.testing.assert_close(whole.entropy, part.entropy)
+    assert torch.equal(whole.top1_agrees, part.top1_agrees)
