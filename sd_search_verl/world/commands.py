@@ -62,6 +62,7 @@ TRAINING = {
     "questions": "questions a step",
     "group": "rollouts of each question",
     "learning_rate": "of AdamW",
+    "evaluate_every": "steps between evaluations",
 }
 """Fields of TrainConfig that are options."""
 

@@ -82,7 +82,11 @@ class WorldConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Training in the reference: everything but the method. Names of PPO's terms are verl's."""
+    """Training in the reference: everything but the method. Names of PPO's terms are verl's.
+
+    Raises:
+        ValueError: a number with which nothing can be trained.
+    """
 
     seed: int = 0
     steps: int = 49
@@ -99,3 +103,12 @@ class TrainConfig:
     clip_ratio_c: float = 3.0
     evaluate_every: int = 7
     """Steps between evaluations on held-out questions; one follows the last step too."""
+
+    def __post_init__(self) -> None:
+        # A group of one has no spread to be measured by.
+        least = {"steps": 1, "questions": 1, "group": 2, "evaluate_every": 1}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise ValueError(f"train.{name}={getattr(self, name)!r} must be at least {value}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"train.learning_rate={self.learning_rate!r} must be above 0")

@@ -16,6 +16,8 @@ HEAD_DIM = 32
 def build_model(tokenizer: Any, seed: int = 0, head_dim: int = HEAD_DIM) -> Qwen2ForCausalLM:
     """A random decoder, fp32, whose vocabulary is the tokenizer's: 0.39 M parameters, or 0.11 M with heads of 16, which
     learn as well but which vLLM does not run on a CPU."""
+    if head_dim < 2 or head_dim % 2:
+        raise ValueError(f"head_dim={head_dim} must be even, and at least 2: positions turn pairs of numbers")
     torch.manual_seed(seed)
     config = Qwen2Config(
         # Equal sizes: rows that no token uses would make rollout and trainer disagree on log-probs.

@@ -109,6 +109,19 @@ def test_alpha_is_that_of_all_arms_that_distil() -> None:
     assert arms.arm("sd") is ARMS["sd"]
     with pytest.raises(ValueError, match="arm 'sdd' is unknown"):
         arms.arm("sdd")
+    with pytest.raises(ValueError, match=r"arm\.alpha=-1\.0 must be at least 0"):
+        arms.arm("sd", -1.0)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("steps", "0"), ("questions", "0"), ("group", "1"), ("evaluate-every", "0"), ("learning-rate", "0")],
+)
+def test_numbers_that_train_nothing_are_named(
+    option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["world", "run", "grpo", f"--{option}", value]) == 1
+    assert f"train.{option.replace('-', '_')}=" in capsys.readouterr().err
 
 
 def test_arms_and_preset_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:

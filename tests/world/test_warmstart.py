@@ -47,6 +47,11 @@ def test_a_few_steps_lower_the_loss() -> None:
     assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
 
 
+def test_heads_of_odd_width_are_refused() -> None:
+    with pytest.raises(ValueError, match="head_dim=7 must be even"):
+        build_model(TOKENIZER, head_dim=7)
+
+
 def test_a_model_that_does_not_copy_halfway_stops_the_training() -> None:
     with pytest.raises(WarmStartError, match="does not copy"):
         train(build_model(TOKENIZER), TOKENIZER, FitConfig(steps=4, batch=4), WORLD)
