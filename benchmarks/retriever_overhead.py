@@ -3,8 +3,8 @@
     python -m benchmarks.retriever_overhead --server ours=URL@PID --index DIR --queries FILE
 
 ``DIR`` is the server's index. Bare is what Anserini's searcher asks of Lucene for a query (parse, search by score and
-id, scores of the hits), in as many threads as the server searches with, documents not read. Rows go to
-``benchmarks/retriever.csv``; CPU time of the calling threads, so Java's compiler counts for the server alone.
+id), in a loop inside Java, in as many threads as the server searches with; hits and documents are not read. Rows go
+to ``benchmarks/retriever.csv``; CPU time of the calling threads, so Java's compiler counts for the server alone.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import platform
 import statistics
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -22,18 +23,21 @@ from pathlib import Path
 from tqdm import tqdm
 
 from benchmarks.retriever_load import Row, Target, measure
-from retriever_server.backends.bm25 import LuceneIndex
+from retriever_server import java_loop
+from retriever_server.backends.bm25 import LUCENE, LuceneIndex
 
 TOP_K = 3
 WARM_UP = 10_000  # queries until Lucene is compiled
 
 
-def bare(index: LuceneIndex, queries: list[str]) -> float:
+BATCH = 32  # queries of one loop inside Java
+
+
+def bare(search: Callable[[str, int], str], queries: list[str]) -> float:
     """CPU milliseconds of this thread per query."""
     start = time.thread_time()
-    for query in queries:
-        parsed = index._queries.buildQuery("contents", index._analyzer, query)
-        index._searcher.search(parsed, TOP_K, index._order, True)
+    for first in range(0, len(queries), BATCH):
+        search("\n".join(queries[first : first + BATCH]), TOP_K)
     return (time.thread_time() - start) * 1000 / len(queries)
 
 
@@ -58,6 +62,9 @@ def main() -> None:
     options.rate = options.duplicates = 0.0
     targets = [Target.parse(text) for text in options.server]
     index = LuceneIndex(options.index / "lucene", k1=0.9, b=0.4)
+    unread = java_loop.unbound(java_loop.OBJECT, "toString", java_loop.STRING)
+    unread = unread.asType(java_loop.signature(java_loop.STRING, f"{LUCENE}.TopFieldDocs"))
+    search = java_loop.for_each_line(java_loop.then(index.ranked, unread))
     threads = len(os.sched_getaffinity(0))
     seen: dict[str, list[float]] = {"Lucene": [], **{target.name: [] for target in targets}}
     new = not options.csv.exists()
@@ -66,7 +73,7 @@ def main() -> None:
         if new:
             writer.writeheader()
         part = WARM_UP // threads
-        list(pool.map(lambda i: bare(index, queries[i * part : (i + 1) * part]), range(threads)))
+        list(pool.map(lambda i: bare(search, queries[i * part : (i + 1) * part]), range(threads)))
         for number in tqdm(range(options.rounds), unit="round"):
             order = targets if number % 2 == 0 else targets[::-1]
             rows = [measure(target, options, options.clients, seed=number) for target in order]
@@ -75,7 +82,7 @@ def main() -> None:
             start = time.perf_counter()
             cpu = statistics.mean(
                 pool.map(
-                    lambda i, first=first, part=part: bare(index, queries[first + i * part :][:part]),
+                    lambda i, first=first, part=part: bare(search, queries[first + i * part :][:part]),
                     range(threads),
                 )
             )

@@ -137,16 +137,6 @@ def java_class(name: str) -> Any:
     return autoclass(name)
 
 
-def only_passed_on(name: str) -> None:
-    """Tell pyjnius that objects of a class only go back to Java: else it looks up all their methods each time."""
-    start()
-    from jnius import JavaClass, MetaJavaClass
-
-    path = name.replace(".", "/")
-    if MetaJavaClass.get_javaclass(path) is None:
-        MetaJavaClass(path, (JavaClass,), {"__javaclass__": path})
-
-
 def java_exception() -> type[Exception]:
     """What pyjnius raises for an exception in Java."""
     from jnius import JavaException

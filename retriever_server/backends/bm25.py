@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import orjson
 
-from .. import jvm
+from .. import java_loop, jvm
 
+LUCENE = "org.apache.lucene.search"
 MAX_CLAUSES = 16_384  # distinct terms of one query; Lucene's own limit of 1024 is an exception at search time
 
 
@@ -34,51 +35,39 @@ def round_scores(scores: Sequence[float]) -> list[float]:
 
 
 class LuceneIndex:
-    """A Lucene index opened for BM25 search, as Anserini and Pyserini write it."""
+    """A Lucene index opened for BM25 search, as Anserini and Pyserini write it. One a process is searched in."""
 
     def __init__(self, folder: Path, k1: float, b: float, heap_mb: int = 512) -> None:
         jvm.start(heap_mb)
         self._one_at_a_time = threading.Lock()
-        jvm.only_passed_on("org.apache.lucene.search.Query")
-        jvm.only_passed_on("org.apache.lucene.search.TopFieldDocs")
-        index_reader = "org.apache.lucene.index.IndexReader"
         directory = jvm.java_class("org.apache.lucene.store.FSDirectory").open(
             jvm.java_class("java.nio.file.Paths").get(str(folder))
         )
         self._reader = jvm.java_class("org.apache.lucene.index.DirectoryReader").open(directory)
-        searcher_class = jvm.java_class("org.apache.lucene.search.IndexSearcher")
+        searcher_class = jvm.java_class(f"{LUCENE}.IndexSearcher")
         searcher_class.setMaxClauseCount(MAX_CLAUSES)
-        self._searcher = searcher_class(jvm.cast(index_reader, self._reader))
-        self._searcher.setSimilarity(
-            jvm.java_class("org.apache.lucene.search.similarities.BM25Similarity")(k1, b)
-        )
-        self._searcher.setQueryCache(None)
-        self._analyzer = jvm.java_class("io.anserini.analysis.DefaultEnglishAnalyzer").newDefaultInstance()
-        self._queries = jvm.java_class("io.anserini.search.query.BagOfWordsQueryGenerator")()
-        field = jvm.java_class("org.apache.lucene.search.SortField")
-        string = jvm.java_class("org.apache.lucene.search.SortField$Type").STRING_VAL
-        # Equal scores are ordered by document id, as Anserini does.
-        self._order = jvm.java_class("org.apache.lucene.search.Sort")(field.FIELD_SCORE, field("id", string))
-        self._json = jvm.java_class("com.fasterxml.jackson.databind.ObjectMapper")()
-        orders = jvm.java_class("java.lang.Class").forName("[Lorg.apache.lucene.search.SortField;")
-        self._json.configOverride(orders).setIsIgnoredType(jvm.java_class("java.lang.Boolean")(True))
+        searcher = searcher_class(jvm.cast("org.apache.lucene.index.IndexReader", self._reader))
+        searcher.setSimilarity(jvm.java_class(f"{LUCENE}.similarities.BM25Similarity")(k1, b))
+        searcher.setQueryCache(None)
+        self.ranked = _ranked(searcher)
+        self._search = java_loop.for_each_line(java_loop.then(self.ranked, _as_json()))
 
     def __len__(self) -> int:
         return int(self._reader.numDocs())
 
-    def search(self, query: str, topk: int) -> tuple[list[int], list[float]]:
-        """Lucene document numbers and raw scores of the best ``topk``, best first."""
-        lucene_query = self._queries.buildQuery("contents", self._analyzer, query)
-        # The order's first field is the score; Lucene's own `score` would be computed once more, term by term. One
-        # string brings all hits over: an object each takes pyjnius longer.
-        found = self._searcher.search(lucene_query, topk, self._order, False)
-        hits = orjson.loads(self._json.writeValueAsString(found))["scoreDocs"]
-        return [hit["doc"] for hit in hits], array("f", [hit["fields"][0] for hit in hits]).tolist()
+    def search(self, queries: Sequence[str], topk: int) -> list[tuple[list[int], list[float]]]:
+        """For each query Lucene document numbers and raw scores of the best ``topk``, best first."""
+        lines = "\n".join(query.replace("\n", " ") for query in queries)  # the same words: both separate them
+        found = [orjson.loads(line)["scoreDocs"] for line in self._search(lines, topk).splitlines()]
+        return [
+            ([hit["doc"] for hit in hits], array("f", [hit["fields"][0] for hit in hits]).tolist())
+            for hits in found
+        ]
 
     def raw(self, number: int) -> str | None:
         """The stored JSON line of a document, where the index was built to keep it."""
         # pyjnius keeps the receiver of a call in the method object that all instances of a class share. `search` calls
-        # methods of shared objects only; here each call has a document of its own, and another thread's could answer.
+        # one object only; here each call has a document of its own, and another thread's could answer.
         with self._one_at_a_time:
             return self._reader.storedFields().document(number).get("raw")
 
@@ -96,6 +85,34 @@ class LuceneIndex:
 
     def close(self) -> None:
         self._reader.close()
+
+
+def _ranked(searcher: Any) -> Any:
+    """Handle of ``(query text, topk) -> TopFieldDocs``: parse and search as Anserini does."""
+    queries = jvm.java_class("io.anserini.search.query.BagOfWordsQueryGenerator")()
+    analyzer = jvm.java_class("io.anserini.analysis.DefaultEnglishAnalyzer").newDefaultInstance()
+    string, analyzers = java_loop.STRING, "org.apache.lucene.analysis.Analyzer"
+    build = java_loop.method(queries, "buildQuery", f"{LUCENE}.Query", string, analyzers, string)
+    build = build.bindTo("contents").bindTo(analyzer)
+    field = jvm.java_class(f"{LUCENE}.SortField")
+    # Equal scores are ordered by document id, as Anserini does. The order's first field is the score: Lucene's own
+    # `score` would be computed once more, term by term, so the last argument of `search` is false.
+    by_id = field("id", jvm.java_class(f"{LUCENE}.SortField$Type").STRING_VAL)
+    order = jvm.java_class(f"{LUCENE}.Sort")(field.FIELD_SCORE, by_id)
+    types = (f"{LUCENE}.Query", java_loop.INT, f"{LUCENE}.Sort", java_loop.BOOLEAN)
+    search = java_loop.method(searcher, "search", f"{LUCENE}.TopFieldDocs", *types)
+    return java_loop.then(
+        build, java_loop.with_last(search, order, jvm.java_class("java.lang.Boolean")(False))
+    )
+
+
+def _as_json() -> Any:
+    """Handle of ``TopFieldDocs -> JSON``: one string brings all hits over; an object each takes pyjnius longer."""
+    mapper = jvm.java_class("com.fasterxml.jackson.databind.ObjectMapper")()
+    orders = jvm.java_class("java.lang.Class").forName(f"[L{LUCENE}.SortField;")
+    mapper.configOverride(orders).setIsIgnoredType(jvm.java_class("java.lang.Boolean")(True))
+    write = java_loop.method(mapper, "writeValueAsString", java_loop.STRING, java_loop.OBJECT)
+    return write.asType(java_loop.signature(java_loop.STRING, f"{LUCENE}.TopFieldDocs"))
 
 
 class LuceneDocuments:
@@ -131,12 +148,10 @@ class BM25Ranker:
 
     def rank(self, queries: Sequence[str], topk: int) -> list[list[tuple[int, float]]]:
         topk = min(topk, len(self._index))
-        rankings = []
-        for query in queries:
-            numbers, scores = self._index.search(query, topk)
-            rows = [self._rows[number] for number in numbers]
-            rankings.append(list(zip(rows, round_scores(scores), strict=True)))
-        return rankings
+        return [
+            list(zip((self._rows[number] for number in numbers), round_scores(scores), strict=True))
+            for numbers, scores in self._index.search(queries, topk)
+        ]
 
     def close(self) -> None:
         self._index.close()

@@ -77,6 +77,29 @@ def test_ids_and_scores_equal_anserinis_for_all_real_queries(
     assert deep == anserini(pyserini_index, queries[:100], 100, 0.9, 0.4)
 
 
+def test_queries_of_one_batch_do_not_touch_each_other(two_shards: Path, pyserini_index: Path) -> None:
+    queries = [
+        "moon\nlanding",
+        "moon landing",
+        "who\r\nwrote\n\nhamlet",
+        "zqxzq",
+        "λόγος 🌍 日本",
+        "the",
+        "a\u2028b",
+    ]
+    index = LuceneIndex(two_shards / "lucene", k1=0.9, b=0.4)
+    alone = [index.search([query], 5)[0] for query in queries]
+    assert index.search(queries, 5) == alone
+    with ThreadPoolExecutor(4) as pool:  # each with a depth of its own
+        found = list(pool.map(lambda depth: index.search(queries, depth), [1, 5, 2, 5, 3, 5] * 30))
+    index.close()
+    assert alone[0] == alone[1]
+    for depth, batch in zip([1, 5, 2, 5, 3, 5] * 30, found, strict=True):
+        assert batch == [(numbers[:depth], scores[:depth]) for numbers, scores in alone]
+    scores = [[score for _, score in hits] for hits in anserini(pyserini_index, queries, 5, 0.9, 0.4)]
+    assert [round_scores(raw) for _, raw in alone] == scores
+
+
 def test_an_index_that_pyserini_built_is_served_as_it_is(
     two_shards: Path, pyserini_index: Path, data_folder: Path
 ) -> None:
@@ -106,7 +129,7 @@ def test_threads_get_the_documents_they_asked_for(pyserini_index: Path) -> None:
 def test_k1_and_b_reach_lucene(two_shards: Path, pyserini_index: Path, data_folder: Path) -> None:
     queries = (data_folder / "wiki18-mini" / "queries.txt").read_text(encoding="utf-8").splitlines()[:200]
     index = LuceneIndex(two_shards / "lucene", k1=1.2, b=0.75)
-    ours = [round_scores(index.search(query, 10)[1]) for query in queries]
+    ours = [round_scores(scores) for _, scores in index.search(queries, 10)]
     index.close()
     for constants, same in [((1.2, 0.75), True), ((0.9, 0.4), False)]:
         theirs = anserini(pyserini_index, queries, 10, *constants)

@@ -102,7 +102,7 @@ def test_lucene_on_a_full_disk(
     index = LuceneIndex(tmp_path / "disk.out" / "lucene", k1=0.9, b=0.4)
     rows = np.load(tmp_path / "disk.out" / "rows.npy")
     for number in (0, 999, 1000, 1350, PASSAGES - 1):
-        found, _ = index.search(f"w{number * 60}x", 3)
+        [(found, _)] = index.search([f"w{number * 60}x"], 3)
         assert rows[found].tolist() == [number]
     index.close()
 
