@@ -47,6 +47,7 @@ setup(
             "uvloop",
             "prometheus-client",
             "orjson",
+            "threadpoolctl",
         ],
     },
     entry_points={

@@ -3,8 +3,9 @@
     python -m benchmarks.retriever_overhead --server ours=URL@PID --index DIR --queries FILE
 
 ``DIR`` is the server's index. Bare is what Anserini's searcher asks of Lucene for a query (parse, search by score and
-id), in a loop inside Java, in as many threads as the server searches with; hits and documents are not read. Rows go
-to ``benchmarks/retriever.csv``; CPU time of the calling threads, so Java's compiler counts for the server alone.
+id), in as many threads as the server searches with; hits and documents are not read. ``Lucene`` loops inside Java,
+``Lucene, a call each`` is called from Python for every query. Rows go to ``benchmarks/retriever.csv``; CPU time of
+the calling threads, so Java's compiler counts for the server alone.
 """
 
 from __future__ import annotations
@@ -30,15 +31,25 @@ TOP_K = 3
 WARM_UP = 10_000  # queries until Lucene is compiled
 
 
-BATCH = 32  # queries of one loop inside Java
+BARE = {"Lucene": 32, "Lucene, a call each": 1}  # queries of one call from Python
 
 
-def bare(search: Callable[[str, int], str], queries: list[str]) -> float:
+def bare(search: Callable[[str, int], str], queries: list[str], batch: int) -> float:
     """CPU milliseconds of this thread per query."""
     start = time.thread_time()
-    for first in range(0, len(queries), BATCH):
-        search("\n".join(queries[first : first + BATCH]), TOP_K)
+    for first in range(0, len(queries), batch):
+        search("\n".join(queries[first : first + batch]), TOP_K)
     return (time.thread_time() - start) * 1000 / len(queries)
+
+
+def bare_slice(
+    search: Callable[[str, int], str], pool: ThreadPoolExecutor, threads: int, queries: list[str], name: str
+) -> tuple[float, float]:
+    """(seconds, CPU milliseconds per query) of all threads together."""
+    start = time.perf_counter()
+    parts = [queries[number::threads] for number in range(threads)]
+    cpu = statistics.mean(pool.map(lambda part: bare(search, part, BARE[name]), parts))
+    return time.perf_counter() - start, cpu
 
 
 def main() -> None:
@@ -66,44 +77,42 @@ def main() -> None:
     unread = unread.asType(java_loop.signature(java_loop.STRING, f"{LUCENE}.TopFieldDocs"))
     search = java_loop.for_each_line(java_loop.then(index.ranked, unread))
     threads = len(os.sched_getaffinity(0))
-    seen: dict[str, list[float]] = {"Lucene": [], **{target.name: [] for target in targets}}
+    names = [*BARE, *(target.name for target in targets)]
+    seen: dict[str, list[float]] = {name: [] for name in names}
     new = not options.csv.exists()
     with ThreadPoolExecutor(threads) as pool, options.csv.open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
         if new:
             writer.writeheader()
-        part = WARM_UP // threads
-        list(pool.map(lambda i: bare(search, queries[i * part : (i + 1) * part]), range(threads)))
+        for name in BARE:
+            bare_slice(search, pool, threads, queries[:WARM_UP], name)
         for number in tqdm(range(options.rounds), unit="round"):
-            order = targets if number % 2 == 0 else targets[::-1]
-            rows = [measure(target, options, options.clients, seed=number) for target in order]
-            part = options.bare_queries // threads
+            forward = number % 2 == 0
+            rows = [
+                measure(t, options, options.clients, seed=number) for t in targets[:: 1 if forward else -1]
+            ]
             first = number * options.bare_queries % (len(queries) - options.bare_queries)
-            start = time.perf_counter()
-            cpu = statistics.mean(
-                pool.map(
-                    lambda i, first=first, part=part: bare(search, queries[first + i * part :][:part]),
-                    range(threads),
-                )
-            )
-            took = time.perf_counter() - start
-            count = part * threads
-            rows.append(
-                replace(
-                    rows[0], server="Lucene", clients=threads, seconds=round(took, 2), queries=count,
-                    qps=round(count / took, 1), p50_ms=0.0, p95_ms=0.0, p99_ms=0.0, cpu_ms_per_query=round(cpu, 3),
-                    outside_cpu=0.0, rss_anon_mb=0.0, rss_file_mb=0.0, errors=0, throttled=0,
-                )
-            )  # fmt: skip
+            chosen = queries[first : first + options.bare_queries]
+            for name in list(BARE)[:: 1 if forward else -1]:
+                took, cpu = bare_slice(search, pool, threads, chosen, name)
+                rows.append(
+                    replace(
+                        rows[0], server=name, clients=threads, seconds=round(took, 2), queries=len(chosen),
+                        qps=round(len(chosen) / took, 1), p50_ms=0.0, p95_ms=0.0, p99_ms=0.0,
+                        cpu_ms_per_query=round(cpu, 3), outside_cpu=0.0, rss_anon_mb=0.0, rss_file_mb=0.0,
+                        errors=0, throttled=0,
+                    )
+                )  # fmt: skip
             for row in rows:
                 seen[row.server].append(row.cpu_ms_per_query)
                 writer.writerow(asdict(row))
             file.flush()
     for name, values in seen.items():
-        over = statistics.median(a / b for a, b in zip(values, seen["Lucene"], strict=True))
+        over = [statistics.median(a / b for a, b in zip(values, seen[one], strict=True)) for one in BARE]
         shown = f"{min(values):.3f} to {max(values):.3f}"
         print(
-            f"{name:>10} {statistics.median(values):.3f} CPU-ms per query ({shown}), {over:.2f} of Lucene's"
+            f"{name:>20} {statistics.median(values):.3f} CPU-ms per query ({shown}), {over[0]:.2f} of Lucene's, "
+            f"{over[1]:.2f} of its with a call each"
         )
 
 

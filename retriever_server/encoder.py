@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,9 @@ import numpy as np
 from .manifest import sample_hash
 
 E5_PREFIXES = ("query: ", "passage: ")
+
+States = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
+"""Token ids and mask ``[batch, tokens]``, threads for this call -> hidden states ``[batch, tokens, d]``."""
 
 
 class EncoderError(ValueError):
@@ -75,13 +79,13 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def batches(lengths: Sequence[int], most: int = 64, stretch: float = 1.25) -> list[list[int]]:
-    """Texts by number, shortest first, in batches whose longest is at most ``stretch`` times their shortest.
+    """Places of ascending lengths in batches whose longest is at most ``stretch`` times their shortest.
 
     64 search queries padded to the longest of them are twice the tokens.
     """
     cut: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if not cut or len(cut[-1]) == most or lengths[i] > stretch * lengths[cut[-1][0]]:
+    for i, length in enumerate(lengths):
+        if not cut or len(cut[-1]) == most or length > stretch * lengths[cut[-1][0]]:
             cut.append([])
         cut[-1].append(i)
     return cut
@@ -110,13 +114,16 @@ class Encoder:
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.enable_truncation(spec.max_length)
         self._tokenizer.no_padding()
-        threads = threads or len(os.sched_getaffinity(0))
+        self._threads = threads or len(os.sched_getaffinity(0))
+        self._pool: ThreadPoolExecutor | None = None
         if runtime == "onnx":
-            self._states = _onnx(folder, device, threads)
+            self._states = _onnx(folder, device)
         elif runtime == "torch":
-            self._states = _torch(folder, device, threads)
+            self._states = _torch(folder, device)
         else:
             raise EncoderError(f"--encoder-runtime {runtime} must be torch or onnx.")
+        if device == "cpu" and self._threads > 1:
+            self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="encoder")
 
     def queries(self, texts: Sequence[str]) -> np.ndarray:
         """``[len(texts), d]`` float32, each row of length 1."""
@@ -128,36 +135,47 @@ class Encoder:
 
     def _encode(self, texts: list[str]) -> np.ndarray:
         encodings = self._tokenizer.encode_batch(texts)
-        vectors: np.ndarray | None = None
-        for chosen in batches([len(encoding) for encoding in encodings]):
+        order = sorted(range(len(texts)), key=lambda i: len(encodings[i]))
+        if self._pool is None or len(texts) < 2 * self._threads:
+            parts = [self._part(encodings, order, self._threads)]
+        else:
+            # Threads that share one product wait for each other by spinning; with texts of their own they do not.
+            shares = [order[number :: self._threads] for number in range(self._threads)]
+            parts = list(self._pool.map(lambda share: self._part(encodings, share, 1), shares))
+        vectors = {i: vector for part in parts for i, vector in part.items()}
+        return np.stack([vectors[i] for i in range(len(texts))]) if texts else np.empty((0, 0), np.float32)
+
+    def _part(self, encodings: list[Any], order: list[int], threads: int) -> dict[int, np.ndarray]:
+        """Unit vectors of the texts ``order`` names, shortest first."""
+        vectors: dict[int, np.ndarray] = {}
+        for batch in batches([len(encodings[i]) for i in order]):
+            chosen = [order[place] for place in batch]
             padded = [encodings[i] for i in chosen]
             for encoding in padded:
                 encoding.pad(len(padded[-1]))
             ids = np.array([encoding.ids for encoding in padded], np.int64)
             mask = np.array([encoding.attention_mask for encoding in padded], np.int64)
-            states = self._states(ids, mask)  # [batch, tokens, d]
+            states = self._states(ids, mask, threads)
             if self.spec.pooling == "cls":
                 pooled = states[:, 0]
             else:
                 weights = mask[:, :, None].astype(np.float32)
                 pooled = (states * weights).sum(1) / weights.sum(1)
             pooled /= np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), 1e-12)
-            if vectors is None:
-                vectors = np.empty((len(texts), pooled.shape[1]), np.float32)
-            vectors[chosen] = pooled
-        return np.empty((0, 0), np.float32) if vectors is None else vectors
+            vectors |= zip(chosen, pooled, strict=True)
+        return vectors
 
 
-def _torch(folder: Path, device: str, threads: int) -> Any:
+def _torch(folder: Path, device: str) -> States:
     import torch
     from transformers import AutoModel
 
-    torch.set_num_threads(threads)
     model = (
         AutoModel.from_pretrained(str(folder), local_files_only=True, dtype=torch.float32).to(device).eval()
     )
 
-    def states(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    def states(ids: np.ndarray, mask: np.ndarray, threads: int) -> np.ndarray:
+        torch.set_num_threads(threads)  # of the calling thread
         with torch.inference_mode():
             out = model(
                 input_ids=torch.from_numpy(ids).to(device), attention_mask=torch.from_numpy(mask).to(device)
@@ -167,7 +185,7 @@ def _torch(folder: Path, device: str, threads: int) -> Any:
     return states
 
 
-def _onnx(folder: Path, device: str, threads: int) -> Any:
+def _onnx(folder: Path, device: str) -> States:
     import onnxruntime
 
     path = folder / "onnx" / "model.onnx"
@@ -176,14 +194,16 @@ def _onnx(folder: Path, device: str, threads: int) -> Any:
             f"{path} is missing. Fix: export the encoder there, or use --encoder-runtime torch."
         )
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = (
+        1  # more cannot be chosen by the call; texts are shared out to threads instead
+    )
     provider: Any = "CPUExecutionProvider"
     if device != "cpu":
         provider = ("CUDAExecutionProvider", {"device_id": int(device.rsplit(":", 1)[-1])})
     session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
     names = {item.name for item in session.get_inputs()}
 
-    def states(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    def states(ids: np.ndarray, mask: np.ndarray, threads: int) -> np.ndarray:
         given = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
         found = session.run(None, {name: value for name, value in given.items() if name in names})
         return np.asarray(found[0], np.float32)

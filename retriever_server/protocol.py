@@ -1,12 +1,42 @@
-"""Uvicorn's HTTP protocol, with a limit on how long a request may take to arrive: it has none of its own."""
+"""Uvicorn's HTTP protocol, with two things it lacks: a limit on how long a request may take to arrive, and answers
+that leave in one piece."""
 
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .contract import encode_error
+
+
+class OnePiece:
+    """A transport that sends what was written in one turn of the event loop by one system call.
+
+    Uvicorn writes head and body of an answer apart: two calls, two packets, and the client woken twice.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._parts: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        if not self._parts:
+            self._loop.call_soon(self._send)
+        self._parts.append(data)
+
+    def close(self) -> None:
+        self._send()
+        self._transport.close()
+
+    def _send(self) -> None:
+        if self._parts:
+            self._transport.write(b"".join(self._parts))
+            self._parts.clear()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 def protocol(timeout_s: float) -> type[HttpToolsProtocol]:
@@ -22,7 +52,7 @@ def protocol(timeout_s: float) -> type[HttpToolsProtocol]:
         _arriving = True
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
+            super().connection_made(OnePiece(transport, self.loop))  # type: ignore[arg-type]
             self._start()
 
         def data_received(self, data: bytes) -> None:

@@ -7,11 +7,14 @@ never orders hits.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from ..encoder import Encoder
 from .topk import merge_columns, top_columns
@@ -30,7 +33,7 @@ class VectorIndex(Protocol):
 class DenseRanker:
     """Ranks rows by the inner product of encoded query and stored vector."""
 
-    parallelism = 1  # encoder and scan use all cores by themselves
+    parallelism = 1  # encoder and scan use all threads by themselves
     max_batch = 128
 
     def __init__(self, encoder: Encoder, vectors: np.ndarray, index: VectorIndex) -> None:
@@ -54,20 +57,31 @@ class DenseRanker:
 class FlatScan:
     """Exact scan on the CPU: products of the queries with blocks of vectors, and the best rows of each block.
 
-    FAISS's flat index takes two to five times the CPU of the bare product here (``docs/retriever.md``).
+    FAISS's flat index takes two to five times the CPU of the bare product here, and threads that share one product
+    wait for each other by spinning, so each thread multiplies blocks of its own (``docs/retriever.md``).
+
+    Args:
+        threads: none means one per usable core.
     """
 
-    scores = 2**24  # in one block: 64 MB
+    scores = 2**24  # at a time, in all threads: 64 MB
 
-    def __init__(self, vectors: np.ndarray) -> None:
+    def __init__(self, vectors: np.ndarray, threads: int | None = None) -> None:
         self._vectors = vectors
+        self._threads = threads or len(os.sched_getaffinity(0))
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="scan")
+        self._libraries = ThreadpoolController()
 
     def propose(self, vectors: np.ndarray, count: int) -> np.ndarray:
-        rows = max(1, self.scores // max(1, len(vectors)))
-        parts = []
-        for start in range(0, len(self._vectors), rows):
+        at_once = min(len(self._vectors), self.scores // max(1, len(vectors)))
+        rows = max(1, -(-at_once // self._threads))
+
+        def best(start: int) -> tuple[np.ndarray, np.ndarray]:
             values, found = top_columns(vectors @ self._vectors[start : start + rows].T, count)
-            parts.append((values, found + start))
+            return values, found + start
+
+        with self._libraries.limit(limits=1, user_api="blas"):
+            parts = list(self._pool.map(best, range(0, len(self._vectors), rows)))
         return merge_columns(parts, count)[1]
 
 

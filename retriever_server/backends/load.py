@@ -130,7 +130,7 @@ def _dense(settings: Settings, index: Path, built: dict[str, Any]) -> Ranker:
     elif settings.device != "cpu":
         scan = HalfPrecisionScan(vectors, settings.device, settings.gpu_memory_share)
     else:
-        scan = FlatScan(vectors)
+        scan = FlatScan(vectors, settings.threads)
     encoder = Encoder(settings.encoder, spec, settings.encoder_runtime, settings.device, settings.threads)
     return DenseRanker(encoder, vectors, scan)
 

@@ -78,6 +78,18 @@ def test_onnx_runtime_gives_torchs_vectors(tiny: Path) -> None:
     assert np.abs(torch_vectors[0] - torch_vectors[3]).max() > 0.01
 
 
+@pytest.mark.parametrize("runtime", ["torch", "onnx"])
+def test_threads_give_every_text_its_own_vector(tiny: Path, runtime: str) -> None:
+    texts = [" ".join(f"word{number}" for number in range(i % 23 + 1)) for i in range(200)]
+    spec = EncoderSpec.of(tiny)
+    together = Encoder(tiny, spec, runtime, threads=3).queries(texts)
+    alone = Encoder(tiny, spec, runtime, threads=1)
+    expected = np.concatenate([alone.queries([text]) for text in texts])
+    assert np.abs(together - expected).max() < 1e-6
+    assert together.dtype == np.float32
+    assert Encoder(tiny, spec, runtime, threads=3).queries([]).shape == (0, 0)
+
+
 def test_a_folder_without_an_export_is_refused(encoder_folder: Path) -> None:
     with pytest.raises(EncoderError, match="export the encoder there"):
         Encoder(encoder_folder, EncoderSpec.of(encoder_folder), runtime="onnx")
@@ -86,7 +98,7 @@ def test_a_folder_without_an_export_is_refused(encoder_folder: Path) -> None:
 
 
 def test_batches_hold_every_text_once_with_little_padding() -> None:
-    lengths = [7, 30, 8, 9, 300, 10, 8, 31, *[12] * 100]
+    lengths = sorted([7, 30, 8, 9, 300, 10, 8, 31, *[12] * 100])
     cut = batches(lengths)
     assert sorted(i for batch in cut for i in batch) == list(range(len(lengths)))
     assert max(map(len, cut)) == 64

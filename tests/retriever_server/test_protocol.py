@@ -1,0 +1,61 @@
+"""Answers leave in one piece. The limit on arriving requests is tested against a whole server (test_limits.py)."""
+
+import asyncio
+from collections.abc import Callable
+
+from retriever_server.protocol import OnePiece
+
+
+class Written(asyncio.Transport):
+    """A connection's other end: what came in which piece."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[bytes] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.pieces.append(bytes(data))
+
+    def close(self) -> None:
+        self.pieces.append(b"closed")
+
+    def is_closing(self) -> bool:
+        return b"closed" in self.pieces
+
+
+def pieces(*turns: Callable[[OnePiece], None]) -> list[bytes]:
+    """What is sent when each function runs in a turn of the event loop of its own."""
+
+    async def run() -> list[bytes]:
+        written = Written()
+        transport = OnePiece(written, asyncio.get_running_loop())
+        for turn in turns:
+            turn(transport)
+            await asyncio.sleep(0)
+        return written.pieces
+
+    return asyncio.run(run())
+
+
+def answer(transport: OnePiece) -> None:
+    transport.write(b"head ")
+    transport.write(b"")
+    transport.write(b"body")
+
+
+def leave(transport: OnePiece) -> None:
+    answer(transport)
+    transport.close()
+    assert transport.is_closing()
+
+
+def test_head_and_body_are_one_piece() -> None:
+    assert pieces(answer, answer) == [b"head body", b"head body"]
+
+
+def test_a_head_alone_is_sent_too() -> None:
+    assert pieces(lambda transport: transport.write(b"100 Continue")) == [b"100 Continue"]
+
+
+def test_closing_sends_what_was_written() -> None:
+    assert pieces(leave) == [b"head body", b"closed"]
