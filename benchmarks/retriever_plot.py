@@ -1,6 +1,6 @@
 """Draw ``benchmarks/retriever.csv``: what each server answered under closed-loop load.
 
-    python -m benchmarks.retriever_plot [--corpus "synthetic-1M, third"] [--out docs/retriever_load.svg]
+    python -m benchmarks.retriever_plot [--corpus "synthetic-1M, fourth"] [--out docs/retriever_load.svg]
 
 Lines are means over the slices, bands their range.
 """
@@ -22,13 +22,19 @@ SHOWN = (
 )
 
 
+def name(row: dict[str, str]) -> str:
+    """The server, and the share of queries that were asked before, if any."""
+    repeats = float(row["duplicates"])
+    return f"{row['server']}, {repeats:.0%} repeats" if repeats else row["server"]
+
+
 def panel(rows: list[dict[str, str]], column: str, title: str) -> Panel:
     """One column by the number of clients, a line a server."""
     lines = []
-    for server, colour in zip(dict.fromkeys(row["server"] for row in rows), COLOURS, strict=False):
+    for server, colour in zip(dict.fromkeys(map(name, rows)), COLOURS, strict=False):
         points: dict[int, list[float]] = {}
         for row in rows:
-            if row["server"] == server:
+            if name(row) == server:
                 points.setdefault(int(row["clients"]), []).append(float(row[column]))
         lines.append(Line(server, colour, sorted(points.items())))
     highest = max(value for line in lines for _, values in line.points for value in values)
@@ -40,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--corpus", default="synthetic-1M, third")
+    parser.add_argument("--corpus", default="synthetic-1M, fourth")
     parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "retriever_load.svg")
     options = parser.parse_args()
     with (HERE / "retriever.csv").open(encoding="utf-8") as file:
