@@ -115,7 +115,7 @@ def test_adapters(model: Path, rows: list[Row], expected: Any) -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("world_size", "cases"), [(2, ["ulysses2"]), (4, ["fsdp2"])])
+@pytest.mark.parametrize(("world_size", "cases"), [(2, ["ulysses2"]), (4, ["fsdp2", "ulysses2"])])
 def test_several_ranks(model: Path, tmp_path: Path, expected: Any, world_size: int, cases: list[str]) -> None:
     for ranks in launch(world_size, cases, model, tmp_path, timeout=250).values():
         for rank in ranks:
