@@ -22,6 +22,8 @@ FALSE = ("shuffled", "flipped", "uniform", "uniform_candidates", "full", "curren
 """Controls: what the block says is false or leaks documents and thinking, or the target is no teacher's."""
 START, HEAD_DIM = FitConfig(seed=11, steps=3000, learning_rate=4e-3), 16
 """The warm start of a model too small for vLLM: the whole comparison, from nothing, takes minutes."""
+MADE_WITH = "made_with"
+"""File of a start that says how it was made."""
 SEEDS = range(460, 472)
 CONTROL_SEEDS = range(460, 464)
 CONFIG, ALPHA = TrainConfig(steps=56, questions=10, group=3, learning_rate=8e-4), 1.0
@@ -50,13 +52,18 @@ def start(out: Path) -> Path:
 
     Raises:
         WarmStartError: it does not read blocks.
+        ValueError: the one in ``out`` was made in another way.
     """
-    checkpoint = out / "start"
+    checkpoint, made_with = out / "start", f"{START}\nheads of {HEAD_DIM}\n{WorldConfig()}\n"
     if not checkpoint.exists():
         torch.set_num_threads(1)
         part = out / "start.part"
         print(make_checkpoint(part, START, WorldConfig(), head_dim=HEAD_DIM))
+        (part / MADE_WITH).write_text(made_with)
         part.rename(checkpoint)  # whole or absent
+    note = checkpoint / MADE_WITH
+    if not note.is_file() or note.read_text() != made_with:
+        raise ValueError(f"{checkpoint} was made in another way than this preset's. Fix: give another --out")
     return checkpoint
 
 

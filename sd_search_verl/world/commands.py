@@ -105,7 +105,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from sd_search_verl.world.compare import compare, write_csv
+    from sd_search_verl.world.compare import compare
 
     if bool(arguments.preset) == bool(arguments.arms and arguments.seeds):
         raise ValueError("give arms with --seeds, or --preset")
@@ -115,15 +115,13 @@ def _compare(arguments: argparse.Namespace) -> int:
     runs = [(arm, seed) for seed in _seeds(arguments.seeds) for arm in arguments.arms]
     config = TrainConfig(**_given(arguments))
     rows = compare(runs, arguments.out, config, arguments.jobs, arguments.model, arguments.alpha)
-    if arguments.csv:
-        write_csv(rows, arguments.csv)
-    _print_table(rows)
+    _show(rows, arguments.csv)
     return 0
 
 
 def _accept(arguments: argparse.Namespace) -> int:
     from sd_search_verl.world import acceptance
-    from sd_search_verl.world.compare import compare, write_csv
+    from sd_search_verl.world.compare import compare
 
     others = {"alpha": arguments.alpha, "model": None if arguments.model == CHECKPOINT else arguments.model}
     if fixed := [name for name, value in {**_given(arguments), **others}.items() if value is not None]:
@@ -133,9 +131,7 @@ def _accept(arguments: argparse.Namespace) -> int:
     rows = compare(
         acceptance.plan(), arguments.out, acceptance.CONFIG, arguments.jobs, start, acceptance.ALPHA
     )
-    if arguments.csv:
-        write_csv(rows, arguments.csv)
-    _print_table(rows)
+    _show(rows, arguments.csv)
     found = acceptance.bars(rows)
     used = sum(os.times()[:4]) - sum(started[:4])  # of this process and of those it waited for
     print(
@@ -154,24 +150,25 @@ def _plot(arguments: argparse.Namespace) -> int:
         path = Path(f"{arguments.out}_{name}.svg")
         draw(rows, path)
         print(path)
-    _print_table(rows)
+    _show(rows)
     return 0
 
 
 def _stack(arguments: argparse.Namespace) -> int:
-    from sd_search_verl.world.compare import write_csv
     from sd_search_verl.world.stack import read_stack_runs
 
     rows = read_stack_runs(arguments.runs)
-    if arguments.csv:
-        write_csv(rows, arguments.csv)
-    _print_table(rows)
+    _show(rows, arguments.csv)
     return 0
 
 
-def _print_table(rows: list[Row]) -> None:
+def _show(rows: list[Row], csv: Path | None = None) -> None:
+    """Print the table, and write the rows to a file if there is one."""
+    from sd_search_verl.world.compare import write_csv
     from sd_search_verl.world.summary import summarize, table
 
+    if csv:
+        write_csv(rows, csv)
     if any(row.arm == BASELINE for row in rows):
         print(table(summarize(rows)))
 

@@ -93,15 +93,29 @@ def test_a_missing_arm_is_named() -> None:
         acceptance.bars([row for row in good() if row.arm != "uniform"])
 
 
-def test_a_start_that_fails_leaves_nothing_and_one_that_is_there_is_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_start_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(acceptance, "START", FitConfig(steps=4, batch=4))
     with pytest.raises(WarmStartError, match="does not copy"):
         acceptance.start(tmp_path)
     assert list(tmp_path.iterdir()) == []
-    (tmp_path / "start").mkdir()
-    assert acceptance.start(tmp_path) == tmp_path / "start"
+
+
+def test_a_start_that_is_there_is_kept_if_it_was_made_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Path] = []
+
+    def make(out: Path, *_: object, **__: object) -> str:
+        out.mkdir()
+        made.append(out)
+        return "made"
+
+    monkeypatch.setattr(acceptance, "make_checkpoint", make)  # training takes minutes
+    assert acceptance.start(tmp_path) == acceptance.start(tmp_path) == tmp_path / "start"
+    assert made == [tmp_path / "start.part"]
+    monkeypatch.setattr(acceptance, "HEAD_DIM", 8)
+    with pytest.raises(ValueError, match=r"start was made in another way.*another --out"):
+        acceptance.start(tmp_path)
 
 
 def test_alpha_is_that_of_all_arms_that_distil() -> None:
