@@ -8,12 +8,11 @@
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.trajectories import records
 from sd_search_verl.protocol import get
 
 
@@ -30,10 +29,9 @@ def main() -> None:
     options = parser.parse_args()
     protocol = get("search_r1")
     asked: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    with gzip.open(options.data / "wiki18-mini" / "trajectories_nq.jsonl.gz", "rt") as file:
-        for record in map(json.loads, file):
-            found = protocol.parse(record["response"]).queries
-            asked[record["run"]] += [(record["id"], query.strip()) for query in found]
+    for record in records(options.data):
+        found = protocol.parse(record["response"]).queries
+        asked[record["run"]] += [(record["id"], query.strip()) for query in found]
     together = [pair for pairs in asked.values() for pair in pairs]
     for name, pairs in {**asked, "together": together}.items():
         count = repeats(pairs)

@@ -29,8 +29,6 @@ from retriever_server.backends.bm25 import LUCENE, LuceneIndex
 
 TOP_K = 3
 WARM_UP = 10_000  # queries until Lucene is compiled
-
-
 BARE = {"Lucene": 32, "Lucene, a call each": 1}  # queries of one call from Python
 
 

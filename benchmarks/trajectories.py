@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,12 @@ class Rollout:
     teacher: TeacherInputs
 
 
+def records(data: Path) -> Iterator[dict[str, Any]]:
+    """The recorded trajectories under ``data``, as they were written."""
+    with gzip.open(data / "wiki18-mini" / "trajectories_nq.jsonl.gz", "rt") as file:
+        yield from map(json.loads, file)
+
+
 def recorded(data: Path) -> list[Lengths]:
     """Lengths of all recorded trajectories under ``data``."""
     from transformers import AutoTokenizer
@@ -55,11 +61,10 @@ def recorded(data: Path) -> list[Lengths]:
     tokenizer: Any = AutoTokenizer.from_pretrained(data / "qwen2.5-tokenizer")
     protocol = get("search_r1")
     found = []
-    with gzip.open(data / "wiki18-mini" / "trajectories_nq.jsonl.gz", "rt") as file:
-        for record in map(json.loads, file):
-            prompt = tokenizer.encode(record["prompt"], add_special_tokens=False)
-            response = tokenizer.encode(record["response"], add_special_tokens=False)
-            found.append(Lengths(len(prompt), len(response), query_spans(response, tokenizer, protocol)))
+    for record in records(data):
+        prompt = tokenizer.encode(record["prompt"], add_special_tokens=False)
+        response = tokenizer.encode(record["response"], add_special_tokens=False)
+        found.append(Lengths(len(prompt), len(response), query_spans(response, tokenizer, protocol)))
     return found
 
 

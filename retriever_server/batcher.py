@@ -16,8 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from .backends import Engine, Hit
 from .metrics import Metrics
 
-GATHER = 0.05  # share of a batch's time that its worker waits for as many queries as it had,
-GATHER_FROM_S = 0.05  # where that time is longer: one call of a dense engine costs much even for one query
+GATHER = 0.05  # share of a long batch's time that is waited for as many queries as it had
+GATHER_FROM_S = 0.05  # a batch that took longer is long: an engine so slow costs much even for one query
 
 Key = tuple[str, int]  # query, topk
 

@@ -194,9 +194,7 @@ def _onnx(folder: Path, device: str) -> States:
             f"{path} is missing. Fix: export the encoder there, or use --encoder-runtime torch."
         )
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = (
-        1  # more cannot be chosen by the call; texts are shared out to threads instead
-    )
+    options.intra_op_num_threads = 1  # a session's number is fixed; each thread gets texts of its own instead
     provider: Any = "CPUExecutionProvider"
     if device != "cpu":
         provider = ("CUDAExecutionProvider", {"device_id": int(device.rsplit(":", 1)[-1])})

@@ -1,8 +1,7 @@
 """A loop inside Java, put together from method handles: one call from Python for a batch of queries.
 
 Every call into Java gives the interpreter's lock away and waits to have it back. With three calls a query the
-search threads and the event loop waited for each other more than they worked: the loop gives a quarter more
-queries a second than calls for each query (``docs/retriever.md``).
+search threads and the event loop waited for each other (``docs/retriever.md`` has the difference).
 """
 
 from __future__ import annotations

@@ -35,7 +35,10 @@ def round_scores(scores: Sequence[float]) -> list[float]:
 
 
 class LuceneIndex:
-    """A Lucene index opened for BM25 search, as Anserini and Pyserini write it. One a process is searched in."""
+    """A Lucene index opened for BM25 search, as Anserini and Pyserini write it.
+
+    Several threads may search in one, but not in two at once: pyjnius would mix up the receivers of their calls.
+    """
 
     def __init__(self, folder: Path, k1: float, b: float, heap_mb: int = 512) -> None:
         jvm.start(heap_mb)
@@ -50,6 +53,7 @@ class LuceneIndex:
         searcher.setSimilarity(jvm.java_class(f"{LUCENE}.similarities.BM25Similarity")(k1, b))
         searcher.setQueryCache(None)
         self.ranked = _ranked(searcher)
+        """Handle of ``(query text, topk) -> TopFieldDocs``."""
         self._search = java_loop.for_each_line(java_loop.then(self.ranked, _as_json()))
 
     def __len__(self) -> int:
@@ -88,7 +92,7 @@ class LuceneIndex:
 
 
 def _ranked(searcher: Any) -> Any:
-    """Handle of ``(query text, topk) -> TopFieldDocs``: parse and search as Anserini does."""
+    """Parse and search as Anserini does."""
     queries = jvm.java_class("io.anserini.search.query.BagOfWordsQueryGenerator")()
     analyzer = jvm.java_class("io.anserini.analysis.DefaultEnglishAnalyzer").newDefaultInstance()
     string, analyzers = java_loop.STRING, "org.apache.lucene.analysis.Analyzer"
