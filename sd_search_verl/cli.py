@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sd_search_verl import __version__
-from sd_search_verl.config import ConfigError
 from sd_search_verl.data.commands import add_commands as data_commands
+from sd_search_verl.errors import UserError
 from sd_search_verl.evaluation.commands import add_commands as evaluation_commands
 from sd_search_verl.world.commands import add_commands as world_commands
 
@@ -18,6 +18,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line; one sub-command per thing a user does."""
     root = argparse.ArgumentParser(prog="sd-search", description="SD-Search for verl.")
     root.add_argument("--version", action="version", version=__version__)
+    root.add_argument("--traceback", action="store_true", help="show the traceback of every error")
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     doctor = commands.add_parser(
@@ -71,20 +72,23 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns its exit status. Errors a user can mend are one message, not a traceback."""
+    """Run a command and return its exit status. A `UserError` is printed as one line, any other with its traceback."""
     arguments = parser().parse_args(argv)
     try:
         return int(arguments.action(arguments))
     except KeyboardInterrupt:
         print("interrupted; nothing is left running", file=sys.stderr)
         return 130
-    except (ConfigError, FileNotFoundError, RuntimeError, ValueError) as error:
+    except UserError as error:
+        if arguments.traceback:
+            raise
         print(f"sd-search: {error}", file=sys.stderr)
         return 1
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from sd_search_verl.doctor import examine, show
+    from sd_search_verl.doctor import examine
+    from sd_search_verl.finding import show
 
     findings = examine(arguments.retriever)
     print(show(findings))
@@ -93,7 +97,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> int:
     from sd_search_verl.checks import check_run, compose
-    from sd_search_verl.doctor import show
+    from sd_search_verl.finding import show
 
     findings = check_run(compose(arguments.arguments))
     print(show(findings))

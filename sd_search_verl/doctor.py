@@ -10,11 +10,12 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from packaging.specifiers import SpecifierSet
+
+from sd_search_verl.finding import Finding
 
 DISK_GIB = 6
 MEMORY_GIB = 12
@@ -34,16 +35,6 @@ SUPPORTED = {
 }
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One check: what was looked at, what was found, and how to mend it when it is not ok."""
-
-    name: str
-    ok: bool
-    found: str
-    fix: str = ""
-
-
 def examine(retrievers: Sequence[str] = ()) -> list[Finding]:
     """Run every check; none of them raises."""
     return [
@@ -57,14 +48,6 @@ def examine(retrievers: Sequence[str] = ()) -> list[Finding]:
         _disk(),
         _memory(),
     ]
-
-
-def show(findings: Sequence[Finding]) -> str:
-    """The findings as a table, and the fixes below it."""
-    width = max(len(finding.name) for finding in findings)
-    lines = [f"{'ok  ' if f.ok else 'FAIL'}  {f.name:<{width}}  {f.found}" for f in findings]
-    fixes = [f"{f.name}: {f.fix}" for f in findings if not f.ok]
-    return "\n".join(lines + (["", "To mend:", *fixes] if fixes else []))
 
 
 def _python() -> Finding:

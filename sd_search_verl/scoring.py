@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sd_search_verl import protocol as protocols
+from sd_search_verl.errors import UserError
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -94,16 +95,14 @@ def golden_answers(ground_truth: Any) -> list[str]:
     """The list of golden answers in any form data sets carry: a string, a list, or ``{"target": ...}``.
 
     Raises:
-        ValueError: there is none.
+        UserError: there is none.
     """
     if isinstance(ground_truth, Mapping):
         if "target" not in ground_truth:
-            raise ValueError(
-                f"reward_model.ground_truth has no 'target'; its keys are {sorted(ground_truth)}"
-            )
+            raise UserError(f"reward_model.ground_truth has no 'target'; its keys are {sorted(ground_truth)}")
         ground_truth = ground_truth["target"]
     if ground_truth is None:
-        raise ValueError(
+        raise UserError(
             "reward_model.ground_truth is missing; give a string, a list of strings, or {'target': ...}"
         )
     return _as_list(ground_truth)
@@ -126,10 +125,10 @@ def compute_score(
     otherwise it is read from ``solution_str``.
 
     Raises:
-        ValueError: unknown metric, or no golden answer.
+        UserError: unknown metric, or no golden answer.
     """
     if metric not in METRICS:
-        raise ValueError(f"metric={metric!r} is not one of {', '.join(METRICS)}")
+        raise UserError(f"metric={metric!r} is not one of {', '.join(METRICS)}")
     recorded = (extra_info or {}).get("sd_search")
     answer = recorded["answer"] if recorded else extract_answer(solution_str)
     golden = golden_answers(ground_truth)

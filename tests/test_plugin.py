@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sd_search_verl.doctor import Finding, check_plugin, check_retriever, examine, show
+from sd_search_verl.doctor import check_plugin, check_retriever, examine
+from sd_search_verl.finding import Finding, show
 
 PROBE = """
 import json, verl

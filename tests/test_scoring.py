@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sd_search_verl.errors import UserError
 from sd_search_verl.protocol import get
 from sd_search_verl.scoring import (
     compute_score,
@@ -103,12 +104,12 @@ def test_the_agent_loops_own_answer_wins() -> None:
 
 @pytest.mark.parametrize("bad", [{"goal": 1}, None, {"target": None}])
 def test_a_missing_golden_answer_is_named(bad: object) -> None:
-    with pytest.raises(ValueError, match="ground_truth"):
+    with pytest.raises(UserError, match="ground_truth"):
         golden_answers(bad)
 
 
 def test_an_unknown_metric_is_named() -> None:
-    with pytest.raises(ValueError, match="metric='acc' is not one of em, f1"):
+    with pytest.raises(UserError, match="metric='acc' is not one of em, f1"):
         compute_score("nq", "", ["x"], None, metric="acc")
 
 

@@ -13,7 +13,7 @@ from sd_search_verl.checks.options import check_keys, check_verl, compose
 from sd_search_verl.checks.policy import check_policy
 from sd_search_verl.checks.retrievers import check_retrievers
 from sd_search_verl.config import ConfigError
-from sd_search_verl.doctor import Finding
+from sd_search_verl.finding import Finding
 
 __all__ = [
     "check_data",

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, ListConfig
 
 from sd_search_verl import protocol as protocols
 from sd_search_verl.config import SearchConfig
-from sd_search_verl.doctor import Finding
+from sd_search_verl.finding import Finding
 
 
 def check_data(config: DictConfig) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from sd_search_verl.doctor import Finding
+from sd_search_verl.finding import Finding
 
 BYTES_PER_PARAMETER = 12
 """A checkpoint in fp32: weights and Adam's two moments."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from sd_search_verl.config import ConfigError
-from sd_search_verl.doctor import Finding
+from sd_search_verl.finding import Finding
 
 
 def compose(arguments: Sequence[str]) -> DictConfig:

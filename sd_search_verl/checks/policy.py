@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from omegaconf import DictConfig
 
-from sd_search_verl.doctor import Finding
+from sd_search_verl.finding import Finding
 
 PADDING_SHARE = 0.01
 """Models pad their vocabulary to a round number: Qwen2.5 by 0.3 %. A larger excess is another tokenizer's model."""

@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from omegaconf import DictConfig
 
-from sd_search_verl.doctor import Finding, check_retriever
+from sd_search_verl.doctor import check_retriever
+from sd_search_verl.finding import Finding
 
 
 def check_retrievers(config: DictConfig) -> Iterator[Finding]:

@@ -26,6 +26,7 @@ from sd_search_verl.data.flashrag import (
 )
 from sd_search_verl.data.jsonl import Problem
 from sd_search_verl.data.rows import sha256, verl_row, write_parquet
+from sd_search_verl.errors import UserError
 from sd_search_verl.evaluation.questions import Question, good_questions, stream_questions
 from sd_search_verl.protocol.base import Protocol
 
@@ -124,12 +125,12 @@ def verify(out: Path) -> list[str]:
     """What differs between the manifest in ``out`` and the files beside it; empty when nothing does.
 
     Raises:
-        FileNotFoundError: no manifest.
+        UserError: no manifest.
     """
     import pyarrow.parquet as pq
 
     if not (out / MANIFEST).is_file():
-        raise FileNotFoundError(f"{out / MANIFEST} is missing; build the data first")
+        raise UserError(f"{out / MANIFEST} is missing; build the data first")
     found = []
     for file, entry in _read_manifest(out)["files"].items():
         path = out / file
@@ -165,7 +166,7 @@ def _rows(
             questions.append(found)
             dropped += found.dropped
     if total != part.split.rows and not config.any_rows:
-        raise ValueError(
+        raise UserError(
             f"{path} has {total} rows, the published {part.name} {part.split.name} has {part.split.rows}: results on "
             "it are not comparable. Give --any-rows if this is meant"
         )

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from sd_search_verl.errors import UserError
+
 
 def add_commands(commands: Any) -> None:
     """Add the sub-commands; ``commands`` is what argparse's ``add_subparsers`` gave."""
@@ -59,7 +61,7 @@ def _data(arguments: argparse.Namespace) -> int:
     if arguments.own:
         name, _, path = arguments.own.partition("=")
         if not name or not path:
-            raise ValueError(f"--own {arguments.own}: give NAME=FILE")
+            raise UserError(f"--own {arguments.own}: give NAME=FILE")
         build_own(Path(path), name, arguments.protocol or DataConfig.protocol, arguments.out)
         return 0
     given = {name: getattr(arguments, name) for name in DataConfig.__dataclass_fields__}

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from sd_search_verl.data import hub
 from sd_search_verl.data.jsonl import MalformedRowsError, Problem, check_text, read_objects
+from sd_search_verl.errors import UserError
 
 GB = 10**9
 _CHUNK = 1 << 24  # bytes
@@ -106,7 +107,7 @@ def fetch(job: Plan, out: Path) -> Path:
     """Download (a second start goes on where the first broke), check and unpack; returns the finished file.
 
     Raises:
-        RuntimeError: the disk is too small, or the hub does not give the files.
+        UserError: the disk is too small, or the hub does not give the files.
     """
     result = out / job.part.result
     if result.exists():
@@ -116,7 +117,7 @@ def fetch(job: Plan, out: Path) -> Path:
     kept = [out / f"{file.name}{suffix}" for file in job.files for suffix in ("", ".part")]
     there = sum(path.stat().st_size for path in kept if path.is_file())
     if job.room - there > free:
-        raise RuntimeError(
+        raise UserError(
             f"{out} has {free / GB:.1f} GB free, {(job.room - there) / GB:.1f} GB are needed; choose another --out"
         )
     downloaded = [
@@ -146,7 +147,7 @@ def check_corpus(path: Path, lines: int = 10_000) -> int:
     """Check the first lines of a corpus that the user has; returns how many.
 
     Raises:
-        FileNotFoundError: no such file.
+        UserError: no such file.
         MalformedRowsError: a line is no ``{"id", "contents": "title\\ntext"}``.
     """
     problems: list[Problem] = []
@@ -157,7 +158,7 @@ def check_corpus(path: Path, lines: int = 10_000) -> int:
     if problems:
         raise MalformedRowsError(path, problems)
     if not count:
-        raise ValueError(f"{path} is empty")
+        raise UserError(f"{path} is empty")
     return count
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from sd_search_verl.data import hub
 from sd_search_verl.data.jsonl import Problem, check_text, read_objects
+from sd_search_verl.errors import UserError
 
 REPOSITORY = "RUC-NLPIR/FlashRAG_datasets"
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
@@ -56,17 +57,16 @@ def source_file(source: str, name: str, split: str, downloads: Path) -> Path:
     """The file of a split: in a local folder, or downloaded from a repository into ``downloads``, and kept there.
 
     Raises:
-        FileNotFoundError: the folder lacks it.
-        RuntimeError: the hub does not give it.
+        UserError: the folder lacks it; the hub does not give it.
     """
     if Path(source).is_dir():
         candidates = [Path(source) / name / f"{split}{suffix}" for suffix in _SUFFIXES]
         for path in candidates:
             if path.is_file():
                 return path
-        raise FileNotFoundError(f"{candidates[0]} is missing (also tried: {', '.join(_SUFFIXES[1:])})")
+        raise UserError(f"{candidates[0]} is missing (also tried: {', '.join(_SUFFIXES[1:])})")
     if source.startswith((".", "/", "~")) or source.count("/") != 1:
-        raise FileNotFoundError(f"--source {source} is neither a folder nor the name of a hub repository")
+        raise UserError(f"--source {source} is neither a folder nor the name of a hub repository")
     path = downloads / name / f"{split}.jsonl"
     return path if path.is_file() else hub.download(hub.find(source, f"{name}/{split}.jsonl"), path)
 
@@ -75,7 +75,7 @@ def read_split(path: Path) -> Iterator[tuple[int, SourceQuestion | Problem]]:
     """Row number and question, or problem, for every row of a split, streamed through ``datasets``.
 
     Raises:
-        ValueError: the file as a whole cannot be read; the message names its broken lines where it has lines.
+        UserError: the file as a whole cannot be read; the message names its broken lines where it has lines.
     """
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError
@@ -87,7 +87,7 @@ def read_split(path: Path) -> Iterator[tuple[int, SourceQuestion | Problem]]:
             yield number, _checked(number, row)
     except (DatasetGenerationError, OSError, UnicodeDecodeError, ValueError) as error:
         bad = [] if kind == "parquet" else [str(p) for _, p in read_objects(path) if isinstance(p, Problem)]
-        raise ValueError("\n  ".join([f"{path} cannot be read ({error})", *bad])) from error
+        raise UserError("\n  ".join([f"{path} cannot be read ({error})", *bad])) from error
 
 
 def _checked(number: int, row: dict[str, Any]) -> SourceQuestion | Problem:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from sd_search_verl.errors import UserError
+
 _CHUNK = 1 << 22  # bytes
 _PLAIN = {"Accept-Encoding": "identity"}  # a compressed answer cannot be gone on with by its length
 
@@ -30,7 +32,7 @@ def find(repository: str, name: str) -> RemoteFile:
     """Ask the hub (HF_ENDPOINT chooses a mirror) for a file.
 
     Raises:
-        RuntimeError: it does not answer, or has no such file.
+        UserError: it does not answer, or has no such file.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
@@ -40,12 +42,12 @@ def find(repository: str, name: str) -> RemoteFile:
     except (
         Exception
     ) as error:  # of the HTTP client that the hub's client has, which differs from version to version
-        raise RuntimeError(
+        raise UserError(
             f"{repository}: {name} cannot be reached ({_first_line(error)}); set HF_ENDPOINT to a mirror, or give a "
             "copy that you have: data --source FOLDER, corpus --file FILE"
         ) from error
     if found.size is None:
-        raise RuntimeError(f"{url} has no size; is HF_ENDPOINT a mirror of the hub?")
+        raise UserError(f"{url} has no size; is HF_ENDPOINT a mirror of the hub?")
     return RemoteFile(name, url, found.size, found.etag or "")
 
 
@@ -53,7 +55,7 @@ def download(file: RemoteFile, path: Path) -> Path:
     """Fetch a file to ``path``, which appears when it is whole; ``path.part`` is what a broken download goes on from.
 
     Raises:
-        RuntimeError: the connection broke for good, or the bytes are not the hub's.
+        UserError: the connection broke for good, or the bytes are not the hub's.
     """
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
@@ -73,13 +75,13 @@ def download(file: RemoteFile, path: Path) -> Path:
                 displayed_filename=file.name,
             )
         except Exception as error:  # as above
-            raise RuntimeError(
+            raise UserError(
                 f"the download of {file.name} broke at {target.tell():,} of {file.size:,} bytes "
                 f"({_first_line(error)}); start again to go on from there"
             ) from error
     if not agrees(part, file.checksum):
         part.unlink()
-        raise RuntimeError(
+        raise UserError(
             f"{file.name} arrived damaged: its checksum is not the hub's {file.checksum}. It was removed; start again"
         )
     part.replace(path)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sd_search_verl.errors import UserError
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -23,7 +25,7 @@ class Problem:
         return f"line {self.line}" + (f", field {self.field!r}" if self.field else "") + f": {self.reason}"
 
 
-class MalformedRowsError(ValueError):
+class MalformedRowsError(UserError):
     """A file has malformed rows. The message names every one of them."""
 
     def __init__(self, path: Path, problems: Sequence[Problem]) -> None:
@@ -36,11 +38,10 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any] | Problem]]:
     """Line number and object, or the problem of a line that is none, for every line of a file (gzipped if ``.gz``).
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file ends before its compressed data do.
+        UserError: no such file; the file ends before its compressed data do.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing")
+        raise UserError(f"{path} is missing")
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         lines = enumerate(file, start=1)
         while True:
@@ -49,7 +50,7 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any] | Problem]]:
             except StopIteration:
                 return
             except (EOFError, OSError, zlib.error) as error:
-                raise ValueError(f"{path} cannot be read to its end ({error}); copy it again") from error
+                raise UserError(f"{path} cannot be read to its end ({error}); copy it again") from error
             yield number, _object(number, line)
 
 

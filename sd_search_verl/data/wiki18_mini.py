@@ -25,6 +25,7 @@ from transformers import AutoTokenizer
 from sd_search_verl import protocol as protocols
 from sd_search_verl.data.jsonl import Problem, read_objects
 from sd_search_verl.data.rows import verl_row, write_parquet
+from sd_search_verl.errors import UserError
 from sd_search_verl.world.model import build_model
 from sd_search_verl.world.sampling import next_token_logits
 from sd_search_verl.world.supervised import Encoded, FitConfig, fit
@@ -37,7 +38,7 @@ LESSONS = 8000
 MOST_QUERY_TOKENS, PROBED = 24, 20
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """A file is missing or malformed. The message names file, line and what is expected."""
 
 
@@ -67,7 +68,7 @@ def read_lines(path: Path, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
                 if not found.get(field):
                     raise DataError(f"{path}:{number}: no {field!r}; each line needs {', '.join(fields)}")
             yield found
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         raise error if isinstance(error, DataError) else DataError(str(error)) from error
 
 

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sd_search_verl.errors import UserError
+
 if TYPE_CHECKING:
     from sd_search_verl.evaluation.config import Settings
 
@@ -130,7 +132,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 
     a, b = (arguments.a, arguments.b) if arguments.b else (arguments.a[:1], arguments.a[1:])
     if not b or (not arguments.b and len(b) > 1):
-        raise ValueError("give two evaluations, or several of each side: compare A1 A2 --with B1 B2")
+        raise UserError("give two evaluations, or several of each side: compare A1 A2 --with B1 B2")
     result = compare([read_run(run) for run in a], [read_run(run) for run in b])
     print(table(result, arguments.changed))
     if arguments.out:

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from sd_search_verl.errors import UserError
 from sd_search_verl.evaluation.results import METRICS, per_question
 from sd_search_verl.evaluation.statistics import (
     Estimate,
@@ -38,11 +39,11 @@ def read_run(folder: Path) -> Run:
     """The evaluation in a folder.
 
     Raises:
-        FileNotFoundError: it holds none that has finished.
+        UserError: it holds none that has finished.
     """
     path = folder / "results.json"
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: no evaluation has finished in {folder}")
+        raise UserError(f"{path} is missing: no evaluation has finished in {folder}")
     return Run(folder, json.loads(path.read_text()), read_trajectories(folder / "trajectories.jsonl"))
 
 
@@ -124,9 +125,7 @@ def _common(a: Scores, b: Scores) -> tuple[Scores, Scores]:
     both = {name: sorted(q for q in a[name] if q in b[name]) for name in a if name in b}
     both = {name: questions for name, questions in both.items() if questions}
     if not both:
-        raise ValueError(
-            "the evaluations have no question in common; compare runs of the same question files"
-        )
+        raise UserError("the evaluations have no question in common; compare runs of the same question files")
     first, second = ({name: {q: s[name][q] for q in qs} for name, qs in both.items()} for s in (a, b))
     return first, second
 

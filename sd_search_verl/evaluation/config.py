@@ -15,6 +15,7 @@ from yaml import YAMLError
 
 from sd_search_verl import protocol as protocols
 from sd_search_verl.config import ConfigError, SearchConfig, from_mapping
+from sd_search_verl.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def protocol_hash(config: EvaluationConfig) -> str:
 def _training_values(path: Path) -> dict[str, Any]:
     """What an evaluation shares with the training whose whole Hydra config is at ``path``."""
     if not path.is_file():
-        raise FileNotFoundError(f"--training {path} is missing; give the .hydra/config.yaml of the run")
+        raise UserError(f"--training {path} is missing; give the .hydra/config.yaml of the run")
     whole = OmegaConf.load(path)
     if OmegaConf.select(whole, "search") is None:
         raise ConfigError(f"{path} has no section 'search': it is not a config of an SD-Search training")

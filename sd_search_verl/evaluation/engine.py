@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sd_search_verl.config import ConfigError
+from sd_search_verl.errors import UserError
 from sd_search_verl.evaluation.config import EvaluationConfig
 from sd_search_verl.protocol.base import Protocol
 from sd_search_verl.rollout.episode import Generation
@@ -87,7 +88,7 @@ class Engine:
 def prepare_environment() -> bool:
     """Set what vLLM reads when it is imported; returns whether this is a machine without an accelerator."""
     if importlib.util.find_spec("vllm") is None:
-        raise RuntimeError("vLLM is not installed; `make install` (CPU) or `make install-gpu` brings it")
+        raise UserError("vLLM is not installed; `make install` (CPU) or `make install-gpu` brings it")
     import torch
 
     on_cpu = not torch.cuda.is_available()

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sd_search_verl import protocol as protocols
+from sd_search_verl.errors import UserError
 from sd_search_verl.evaluation.config import EvaluationConfig, Settings, protocol_hash
 from sd_search_verl.evaluation.model import resolve_model
 from sd_search_verl.evaluation.questions import Question, read_questions
@@ -118,7 +119,7 @@ def _check_same(path: Path, asked: dict[str, Any]) -> None:
         name for name in asked if name not in ("model", "warnings") and before.get(name) != asked[name]
     ]
     if changed:
-        raise RuntimeError(
+        raise UserError(
             f"{path.parent} holds an evaluation with another {', '.join(changed)} (see {path.name}); "
             "choose another --out, or give what was given then"
         )
@@ -128,7 +129,7 @@ def _refuse_shared_names(questions: Sequence[Question], files: Sequence[tuple[st
     seen: set[tuple[str, str]] = set()
     for question in questions:
         if (question.set, question.id) in seen:
-            raise ValueError(
+            raise UserError(
                 f"question {question.id!r} of set {question.set!r} stands in two of "
                 f"{', '.join(str(path) for _, path in files)}; name the sets apart: --questions NAME=FILE"
             )

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from sd_search_verl.errors import UserError
 from sd_search_verl.verl_adapter.cpu.environment import ENVIRONMENT
 
 
@@ -18,8 +19,7 @@ def resolve_model(path: Path, out: Path) -> Path:
         out: folder of the evaluation.
 
     Raises:
-        FileNotFoundError: ``path`` holds neither.
-        RuntimeError: the merger failed; the message ends with what it said.
+        UserError: ``path`` holds neither; the merger failed; the message ends with what it said.
     """
     actor = path / "actor" if (path / "actor").is_dir() else path
     if any(path.glob("*.safetensors")) or any(path.glob("pytorch_model*.bin")):
@@ -27,7 +27,7 @@ def resolve_model(path: Path, out: Path) -> Path:
     if any((actor / "huggingface").glob("*.safetensors")):
         return actor / "huggingface"
     if not any(actor.glob("model_world_size_*_rank_*.pt")):
-        raise FileNotFoundError(
+        raise UserError(
             f"{path} holds no model: neither *.safetensors (Hugging Face) nor "
             "model_world_size_*_rank_*.pt (verl, FSDP)"
         )
@@ -47,7 +47,7 @@ def _merge(actor: Path, merged: Path) -> None:
     environment = {} if torch.cuda.is_available() else ENVIRONMENT
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
     if done.returncode != 0 or not any(merged.glob("*.safetensors")):
-        raise RuntimeError(
+        raise UserError(
             f"verl could not merge {actor}; try it by hand:\n  {' '.join(command)}\nit said:\n"
             + "\n".join((done.stdout + done.stderr).splitlines()[-15:])
         )

@@ -19,6 +19,7 @@ from sd_search_verl.data.jsonl import (
     get_field,
     read_objects,
 )
+from sd_search_verl.errors import UserError
 from sd_search_verl.protocol.base import Messages, Protocol
 
 
@@ -80,7 +81,7 @@ def good_questions(path: Path, found: Iterable[Question | Problem]) -> Iterator[
     if problems:
         raise MalformedRowsError(path, problems)
     if not count:
-        raise ValueError(f"{path} has no question")
+        raise UserError(f"{path} has no question")
 
 
 def _sampled(questions: list[Question], sample: int) -> list[Question]:
@@ -93,7 +94,7 @@ def _sampled(questions: list[Question], sample: int) -> list[Question]:
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing")
+        raise UserError(f"{path} is missing")
     number = 0
     for batch in pq.ParquetFile(path).iter_batches(batch_size=1024):
         for row in batch.to_pylist():

@@ -12,6 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from sd_search_verl import protocol as protocols
+from sd_search_verl.errors import UserError
 from sd_search_verl.evaluation.config import EvaluationConfig
 from sd_search_verl.evaluation.questions import Question
 from sd_search_verl.evaluation.trajectories import TrajectoryFile
@@ -27,7 +28,7 @@ Search = Callable[[str], Awaitable[SearchResult]]
 FEW_FAILURES = 5  # happen to any server, and are a large share of few searches
 
 
-class SearchFailedError(RuntimeError):
+class SearchFailedError(UserError):
     """Too many searches got no answer; what was finished stays, and a second start goes on."""
 
 

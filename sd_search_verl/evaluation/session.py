@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sd_search_verl.errors import UserError
 from sd_search_verl.evaluation.config import EvaluationConfig
 from sd_search_verl.evaluation.run import Generate, Search
 from sd_search_verl.launch.guard import children_end_with_us
@@ -29,14 +30,14 @@ async def open_session(model: Path, config: EvaluationConfig) -> AsyncIterator[S
     """Retriever client and engine; both are closed at the end, and the engine's processes end with this one.
 
     Raises:
-        RuntimeError: the retriever does not answer. It is asked before minutes are spent on loading the model.
+        UserError: the retriever does not answer. It is asked before minutes are spent on loading the model.
     """
     search = config.search
     client = RetrieverClient(search.retriever_urls, search.top_k, search.timeout_s, search.max_retries)
     try:
         found = await client.search("test")
         if found.error is not None:
-            raise RuntimeError(f"the retriever does not answer: {found.error}")
+            raise UserError(f"the retriever does not answer: {found.error}")
         # These imports take as long as loading a small model: only once it is certain that they are needed.
         from transformers import AutoTokenizer
 

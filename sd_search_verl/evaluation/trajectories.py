@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from sd_search_verl.errors import UserError
+
 Key = tuple[str, str, int]
 """Set, question id, seed."""
 
@@ -22,7 +24,7 @@ def read_trajectories(path: Path) -> dict[Key, dict[str, Any]]:
     """Every whole line of a file, by what it is about. A last line without its end was being written: not read.
 
     Raises:
-        ValueError: a whole line is no such record, or a second one of the same episode.
+        UserError: a whole line is no such record, or a second one of the same episode.
     """
     found: dict[Key, dict[str, Any]] = {}
     if not path.exists():
@@ -32,12 +34,12 @@ def read_trajectories(path: Path) -> dict[Key, dict[str, Any]]:
             row = json.loads(line)
             key = key_of(row)
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
+            raise UserError(
                 f"{path}:{number} is no trajectory of `sd-search evaluate` ({error!r}); remove the line, "
                 "its question is asked again"
             ) from None
         if key in found:
-            raise ValueError(f"{path}:{number}: set {key[0]}, question {key[1]}, seed {key[2]} stands twice")
+            raise UserError(f"{path}:{number}: set {key[0]}, question {key[1]}, seed {key[2]} stands twice")
         found[key] = row
     return found
 
@@ -46,7 +48,7 @@ class TrajectoryFile:
     """The file, open for appending and locked: two evaluations into one folder would ask everything twice.
 
     Raises:
-        RuntimeError: another process has it open.
+        UserError: another process has it open.
     """
 
     def __init__(self, path: Path) -> None:
@@ -55,7 +57,7 @@ class TrajectoryFile:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._file.close()
-            raise RuntimeError(f"another evaluation is writing {path}; wait for it or choose --out") from None
+            raise UserError(f"another evaluation is writing {path}; wait for it or choose --out") from None
         _drop_torn_line(path)
         self.rows = read_trajectories(path)
 

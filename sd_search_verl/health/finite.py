@@ -10,13 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sd_search_verl.errors import UserError
+
 GRADIENT = "actor/grad_norm"
 """Not finite: verl has left the update out, and goes on."""
 
 _LOSSES = ("actor/", "sd_search/")
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(UserError):
     """A loss is NaN or infinite. The message names the metrics, the rollouts and the file with the batch."""
 
 

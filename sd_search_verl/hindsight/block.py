@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sd_search_verl.config import HindsightConfig
+from sd_search_verl.errors import UserError
 from sd_search_verl.hindsight.outcome import CORRECT, INCORRECT, is_correct
 from sd_search_verl.protocol.base import Messages
 
@@ -100,7 +101,7 @@ def place_block(messages: Messages, block: str, config: HindsightConfig) -> Mess
     """The teacher's messages: the student's with the block put in. An empty block leaves them as they are.
 
     Raises:
-        ValueError: no user message to put it into.
+        UserError: no user message to put it into.
     """
     placed = [dict(message) for message in messages]
     if not block:
@@ -113,7 +114,7 @@ def place_block(messages: Messages, block: str, config: HindsightConfig) -> Mess
         return placed
     users = [message for message in placed if message["role"] == "user"]
     if not users:
-        raise ValueError(f"hindsight.placement={config.placement} needs a user message; the prompt has none")
+        raise UserError(f"hindsight.placement={config.placement} needs a user message; the prompt has none")
     question = users[-1]["content"]
     before = config.placement == "before_question"
     users[-1]["content"] = f"{block}\n{question}" if before else f"{question.rstrip()}\n\n{block}"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from sd_search_verl.errors import UserError
 from sd_search_verl.launch.guard import children_end_with_us
 from sd_search_verl.launch.processes import no_process_left
 from sd_search_verl.launch.retriever import build_index, start_retriever
@@ -45,13 +46,13 @@ def run_local(job: LocalRun) -> Path:
     """Run a job on the CPU; leaves no process behind, however it ends. Returns the report's path.
 
     Raises:
-        FileNotFoundError: the world's folder lacks a part.
+        UserError: the world's folder lacks a part.
         RetrieverFailedError, TrainingFailedError: with the end of the log.
     """
     corpus = job.corpus or job.world / "corpus.jsonl"
     for part in (corpus, job.world / "train.parquet", job.world / "val.parquet", job.world / "model"):
         if not part.exists():
-            raise FileNotFoundError(f"{part} is missing; build the world first")
+            raise UserError(f"{part} is missing; build the world first")
     run = job.run.resolve()
     run.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
@@ -74,10 +75,10 @@ def run_local(job: LocalRun) -> Path:
 def _configured_steps(job: LocalRun) -> int:
     path = job.config_dir / f"{job.config}.yaml"
     if not path.exists():
-        raise FileNotFoundError(f"{path} is missing; give --config-dir and --config of a Hydra config")
+        raise UserError(f"{path} is missing; give --config-dir and --config of a Hydra config")
     steps = OmegaConf.select(OmegaConf.load(path), "trainer.total_training_steps")
     if steps is None:
-        raise ValueError(f"{path} does not set trainer.total_training_steps; give --steps")
+        raise UserError(f"{path} does not set trainer.total_training_steps; give --steps")
     return int(steps)
 
 

@@ -7,12 +7,13 @@ import sys
 import time
 from pathlib import Path
 
+from sd_search_verl.errors import UserError
 from sd_search_verl.launch.processes import start, tail
 
 STARTUP_S = 120.0
 
 
-class RetrieverFailedError(RuntimeError):
+class RetrieverFailedError(UserError):
     """The index could not be built, or the server did not start."""
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from sd_search_verl.errors import UserError
 from sd_search_verl.launch.explain import RAY_TOO_SLOW, explain
 from sd_search_verl.launch.processes import start, tail
 from sd_search_verl.report.line import describe
@@ -29,7 +30,7 @@ _STAGES = (
 RAY_STARTS = 3
 
 
-class TrainingFailedError(RuntimeError):
+class TrainingFailedError(UserError):
     """Training ended early, hung, or never began."""
 
 

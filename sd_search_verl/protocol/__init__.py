@@ -7,6 +7,7 @@ have learned exactly these.
 
 from __future__ import annotations
 
+from sd_search_verl.errors import UserError
 from sd_search_verl.protocol.autorefine import AUTOREFINE
 from sd_search_verl.protocol.base import ParsedTrajectory, Protocol
 from sd_search_verl.protocol.search_r1 import SEARCH_R1
@@ -20,12 +21,12 @@ def get(name: str) -> Protocol:
     """The protocol called ``name``.
 
     Raises:
-        ValueError: there is none of that name.
+        UserError: there is none of that name.
     """
     try:
         return _PROTOCOLS[name]
     except KeyError:
-        raise ValueError(
+        raise UserError(
             f"protocol {name!r} is unknown; choose one of {', '.join(sorted(_PROTOCOLS))}"
         ) from None
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sd_search_verl.errors import UserError
+
 METRICS = "metrics.jsonl"
 TRACES = "traces.jsonl"
 
@@ -98,8 +100,7 @@ def read_metrics(folder: Path) -> Metrics:
     """Metrics of a run folder.
 
     Raises:
-        FileNotFoundError: no such folder, or no metrics in it.
-        ValueError: not one step in the file.
+        UserError: no such folder, or no metrics in it; not one step in the file.
     """
     path = _existing(folder)
     metrics = Metrics()
@@ -113,7 +114,7 @@ def read_metrics(folder: Path) -> Metrics:
             metrics.counts.superseded += 1
         metrics.steps[step] = line
     if not metrics.steps:
-        raise ValueError(f"{path} holds no finished step; wait for the run's first step, or look at its log")
+        raise UserError(f"{path} holds no finished step; wait for the run's first step, or look at its log")
     return metrics
 
 
@@ -136,10 +137,10 @@ def read_traces(folder: Path) -> Traces:
 
 def _existing(folder: Path) -> Path:
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is not a folder; give the run's trainer.default_local_dir")
+        raise UserError(f"{folder} is not a folder; give the run's trainer.default_local_dir")
     path = folder / METRICS
     if not path.is_file():
-        raise FileNotFoundError(
+        raise UserError(
             f"{path} is missing: the run has not finished a step, was not trained with "
             "trainer.v1.trainer_mode=sd_search, or its trainer.default_local_dir is another folder"
         )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sd_search_verl.errors import UserError
 from sd_search_verl.report.read import Metrics, Traces, read_metrics, read_traces
 
 _SEED = re.compile(r"[-_]seed\d+$")
@@ -29,11 +30,10 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     """Read every folder.
 
     Raises:
-        FileNotFoundError: a folder without metrics.
-        ValueError: no folder, or one given twice, or one without a finished step.
+        UserError: a folder without metrics; no folder, or one given twice, or one without a finished step.
     """
     if not folders:
-        raise ValueError("no run folder given")
+        raise UserError("no run folder given")
     names = run_names(folders)
     return [
         Run(name, read_metrics(folder), read_traces(folder))
@@ -45,12 +45,12 @@ def run_names(folders: Sequence[Path]) -> list[str]:
     """The shortest ends of the folders' paths that tell them apart.
 
     Raises:
-        ValueError: a folder is given twice.
+        UserError: a folder is given twice.
     """
     parts = [folder.resolve().parts for folder in folders]
     for one in parts:
         if parts.count(one) > 1:
-            raise ValueError(f"{Path(*one)} is given twice")
+            raise UserError(f"{Path(*one)} is given twice")
     for depth in range(1, max(map(len, parts))):
         names = ["/".join(one[-depth:]) for one in parts]
         if len(set(names)) == len(names):

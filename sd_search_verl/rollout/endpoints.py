@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sd_search_verl.errors import UserError
+
 OPEN_AFTER = 3  # failures in a row that open an endpoint's circuit
 COOL_DOWN_S = (1.0, 30.0)  # an open circuit's first and longest pause
 
@@ -27,10 +29,10 @@ class Endpoint:
         """The endpoint of a URL; a bare ``http://host:port`` gets the path ``/retrieve``.
 
         Raises:
-            ValueError: not an HTTP URL.
+            UserError: not an HTTP URL.
         """
         if not url.startswith(("http://", "https://")):
-            raise ValueError(f"retriever_urls: {url!r} must start with http:// or https://")
+            raise UserError(f"retriever_urls: {url!r} must start with http:// or https://")
         scheme, rest = url.rstrip("/").split("://", 1)
         return cls(f"{scheme}://{rest}" if "/" in rest else f"{scheme}://{rest}/retrieve")
 

@@ -16,6 +16,8 @@ from weakref import WeakKeyDictionary
 
 import aiohttp
 
+from sd_search_verl.errors import UserError
+
 from .answers import Document, parse_answer
 from .endpoints import Endpoint, in_order
 
@@ -96,14 +98,14 @@ class RetrieverClient:
         max_retries: further rounds over the servers after the first.
 
     Raises:
-        ValueError: no URL, or an argument out of range.
+        UserError: no URL, or an argument out of range.
     """
 
     def __init__(self, urls: Sequence[str], top_k: int, timeout_s: float, max_retries: int) -> None:
         if isinstance(urls, str) or not urls:
-            raise ValueError(f"retriever_urls={urls!r} must be a list with at least one URL")
+            raise UserError(f"retriever_urls={urls!r} must be a list with at least one URL")
         if top_k < 1 or timeout_s <= 0 or max_retries < 0:
-            raise ValueError(
+            raise UserError(
                 f"top_k={top_k} and timeout_s={timeout_s} must be positive, max_retries not negative"
             )
         self.endpoints = [Endpoint.at(url) for url in urls]

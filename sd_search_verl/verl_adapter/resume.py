@@ -11,6 +11,8 @@ import logging
 import zipfile
 from pathlib import Path
 
+from sd_search_verl.errors import UserError
+
 logger = logging.getLogger("verl.sd_search")  # below verl's, which is shown where the root logger is not
 
 TRACKER = "latest_checkpointed_iteration.txt"
@@ -40,7 +42,7 @@ def point_to_whole_checkpoint(run: Path) -> None:
     steps = [int(path.name.rsplit("_", 1)[1]) for path in run.glob("global_step_*") if is_whole(path)]
     if not steps:
         if named:
-            raise RuntimeError(
+            raise UserError(
                 f"{tracker} names checkpoint {named!r}, which is not whole, and there is no other; "
                 "start anew with trainer.resume_mode=disable, or in another trainer.default_local_dir"
             )

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 
 from sd_search_verl.config import HindsightConfig, SearchConfig
+from sd_search_verl.errors import UserError
 from sd_search_verl.hindsight.outcome import is_correct
 from sd_search_verl.hindsight.prepare import FinishedRollout, TeacherInputs
 from sd_search_verl.verl_adapter.data_plane import StepRollouts
 
 
-class SearchUnavailableError(RuntimeError):
+class SearchUnavailableError(UserError):
     """Too large a share of a step's searches failed."""
 
 

@@ -11,12 +11,13 @@ from typing import Any, get_type_hints
 import torch
 from transformers import AutoTokenizer
 
+from sd_search_verl.errors import UserError
 from sd_search_verl.world.config import WorldConfig
 from sd_search_verl.world.facts import World
 from sd_search_verl.world.files import CHECKPOINT, difficulty, write_world
 from sd_search_verl.world.model import HEAD_DIM, load_model
 from sd_search_verl.world.supervised import FitConfig
-from sd_search_verl.world.warmstart import WarmStartError, check, make_checkpoint
+from sd_search_verl.world.warmstart import check, make_checkpoint
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     command = options.pop("command")
     try:
         print(COMMANDS[command](options))
-    except (ValueError, OSError, WarmStartError) as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

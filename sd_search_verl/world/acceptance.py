@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from sd_search_verl.errors import UserError
 from sd_search_verl.table import render
 from sd_search_verl.world.arms import BASELINE
 from sd_search_verl.world.config import TrainConfig, WorldConfig
@@ -52,7 +53,7 @@ def start(out: Path) -> Path:
 
     Raises:
         WarmStartError: it does not read blocks.
-        ValueError: the one in ``out`` was made in another way.
+        UserError: the one in ``out`` was made in another way.
     """
     checkpoint, made_with = out / "start", f"{START}\nheads of {HEAD_DIM}\n{WorldConfig()}\n"
     if not checkpoint.exists():
@@ -63,7 +64,7 @@ def start(out: Path) -> Path:
         part.rename(checkpoint)  # whole or absent
     note = checkpoint / MADE_WITH
     if not note.is_file() or note.read_text() != made_with:
-        raise ValueError(f"{checkpoint} was made in another way than this preset's. Fix: give another --out")
+        raise UserError(f"{checkpoint} was made in another way than this preset's. Fix: give another --out")
     return checkpoint
 
 
@@ -71,12 +72,12 @@ def bars(rows: Sequence[Row]) -> list[Bar]:
     """The verdict over the rows of :func:`plan`.
 
     Raises:
-        ValueError: an arm is missing.
+        UserError: an arm is missing.
     """
     found = {summary.arm: summary for summary in summarize(rows)}
     for arm in (METHOD, EMPTY, *FALSE):
         if arm not in found:
-            raise ValueError(f"there is no {arm} run; the acceptance needs one of every arm of its plan")
+            raise UserError(f"there is no {arm} run; the acceptance needs one of every arm of its plan")
     sd, shuffled = found[METHOD], found["shuffled"]
     most, many = _of(sd, 11 / 12), _of(sd, 10 / 12)
     gaps = [_gap(summary) for summary in (sd, shuffled)]

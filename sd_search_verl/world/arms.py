@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from sd_search_verl.config import HindsightConfig, SDSearchConfig, from_mapping, to_mapping
+from sd_search_verl.errors import UserError
 from sd_search_verl.hindsight import is_correct
 from sd_search_verl.hindsight.prepare import FinishedRollout, TeacherInputs
 from sd_search_verl.world.facts import World
@@ -104,10 +105,10 @@ def arm(name: str, alpha: float | None = None) -> Arm:
     """The arm of a name; with another alpha, where one is given and the arm distils at all.
 
     Raises:
-        ValueError: there is none, or alpha is no number of at least 0.
+        UserError: there is none, or alpha is no number of at least 0.
     """
     if name not in ARMS:
-        raise ValueError(f"arm {name!r} is unknown; choose from {', '.join(ARMS)}")
+        raise UserError(f"arm {name!r} is unknown; choose from {', '.join(ARMS)}")
     found = ARMS[name]
     if alpha is None or not found.method.alpha:
         return found

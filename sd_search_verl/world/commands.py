@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sd_search_verl.errors import UserError
 from sd_search_verl.world.arms import ARMS, BASELINE
 from sd_search_verl.world.config import TrainConfig
 from sd_search_verl.world.files import CHECKPOINT
@@ -108,7 +109,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     from sd_search_verl.world.compare import compare
 
     if bool(arguments.preset) == bool(arguments.arms and arguments.seeds):
-        raise ValueError("give arms with --seeds, or --preset")
+        raise UserError("give arms with --seeds, or --preset")
     if arguments.preset:
         return _accept(arguments)
     # Seeds outside: an interrupted comparison still has whole pairs.
@@ -125,7 +126,7 @@ def _accept(arguments: argparse.Namespace) -> int:
 
     others = {"alpha": arguments.alpha, "model": None if arguments.model == CHECKPOINT else arguments.model}
     if fixed := [name for name, value in {**_given(arguments), **others}.items() if value is not None]:
-        raise ValueError(f"--preset fixes {', '.join(fixed)}; leave it out, or give arms with --seeds")
+        raise UserError(f"--preset fixes {', '.join(fixed)}; leave it out, or give arms with --seeds")
     started = os.times()
     start = acceptance.start(arguments.out)
     rows = compare(
@@ -178,4 +179,4 @@ def _seeds(text: str) -> list[int]:
     try:
         return list(range(int(first), int(last or first) + 1))
     except ValueError:
-        raise ValueError(f"--seeds {text!r} must be a number or a range such as 100-105") from None
+        raise UserError(f"--seeds {text!r} must be a number or a range such as 100-105") from None

@@ -15,6 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from sd_search_verl.config import to_mapping
+from sd_search_verl.errors import UserError
 from sd_search_verl.fingerprint import fingerprint
 from sd_search_verl.world import arms
 from sd_search_verl.world.config import TrainConfig
@@ -81,12 +82,12 @@ def read_csv(path: Path) -> list[Row]:
     """What :func:`write_csv` wrote.
 
     Raises:
-        ValueError: other columns.
+        UserError: other columns.
     """
     with path.open(newline="") as file:
         reader = csv.DictReader(file)
         if reader.fieldnames != COLUMNS:
-            raise ValueError(f"{path} has columns {reader.fieldnames}, not {COLUMNS}")
+            raise UserError(f"{path} has columns {reader.fieldnames}, not {COLUMNS}")
         return [_row(line) for line in reader]
 
 
@@ -124,7 +125,7 @@ def _finished(job: Job) -> bool:
     if not job.path.exists():
         return False
     if json.loads(job.path.read_text())["settings"] != job.settings:
-        raise ValueError(f"{job.path} is a run of other settings; give another --out, or remove it")
+        raise UserError(f"{job.path} is a run of other settings; give another --out, or remove it")
     return True
 
 

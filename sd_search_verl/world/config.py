@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sd_search_verl.config import ConfigError
 from sd_search_verl.world.words import NAMES, RELATIONS
 
 
@@ -12,7 +13,7 @@ class WorldConfig:
     """What a world contains, and how the demonstrations of its warm start behave. Worlds of equal config are equal.
 
     Raises:
-        ValueError: a number that the word lists or the other numbers do not allow.
+        ConfigError: a number that the word lists or the other numbers do not allow.
     """
 
     seed: int = 0
@@ -77,7 +78,7 @@ class WorldConfig:
 
     def _require(self, ok: bool, name: str, rule: str) -> None:
         if not ok:
-            raise ValueError(f"world.{name}={getattr(self, name)!r} must be {rule}")
+            raise ConfigError(f"world.{name}={getattr(self, name)!r} must be {rule}")
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class TrainConfig:
     """Training in the reference: everything but the method. Names of PPO's terms are verl's.
 
     Raises:
-        ValueError: a number with which nothing can be trained.
+        ConfigError: a number with which nothing can be trained.
     """
 
     seed: int = 0
@@ -109,6 +110,6 @@ class TrainConfig:
         least = {"steps": 1, "questions": 1, "group": 2, "evaluate_every": 1}
         for name, value in least.items():
             if getattr(self, name) < value:
-                raise ValueError(f"train.{name}={getattr(self, name)!r} must be at least {value}")
+                raise ConfigError(f"train.{name}={getattr(self, name)!r} must be at least {value}")
         if not self.learning_rate > 0:
-            raise ValueError(f"train.learning_rate={self.learning_rate!r} must be above 0")
+            raise ConfigError(f"train.learning_rate={self.learning_rate!r} must be above 0")

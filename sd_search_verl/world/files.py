@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sd_search_verl.errors import UserError
 from sd_search_verl.world import text
 from sd_search_verl.world.config import WorldConfig
 from sd_search_verl.world.facts import Question, World
@@ -34,29 +35,28 @@ def difficulty(checkpoint: Path) -> WorldConfig:
     """The world that a checkpoint was warmed up for.
 
     Raises:
-        FileNotFoundError: the folder does not say.
-        ValueError: it names fields that a world has not.
+        UserError: the folder does not say; it names fields that a world has not.
     """
     path = checkpoint / DIFFICULTY
     if not path.is_file():
-        raise FileNotFoundError(
+        raise UserError(
             f"{checkpoint} holds no {DIFFICULTY}; make a model for a world with: "
             f"python -m sd_search_verl.world warmstart --out {checkpoint}"
         )
     try:
         return WorldConfig(**json.loads(path.read_text()))
     except TypeError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise UserError(f"{path}: {error}") from None
 
 
 def write_world(world: World, directory: Path, checkpoint: Path = CHECKPOINT) -> None:
     """Write ``corpus.jsonl``, ``{train,val}.parquet``, ``oracle.json`` and ``model/`` into ``directory``.
 
     Raises:
-        FileNotFoundError: ``checkpoint`` is no model.
+        UserError: ``checkpoint`` is no model.
     """
     if not (checkpoint / "config.json").is_file():
-        raise FileNotFoundError(
+        raise UserError(
             f"{checkpoint} holds no model; make one with: "
             f"python -m sd_search_verl.world warmstart --out {checkpoint}"
         )

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from sd_search_verl.errors import UserError
+
 HEADS = 4
 HEAD_DIM = 32
 """The smallest head of vLLM's CPU attention. Two such heads did not learn to copy from a block; four do."""
@@ -17,7 +19,7 @@ def build_model(tokenizer: Any, seed: int = 0, head_dim: int = HEAD_DIM) -> Qwen
     """A random decoder, fp32, whose vocabulary is the tokenizer's: 0.39 M parameters, or 0.11 M with heads of 16, which
     learn as well but which vLLM does not run on a CPU."""
     if head_dim < 2 or head_dim % 2:
-        raise ValueError(f"head_dim={head_dim} must be even, and at least 2: positions turn pairs of numbers")
+        raise UserError(f"head_dim={head_dim} must be even, and at least 2: positions turn pairs of numbers")
     torch.manual_seed(seed)
     config = Qwen2Config(
         # Equal sizes: rows that no token uses would make rollout and trainer disagree on log-probs.

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from random import Random
 
+from sd_search_verl.errors import UserError
 from sd_search_verl.world.facts import Question, World
 
 
@@ -13,7 +14,7 @@ def questions(world: World, split: str) -> list[Question]:
     """The distinct questions of a split ("train" or "val"), in random order.
 
     Raises:
-        ValueError: the world has fewer distinct questions than the config asks for.
+        UserError: the world has fewer distinct questions than the config asks for.
     """
     config = world.config
     total = config.train_questions if split == "train" else config.val_questions
@@ -25,7 +26,7 @@ def questions(world: World, split: str) -> list[Question]:
     for hops, count in {1: total - sum(wanted.values()), **wanted}.items():
         most = len(subjects) * math.perm(len(world.relations), hops)
         if count > most:
-            raise ValueError(
+            raise UserError(
                 f"world.{split}_questions={total} asks for {count} questions of {hops} hops, "
                 f"the world has {most}; lower it or change one_hop_share"
             )

@@ -12,6 +12,7 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+from sd_search_verl.errors import UserError
 from sd_search_verl.report.read import read_metrics, read_traces
 from sd_search_verl.world.config import TrainConfig
 from sd_search_verl.world.experiment import Row
@@ -33,7 +34,7 @@ def read_stack_runs(folders: Sequence[Path]) -> list[Row]:
 def _rows(folder: Path) -> list[Row]:
     arm, marker, seed = folder.name.rpartition("-seed")
     if not marker or not seed.isdigit():
-        raise ValueError(f"{folder} is not named <arm>-seed<N>")
+        raise UserError(f"{folder} is not named <arm>-seed<N>")
     oracle = json.loads((folder / "world" / "oracle.json").read_text())["relations"]
     right: dict[int, list[float]] = {}
     rollouts: dict[int, int] = {}

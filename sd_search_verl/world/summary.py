@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from sd_search_verl.errors import UserError
 from sd_search_verl.table import render
 from sd_search_verl.world.arms import BASELINE
 from sd_search_verl.world.experiment import Row
@@ -79,11 +80,11 @@ def summarize(rows: Sequence[Row]) -> list[Summary]:
     """One summary per arm, over the seeds that the baseline has too.
 
     Raises:
-        ValueError: no baseline, or an arm without a seed in common with it.
+        UserError: no baseline, or an arm without a seed in common with it.
     """
     by_arm = curves(rows)
     if BASELINE not in by_arm:
-        raise ValueError(f"there is no {BASELINE} run to compare with")
+        raise UserError(f"there is no {BASELINE} run to compare with")
     return [_summary(arm, by_arm[arm], by_arm[BASELINE]) for arm in by_arm]
 
 
@@ -145,7 +146,7 @@ def interval(values: Sequence[float]) -> Interval:
 def _summary(arm: str, runs: dict[int, list[Row]], baseline: dict[int, list[Row]]) -> Summary:
     seeds = sorted(set(runs) & set(baseline))
     if not seeds:
-        raise ValueError(f"{arm} has no seed in common with {BASELINE}")
+        raise UserError(f"{arm} has no seed in common with {BASELINE}")
     ours = {seed: rollouts_to(runs[seed], HALF) for seed in seeds}
     theirs = {seed: rollouts_to(baseline[seed], HALF) for seed in seeds}
     early = {seed: p_right_at(runs[seed], EARLY) for seed in seeds}

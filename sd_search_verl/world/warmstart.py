@@ -7,6 +7,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from sd_search_verl.errors import UserError
 from sd_search_verl.world.config import WorldConfig
 from sd_search_verl.world.demonstrations import Demonstration, demonstration, stage
 from sd_search_verl.world.files import write_difficulty
@@ -17,7 +18,7 @@ from sd_search_verl.world.tokenizer import build_tokenizer, save_tokenizer
 from sd_search_verl.world.words import RELATIONS
 
 
-class WarmStartError(RuntimeError):
+class WarmStartError(UserError):
     """The warm-started model cannot do what the world needs of it."""
 
 

@@ -13,17 +13,18 @@ from omegaconf import DictConfig
 from support.good_run import UNLISTENED, change
 from support.tiny import byte_tokenizer
 
-from sd_search_verl import checks, doctor
+from sd_search_verl import checks
 from sd_search_verl import protocol as protocols
 from sd_search_verl.config import ConfigError
 from sd_search_verl.data.rows import verl_row, write_parquet
+from sd_search_verl.finding import Finding, show
 
 
-def bad(findings: Iterable[doctor.Finding]) -> str:
+def bad(findings: Iterable[Finding]) -> str:
     """The failed finding as the doctor and `sd-search check` show it."""
     failed = [finding for finding in findings if not finding.ok]
     assert len(failed) == 1, failed
-    return doctor.show(failed)
+    return show(failed)
 
 
 def missing_column(config: DictConfig, folder: Path) -> str:

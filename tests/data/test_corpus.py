@@ -12,6 +12,7 @@ from sd_search_verl.cli import main
 from sd_search_verl.data.corpus import PARTS, Plan, assemble, check_corpus, fetch
 from sd_search_verl.data.hub import RemoteFile, agrees
 from sd_search_verl.data.jsonl import MalformedRowsError
+from sd_search_verl.errors import UserError
 
 ROWS = [{"id": str(i), "contents": f"Title {i}\ntext"} for i in range(50)]
 
@@ -50,7 +51,7 @@ def test_what_it_costs_is_said(tmp_path: Path) -> None:
     for words in ("download 60.0 GB", "disk 120.0 GB", "200.0 GB are free", "30 minutes", "65 GB of memory"):
         assert words in said
     huge = Plan(PARTS["corpus"], [remote("wiki-18.jsonl.gz", 10**18)])
-    with pytest.raises(RuntimeError, match="GB are needed"):
+    with pytest.raises(UserError, match="GB are needed"):
         fetch(huge, tmp_path)
 
 
@@ -79,7 +80,7 @@ def test_a_corpus_that_the_user_has(tmp_path: Path, capsys: pytest.CaptureFixtur
         check_corpus(path)
     assert [(p.line, p.field) for p in error.value.problems] == [(2, "contents"), (3, "id"), (4, "contents")]
     path.write_text("")
-    with pytest.raises(ValueError, match="is empty"):
+    with pytest.raises(UserError, match="is empty"):
         check_corpus(path)
 
 

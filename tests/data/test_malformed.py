@@ -11,6 +11,7 @@ import pytest
 
 from sd_search_verl.cli import main
 from sd_search_verl.data.jsonl import MalformedRowsError, read_objects
+from sd_search_verl.errors import UserError
 from sd_search_verl.evaluation.questions import read_questions
 from sd_search_verl.protocol import get
 
@@ -119,5 +120,5 @@ def test_a_file_cut_in_its_compressed_data_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl.gz"
     whole = gzip.compress(b"\n".join(line(id=i, question=str(i * 7919)) for i in range(5000)))
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match="cannot be read to its end"):
+    with pytest.raises(UserError, match="cannot be read to its end"):
         list(read_objects(path))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from sd_search_verl.cli import main
+from sd_search_verl.errors import UserError
 from sd_search_verl.evaluation.model import resolve_model
 from sd_search_verl.fingerprint import fingerprint
 from sd_search_verl.protocol import get
@@ -103,7 +104,7 @@ def test_a_silent_retriever_is_noticed_before_the_model_is_loaded(
 def test_models_are_told_apart_and_absent_ones_named(world: Path, tmp_path: Path) -> None:
     model = world / "model"
     assert resolve_model(model, tmp_path) == model
-    with pytest.raises(FileNotFoundError, match="holds no model"):
+    with pytest.raises(UserError, match="holds no model"):
         resolve_model(tmp_path, tmp_path)
     before = fingerprint(model)
     weights = model / "model.safetensors"

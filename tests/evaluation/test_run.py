@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import scripted
 from scripted import R1, Policy, config, found, write_questions
 
+from sd_search_verl.errors import UserError
 from sd_search_verl.evaluation.questions import Question, read_questions
 from sd_search_verl.evaluation.results import latency_line, summarize, table, timing
 from sd_search_verl.evaluation.run import SearchFailedError, turn_seed
@@ -75,7 +76,7 @@ def test_a_kill_loses_nothing_that_was_written(questions: list[Question], tmp_pa
 def test_two_evaluations_cannot_share_a_folder(tmp_path: Path) -> None:
     with (
         TrajectoryFile(tmp_path / "t.jsonl"),
-        pytest.raises(RuntimeError, match="another evaluation is writing"),
+        pytest.raises(UserError, match="another evaluation is writing"),
     ):
         TrajectoryFile(tmp_path / "t.jsonl")
 
@@ -83,10 +84,10 @@ def test_two_evaluations_cannot_share_a_folder(tmp_path: Path) -> None:
 def test_a_damaged_line_is_named_and_not_dropped(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text('{"set": "a", "id": "1", "seed": 0}\n{"set": "a"}\n')
-    with pytest.raises(ValueError, match=r"t\.jsonl:2 is no trajectory"):
+    with pytest.raises(UserError, match=r"t\.jsonl:2 is no trajectory"):
         read_trajectories(path)
     path.write_text('{"set": "a", "id": "1", "seed": 0}\n' * 2)
-    with pytest.raises(ValueError, match="question 1, seed 0 stands twice"):
+    with pytest.raises(UserError, match="question 1, seed 0 stands twice"):
         read_trajectories(path)
 
 

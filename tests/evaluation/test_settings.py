@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from sd_search_verl.config import ConfigError, SearchConfig, to_mapping
+from sd_search_verl.errors import UserError
 from sd_search_verl.evaluation.config import (
     find_training_config,
     protocol_hash,
@@ -116,5 +117,5 @@ def test_a_config_of_another_training_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("trainer: {}\n")
     with pytest.raises(ConfigError, match="no section 'search'"):
         read_settings(tmp_path / "config.yaml", [])
-    with pytest.raises(FileNotFoundError, match="is missing"):
+    with pytest.raises(UserError, match="is missing"):
         read_settings(tmp_path / "none.yaml", [])

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sd_search_verl.config import HindsightConfig
+from sd_search_verl.errors import UserError
 from sd_search_verl.hindsight import RolloutSummary, fit_block, place_block, render_block, shuffled_labels
 from sd_search_verl.hindsight.block import documents_block
 
@@ -80,7 +81,7 @@ def test_placement() -> None:
     assert place_block(with_system, "B", HindsightConfig(placement="system"))[0]["content"] == "S\nB"
     assert messages == [{"role": "user", "content": "Question: q?\n"}]
     assert place_block(messages, "", HindsightConfig()) == messages
-    with pytest.raises(ValueError, match="needs a user message"):
+    with pytest.raises(UserError, match="needs a user message"):
         place_block([{"role": "system", "content": "x"}], "B", HindsightConfig())
 
 

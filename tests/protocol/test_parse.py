@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from sd_search_verl.errors import UserError
 from sd_search_verl.protocol import get
 
 R1 = get("search_r1")
@@ -53,5 +54,5 @@ def test_prompt_ends_with_one_question_mark() -> None:
 
 
 def test_unknown_protocol_names_the_choices() -> None:
-    with pytest.raises(ValueError, match="autorefine, search_r1"):
+    with pytest.raises(UserError, match="autorefine, search_r1"):
         get("search-r1")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from sd_search_verl.errors import UserError
 from sd_search_verl.report.read import read_metrics, read_traces
 from sd_search_verl.report.runs import Run, read_runs, run_names
 
@@ -103,15 +104,13 @@ def test_steps_done_again_after_a_resume_count_once(make_run: MakeRun) -> None:
 
 
 def test_missing_files_name_the_file_and_the_fix(make_run: MakeRun, tmp_path: Path) -> None:
-    with pytest.raises(
-        FileNotFoundError, match=r"nowhere is not a folder; give the run's trainer.default_local_dir"
-    ):
+    with pytest.raises(UserError, match=r"nowhere is not a folder; give the run's trainer.default_local_dir"):
         read_runs([tmp_path / "nowhere"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"metrics\.jsonl is missing: .* trainer\.default_local_dir"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl is missing: .* trainer\.default_local_dir"):
         read_runs([tmp_path / "empty"])
     (tmp_path / "empty" / "metrics.jsonl").write_text("")
-    with pytest.raises(ValueError, match=r"metrics\.jsonl holds no finished step; wait"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl holds no finished step; wait"):
         read_runs([tmp_path / "empty"])
     assert read_traces(make_run("untraced", [{"search/em": 0.5}])).lines == []
 
@@ -122,7 +121,7 @@ def test_names_are_the_shortest_that_differ() -> None:
 
     assert names("/x/a/run", "/x/b") == ["run", "b"]
     assert names("/x/a/run", "/x/b/run", "/x/b/c") == ["a/run", "b/run", "b/c"]
-    with pytest.raises(ValueError, match="given twice"):
+    with pytest.raises(UserError, match="given twice"):
         names("/x/a", "/x/b/../a")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from sd_search_verl.errors import UserError
 from sd_search_verl.rollout.retriever import RetrieverClient, SearchResult
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -254,7 +255,7 @@ def test_close_ends_searches_under_way_and_the_client_works_on_another_loop() ->
     [([], "at least one URL"), ("http://a", "must be a list"), (["localhost:80"], "must start with http")],
 )
 def test_bad_urls_are_named(urls: list[str], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         RetrieverClient(urls, 3, 1.0, 0)
 
 

@@ -24,6 +24,7 @@ from support.tiny import byte_tokenizer, save_tiny_model
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
 
+from sd_search_verl.errors import UserError
 from sd_search_verl.verl_adapter.resume import TRACKER, before_saving, is_whole, point_to_whole_checkpoint
 
 QUESTIONS, BATCH = 10, 3  # 3 batches an epoch, one question left over
@@ -86,7 +87,7 @@ def test_nothing_to_go_on_from_is_a_start_or_a_clear_error(tmp_path: Path) -> No
     cut(save(tmp_path, 2, mark=False) / "data.pt")
     assert latest(tmp_path) is None
     (tmp_path / TRACKER).write_text("2")
-    with pytest.raises(RuntimeError, match=r"names checkpoint '2', which is not whole.*resume_mode=disable"):
+    with pytest.raises(UserError, match=r"names checkpoint '2', which is not whole.*resume_mode=disable"):
         latest(tmp_path)
 
 

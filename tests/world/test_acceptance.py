@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sd_search_verl.cli import main
+from sd_search_verl.errors import UserError
 from sd_search_verl.world import acceptance, arms
 from sd_search_verl.world.arms import ARMS
 from sd_search_verl.world.experiment import Row
@@ -89,7 +90,7 @@ def test_every_bar_can_be_missed(arm: str, values: dict[str, float], bar: str) -
 
 
 def test_a_missing_arm_is_named() -> None:
-    with pytest.raises(ValueError, match="no uniform run"):
+    with pytest.raises(UserError, match="no uniform run"):
         acceptance.bars([row for row in good() if row.arm != "uniform"])
 
 
@@ -114,14 +115,14 @@ def test_a_start_that_is_there_is_kept_if_it_was_made_so(
     assert acceptance.start(tmp_path) == acceptance.start(tmp_path) == tmp_path / "start"
     assert made == [tmp_path / "start.part"]
     monkeypatch.setattr(acceptance, "HEAD_DIM", 8)
-    with pytest.raises(ValueError, match=r"start was made in another way.*another --out"):
+    with pytest.raises(UserError, match=r"start was made in another way.*another --out"):
         acceptance.start(tmp_path)
 
 
 def test_alpha_is_that_of_all_arms_that_distil() -> None:
     assert [arms.arm(name, 2.0).method.alpha for name in ("grpo", "sd", "shuffled")] == [0.0, 2.0, 2.0]
     assert arms.arm("sd") is ARMS["sd"]
-    with pytest.raises(ValueError, match="arm 'sdd' is unknown"):
+    with pytest.raises(UserError, match="arm 'sdd' is unknown"):
         arms.arm("sdd")
     with pytest.raises(ValueError, match=r"arm\.alpha=-1\.0 must be at least 0"):
         arms.arm("sd", -1.0)

@@ -15,6 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sd_search_verl.cli import main
+from sd_search_verl.errors import UserError
 from sd_search_verl.hindsight.prepare import FinishedRollout
 from sd_search_verl.verl_adapter.data_plane import StepRollouts
 from sd_search_verl.verl_adapter.run_files import append_metrics, append_traces
@@ -167,7 +168,7 @@ def test_an_arm_that_never_gets_there_is_slower() -> None:
     _, worse = summary.summarize(sorted(swapped, key=lambda r: r.arm))
     assert worse.faster == 0
     assert worse.ratio == pytest.approx((280 / 700 + 0) / 2)
-    with pytest.raises(ValueError, match="no grpo run"):
+    with pytest.raises(UserError, match="no grpo run"):
         summary.summarize(ROWS[8:])
 
 
@@ -183,7 +184,7 @@ def test_a_csv_gives_its_rows_back(tmp_path: Path) -> None:
     write_csv(ROWS, path)
     assert [repr(r) for r in read_csv(path)] == [repr(r) for r in ROWS]
     path.write_text("arm,seed\nsd,1\n")
-    with pytest.raises(ValueError, match="columns"):
+    with pytest.raises(UserError, match="columns"):
         read_csv(path)
 
 
@@ -237,5 +238,5 @@ def test_runs_of_the_whole_stack_become_rows_of_the_same_table(tmp_path: Path) -
     assert early.p_right == pytest.approx(3 / 4)
     assert early.success == pytest.approx(4 / 14)
     assert late.sd_loss == pytest.approx(0.1)
-    with pytest.raises(ValueError, match="not named"):
+    with pytest.raises(UserError, match="not named"):
         read_stack_runs([tmp_path])

@@ -6,6 +6,7 @@ from random import Random
 
 import pytest
 
+from sd_search_verl.errors import UserError
 from sd_search_verl.world import World, WorldConfig, questions, text
 from sd_search_verl.world.demonstrations import demonstration, stage
 from sd_search_verl.world.files import difficulty, write_difficulty
@@ -109,10 +110,10 @@ def test_demonstrations_of_hard_worlds_follow_the_protocol_and_the_oracle() -> N
 
 
 def test_a_checkpoint_says_for_which_worlds_it_is(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="warmstart --out"):
+    with pytest.raises(UserError, match="warmstart --out"):
         difficulty(tmp_path)
     write_difficulty(AGENT, tmp_path)
     assert difficulty(tmp_path) == AGENT
     (tmp_path / "world.json").write_text('{"phrasings": 3}')
-    with pytest.raises(ValueError, match="phrasings"):
+    with pytest.raises(UserError, match="phrasings"):
         difficulty(tmp_path)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from sd_search_verl.errors import UserError
 from sd_search_verl.world import Question, World, WorldConfig, questions
 from sd_search_verl.world.words import NAMES, RELATIONS
 
@@ -92,7 +93,7 @@ def test_splits_have_the_sizes_and_hops_of_the_config_and_no_duplicates(split: s
 
 
 def test_more_questions_than_there_are_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"world.train_questions=1024 .* 1 hops, the world has 576"):
+    with pytest.raises(UserError, match=r"world.train_questions=1024 .* 1 hops, the world has 576"):
         questions(World(WorldConfig(one_hop_share=1.0)), "train")
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from sd_search_verl.errors import UserError
 from sd_search_verl.hindsight.block import HEADER
 from sd_search_verl.world import World, WorldConfig, questions, text
 from sd_search_verl.world.demonstrations import demonstration, stage
@@ -48,7 +49,7 @@ def test_a_few_steps_lower_the_loss() -> None:
 
 
 def test_heads_of_odd_width_are_refused() -> None:
-    with pytest.raises(ValueError, match="head_dim=7 must be even"):
+    with pytest.raises(UserError, match="head_dim=7 must be even"):
         build_model(TOKENIZER, head_dim=7)
 
 

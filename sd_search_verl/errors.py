@@ -1,0 +1,10 @@
+"""The errors that a user can fix, told apart from errors of the program."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """An error the user can fix: the message names what is wrong, its value, the rule and the fix.
+
+    ``sd-search`` prints it as one line; every other exception shows its traceback.
+    """
