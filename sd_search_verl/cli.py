@@ -96,8 +96,8 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from sd_search_verl.checks import check_run, compose
     from sd_search_verl.finding import show
+    from sd_search_verl.verl_adapter.preflight import check_run, compose
 
     findings = check_run(compose(arguments.arguments))
     print(show(findings))

@@ -1,6 +1,6 @@
 """Failures of the machine that users meet: each gives one message that names what is wrong and the fix.
 
-Those of a run's own config are in ``checks/``.
+Those of a run's own config are in ``verl_adapter/preflight/``.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from sd_search_verl.checks import check_keys, check_verl, compose
 from sd_search_verl.config import SDSearchConfig, to_mapping
+from sd_search_verl.verl_adapter.preflight import check_keys, check_verl, compose
 
 REPO = Path(__file__).resolve().parents[1]
 POLICIES = [f"qwen2.5_{size}_{kind}" for size in ("3b", "7b") for kind in ("base", "instruct")]

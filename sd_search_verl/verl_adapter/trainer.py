@@ -15,7 +15,6 @@ from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.debug import marked_timer
 
-from sd_search_verl.checks import refuse_bad_start
 from sd_search_verl.distill.schedule import alpha_at
 from sd_search_verl.health.collapse import NAMES, WATCHED, Alarm, alarms
 from sd_search_verl.health.finite import is_skipped_update
@@ -28,6 +27,7 @@ from sd_search_verl.verl_adapter import data_plane, resume, run_files, step_metr
 from sd_search_verl.verl_adapter.credit import by_span, merge
 from sd_search_verl.verl_adapter.finite import stop_on_non_finite
 from sd_search_verl.verl_adapter.loss import PREFIX
+from sd_search_verl.verl_adapter.preflight import refuse_bad_start
 from sd_search_verl.verl_adapter.settings import read_health, read_sd_search, read_search, refuse_unsupported
 from sd_search_verl.verl_adapter.worker import ALPHA, SDActorRolloutRefWorker
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from sd_search_verl import checks
 from sd_search_verl import protocol as protocols
 from sd_search_verl.data.rows import verl_row, write_parquet
+from sd_search_verl.verl_adapter import preflight
 from sd_search_verl.world.files import CHECKPOINT
 
 UNLISTENED = "http://127.0.0.1:9/retrieve"
@@ -23,7 +23,7 @@ def good_config(folder: Path) -> DictConfig:
     ]
     write_parquet(folder / "questions.parquet", rows)
     model = shutil.copytree(CHECKPOINT, folder / "model")
-    return checks.compose(
+    return preflight.compose(
         [
             "--config-name=cpu_demo",
             f"data.train_files={folder}/questions.parquet",

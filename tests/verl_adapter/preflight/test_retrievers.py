@@ -13,8 +13,8 @@ import pytest
 from omegaconf import DictConfig
 from support.good_run import UNLISTENED, change
 
-from sd_search_verl import checks
 from sd_search_verl.config import ConfigError
+from sd_search_verl.verl_adapter import preflight
 
 
 @contextmanager
@@ -48,7 +48,7 @@ def test_one_that_loads_is_waited_for(
 ) -> None:
     """Longer than search.timeout_s. Another that is down is a warning."""
     with loading_server(tmp_path, requests=5) as url:
-        checks.refuse_bad_start(change(good, search__retriever_urls=[url, UNLISTENED]))
+        preflight.refuse_bad_start(change(good, search__retriever_urls=[url, UNLISTENED]))
     printed = capsys.readouterr().out
     assert f"waiting for the retriever at {url}: HTTPError: HTTP Error 503" in printed
     assert f"warning: retriever {UNLISTENED}: URLError" in printed
@@ -58,7 +58,7 @@ def test_one_that_loads_for_ever_is_given_up(good: DictConfig, tmp_path: Path) -
     with loading_server(tmp_path, requests=10**9) as url:
         config = change(good, search__retriever_urls=[url, url], search__max_loading_s=3)
         begun = time.monotonic()
-        first, second = checks.check_retrievers(config)
+        first, second = preflight.check_retrievers(config)
         seconds = time.monotonic() - begun
     assert 3 < seconds < 15
     for finding in (first, second):
@@ -70,10 +70,10 @@ def test_one_that_loads_for_ever_is_given_up(good: DictConfig, tmp_path: Path) -
 def test_one_that_is_down_is_named(good: DictConfig) -> None:
     says = rf"retriever {UNLISTENED}: URLError.*Connection refused.*Fix: start one with `python -m"
     with pytest.raises(ConfigError, match=says):
-        checks.refuse_bad_start(good)
+        preflight.refuse_bad_start(good)
 
 
 def test_every_one_that_is_down_is_named(good: DictConfig) -> None:
     urls = [UNLISTENED, UNLISTENED.replace(":9/", ":10/")]
     with pytest.raises(ConfigError, match=r"(?s)127.0.0.1:9/.*127.0.0.1:10/"):
-        checks.refuse_bad_start(change(good, search__retriever_urls=urls))
+        preflight.refuse_bad_start(change(good, search__retriever_urls=urls))

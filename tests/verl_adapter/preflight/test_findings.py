@@ -13,11 +13,11 @@ from omegaconf import DictConfig
 from support.good_run import UNLISTENED, change
 from support.tiny import byte_tokenizer
 
-from sd_search_verl import checks
 from sd_search_verl import protocol as protocols
 from sd_search_verl.config import ConfigError
 from sd_search_verl.data.rows import verl_row, write_parquet
 from sd_search_verl.finding import Finding, show
+from sd_search_verl.verl_adapter import preflight
 
 
 def bad(findings: Iterable[Finding]) -> str:
@@ -30,32 +30,32 @@ def bad(findings: Iterable[Finding]) -> str:
 def missing_column(config: DictConfig, folder: Path) -> str:
     table = pq.read_table(config.data.train_files).drop_columns(["reward_model"])
     pq.write_table(table, folder / "bad.parquet")
-    return bad(checks.check_data(change(config, data__train_files=str(folder / "bad.parquet"))))
+    return bad(preflight.check_data(change(config, data__train_files=str(folder / "bad.parquet"))))
 
 
 def no_such_file(config: DictConfig, folder: Path) -> str:
-    return bad(checks.check_data(change(config, data__val_files=[str(folder / "none.parquet")])))
+    return bad(preflight.check_data(change(config, data__val_files=[str(folder / "none.parquet")])))
 
 
 def not_parquet(config: DictConfig, folder: Path) -> str:
     (folder / "text.parquet").write_text("question\n")
-    return bad(checks.check_data(change(config, data__val_files=str(folder / "text.parquet"))))
+    return bad(preflight.check_data(change(config, data__val_files=str(folder / "text.parquet"))))
 
 
 def other_protocol(config: DictConfig, folder: Path) -> str:
     rows = [verl_row("nq", "train", i, "", "q", ["a"], protocols.get("autorefine")) for i in range(8)]
     write_parquet(folder / "autorefine.parquet", rows)
-    return bad(checks.check_data(change(config, data__train_files=str(folder / "autorefine.parquet"))))
+    return bad(preflight.check_data(change(config, data__train_files=str(folder / "autorefine.parquet"))))
 
 
 def too_few_rows(config: DictConfig, folder: Path) -> str:
-    return bad(checks.check_data(change(config, data__train_batch_size=512)))
+    return bad(preflight.check_data(change(config, data__train_batch_size=512)))
 
 
 def no_chat_template(config: DictConfig, folder: Path) -> str:
     shutil.copytree(config.actor_rollout_ref.model.path, folder / "model")
     (folder / "model" / "chat_template.jinja").unlink()
-    return bad(checks.check_policy(change(config, actor_rollout_ref__model__path=str(folder / "model"))))
+    return bad(preflight.check_policy(change(config, actor_rollout_ref__model__path=str(folder / "model"))))
 
 
 def resized(config: DictConfig, folder: Path, factor: float) -> str:
@@ -64,11 +64,11 @@ def resized(config: DictConfig, folder: Path, factor: float) -> str:
     (folder / "model" / "config.json").write_text(
         json.dumps({**described, "vocab_size": int(factor * described["vocab_size"])})
     )
-    return bad(checks.check_policy(change(config, actor_rollout_ref__model__path=str(folder / "model"))))
+    return bad(preflight.check_policy(change(config, actor_rollout_ref__model__path=str(folder / "model"))))
 
 
 def no_model(config: DictConfig, folder: Path) -> str:
-    return bad(checks.check_policy(change(config, actor_rollout_ref__model__path=str(folder / "nothing"))))
+    return bad(preflight.check_policy(change(config, actor_rollout_ref__model__path=str(folder / "nothing"))))
 
 
 def disk_too_small(config: DictConfig, folder: Path) -> str:
@@ -77,26 +77,26 @@ def disk_too_small(config: DictConfig, folder: Path) -> str:
         {"weight": {"dtype": "F32", "shape": [10**6, 10**6], "data_offsets": [0, 0]}}
     ).encode()
     (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
-    return bad(checks.check_disk(change(config, actor_rollout_ref__model__path=str(folder))))
+    return bad(preflight.check_disk(change(config, actor_rollout_ref__model__path=str(folder))))
 
 
 def key_of_ours(config: DictConfig, folder: Path) -> str:
-    return bad(checks.check_verl(change(config, sd_search__warmup=3))) + bad(
-        checks.check_keys(change(config, sd_search__warmup=3))
+    return bad(preflight.check_verl(change(config, sd_search__warmup=3))) + bad(
+        preflight.check_keys(change(config, sd_search__warmup=3))
     )
 
 
 def key_of_verl_in_a_file(config: DictConfig, folder: Path) -> str:
-    return bad(checks.check_keys(change(config, trainer__total_training_step=3)))
+    return bad(preflight.check_keys(change(config, trainer__total_training_step=3)))
 
 
 def section_in_a_file(config: DictConfig, folder: Path) -> str:
-    return bad(checks.check_keys(change(config, traner={"nnodes": 2})))
+    return bad(preflight.check_keys(change(config, traner={"nnodes": 2})))
 
 
 def key_on_the_command_line(config: DictConfig, folder: Path) -> str:
     with pytest.raises(ConfigError) as caught:
-        checks.compose(["--config-name=paper", "sd_search.alfa=1"])
+        preflight.compose(["--config-name=paper", "sd_search.alfa=1"])
     return str(caught.value)
 
 
@@ -152,7 +152,7 @@ def test_one_message_with_the_fix(
 
 
 def test_nothing_is_wrong_with_the_good_one(good: DictConfig) -> None:
-    findings = [f for f in checks.check_run(good) if not f.ok]
+    findings = [f for f in preflight.check_run(good) if not f.ok]
     assert [finding.name for finding in findings] == [f"retriever {UNLISTENED}"]
 
 
@@ -160,10 +160,10 @@ def test_the_fix_for_a_missing_chat_template_works(good: DictConfig, tmp_path: P
     """The override that the message gives is one that Hydra takes, and the template joins the messages."""
     message = no_chat_template(good, tmp_path)
     override = message.split("set ", 1)[1].split(" for a base model")[0]
-    config = checks.compose(
+    config = preflight.compose(
         ["--config-name=cpu_demo", override, f"actor_rollout_ref.model.path={tmp_path}/model"]
     )
-    assert [finding.ok for finding in checks.check_policy(config)] == [True]
+    assert [finding.ok for finding in preflight.check_policy(config)] == [True]
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = config.actor_rollout_ref.model.custom_chat_template
     assert tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False) == "Hi"
@@ -176,4 +176,4 @@ def test_padded_vocabularies_are_accepted(good: DictConfig, tmp_path: Path) -> N
         json.dumps({**described, "vocab_size": described["vocab_size"] + 2})
     )
     config = change(good, actor_rollout_ref__model__path=str(tmp_path / "model"))
-    assert all(finding.ok for finding in checks.check_policy(config))
+    assert all(finding.ok for finding in preflight.check_policy(config))

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from sd_search_verl.checks.data import check_data
-from sd_search_verl.checks.disk import check_disk
-from sd_search_verl.checks.options import check_keys, check_verl, compose
-from sd_search_verl.checks.policy import check_policy
-from sd_search_verl.checks.retrievers import check_retrievers
 from sd_search_verl.config import ConfigError
 from sd_search_verl.finding import Finding
+from sd_search_verl.verl_adapter.preflight.data import check_data
+from sd_search_verl.verl_adapter.preflight.disk import check_disk
+from sd_search_verl.verl_adapter.preflight.options import check_keys, check_verl, compose
+from sd_search_verl.verl_adapter.preflight.policy import check_policy
+from sd_search_verl.verl_adapter.preflight.retrievers import check_retrievers
 
 __all__ = [
     "check_data",
