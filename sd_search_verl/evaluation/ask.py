@@ -15,7 +15,7 @@ from sd_search_verl.evaluation.questions import Question
 from sd_search_verl.evaluation.run import Generate, Search, play
 from sd_search_verl.evaluation.session import open_session
 from sd_search_verl.protocol.base import Protocol
-from sd_search_verl.rollout.episode import Generation
+from sd_search_verl.rollout.loop import Generation
 from sd_search_verl.rollout.retriever import SearchResult
 
 Show = Callable[[str], object]

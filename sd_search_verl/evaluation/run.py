@@ -17,10 +17,10 @@ from sd_search_verl.evaluation.config import EvaluationConfig
 from sd_search_verl.evaluation.questions import Question
 from sd_search_verl.evaluation.trajectories import TrajectoryFile
 from sd_search_verl.protocol.base import Protocol
-from sd_search_verl.protocol.prompt import encode_messages
-from sd_search_verl.rollout.episode import Generation, run_episode
-from sd_search_verl.rollout.record import make_record
+from sd_search_verl.rollout.loop import Generation, run_rollout
+from sd_search_verl.rollout.record import to_record
 from sd_search_verl.rollout.retriever import SearchResult
+from sd_search_verl.rollout.types import Prompt
 
 Generate = Callable[[list[int], int, Protocol, int], Awaitable[Generation]]
 """Context, most tokens, protocol and seed of a turn -> its tokens."""
@@ -80,8 +80,14 @@ async def play(
 ) -> dict[str, Any]:
     """One episode, as a line of ``trajectories.jsonl``."""
     protocol = protocols.get(config.search.protocol)
-    template = json.loads(config.chat_template_kwargs)
-    prompt = encode_messages(question.messages, tokenizer, template)
+    prompt = Prompt.encode(
+        question.id,
+        question.messages,
+        question.golden_answers,
+        tokenizer,
+        json.loads(config.chat_template_kwargs),
+        config.max_prompt_tokens,
+    )
     begun, turn = time.monotonic(), 0
 
     async def one_turn(context: list[int], max_tokens: int) -> Generation:
@@ -89,25 +95,15 @@ async def play(
         turn += 1
         return await generate(context, max_tokens, protocol, turn_seed(seed, question, turn))
 
-    episode = await run_episode(
-        prompt[-config.max_prompt_tokens :],
-        one_turn,
-        search,
-        tokenizer,
-        protocol,
-        config.search,
-        config.max_response_tokens,
+    rollout = await run_rollout(
+        prompt, one_turn, search, tokenizer, protocol, config.search, config.max_response_tokens
     )
     return {
         "set": question.set,
         "id": question.id,
         "seed": seed,
         "question": question.question,
-        **make_record(episode, question.golden_answers, tokenizer),
-        "prompt_tokens": len(prompt),
-        "truncated_prompt": int(len(prompt) > config.max_prompt_tokens),
-        "response_tokens": len(episode.response_ids),
-        "policy_tokens": sum(episode.response_mask),
+        **to_record(rollout),
         "latency_s": round(time.monotonic() - begun, 4),
     }
 

@@ -12,29 +12,7 @@ from sd_search_verl.hindsight.block import RolloutSummary, documents_block, fit_
 from sd_search_verl.hindsight.outcome import is_correct, shuffled_labels
 from sd_search_verl.hindsight.teacher_rows import TeacherRow, scored_tokens, teacher_row
 from sd_search_verl.protocol.base import Messages
-from sd_search_verl.protocol.spans import Span
-
-
-@dataclass(frozen=True)
-class FinishedRollout:
-    """What preparation needs to know of a rollout.
-
-    Attributes:
-        group: identifies the question; rollouts of one question share it.
-        messages: the prompt as chat messages.
-        documents: rendered documents of each query, for ``content=current_documents``.
-    """
-
-    group: str
-    messages: Messages
-    prompt_ids: list[int]
-    response_ids: list[int]
-    response_mask: list[int]
-    queries: list[str]
-    spans: list[Span]
-    f1: float
-    response: str = ""
-    documents: Sequence[str] = ()
+from sd_search_verl.rollout.types import Rollout
 
 
 @dataclass(frozen=True)
@@ -54,7 +32,7 @@ class TeacherInputs:
 
 
 def prepare(
-    rollouts: Sequence[FinishedRollout],
+    rollouts: Sequence[Rollout],
     config: SDSearchConfig,
     tokenizer: Any,
     encode: Callable[[Messages], list[int]],
@@ -72,7 +50,7 @@ def prepare(
     summaries = _summaries(rollouts, config.hindsight, seed)
     groups: dict[str, list[int]] = {}
     for index, rollout in enumerate(rollouts):
-        groups.setdefault(rollout.group, []).append(index)
+        groups.setdefault(rollout.prompt.group, []).append(index)
     cache: dict[str, int] = {}
 
     def count_tokens(text: str) -> int:
@@ -83,7 +61,7 @@ def prepare(
     inputs: list[TeacherInputs] = []
     prompts: dict[tuple[str, str], list[int]] = {}
     for index, rollout in enumerate(rollouts):
-        members = groups[rollout.group]
+        members = groups[rollout.prompt.group]
         blocks, dropped = [], 0
         if config.hindsight.content == "current_documents":
             parts = [(documents_block(_document(rollout, i)), [span]) for i, span in enumerate(rollout.spans)]
@@ -96,14 +74,16 @@ def prepare(
             tokens = scored_tokens(spans, rollout.response_mask, config.positions)
             if not tokens:
                 continue
-            key = (rollout.group, block)
+            key = (rollout.prompt.group, block)
             if key not in prompts:
                 prompts[key] = (
-                    encode(place_block(rollout.messages, block, config.hindsight))
+                    encode(place_block(rollout.prompt.messages, block, config.hindsight))
                     if block
-                    else rollout.prompt_ids
+                    else rollout.prompt.token_ids
                 )
-            rows.append(teacher_row(prompts[key], len(rollout.prompt_ids), rollout.response_ids, tokens))
+            rows.append(
+                teacher_row(prompts[key], len(rollout.prompt.token_ids), rollout.response_ids, tokens)
+            )
             blocks.append(block)
         weight = trajectory_weight(
             [is_correct(rollouts[i].f1, config.hindsight) for i in members], config.weighting
@@ -120,9 +100,7 @@ def trajectory_weight(correct: Sequence[bool], weighting: str) -> float:
     return math.sqrt(share * (1 - share))
 
 
-def _summaries(
-    rollouts: Sequence[FinishedRollout], config: HindsightConfig, seed: int
-) -> list[RolloutSummary]:
+def _summaries(rollouts: Sequence[Rollout], config: HindsightConfig, seed: int) -> list[RolloutSummary]:
     summaries = [RolloutSummary(r.queries, r.f1, r.response) for r in rollouts]
     if config.labels != "shuffled":
         return summaries
@@ -130,5 +108,5 @@ def _summaries(
     return [replace(summary, label=label) for summary, label in zip(summaries, labels, strict=True)]
 
 
-def _document(rollout: FinishedRollout, query: int) -> str:
-    return rollout.documents[query] if query < len(rollout.documents) else ""
+def _document(rollout: Rollout, query: int) -> str:
+    return rollout.searches[query].documents if query < len(rollout.searches) else ""

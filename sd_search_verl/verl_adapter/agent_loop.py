@@ -12,10 +12,10 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetr
 from sd_search_verl import protocol as protocols
 from sd_search_verl import scoring
 from sd_search_verl.config import SearchConfig
-from sd_search_verl.protocol.prompt import encode_messages
-from sd_search_verl.rollout.episode import Generation, run_episode
-from sd_search_verl.rollout.record import make_record
+from sd_search_verl.rollout.loop import Generation, run_rollout
+from sd_search_verl.rollout.record import to_plain
 from sd_search_verl.rollout.retriever import RetrieverClient
+from sd_search_verl.rollout.types import Prompt
 from sd_search_verl.verl_adapter.data_plane import EXTRA
 from sd_search_verl.verl_adapter.settings import read_search
 
@@ -43,21 +43,21 @@ class SearchAgentLoop(AgentLoopBase):
             **kwargs: the data set's columns; ``raw_prompt`` (messages) and ``reward_model.ground_truth`` are used.
 
         Returns:
-            verl's output, with our record (plain Python values) in ``extra_fields["sd_search"]``.
+            verl's output, with the rollout as plain Python values in ``extra_fields["sd_search"]``.
         """
         search = read_search(self.config)
         protocol = protocols.get(search.protocol)
-        messages = [dict(message) for message in kwargs["raw_prompt"]]
-        golden = scoring.golden_answers((kwargs.get("reward_model") or {}).get("ground_truth"))
-        template_kwargs = OmegaConf.to_container(OmegaConf.create(self.apply_chat_template_kwargs))
-        prompt_ids = encode_messages(messages, self.tokenizer, template_kwargs)  # type: ignore[arg-type]
-        limit = self.rollout_config.prompt_length
-        truncated_prompt = len(prompt_ids) > limit
-        prompt_ids = prompt_ids[-limit:]
-
+        prompt = Prompt.encode(
+            group=str(kwargs["uid"]),
+            messages=[dict(message) for message in kwargs["raw_prompt"]],
+            golden_answers=scoring.golden_answers((kwargs.get("reward_model") or {}).get("ground_truth")),
+            tokenizer=self.tokenizer,
+            template_kwargs=OmegaConf.to_container(OmegaConf.create(self.apply_chat_template_kwargs)),  # type: ignore[arg-type]
+            max_tokens=self.rollout_config.prompt_length,
+        )
         room = self.rollout_config.response_length
         if self.rollout_config.max_model_len:
-            room = min(room, self.rollout_config.max_model_len - len(prompt_ids))
+            room = min(room, self.rollout_config.max_model_len - len(prompt.token_ids))
 
         # The same for all turns: they go to one server, which has their prefix cached.
         request_id = uuid4().hex
@@ -72,7 +72,7 @@ class SearchAgentLoop(AgentLoopBase):
             }
             if search.sampling_seed is not None:
                 place = (kwargs["global_steps"], kwargs["session_id"], len(versions))
-                params["seed"] = request_seed(search.sampling_seed, *place, prompt_ids)
+                params["seed"] = request_seed(search.sampling_seed, *place, prompt.token_ids)
             output = await self.server_manager.generate(
                 request_id=request_id, prompt_ids=context, sampling_params=params
             )
@@ -81,31 +81,18 @@ class SearchAgentLoop(AgentLoopBase):
             wanted = bool(sampling_params.get("logprobs"))
             return Generation(list(output.token_ids), list(output.log_probs or []) if wanted else None)
 
-        episode = await run_episode(
-            prompt_ids,
-            generate,
-            shared_client(search).search,
-            self.tokenizer,
-            protocol,
-            search,
-            room,
-        )
-        record = {
-            **make_record(episode, golden, self.tokenizer),
-            "spans": [list(span) for span in episode.spans],
-            "documents": [protocol.documents(search.documents) for search in episode.searches],
-            "truncated_prompt": int(truncated_prompt),
-        }
+        find = shared_client(search).search
+        rollout = await run_rollout(prompt, generate, find, self.tokenizer, protocol, search, room)
         known = [version for version in versions if version is not None]
         return AgentLoopOutput(
-            prompt_ids=prompt_ids,
-            response_ids=episode.response_ids,
-            response_mask=episode.response_mask,
-            response_logprobs=episode.log_probs,
-            num_turns=2 * episode.turns,
+            prompt_ids=prompt.token_ids,
+            response_ids=rollout.response_ids,
+            response_mask=rollout.response_mask,
+            response_logprobs=rollout.log_probs,
+            num_turns=2 * rollout.turns,
             metrics=AgentLoopMetrics(),
             extra_fields={
-                EXTRA: record,
+                EXTRA: to_plain(rollout),
                 # verl reports how stale a rollout is from these.
                 "min_global_steps": min(known, default=None),
                 "max_global_steps": max(known, default=None),

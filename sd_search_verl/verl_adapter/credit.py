@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sd_search_verl.hindsight.prepare import FinishedRollout, TeacherInputs
+from sd_search_verl.hindsight.prepare import TeacherInputs
+from sd_search_verl.rollout.types import Rollout
 
 Values = list[tuple[float, float]]
 """Credit (nats) and divergence of a rollout's scored tokens, in the order of their student positions."""
@@ -42,11 +43,11 @@ class SpanCredit:
     divergence: list[list[float | None]]
 
 
-def by_span(rollout: FinishedRollout, inputs: TeacherInputs, values: Values) -> SpanCredit:
+def by_span(rollout: Rollout, inputs: TeacherInputs, values: Values) -> SpanCredit:
     """Put the values of :meth:`CreditRecord.of` where the rollout's query tokens stand."""
     positions = [position for row in inputs.rows for position in row.student_positions]
     # The logits at a position are those of the token after it.
-    first = len(rollout.prompt_ids) - 1
+    first = len(rollout.prompt.token_ids) - 1
     found = {position - first: value for position, value in zip(positions, values, strict=True)}
 
     def spread(which: int) -> list[list[float | None]]:

@@ -14,13 +14,14 @@ import transfer_queue as tq
 from torch import Tensor
 from verl.utils import tensordict_utils as tu
 
-from sd_search_verl.hindsight.prepare import FinishedRollout, TeacherInputs
+from sd_search_verl.hindsight.prepare import TeacherInputs
+from sd_search_verl.rollout.record import from_plain
+from sd_search_verl.rollout.types import Rollout
 
 EXTRA = "sd_search"
-"""Key of our record in the agent loop's extra fields."""
+"""Key of the rollout in the agent loop's extra fields."""
 
 _FIELDS = [
-    "uid",
     "prompts",
     "responses",
     "response_mask",
@@ -39,15 +40,13 @@ class StepRollouts:
 
     Attributes:
         rows: row of each rollout in the batch.
-        records: what the agent loop recorded (see ``verl_adapter/agent_loop.py``).
-        scores: reward of each rollout.
+        rewards: reward of each rollout.
         log_probs: of each rollout's response tokens, by the policy before the update.
     """
 
     rows: list[int]
-    rollouts: list[FinishedRollout]
-    records: list[dict[str, Any]]
-    scores: list[float]
+    rollouts: list[Rollout]
+    rewards: list[float]
     log_probs: list[Tensor]
 
 
@@ -75,37 +74,31 @@ def read_rollouts(batch: Any, questions: Mapping[str, int]) -> StepRollouts:
         RuntimeError: rollouts that were not made by our agent loop.
     """
     data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=_FIELDS)
-    uids, messages, extras = (_listed(data[name]) for name in ("uid", "raw_prompt", "extra_fields"))
-    prompts, responses, masks, scores, log_probs = (
+    messages, extras = (_listed(data[name]) for name in ("raw_prompt", "extra_fields"))
+    prompts, responses, masks, rewards, log_probs = (
         _unbound(data[name])
         for name in ("prompts", "responses", "response_mask", "rm_scores", "old_log_probs")
     )
-    step = StepRollouts([], [], [], [], [])
+    step = StepRollouts([], [], [], [])
     # verl's filler rows carry copies of another rollout's record.
     real = [row for row, tag in enumerate(batch.tags) if not tag.get("is_padding", False)]
     for row in sorted(real, key=lambda row: _place(batch.keys[row], questions)):
-        record = extras[row].get(EXTRA)
-        if record is None:
+        plain = extras[row].get(EXTRA)
+        if plain is None:
             raise RuntimeError(
                 "a rollout was not made by sd_search_agent; set actor_rollout_ref.rollout.agent."
                 "default_agent_loop=sd_search_agent and remove the column agent_name from the data set"
             )
         step.rows.append(row)
-        step.records.append(record)
-        step.scores.append(float(scores[row].sum()))
+        step.rewards.append(float(rewards[row].sum()))
         step.log_probs.append(log_probs[row].float())
         step.rollouts.append(
-            FinishedRollout(
-                group=str(uids[row]),
+            from_plain(
+                plain,
                 messages=[dict(message) for message in messages[row]],
                 prompt_ids=prompts[row].tolist(),
                 response_ids=responses[row].tolist(),
                 response_mask=masks[row].tolist(),
-                queries=record["queries"],
-                spans=[(start, end) for start, end in record["spans"]],
-                f1=record["f1"],
-                response=record["response"],
-                documents=record["documents"],
             )
         )
     return step

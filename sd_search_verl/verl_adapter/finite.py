@@ -49,11 +49,11 @@ def _where(step: data_plane.StepRollouts, rows: Mapping[int, list[str]]) -> str:
             "loss became so inside of it: look at the learning rate, the precision and sd_search.divergence."
         )
     first = min(rows)
-    question = step.rollouts[first].messages[-1].get("content", "")
+    question = step.rollouts[first].prompt.messages[-1].get("content", "")
     fields = sorted({name for names in rows.values() for name in names})
     return (
         f"{len(rows)} of {len(step.rows)} rollouts hold such values before the update, in {', '.join(fields)} "
-        f"({_HINTS[fields[-1]]}); the first is of group {step.rollouts[first].group}: {question[-200:]!r}."
+        f"({_HINTS[fields[-1]]}); the first is of group {step.rollouts[first].prompt.group}: {question[-200:]!r}."
     )
 
 
@@ -70,15 +70,15 @@ _HINTS = {
 def _line(
     step: data_plane.StepRollouts, row: int, found: list[str], values: Mapping[str, list[Tensor]]
 ) -> dict[str, Any]:
-    rollout, record = step.rollouts[row], step.records[row]
+    rollout = step.rollouts[row]
     return {
         "row": step.rows[row],
-        "group": rollout.group,
+        "group": rollout.prompt.group,
         "non_finite": found,
-        "messages": rollout.messages,
-        "response": record["response"],
-        "golden_answers": record["golden_answers"],
-        "prompt_ids": rollout.prompt_ids,
+        "messages": rollout.prompt.messages,
+        "response": rollout.response,
+        "golden_answers": list(rollout.prompt.golden_answers),
+        "prompt_ids": rollout.prompt.token_ids,
         "response_ids": rollout.response_ids,
         "response_mask": rollout.response_mask,
         **{name: rows[row].tolist() for name, rows in values.items()},

@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sd_search_verl.hindsight.prepare import FinishedRollout, TeacherInputs
+from sd_search_verl.hindsight.prepare import TeacherInputs
 from sd_search_verl.report.read import METRICS, TRACES
+from sd_search_verl.rollout.types import Rollout
 from sd_search_verl.verl_adapter.credit import SpanCredit
 from sd_search_verl.verl_adapter.data_plane import StepRollouts
 
@@ -86,25 +87,25 @@ def append_traces(
     """
     lines = []
     for i, texts in tokens.items():
-        rollout, record = step.rollouts[i], step.records[i]
+        rollout = step.rollouts[i]
         found = credits.get(i, SpanCredit([], []))
         lines.append(
             {
                 "step": number,
-                "group": rollout.group,
-                "prompt": rollout.messages,
-                "response": record["response"],
+                "group": rollout.prompt.group,
+                "prompt": rollout.prompt.messages,
+                "response": rollout.response,
                 "tokens": list(texts),
                 "mask": rollout.response_mask,
-                "queries": record["queries"],
-                "spans": record["spans"],
-                "gold_in_documents": record["gold_in_documents"],
-                "answer": record["answer"],
-                "golden_answers": record["golden_answers"],
-                "em": record["em"],
-                "f1": record["f1"],
-                "score": step.scores[i],
-                "status": record["status"],
+                "queries": rollout.queries,
+                "spans": [list(span) for span in rollout.spans],
+                "gold_in_documents": [int(search.has_gold) for search in rollout.searches],
+                "answer": rollout.answer,
+                "golden_answers": list(rollout.prompt.golden_answers),
+                "em": rollout.em,
+                "f1": rollout.f1,
+                "score": step.rewards[i],
+                "status": rollout.status,
                 "blocks": inputs[i].blocks if inputs else [],
                 "credit": found.credit,
                 "divergence": found.divergence,
@@ -114,11 +115,11 @@ def append_traces(
         _append(folder / TRACES, lines)
 
 
-def traced(rollouts: Sequence[FinishedRollout], limit: int) -> list[int]:
+def traced(rollouts: Sequence[Rollout], limit: int) -> list[int]:
     """Up to ``limit`` rollouts, in whole groups."""
     groups: dict[str, list[int]] = {}
     for index, rollout in enumerate(rollouts):
-        groups.setdefault(rollout.group, []).append(index)
+        groups.setdefault(rollout.prompt.group, []).append(index)
     chosen: list[int] = []
     for members in groups.values():
         if len(chosen) + len(members) > limit:

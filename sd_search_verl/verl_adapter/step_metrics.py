@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import get_args
 
 import numpy as np
 import torch
@@ -12,7 +12,8 @@ import torch
 from sd_search_verl.config import HindsightConfig, SearchConfig
 from sd_search_verl.errors import UserError
 from sd_search_verl.hindsight.outcome import is_correct
-from sd_search_verl.hindsight.prepare import FinishedRollout, TeacherInputs
+from sd_search_verl.hindsight.prepare import TeacherInputs
+from sd_search_verl.rollout.types import Rollout, Status
 from sd_search_verl.verl_adapter.data_plane import StepRollouts
 
 
@@ -20,45 +21,37 @@ class SearchUnavailableError(UserError):
     """Too large a share of a step's searches failed."""
 
 
-def search_metrics(
-    rollouts: Sequence[FinishedRollout], records: Sequence[dict[str, Any]]
-) -> dict[str, float]:
-    """``search/*`` of one step. Shares are over executed searches where they speak of searches, else over rollouts."""
-    groups: dict[str, list[str]] = defaultdict(list)
+def search_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """Return the step's ``search/*``. Search rates are per executed search, all others per rollout."""
+    queries: dict[str, set[str]] = defaultdict(set)
     for rollout in rollouts:
-        groups[rollout.group] += [" ".join(query.lower().split()) for query in rollout.queries]
-    latencies = [latency for record in records for latency in record["latencies_s"]]
-    searches = len(latencies)
-    kinds = {
-        kind: _total(record["malformed"][kind] for record in records) for kind in records[0]["malformed"]
-    }
+        queries[rollout.prompt.group].update(" ".join(query.lower().split()) for query in rollout.queries)
+    searches = [search for rollout in rollouts for search in rollout.searches]
+    latencies = [search.latency_s for search in searches]
     p50, p99 = np.percentile(latencies, [50, 99]).tolist() if latencies else (0.0, 0.0)
+    malformed = {kind: _total(r.malformed[kind] for r in rollouts) for kind in rollouts[0].malformed}
     return {
-        "search/searches_per_rollout": searches / len(records),
-        "search/distinct_queries_per_group": sum(len(set(queries)) for queries in groups.values())
-        / len(groups),
-        "search/gold_in_documents": _total(sum(r["gold_in_documents"]) for r in records) / max(searches, 1),
-        "search/failures": _total(r["failures"] for r in records),
+        "search/searches_per_rollout": len(searches) / len(rollouts),
+        "search/distinct_queries_per_group": sum(map(len, queries.values())) / len(queries),
+        "search/gold_in_documents": _total(search.has_gold for search in searches) / max(len(searches), 1),
+        "search/failures": _total(search.error is not None for search in searches),
         "search/latency_s_p50": p50,
         "search/latency_s_p99": p99,
-        "search/truncated_observations": _total(r["truncated_observations"] for r in records),
-        "search/truncated_prompts": _total(r["truncated_prompt"] for r in records),
-        "search/malformed": sum(kinds.values()),
-        **{f"search/malformed/{kind}": count for kind, count in kinds.items()},
-        **{f"search/status/{s}": _total(r["status"] == s for r in records) / len(records) for s in _STATUSES},
-        "search/em": _total(r["em"] for r in records) / len(records),
-        "search/f1": _total(r["f1"] for r in records) / len(records),
+        "search/truncated_observations": _total(r.truncated_observations for r in rollouts),
+        "search/truncated_prompts": _total(r.prompt.num_cut > 0 for r in rollouts),
+        "search/malformed": sum(malformed.values()),
+        **{f"search/malformed/{kind}": count for kind, count in malformed.items()},
+        **{f"search/status/{s}": _mean(r.status == s for r in rollouts) for s in get_args(Status)},
+        "search/em": _mean(r.em for r in rollouts),
+        "search/f1": _mean(r.f1 for r in rollouts),
     }
 
 
-_STATUSES = ("answered", "no_answer", "turn_limit", "context_overflow")
-
-
-def group_metrics(rollouts: Sequence[FinishedRollout], config: HindsightConfig) -> dict[str, float]:
+def group_metrics(rollouts: Sequence[Rollout], config: HindsightConfig) -> dict[str, float]:
     """Shares of groups whose rollouts all end alike: no contrast in the block, no advantage in GRPO."""
     groups: dict[str, list[bool]] = defaultdict(list)
     for rollout in rollouts:
-        groups[rollout.group].append(is_correct(rollout.f1, config))
+        groups[rollout.prompt.group].append(is_correct(rollout.f1, config))
     all_correct = _total(all(labels) for labels in groups.values()) / len(groups)
     all_incorrect = _total(not any(labels) for labels in groups.values()) / len(groups)
     return {
@@ -77,7 +70,7 @@ def health_metrics(
     how many are missing; verl trains such groups and says nothing. health/correct_log_prob: mean log-prob of a policy
     token in CORRECT rollouts, in nats, by the policy before the update; left out where no rollout is CORRECT.
     """
-    sizes = Counter(rollout.group for rollout in step.rollouts)
+    sizes = Counter(rollout.prompt.group for rollout in step.rollouts)
     whole = sum(size >= group_size for size in sizes.values())
     found = {
         "health/partial_groups": 1 - whole / groups,
@@ -103,24 +96,27 @@ def prepared_metrics(inputs: Sequence[TeacherInputs]) -> dict[str, float]:
     }
 
 
-def check_failure_rate(
-    metrics: dict[str, float], records: Sequence[dict[str, Any]], config: SearchConfig
-) -> None:
-    """Stop the run when search has failed too often.
+def check_failure_rate(rollouts: Sequence[Rollout], config: SearchConfig) -> None:
+    """Stop the run when too large a share of the step's searches failed.
 
     Raises:
         SearchUnavailableError: above ``search.max_failure_rate``.
     """
-    searches = sum(len(record["latencies_s"]) for record in records)
-    if config.max_failure_rate is None or searches == 0:
+    failed = [search.error is not None for rollout in rollouts for search in rollout.searches]
+    if config.max_failure_rate is None or not failed:
         return
-    rate = metrics["search/failures"] / searches
+    rate = _mean(failed)
     if rate > config.max_failure_rate:
         raise SearchUnavailableError(
-            f"{rate:.0%} of this step's {searches} searches failed, more than search.max_failure_rate="
+            f"{rate:.0%} of this step's {len(failed)} searches failed, more than search.max_failure_rate="
             f"{config.max_failure_rate:.0%}; check the retriever at {', '.join(config.retriever_urls)}"
         )
 
 
-def _total(values: Any) -> float:
+def _total(values: Iterable[float]) -> float:
     return float(sum(values))
+
+
+def _mean(values: Iterable[float]) -> float:
+    found = list(values)
+    return _total(found) / len(found)

@@ -102,12 +102,12 @@ class SDSearchTrainer(PPOTrainerSync):
 
     def _update_actor(self, batch: Any, metrics: dict[str, Any]) -> Any:
         step = data_plane.read_rollouts(batch, self._questions)
-        found = step_metrics.search_metrics(step.rollouts, step.records)
-        step_metrics.check_failure_rate(found, step.records, self._search)
+        step_metrics.check_failure_rate(step.rollouts, self._search)
         sizes = self.config.actor_rollout_ref.rollout.n, self.config.data.train_batch_size
         alpha = alpha_at(self.global_steps, self._sd_search)
         ours = {
             f"{PREFIX}alpha": alpha,
+            **step_metrics.search_metrics(step.rollouts),
             **step_metrics.group_metrics(step.rollouts, self._sd_search.hindsight),
             **step_metrics.health_metrics(step, *sizes, self._sd_search.hindsight),
         }
@@ -123,7 +123,7 @@ class SDSearchTrainer(PPOTrainerSync):
         batch.extra_info[ALPHA] = alpha
         batch = super()._update_actor(batch, metrics)
         self._lift(metrics)
-        metrics.update(found | ours | {"health/skipped_updates": float(is_skipped_update(metrics))})
+        metrics.update(ours | {"health/skipped_updates": float(is_skipped_update(metrics))})
         if self._health.stop_on_non_finite:
             stop_on_non_finite(self._folder, self.global_steps, step, batch, metrics)
         self._write_traces(step, inputs, traced)

@@ -11,7 +11,8 @@ from torch import Tensor
 from sd_search_verl.config import HindsightConfig, SDSearchConfig, from_mapping, to_mapping
 from sd_search_verl.errors import UserError
 from sd_search_verl.hindsight import is_correct
-from sd_search_verl.hindsight.prepare import FinishedRollout, TeacherInputs
+from sd_search_verl.hindsight.prepare import TeacherInputs
+from sd_search_verl.rollout.types import Rollout
 from sd_search_verl.world.facts import World
 
 METHOD = SDSearchConfig(alpha=0.3, warmup_steps=0, top_k=None)
@@ -33,7 +34,7 @@ class Arm:
     flipped: bool = False
     candidates: bool = False
 
-    def relabel(self, rollout: FinishedRollout) -> FinishedRollout:
+    def relabel(self, rollout: Rollout) -> Rollout:
         """The rollout as the block is told of it."""
         if not self.flipped:
             return rollout

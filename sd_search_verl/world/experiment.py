@@ -13,7 +13,6 @@ import torch
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
-from sd_search_verl.scoring import exact_match
 from sd_search_verl.world import arms, oracle
 from sd_search_verl.world.config import TrainConfig
 from sd_search_verl.world.facts import World
@@ -114,7 +113,7 @@ class Watcher:
         """Add a row."""
         asked = questions(self.world, "val")
         finished = rollouts(self.model, self.tokenizer, self.world, asked, seed=self.config.seed)
-        right = [exact_match(r.answer, self.world.answer(r.question)) for r in finished]
+        right = [rollout.em for rollout in finished]
         by_hops = {
             one: [value for value, q in zip(right, asked, strict=True) if (len(q.relations) == 1) == one]
             for one in (True, False)

@@ -48,7 +48,7 @@ def measure(step: Step, tokenizer: Any, world: World) -> dict[str, float]:
         found["teacher_entropy"] = _entropy(teacher)
     kinds = _kinds_of_groups(step)
     for position in _positions(step, tokenizer, world):
-        kind = kinds[step.batch[position.rollout].group]
+        kind = kinds[step.batch[position.rollout].prompt.group]
         for name, distribution in (("student", student), ("teacher", teacher)):
             if distribution is None:
                 continue
@@ -85,7 +85,7 @@ def _positions(step: Step, tokenizer: Any, world: World) -> Iterator[_Position]:
             for at, word in zip(range(start, end), words, strict=False):
                 yield _Position(
                     rollout=index,
-                    slot=slots[len(rollout.prompt_ids) + at - 1],
+                    slot=slots[len(rollout.prompt.token_ids) + at - 1],
                     sampled=rollout.response_ids[at],
                     right=tokenizer.convert_tokens_to_ids(f" {word}"),
                 )
@@ -94,7 +94,7 @@ def _positions(step: Step, tokenizer: Any, world: World) -> Iterator[_Position]:
 def _kinds_of_groups(step: Step) -> dict[str, str | None]:
     rewards: dict[str, list[float]] = {}
     for rollout, reward in zip(step.batch, step.rewards.tolist(), strict=True):
-        rewards.setdefault(rollout.group, []).append(reward)
+        rewards.setdefault(rollout.prompt.group, []).append(reward)
     return {
         group: "failed" if not any(values) else None if all(values) else "mixed"
         for group, values in rewards.items()

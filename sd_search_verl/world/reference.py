@@ -23,15 +23,13 @@ from sd_search_verl.config import SDSearchConfig
 from sd_search_verl.distill.divergence import divergence
 from sd_search_verl.distill.loss import sd_loss, token_weights
 from sd_search_verl.distill.schedule import alpha_at
-from sd_search_verl.hindsight.prepare import FinishedRollout, TeacherInputs, prepare
+from sd_search_verl.hindsight.prepare import TeacherInputs, prepare
 from sd_search_verl.protocol.prompt import encode_messages
-from sd_search_verl.protocol.spans import query_spans
-from sd_search_verl.scoring import exact_match, token_f1
-from sd_search_verl.world import text
+from sd_search_verl.rollout.types import Rollout
 from sd_search_verl.world.config import TrainConfig
 from sd_search_verl.world.facts import Question, World
 from sd_search_verl.world.questions import questions
-from sd_search_verl.world.sampling import Rollout, rollouts
+from sd_search_verl.world.sampling import rollouts
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class Step:
 
     number: int
     asked: Sequence[Question]
-    batch: Sequence[FinishedRollout]
+    batch: Sequence[Rollout]
     rewards: Tensor
     inputs: Sequence[TeacherInputs]
     student_logits: Tensor
@@ -65,7 +63,7 @@ def train(
     method: SDSearchConfig,
     config: TrainConfig,
     after_step: Callable[[Step], None],
-    relabel: Callable[[FinishedRollout], FinishedRollout] = lambda rollout: rollout,
+    relabel: Callable[[Rollout], Rollout] = lambda rollout: rollout,
     retarget: Callable[[Tensor, Sequence[TeacherInputs], Any, World], Tensor] = lambda logits, *_: logits,
 ) -> None:
     """Train ``model`` in place, one update per batch of fresh rollouts.
@@ -86,9 +84,8 @@ def train(
         first = (number - 1) * config.questions
         chosen = [pool[(first + i) % len(pool)] for i in range(config.questions)]
         asked = [question for question in chosen for _ in range(config.group)]
-        sampled = rollouts(model, tokenizer, world, asked, seed=config.seed * 1_000_003 + number)
-        batch = [finish(rollout, tokenizer, world) for rollout in sampled]
-        rewards = torch.tensor([exact_match(r.answer, world.answer(r.question)) for r in sampled])
+        batch = rollouts(model, tokenizer, world, asked, seed=config.seed * 1_000_003 + number)
+        rewards = torch.tensor([rollout.em for rollout in batch])
 
         # 2. Hindsight: the group's queries and outcomes, in front of each rollout's own tokens.
         inputs = prepare(
@@ -99,7 +96,7 @@ def train(
             seed=number,
         )
         alpha = alpha_at(number, method)
-        rows = [rollout.prompt_ids + rollout.response_ids for rollout in batch]
+        rows = [rollout.prompt.token_ids + rollout.response_ids for rollout in batch]
         teacher_logits = teacher_pass(model, inputs, max(map(len, rows))) if alpha else None
 
         # 3. One update of L_GRPO + alpha * L_SD.
@@ -121,25 +118,6 @@ def train(
         )
 
 
-def finish(rollout: Rollout, tokenizer: Any, world: World) -> FinishedRollout:
-    """A sampled rollout as hindsight sees it."""
-    start = len(rollout.ids) - len(rollout.mask)
-    response = rollout.ids[start:]
-    found = [world.retrieve(query) for query in rollout.queries]
-    return FinishedRollout(
-        group=rollout.question.text,
-        messages=text.prompt(rollout.question.text),
-        prompt_ids=rollout.ids[:start],
-        response_ids=response,
-        response_mask=rollout.mask,
-        queries=rollout.queries,
-        spans=query_spans(response, tokenizer, text.PROTOCOL, rollout.mask),
-        f1=token_f1(rollout.answer, world.answer(rollout.question)),
-        response=tokenizer.decode(response),
-        documents=[text.PROTOCOL.documents(passages) if passages else "" for passages in found],
-    )
-
-
 def grpo_advantages(rewards: Tensor, group: int) -> Tensor:
     """``[B]``: how much better than its group a rollout did, in the group's standard deviations.
 
@@ -150,16 +128,16 @@ def grpo_advantages(rewards: Tensor, group: int) -> Tensor:
     return (centred / (grouped.std(-1, keepdim=True) + 1e-6)).flatten()
 
 
-def per_token(values: Tensor, batch: Sequence[FinishedRollout]) -> Tensor:
+def per_token(values: Tensor, batch: Sequence[Rollout]) -> Tensor:
     """``[B]`` values, each repeated for every token the policy wrote: ``[N]``."""
     return values.repeat_interleave(torch.tensor([sum(rollout.response_mask) for rollout in batch]))
 
 
-def policy_log_probs(logits: Tensor, batch: Sequence[FinishedRollout]) -> Tensor:
+def policy_log_probs(logits: Tensor, batch: Sequence[Rollout]) -> Tensor:
     """``[N]`` log-probs of the tokens the policy wrote, rollout after rollout, from ``[B, T, V]`` logits."""
     found = []
     for row, rollout in zip(logits, batch, strict=True):
-        start = len(rollout.prompt_ids) - 1  # the logits at t predict token t + 1
+        start = len(rollout.prompt.token_ids) - 1  # the logits at t predict token t + 1
         log_probs = row[start : start + len(rollout.response_ids)].log_softmax(-1)
         chosen = log_probs.gather(-1, torch.tensor(rollout.response_ids)[:, None])[:, 0]
         found.append(chosen[torch.tensor(rollout.response_mask, dtype=torch.bool)])

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from sd_search_verl.scoring import exact_match
+from sd_search_verl.protocol.spans import query_spans
+from sd_search_verl.rollout.types import Prompt, Rollout
 from sd_search_verl.world import text
 from sd_search_verl.world.facts import Question, World
 from sd_search_verl.world.reader import Reader
@@ -19,21 +20,11 @@ MAX_THOUGHTS = 24
 
 
 @dataclass
-class Rollout:
-    """One question on its way: what the policy has read and written, and the turn it is in.
+class _Active:
+    """A rollout that is being sampled, and the tokens of its unfinished turn."""
 
-    Attributes:
-        ids: the prompt and all that followed.
-        mask: of what followed the prompt, 1 where the policy wrote the token and 0 for observations.
-        queries: issued queries in order; one above ``max_searches`` is not executed.
-    """
-
-    question: Question
-    ids: list[int]
-    mask: list[int] = field(default_factory=list)
+    rollout: Rollout
     turn: list[int] = field(default_factory=list)
-    queries: list[str] = field(default_factory=list)
-    answer: str | None = None
     done: bool = False
 
 
@@ -43,33 +34,30 @@ def max_searches(world: World) -> int:
 
 
 def rollouts(model: Any, tokenizer: Any, world: World, asked: Sequence[Question], seed: int) -> list[Rollout]:
-    """One rollout of every question at temperature 1. A turn without a valid action ends it."""
+    """Return one rollout of every question, sampled at temperature 1. A turn without a valid action ends it."""
     generator = torch.Generator().manual_seed(seed)
-    started = [Rollout(q, tokenizer.encode(text.render(text.prompt(q.text)))) for q in asked]
+    started = [Rollout(_prompt(question, tokenizer, world)) for question in asked]
     reader = Reader(model, len(started))
     closers = {token for piece, token in tokenizer.get_vocab().items() if piece.endswith(">")}
-    active, unread = started, [rollout.ids for rollout in started]
+    active = [_Active(rollout) for rollout in started]
+    unread = [rollout.prompt.token_ids for rollout in started]
     while active:
         drawn = torch.multinomial(reader.read(unread).softmax(-1), 1, generator=generator)[:, 0].tolist()
-        unread = []
-        for rollout, token in zip(active, drawn, strict=True):
-            read = len(rollout.ids)
-            rollout.ids.append(token)
-            rollout.mask.append(1)
-            rollout.turn.append(token)
-            _end_turn(rollout, tokenizer, world, token in closers)
-            unread.append(rollout.ids[read:])
-        going = [place for place, rollout in enumerate(active) if not rollout.done]
+        unread = [
+            [token, *_extend(one, token, tokenizer, world, token in closers)]
+            for one, token in zip(active, drawn, strict=True)
+        ]
+        going = [place for place, one in enumerate(active) if not one.done]
         if going and len(going) < len(active):
             reader.keep(going)
         active, unread = [active[place] for place in going], [unread[place] for place in going]
-    return started
+    return [rollout.finish(tokenizer) for rollout in started]
 
 
 def success_rate(model: Any, tokenizer: Any, world: World, asked: Sequence[Question], seed: int = 0) -> float:
-    """Share of the questions whose sampled rollout gives the true answer."""
+    """Return the share of the questions whose sampled rollout gives the true answer."""
     finished = rollouts(model, tokenizer, world, asked, seed)
-    return sum(exact_match(r.answer, world.answer(r.question)) for r in finished) / len(finished)
+    return sum(rollout.em for rollout in finished) / len(finished)
 
 
 @torch.no_grad()
@@ -97,20 +85,38 @@ def phrasing_probability(
     return probabilities.view(len(begun), -1).prod(-1)
 
 
-def _end_turn(rollout: Rollout, tokenizer: Any, world: World, may_end: bool) -> None:
-    """Act on the turn when it is complete: search, answer, or give up. ``may_end``: its last token ends an action."""
-    turn = tokenizer.decode(rollout.turn) if may_end else ""
-    if not turn.endswith(tuple(text.PROTOCOL.stop)):
-        rollout.done = len(rollout.turn) >= MAX_TURN_TOKENS + (MAX_THOUGHTS if world.config.filler else 0)
-        return
-    query = text.PROTOCOL.query(turn)
-    rollout.answer = text.PROTOCOL.answer(turn)
-    rollout.turn = []
+def _prompt(question: Question, tokenizer: Any, world: World) -> Prompt:
+    messages = text.prompt(question.text)
+    return Prompt(question.text, messages, tokenizer.encode(text.render(messages)), [world.answer(question)])
+
+
+def _extend(active: _Active, token: int, tokenizer: Any, world: World, may_end: bool) -> list[int]:
+    """Add a sampled token, and act on the turn when it is complete: search, answer, or give up.
+
+    Args:
+        may_end: whether the token can end an action.
+
+    Returns:
+        The observation that follows the token; empty where none does.
+    """
+    active.turn.append(token)
+    turn = tokenizer.decode(active.turn) if may_end else ""
+    ended = turn.endswith(tuple(text.PROTOCOL.stop))
+    max_tokens = MAX_TURN_TOKENS + (MAX_THOUGHTS if world.config.filler else 0)
+    if not ended and len(active.turn) < max_tokens:
+        return []
+    rollout, token_ids, active.turn = active.rollout, active.turn, []
+    rollout.add_turn(token_ids, None)
+    query, rollout.answer = text.PROTOCOL.query(turn), text.PROTOCOL.answer(turn)
     if query is not None:
-        rollout.queries.append(query)
+        spans = query_spans(token_ids, tokenizer, text.PROTOCOL, [1] * len(token_ids))
+        rollout.add_query(query, spans, len(token_ids))
     if query is None or len(rollout.queries) > max_searches(world):
-        rollout.done = True
-        return
-    observation = tokenizer.encode(text.observation(world.retrieve(query)))
-    rollout.ids += observation
-    rollout.mask += [0] * len(observation)
+        rollout.status = "turn_limit" if query else "answered" if rollout.answer is not None else "no_answer"
+        active.done = True
+        return []
+    found = world.retrieve(query)
+    rollout.add_search(found, text.PROTOCOL.documents(found), latency_s=0.0, error=None)
+    observation: list[int] = tokenizer.encode(text.observation(found))
+    rollout.add_observation(observation)
+    return observation

@@ -16,7 +16,7 @@ from sd_search_verl.evaluation.run import ask_all
 from sd_search_verl.evaluation.trajectories import TrajectoryFile
 from sd_search_verl.protocol import get
 from sd_search_verl.protocol.base import Protocol
-from sd_search_verl.rollout.episode import Generation
+from sd_search_verl.rollout.loop import Generation
 from sd_search_verl.rollout.retriever import Document, SearchResult
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))

@@ -14,7 +14,7 @@ from sd_search_verl.evaluation.ask import step_by_step
 from sd_search_verl.evaluation.config import EvaluationConfig
 from sd_search_verl.evaluation.questions import Question
 from sd_search_verl.protocol.base import Protocol
-from sd_search_verl.rollout.episode import Generation
+from sd_search_verl.rollout.loop import Generation
 from sd_search_verl.rollout.retriever import SearchResult
 
 

@@ -30,7 +30,7 @@ def test_rows_are_aligned(changes: dict) -> None:
     config = settings(**changes)
     for row, item in zip(ROWS, teacher_inputs(ROWS, config, TOKENIZER), strict=True):
         rollout = row.rollout
-        student = rollout.prompt_ids + rollout.response_ids
+        student = rollout.prompt.token_ids + rollout.response_ids
         scored = []
         for teacher in item.rows:
             assert len(teacher.teacher_positions) == len(teacher.student_positions)
@@ -39,14 +39,14 @@ def test_rows_are_aligned(changes: dict) -> None:
             assert len(teacher.input_ids) == teacher.teacher_positions[-1] + 2
             offset = len(teacher.input_ids) - (teacher.student_positions[-1] + 2)
             assert (
-                teacher.input_ids[offset + len(rollout.prompt_ids) :]
-                == rollout.response_ids[: teacher.student_positions[-1] + 2 - len(rollout.prompt_ids)]
+                teacher.input_ids[offset + len(rollout.prompt.token_ids) :]
+                == rollout.response_ids[: teacher.student_positions[-1] + 2 - len(rollout.prompt.token_ids)]
             )
             for at_teacher, at_student in zip(
                 teacher.teacher_positions, teacher.student_positions, strict=True
             ):
                 assert teacher.input_ids[at_teacher + 1] == student[at_student + 1]
-                scored.append(at_student + 1 - len(rollout.prompt_ids))
+                scored.append(at_student + 1 - len(rollout.prompt.token_ids))
         if config.positions == "response":
             assert scored == [j for j, wrote in enumerate(rollout.response_mask) if wrote]
         else:
@@ -59,9 +59,9 @@ def test_each_query_sees_its_own_documents() -> None:
     seen = 0
     for row, item in zip(ROWS, teacher_inputs(ROWS, config, TOKENIZER), strict=True):
         assert len(item.rows) == len(row.rollout.queries)
-        for document, teacher in zip(row.rollout.documents, item.rows, strict=True):
+        for search, teacher in zip(row.rollout.searches, item.rows, strict=True):
             assert TOKENIZER.decode(teacher.input_ids).startswith(
-                f"Documents found for this question:\n{document}\n"
+                f"Documents found for this question:\n{search.documents}\n"
             )
             seen += 1
     assert seen > 5
@@ -73,7 +73,7 @@ def test_without_a_block_the_prompts_are_the_same_tokens() -> None:
     ):
         for teacher in item.rows:
             assert teacher.teacher_positions == teacher.student_positions
-            assert (row.rollout.prompt_ids + row.rollout.response_ids)[
+            assert (row.rollout.prompt.token_ids + row.rollout.response_ids)[
                 : len(teacher.input_ids)
             ] == teacher.input_ids
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from sd_search_verl.hindsight.prepare import FinishedRollout, TeacherInputs
+from sd_search_verl.hindsight.prepare import TeacherInputs
+from sd_search_verl.rollout.types import Prompt, Rollout, Search
 from sd_search_verl.verl_adapter import run_files
 from sd_search_verl.verl_adapter.data_plane import StepRollouts
 
@@ -38,36 +39,28 @@ def add_step(
     """Write a step as the trainer does: its metrics, and a group with one rollout per answer."""
     run_files.append_metrics(folder, step, metrics)
     texts = [text for text, _ in tokens]
-    rollouts, records = [], []
+    messages = [{"role": "user", "content": f"Answer the question. Question: {question}\n"}]
+    prompt = Prompt(f"{step}-{question}", messages, [0], ["Jane Austen"])
+    rollouts = []
     for answer in answers or []:
         right = float(answer == "Jane Austen")
         rollouts.append(
-            FinishedRollout(
-                group=f"{step}-{question}",
-                messages=[{"role": "user", "content": f"Answer the question. Question: {question}\n"}],
-                prompt_ids=[0],
+            Rollout(
+                prompt,
                 response_ids=list(range(len(tokens))),
                 response_mask=[mask for _, mask in tokens],
                 queries=["author Emma"],
                 spans=[(7, 9)],
+                searches=[Search("author Emma", "", 0.0, None, has_gold=True)],
+                answer=answer,
+                status="answered",
+                response="".join(texts),
+                em=right,
                 f1=right,
             )
         )
-        records.append(
-            {
-                "response": "".join(texts),
-                "queries": ["author Emma"],
-                "spans": [[7, 9]],
-                "gold_in_documents": [1],
-                "answer": answer,
-                "golden_answers": ["Jane Austen"],
-                "em": right,
-                "f1": right,
-                "status": "answered",
-            }
-        )
     inputs = [TeacherInputs(rows=[], weight=1.0, blocks=blocks or [], dropped=0) for _ in rollouts]
-    finished = StepRollouts([], rollouts, records, [rollout.f1 for rollout in rollouts], [])
+    finished = StepRollouts([], rollouts, [rollout.f1 for rollout in rollouts], [])
     run_files.append_traces(folder, step, finished, inputs, dict.fromkeys(range(len(rollouts)), texts), {})
 
 

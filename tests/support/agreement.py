@@ -39,7 +39,7 @@ def reference(
     network.lm_head.register_forward_hook(lambda module, args, logits: logits / temperature)
     trajectories = []
     for row, item in zip(rows, teacher_inputs(rows, config, byte_tokenizer()), strict=True):
-        student = row.rollout.prompt_ids + row.rollout.response_ids
+        student = row.rollout.prompt.token_ids + row.rollout.response_ids
         tokens = [
             (
                 r.input_ids,

@@ -13,17 +13,18 @@ import torch
 from torch import Tensor
 
 from sd_search_verl.config import SDSearchConfig, from_mapping, to_mapping
-from sd_search_verl.hindsight.prepare import FinishedRollout, TeacherInputs, prepare
+from sd_search_verl.hindsight.prepare import TeacherInputs, prepare
 from sd_search_verl.protocol import get
 from sd_search_verl.protocol.prompt import encode_messages
 from sd_search_verl.protocol.spans import query_spans
+from sd_search_verl.rollout.types import Prompt, Rollout, Search
 
 
 @dataclass
 class Row:
     """One rollout as the actor sees it."""
 
-    rollout: FinishedRollout
+    rollout: Rollout
     advantage: float
     old_log_probs: list[float] = field(default_factory=list)
 
@@ -117,17 +118,15 @@ def recorded_rows(tokenizer: Any, groups: int = 4, size: int = 4, seed: int = 0)
                 mask += [1] * len(turn) + [0] * len(seen)
             last = tokenizer.encode(f"<answer> ANSWER{rng.randrange(99)} </answer>", add_special_tokens=False)
             ids, mask = ids + last, mask + [1] * len(last)
-            rollout = FinishedRollout(
-                group=str(group),
-                messages=messages,
-                prompt_ids=prompt_ids,
+            rollout = Rollout(
+                Prompt(str(group), messages, prompt_ids),
                 response_ids=ids,
                 response_mask=mask,
                 queries=queries,
                 spans=query_spans(ids, tokenizer, protocol, mask),
                 f1=rng.choice([0.0, 1.0]),
                 response=tokenizer.decode(ids),
-                documents=documents,
+                searches=[Search(q, d, 0.0, None, False) for q, d in zip(queries, documents, strict=True)],
             )
             rows.append(Row(rollout, rng.gauss(0, 1), [-rng.random() for _ in ids]))
     return rows
@@ -166,11 +165,11 @@ def batch_of(
         return torch.nested.as_nested_tensor(values, layout=torch.jagged)
 
     rollouts = [row.rollout for row in rows]
-    sequences = [torch.tensor(r.prompt_ids + r.response_ids) for r in rollouts]
+    sequences = [torch.tensor(r.prompt.token_ids + r.response_ids) for r in rollouts]
     tensors = {
         "input_ids": nested(sequences),
         "position_ids": nested([torch.arange(len(s)) for s in sequences]),
-        "prompts": nested([torch.tensor(r.prompt_ids) for r in rollouts]),
+        "prompts": nested([torch.tensor(r.prompt.token_ids) for r in rollouts]),
         "responses": nested([torch.tensor(r.response_ids) for r in rollouts]),
         "response_mask": nested([torch.tensor(r.response_mask) for r in rollouts]),
         "loss_mask": nested([torch.tensor(r.response_mask) for r in rollouts]),

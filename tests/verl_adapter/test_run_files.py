@@ -31,16 +31,9 @@ def test_half_a_line_stays_alone(tmp_path: Path) -> None:
 
 def rollouts_of_three_groups() -> StepRollouts:
     rollouts = [row.rollout for row in recorded_rows(byte_tokenizer(), groups=3, size=4)]
-    record = {
-        "gold_in_documents": [],
-        "answer": "\ud800",  # half a surrogate pair, as a policy may write it
-        "golden_answers": ["x"],
-        "em": 0.0,
-        "f1": 0.0,
-        "status": "answered",
-    }
-    records = [{**record, "response": r.response, "queries": r.queries, "spans": r.spans} for r in rollouts]
-    return StepRollouts(list(range(12)), rollouts, records, [0.0] * 12, [])
+    for rollout in rollouts:
+        rollout.answer = "\ud800"  # half a surrogate pair, as a policy may write it
+    return StepRollouts(list(range(12)), rollouts, [0.0] * 12, [])
 
 
 def add_traces(folder: Path, number: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from support.tiny import byte_tokenizer
 
 from sd_search_verl.config import HindsightConfig, SearchConfig
 from sd_search_verl.rollout.retriever import RetrieverClient
+from sd_search_verl.rollout.types import Prompt, Rollout, Search
 from sd_search_verl.verl_adapter.data_plane import StepRollouts
 from sd_search_verl.verl_adapter.step_metrics import (
     SearchUnavailableError,
@@ -24,9 +26,7 @@ def step(missing: tuple[int, ...] = ()) -> StepRollouts:
     """Four groups of four, without the rollouts at these places."""
     rows = [row for place, row in enumerate(recorded_rows(byte_tokenizer())) if place not in missing]
     log_probs = [torch.tensor(row.old_log_probs) for row in rows]
-    return StepRollouts(
-        list(range(len(rows))), [row.rollout for row in rows], [], [0.0] * len(rows), log_probs
-    )
+    return StepRollouts(list(range(len(rows))), [row.rollout for row in rows], [0.0] * len(rows), log_probs)
 
 
 @pytest.mark.parametrize(
@@ -49,8 +49,8 @@ def test_log_prob_of_correct_rollouts_is_over_the_policys_tokens() -> None:
     ]
     found = health_metrics(finished, 4, 4, HindsightConfig())
     assert found["health/correct_log_prob"] == pytest.approx(sum(values) / len(values), rel=1e-5)
-    none = StepRollouts([], finished.rollouts[:1], [], [0.0], finished.log_probs[:1])
-    none.rollouts[0] = type(none.rollouts[0])(**{**vars(none.rollouts[0]), "f1": 0.0})
+    none = StepRollouts([], finished.rollouts[:1], [0.0], finished.log_probs[:1])
+    none.rollouts[0] = replace(none.rollouts[0], f1=0.0)
     assert "health/correct_log_prob" not in health_metrics(none, 4, 4, HindsightConfig())
 
 
@@ -60,13 +60,12 @@ def test_a_dead_retriever_stops_the_run_above_the_ceiling() -> None:
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/retrieve"
         client = RetrieverClient([url], top_k=1, timeout_s=2.0, max_retries=0)
         found = asyncio.run(client.search("who wrote it"))
-    records = [
-        {"latencies_s": [found.latency_s], "failures": int(found.error is not None)},
-        {"latencies_s": [0.01] * 3, "failures": 0},
-    ]
-    metrics = {"search/failures": float(sum(record["failures"] for record in records))}
+    prompt = Prompt("g", [], [])
+    failed = Search("who wrote it", "", found.latency_s, found.error, False)
+    answered = Search("who", "Emma", 0.01, None, True)
+    rollouts = [Rollout(prompt, searches=[failed]), Rollout(prompt, searches=[answered] * 3)]
     config = SearchConfig(retriever_urls=[url], max_failure_rate=0.2)
     with pytest.raises(SearchUnavailableError, match=rf"25% of this step's 4 searches failed.*{url}"):
-        check_failure_rate(metrics, records, config)
-    check_failure_rate(metrics, records, SearchConfig(max_failure_rate=0.25))
-    check_failure_rate(metrics, records, SearchConfig())
+        check_failure_rate(rollouts, config)
+    check_failure_rate(rollouts, SearchConfig(max_failure_rate=0.25))
+    check_failure_rate(rollouts, SearchConfig())

@@ -230,7 +230,7 @@ def test_teacher_and_student_score_the_same_tokens(worker: Any, rows: list[Row])
     assert len(sent) == len(expected) > 0
     for tokens, (row, r) in zip(sent, expected, strict=True):
         ids = tokens.tolist()
-        student = row.rollout.prompt_ids + row.rollout.response_ids
+        student = row.rollout.prompt.token_ids + row.rollout.response_ids
         at_teacher = [ids[p + 1] for p in r.teacher_positions]
         assert at_teacher == [student[p + 1] for p in r.student_positions]
         assert tokenizer.decode(at_teacher) == "".join(f" {query} " for query in row.rollout.queries)
@@ -238,6 +238,6 @@ def test_teacher_and_student_score_the_same_tokens(worker: Any, rows: list[Row])
         assert "CORRECT" in prefix
         for leak in ("THINKING", "DOCUMENT", "ANSWER", "<search>", "<information>", "<answer>"):
             assert leak not in prefix
-        siblings = [other for other in rows if other.rollout.group == row.rollout.group]
+        siblings = [other for other in rows if other.rollout.prompt.group == row.rollout.prompt.group]
         for sibling in siblings:
             assert all(query in prefix for query in sibling.rollout.queries)

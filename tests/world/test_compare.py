@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sd_search_verl.cli import main
 from sd_search_verl.errors import UserError
-from sd_search_verl.hindsight.prepare import FinishedRollout
+from sd_search_verl.rollout.types import Prompt, Rollout
 from sd_search_verl.verl_adapter.data_plane import StepRollouts
 from sd_search_verl.verl_adapter.run_files import append_metrics, append_traces
 from sd_search_verl.world import Question, World, WorldConfig, oracle, questions, summary, text
@@ -220,16 +220,12 @@ def test_runs_of_the_whole_stack_become_rows_of_the_same_table(tmp_path: Path) -
     folder = tmp_path / "sd-seed5"
     write_world(world, folder / "world")
     for step in range(1, 15):
-        rollouts, records = [], []
-        for queries in ([first, second], [first, f"{wrong} {question.subject}"]):
-            rollouts.append(
-                FinishedRollout("g", text.prompt(question.text), [1], [2], [1], queries, [], f1=0.0)
-            )
-            records.append(
-                {"response": "", "queries": queries, "spans": [], "gold_in_documents": [], "answer": None}
-                | {"golden_answers": ["x"], "em": 0.0, "f1": 0.0, "status": "answered"}
-            )
-        done = StepRollouts([0, 1], rollouts, records, [0.0, 0.0], [torch.zeros(1), torch.zeros(1)])
+        prompt = Prompt("g", text.prompt(question.text), [1], ["x"])
+        rollouts = [
+            Rollout(prompt, response_ids=[2], response_mask=[1], queries=queries)
+            for queries in ([first, second], [first, f"{wrong} {question.subject}"])
+        ]
+        done = StepRollouts([0, 1], rollouts, [0.0, 0.0], [torch.zeros(1), torch.zeros(1)])
         append_traces(folder, step, done, None, {0: ["a"], 1: ["a"]}, {})
         append_metrics(folder, step, {"search/em": step / 14, "sd_search/loss": 0.1})
     early, late = read_stack_runs([folder])

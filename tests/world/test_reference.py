@@ -12,8 +12,9 @@ from support.engine import Row, batch_of, compose, gradients, make_worker, setti
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sd_search_verl.config import SDSearchConfig
-from sd_search_verl.hindsight.prepare import FinishedRollout, TeacherInputs, prepare
+from sd_search_verl.hindsight.prepare import TeacherInputs, prepare
 from sd_search_verl.protocol.prompt import encode_messages
+from sd_search_verl.rollout.types import Rollout
 from sd_search_verl.world import World, WorldConfig, questions, reference
 from sd_search_verl.world.config import TrainConfig
 from sd_search_verl.world.files import CHECKPOINT
@@ -39,13 +40,12 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def batch() -> list[FinishedRollout]:
+def batch() -> list[Rollout]:
     """Four groups of real rollouts; at least one of them is mixed."""
     asked = [question for question in questions(WORLD, "train")[:4] for _ in range(CONFIG.group)]
     sampled = rollouts(policy(), TOKENIZER, WORLD, asked, seed=7)
-    finished = [reference.finish(rollout, TOKENIZER, WORLD) for rollout in sampled]
-    assert 0 < sum(rollout.f1 for rollout in finished) < len(finished)
-    return finished
+    assert 0 < sum(rollout.f1 for rollout in sampled) < len(sampled)
+    return sampled
 
 
 @pytest.fixture(scope="module")
@@ -55,29 +55,29 @@ def worker() -> Any:
 
 
 @pytest.fixture(scope="module")
-def old_log_probs(batch: list[FinishedRollout]) -> list[list[float]]:
+def old_log_probs(batch: list[Rollout]) -> list[list[float]]:
     """Of a policy that has moved, so that both sides of the clip are active."""
     with torch.no_grad():
-        rows = [rollout.prompt_ids + rollout.response_ids for rollout in batch]
+        rows = [rollout.prompt.token_ids + rollout.response_ids for rollout in batch]
         moved = reference.policy_log_probs(reference.forward(policy(), rows), batch)
     moved += torch.randn(len(moved), generator=torch.Generator().manual_seed(1))
     written = iter(moved.tolist())
     return [[next(written) if wrote else 0.0 for wrote in rollout.response_mask] for rollout in batch]
 
 
-def inputs_of(batch: list[FinishedRollout], method: SDSearchConfig) -> list[TeacherInputs]:
+def inputs_of(batch: list[Rollout], method: SDSearchConfig) -> list[TeacherInputs]:
     return prepare(batch, method, TOKENIZER, lambda messages: encode_messages(messages, TOKENIZER), seed=1)
 
 
 def reference_losses(
-    batch: list[FinishedRollout],
+    batch: list[Rollout],
     old_log_probs: list[list[float]],
     advantages: torch.Tensor,
     method: SDSearchConfig,
     alpha: float,
 ) -> tuple[dict[str, torch.Tensor], float, float]:
     model, inputs = policy(), inputs_of(batch, method)
-    rows = [rollout.prompt_ids + rollout.response_ids for rollout in batch]
+    rows = [rollout.prompt.token_ids + rollout.response_ids for rollout in batch]
     taught = reference.teacher_pass(model, inputs, max(map(len, rows)))
     logits = reference.forward(model, rows)
     written = [
@@ -113,7 +113,7 @@ def reference_losses(
 )
 def test_the_worker_computes_the_references_losses_and_gradients(
     worker: Any,
-    batch: list[FinishedRollout],
+    batch: list[Rollout],
     old_log_probs: list[list[float]],
     changes: dict[str, Any],
     alpha: float,

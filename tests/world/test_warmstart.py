@@ -122,7 +122,10 @@ def test_before_training_few_rollouts_succeed_but_nearly_all_follow_the_protocol
     asked = questions(world, "val")
     finished = rollouts(shipped, TOKENIZER, world, asked, seed=0)
     assert sum(rollout.answer is not None for rollout in finished) > 0.95 * len(asked)
-    searches = [len(rollout.queries) == len(rollout.question.relations) for rollout in finished]
+    searches = [
+        len(rollout.queries) == len(question.relations)
+        for question, rollout in zip(asked, finished, strict=True)
+    ]
     assert sum(searches) > 0.9 * len(asked)
 
 

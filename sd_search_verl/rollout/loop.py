@@ -1,0 +1,96 @@
+"""The agent loop: one rollout of one question, token ids in and token ids out.
+
+The policy's tokens are kept exactly as they were sampled, and observations are encoded once and appended. Nothing is
+ever decoded and encoded again, so the log-probs belong to the very tokens the trainer sees. The functions that
+generate tokens and find documents are arguments, so training and evaluation run this same code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sd_search_verl.config import SearchConfig
+from sd_search_verl.protocol.base import Protocol
+from sd_search_verl.protocol.spans import query_spans, token_bytes
+from sd_search_verl.rollout.observation import ObservationEncoder
+from sd_search_verl.rollout.retriever import SearchResult
+from sd_search_verl.rollout.types import Prompt, Rollout
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Tokens of one turn, with the sampling log-prob of each, or None where they are not asked for."""
+
+    token_ids: list[int]
+    log_probs: list[float] | None
+
+
+async def run_rollout(
+    prompt: Prompt,
+    generate: Callable[[list[int], int], Awaitable[Generation]],
+    search: Callable[[str], Awaitable[SearchResult]],
+    tokenizer: Any,
+    protocol: Protocol,
+    config: SearchConfig,
+    max_response_tokens: int,
+) -> Rollout:
+    """Alternate turns of the policy and observations until an answer, a limit or the end of the context.
+
+    Args:
+        prompt: the question, encoded.
+        generate: ``(context token ids, max tokens) -> Generation``, stopping after ``protocol.stop`` strings.
+        search: ``query -> SearchResult``; must not raise.
+        tokenizer: of the policy.
+        protocol: tags and observation text.
+        config: limits.
+        max_response_tokens: room for everything after the prompt.
+    """
+    rollout = Rollout(prompt)
+    encoder = ObservationEncoder(tokenizer, protocol, config.max_observation_tokens)
+    for turn_number in range(config.max_turns + 1):
+        room = max_response_tokens - len(rollout.response_ids)
+        if room < 1:
+            rollout.status = "context_overflow"
+            break
+        context = [*prompt.token_ids, *rollout.response_ids]
+        generation = await generate(context, min(config.max_turn_tokens, room))
+        token_ids = generation.token_ids
+        rollout.add_turn(token_ids, generation.log_probs)
+        text = b"".join(token_bytes(token_ids, tokenizer)).decode("utf-8", errors="replace")
+        turn = next(protocol.turns(text), "")
+
+        query, answer = protocol.query(turn), protocol.answer(turn)
+        if query is not None:
+            spans = query_spans(token_ids, tokenizer, protocol, [1] * len(token_ids))
+            rollout.add_query(query, spans, len(token_ids))
+        elif answer is not None:
+            rollout.answer, rollout.status = answer, "answered"
+            break
+        else:
+            rollout.malformed[_malformed_kind(turn, protocol)] += 1
+        if turn_number == config.max_turns:
+            rollout.status = "no_answer" if query is None else "turn_limit"
+            break
+
+        if query is None:
+            observation, truncated = encoder.invalid_action(), False
+        else:
+            found = await search(query)
+            documents = [document.contents for document in found.documents or []]
+            rollout.add_search(documents, protocol.documents(documents), found.latency_s, found.error)
+            observation, truncated = encoder.documents(found, written=text[len(turn) :])
+        # An observation the policy could not react to would only pad the rollout.
+        if len(rollout.response_ids) + len(observation) >= max_response_tokens:
+            rollout.status = "context_overflow"
+            break
+        rollout.add_observation(observation)
+        rollout.truncated_observations += truncated
+    return rollout.finish(tokenizer)
+
+
+def _malformed_kind(turn: str, protocol: Protocol) -> str:
+    if protocol.search_open not in turn:
+        return "no_action"
+    return "empty_query" if turn.endswith(protocol.search_close) else "unfinished"

@@ -1,0 +1,159 @@
+"""One rollout: the prompt, the tokens sampled from it, the searches made on the way, and the scored answer.
+
+The agent loop fills it, hindsight and the metrics read it, evaluation and the traces write it to files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from sd_search_verl import scoring
+from sd_search_verl.protocol.base import Messages
+from sd_search_verl.protocol.prompt import encode_messages
+from sd_search_verl.protocol.spans import Span
+
+Status = Literal["answered", "no_answer", "turn_limit", "context_overflow"]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A question as the policy reads it.
+
+    Attributes:
+        group: identifies the question; rollouts of one question share it.
+        messages: the chat messages.
+        token_ids: the messages encoded, without the tokens cut from their start.
+        golden_answers: empty where none is known; then every score is 0.
+        num_cut: tokens cut from the start because the prompt was longer than the limit.
+    """
+
+    group: str
+    messages: Messages
+    token_ids: list[int]
+    golden_answers: Sequence[str] = ()
+    num_cut: int = 0
+
+    @classmethod
+    def encode(
+        cls,
+        group: str,
+        messages: Messages,
+        golden_answers: Sequence[str],
+        tokenizer: Any,
+        template_kwargs: Mapping[str, Any],
+        max_tokens: int,
+    ) -> Prompt:
+        """Encode chat messages and keep their last ``max_tokens`` tokens."""
+        token_ids = encode_messages(messages, tokenizer, template_kwargs)
+        kept = token_ids[-max_tokens:]
+        return cls(group, messages, kept, golden_answers, len(token_ids) - len(kept))
+
+
+@dataclass(frozen=True)
+class Search:
+    """One executed query.
+
+    Attributes:
+        documents: the documents rendered as the policy reads them; empty when nothing was found or search failed.
+        error: why search failed; None when it did not.
+        has_gold: whether a golden answer stands in the documents.
+    """
+
+    query: str
+    documents: str
+    latency_s: float
+    error: str | None
+    has_gold: bool
+
+
+@dataclass
+class Rollout:
+    """One rollout. ``response_ids``, ``response_mask`` and ``log_probs`` always have equal length.
+
+    Attributes:
+        response_ids: tokens after the prompt, of the policy and of observations.
+        response_mask: 1 for tokens of the policy, 0 for observations.
+        log_probs: of the policy's tokens when they were sampled, 0.0 for observations; None where not asked for.
+        queries: issued queries in order; the last one is not executed when ``status`` is turn_limit.
+        spans: half-open range of the query tokens of each query, in ``response_ids``; may be empty.
+        searches: executed queries, ``searches[i]`` answering ``queries[i]``.
+        status: how it ended. answered; no_answer: the last turn had neither search nor answer; turn_limit: it still
+            wanted to search; context_overflow: no room for a further observation or turn.
+        turns: turns of the policy.
+        malformed: turns without a valid action, by kind.
+        truncated_observations: observations cut to ``max_observation_tokens``.
+        response: the response as text.
+        em, f1, cover_em: scores of ``answer``, set by :meth:`finish`.
+    """
+
+    prompt: Prompt
+    response_ids: list[int] = field(default_factory=list)
+    response_mask: list[int] = field(default_factory=list)
+    log_probs: list[float] | None = None
+    queries: list[str] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
+    searches: list[Search] = field(default_factory=list)
+    answer: str | None = None
+    status: Status = "no_answer"
+    turns: int = 0
+    malformed: dict[str, int] = field(
+        default_factory=lambda: {"empty_query": 0, "unfinished": 0, "no_action": 0}
+    )
+    truncated_observations: int = 0
+    response: str = ""
+    em: float = 0.0
+    f1: float = 0.0
+    cover_em: float = 0.0
+
+    def add_turn(self, token_ids: Sequence[int], log_probs: Sequence[float] | None) -> None:
+        """Append a turn of the policy, with the sampling log-prob of each token or None.
+
+        Raises:
+            RuntimeError: the number of log-probs does not fit, or only some turns have them.
+        """
+        if log_probs is not None and len(log_probs) != len(token_ids):
+            raise RuntimeError(
+                f"the rollout engine returned {len(log_probs)} log-probs for {len(token_ids)} tokens"
+            )
+        if self.turns == 0:
+            self.log_probs = None if log_probs is None else []
+        if (self.log_probs is None) != (log_probs is None):
+            raise RuntimeError("the rollout engine returned log-probs for some turns only")
+        self.response_ids += token_ids
+        self.response_mask += [1] * len(token_ids)
+        if self.log_probs is not None and log_probs is not None:
+            self.log_probs += log_probs
+        self.turns += 1
+
+    def add_query(self, query: str, spans: Sequence[Span], turn_tokens: int) -> None:
+        """Record the query of the last turn; ``spans`` count from that turn's first token."""
+        start = len(self.response_ids) - turn_tokens
+        # No token strictly inside the tags: the query is real, but has no token to learn at.
+        first, last = spans[0] if spans else (0, 0)
+        self.queries.append(query)
+        self.spans.append((start + first, start + last))
+
+    def add_search(
+        self, documents: Sequence[str], rendered: str, latency_s: float, error: str | None
+    ) -> None:
+        """Record the search for the last query: passages found, and their text as the policy reads it."""
+        has_gold = scoring.contains_answer(documents, self.prompt.golden_answers)
+        self.searches.append(Search(self.queries[-1], rendered, latency_s, error, has_gold))
+
+    def add_observation(self, token_ids: Sequence[int]) -> None:
+        """Append tokens of the environment; they carry no log-prob and no loss."""
+        self.response_ids += token_ids
+        self.response_mask += [0] * len(token_ids)
+        if self.log_probs is not None:
+            self.log_probs += [0.0] * len(token_ids)
+
+    def finish(self, tokenizer: Any) -> Rollout:
+        """Decode the response and score the answer; returns the rollout."""
+        golden = self.prompt.golden_answers
+        self.response = tokenizer.decode(self.response_ids, skip_special_tokens=False)
+        self.em = scoring.exact_match(self.answer, golden)
+        self.f1 = scoring.token_f1(self.answer, golden)
+        self.cover_em = scoring.cover_exact_match(self.answer, golden)
+        return self
