@@ -1,51 +1,149 @@
-"""What a serving process is made of, and how it comes to be ready."""
+"""One serving process: bind, serve, say when ready, end cleanly on SIGTERM and SIGINT."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
 import threading
-import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
-from .backends import Engine, load
-from .batcher import Batcher
-from .metrics import Metrics
-from .settings import Settings
+import uvicorn
+from starlette.types import ASGIApp
+
+from .app import make_app
+from .guard import AccessLog, ApiKey, read_key
+from .protocol import protocol
+from .settings import Settings, SettingsError
+from .workers import SOCKET_VARIABLE, supervise
+
+log = logging.getLogger("retriever_server")
+
+GC_THRESHOLD = 20_000
+"""Python's 700 is less than what a batch of answers allocates, and next to nothing of that is cyclic."""
 
 
-class Server:
-    """State of one serving process: the engine while it loads, the batcher once it is there."""
+def bind(host: str, port: int) -> socket.socket:
+    """A bound socket.
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings, self.metrics = settings, Metrics()
-        self.batcher: Batcher | None = None
-        self.engine: Engine | None = None
-        self.progress = "starting"
-        self.load_seconds = 0.0
-        self.error: BaseException | None = None
+    Raises:
+        SettingsError: the port is taken or the host is not of this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+    except OSError as error:
+        sock.close()
+        raise SettingsError(
+            f"cannot listen on {host}:{port}: {error.strerror or error}. "
+            "Fix: end what listens there, or choose another --port (0 picks a free one)."
+        ) from None
+    return sock
 
-    async def load(self) -> None:
-        """Open the back end in a thread; /health answers meanwhile."""
-        start = time.monotonic()
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[Engine] = loop.create_future()
 
-        def tell(text: str) -> None:
-            self.progress = text
+def url_of(sock: socket.socket, scheme: str = "http") -> str:
+    """The URL that clients of the bound socket use."""
+    host, port = sock.getsockname()[:2]
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
-        def work() -> None:
-            try:
-                engine = load(self.settings, tell)
-                loop.call_soon_threadsafe(lambda: None if done.done() else done.set_result(engine))
-            except BaseException as error:
-                reason = error
-                loop.call_soon_threadsafe(lambda: None if done.done() else done.set_exception(reason))
 
-        # A daemon, so that a signal during a long load ends the process at once.
-        threading.Thread(target=work, name="load", daemon=True).start()
-        self.engine = await done
-        self.load_seconds = time.monotonic() - start
-        self.batcher = Batcher(
-            self.engine, self.metrics, self.settings.max_queue, self.settings.cache_entries
-        )
-        self.metrics.ready.set(1)
-        self.progress = "ready"
+def write_port_file(path: Path, url: str) -> None:
+    """Write the URL in one step, so that a waiting reader never sees half of it."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(url + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+class _Uvicorn(uvicorn.Server):
+    """Uvicorn raises a signal again after its clean shutdown, which kills the process; here it returns."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        before = {
+            number: signal.signal(number, self.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _stop_with_supervisor(server: uvicorn.Server) -> None:
+    sys.stdin.read()  # ends when the supervisor's end of the pipe is closed
+    server.should_exit = True
+
+
+def serve(settings: Settings, arguments: Sequence[str] = ()) -> int:
+    """Serve until told to stop; the exit code.
+
+    Args:
+        arguments: the command line behind ``settings``, for further workers.
+
+    Raises:
+        SettingsError: the address cannot be bound.
+    """
+    inherited = os.environ.get(SOCKET_VARIABLE)
+    sock = socket.socket(fileno=int(inherited)) if inherited else bind(settings.host, settings.port)
+    url = url_of(sock, "https" if settings.tls_cert else "http")
+    if settings.port_file:
+        settings.port_file.unlink(missing_ok=True)
+
+    if settings.workers > 1:
+        sock.listen(2048)
+        return supervise(sock, arguments, settings.workers, url, settings.port_file)
+
+    def on_ready() -> None:
+        gc.collect()
+        gc.freeze()  # what is loaded stays: not to be looked through again and again
+        gc.set_threshold(GC_THRESHOLD)
+        log.info("ready: %s/retrieve (%s)", url, settings.backend)
+        if settings.port_file:
+            write_port_file(settings.port_file, url)
+
+    def on_failure() -> None:
+        uvicorn_server.should_exit = True
+
+    app = make_app(settings, on_ready, on_failure)
+    guarded: ASGIApp = app
+    if settings.api_key_file:
+        guarded = ApiKey(guarded, read_key(settings.api_key_file))
+    if settings.access_log:
+        guarded = AccessLog(guarded, settings.access_log)
+    config = uvicorn.Config(
+        guarded,
+        http=protocol(settings.body_timeout_s),
+        log_level="warning",
+        access_log=False,
+        timeout_keep_alive=75,  # longer than clients keep idle connections, so that the client closes first
+        timeout_graceful_shutdown=settings.drain_s,
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+    )
+    uvicorn_server = _Uvicorn(config)
+    if inherited:
+        threading.Thread(target=_stop_with_supervisor, args=[uvicorn_server], daemon=True).start()
+    log.info("listening on %s, loading", url)
+    try:
+        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+            runner.run(uvicorn_server.serve(sockets=[sock]))
+    finally:
+        sock.close()
+        if settings.port_file:
+            settings.port_file.unlink(missing_ok=True)
+    error = app.state.server.error
+    if error is not None:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
