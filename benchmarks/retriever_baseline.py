@@ -14,7 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from retriever_server import jvm
+from retriever_server.java import jvm
 
 
 class Query(BaseModel):

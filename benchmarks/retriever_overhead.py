@@ -24,8 +24,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from benchmarks.retriever_load import Row, Target, measure
-from retriever_server import java_loop
 from retriever_server.backends.bm25 import LUCENE, LuceneIndex
+from retriever_server.java import loop
 
 TOP_K = 3
 WARM_UP = 10_000  # queries until Lucene is compiled
@@ -71,9 +71,9 @@ def main() -> None:
     options.rate = options.duplicates = 0.0
     targets = [Target.parse(text) for text in options.server]
     index = LuceneIndex(options.index / "lucene", k1=0.9, b=0.4)
-    unread = java_loop.unbound(java_loop.OBJECT, "toString", java_loop.STRING)
-    unread = unread.asType(java_loop.signature(java_loop.STRING, f"{LUCENE}.TopFieldDocs"))
-    search = java_loop.for_each_line(java_loop.then(index.ranked, unread))
+    unread = loop.unbound(loop.OBJECT, "toString", loop.STRING)
+    unread = unread.asType(loop.signature(loop.STRING, f"{LUCENE}.TopFieldDocs"))
+    search = loop.for_each_line(loop.then(index.ranked, unread))
     threads = len(os.sched_getaffinity(0))
     names = [*BARE, *(target.name for target in targets)]
     seen: dict[str, list[float]] = {name: [] for name in names}

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .backends.load import BACKENDS
-from .serve import serve
+from .backends.registry import BACKENDS
+from .server import serve
 from .settings import Settings, SettingsError, flag
 
 HELP = {

@@ -11,9 +11,9 @@ from fastapi import FastAPI, Request, Response
 from starlette.types import Receive, Scope, Send
 
 from . import openapi
-from .retrieve import Retrieve
-from .server import Server
+from .endpoint import Retrieve
 from .settings import Settings
+from .state import Server
 
 
 class Application(FastAPI):

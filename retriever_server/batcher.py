@@ -30,7 +30,7 @@ class OverloadedError(Exception):
         self.retry_after_s = retry_after_s
 
 
-class _Flight:
+class _InFlightQuery:
     """One query on its way to the engine, with everybody who waits for it. Landed, it is the answer."""
 
     __slots__ = ("hits", "key", "waiters")
@@ -52,7 +52,7 @@ class Pending:
 
     __slots__ = ("_flights", "_missing", "future")
 
-    def __init__(self, flights: list[_Flight], future: asyncio.Future[None]) -> None:
+    def __init__(self, flights: list[_InFlightQuery], future: asyncio.Future[None]) -> None:
         self.future = future
         self._flights = flights
         self._missing = 0
@@ -90,9 +90,9 @@ class Batcher:
         self._engine, self._metrics = engine, metrics
         self._loop = asyncio.get_running_loop()
         self._max_queue, self._cache_entries = max_queue, cache_entries
-        self._cache: OrderedDict[Key, _Flight] = OrderedDict()
-        self._flights: dict[Key, _Flight] = {}
-        self._queue: deque[_Flight] = deque()
+        self._cache: OrderedDict[Key, _InFlightQuery] = OrderedDict()
+        self._flights: dict[Key, _InFlightQuery] = {}
+        self._queue: deque[_InFlightQuery] = deque()
         self._free = engine.parallelism
         self._threads = ThreadPoolExecutor(engine.parallelism, thread_name_prefix="search")
         self._batches: set[asyncio.Task[None]] = set()
@@ -107,15 +107,15 @@ class Batcher:
             OverloadedError: the queue has no room for all of the queries.
         """
         keys = [(query, topk) for query in queries]
-        flights: dict[Key, _Flight] = {}
-        new: list[_Flight] = []
+        flights: dict[Key, _InFlightQuery] = {}
+        new: list[_InFlightQuery] = []
         for key in keys:
             if key in flights:
                 continue
             if (flight := self._cache.get(key)) is not None:
                 self._cache.move_to_end(key)
             elif (flight := self._flights.get(key)) is None:
-                flight = _Flight(key)
+                flight = _InFlightQuery(key)
                 new.append(flight)
             flights[key] = flight
         if len(self._queue) + len(new) > self._max_queue:
@@ -137,7 +137,7 @@ class Batcher:
         self._enough = 0
         while self._free and self._queue:
             share = min(self._engine.max_batch, -(-len(self._queue) // self._free))
-            batch: list[_Flight] = []
+            batch: list[_InFlightQuery] = []
             while self._queue and len(batch) < share:
                 flight = self._queue.popleft()
                 if not flight.waiters:
@@ -154,7 +154,7 @@ class Batcher:
                 self._batches.add(task)
                 task.add_done_callback(self._batches.discard)
 
-    async def _run(self, batch: list[_Flight]) -> None:
+    async def _run(self, batch: list[_InFlightQuery]) -> None:
         queries, topk = [flight.key[0] for flight in batch], batch[0].key[1]
         start = time.perf_counter()
         try:
@@ -190,7 +190,7 @@ class Batcher:
             self._loop.call_later(GATHER * took, stop)
         self._dispatch()
 
-    def _remember(self, flight: _Flight) -> None:
+    def _remember(self, flight: _InFlightQuery) -> None:
         if self._cache_entries:
             self._cache[flight.key] = flight
             self._cache.move_to_end(flight.key)

@@ -9,8 +9,8 @@ import time
 from starlette.types import Receive, Send
 
 from .batcher import OverloadedError, Pending
-from .contract import RequestError, SearchRequest, encode, encode_error, parse
-from .server import Server
+from .schema import RequestError, SearchRequest, encode, encode_error, parse
+from .state import Server
 
 log = logging.getLogger("retriever_server")
 

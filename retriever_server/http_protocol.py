@@ -8,10 +8,10 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from .contract import encode_error
+from .schema import encode_error
 
 
-class OnePiece:
+class CoalescingTransport:
     """A transport that sends what was written in one turn of the event loop by one system call.
 
     Uvicorn writes head and body of an answer apart: two calls, two packets, and the client woken twice.
@@ -52,7 +52,7 @@ def protocol(timeout_s: float) -> type[HttpToolsProtocol]:
         _arriving = True
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(OnePiece(transport, self.loop))  # type: ignore[arg-type]
+            super().connection_made(CoalescingTransport(transport, self.loop))  # type: ignore[arg-type]
             self._start()
 
         def data_received(self, data: bytes) -> None:

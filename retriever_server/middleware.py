@@ -13,7 +13,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .contract import encode_error
+from .schema import encode_error
 from .settings import SettingsError
 
 log = logging.getLogger("retriever_server")

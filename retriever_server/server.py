@@ -18,10 +18,10 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from .app import make_app
-from .guard import AccessLog, ApiKey, read_key
-from .protocol import protocol
+from .http_protocol import protocol
+from .middleware import AccessLog, ApiKey, read_key
 from .settings import Settings, SettingsError
-from .workers import SOCKET_VARIABLE, supervise
+from .supervisor import SOCKET_VARIABLE, supervise
 
 log = logging.getLogger("retriever_server")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 log = logging.getLogger("retriever_server")
 
 SOCKET_VARIABLE = "RETRIEVER_SOCKET"  # number of the socket that a worker inherits
-FEWEST_SECONDS = 5.0  # a worker that ends sooner would end again: no restart
+MIN_UPTIME_S = 5.0  # a worker that ends sooner would end again: no restart
 
 
 def supervise(
@@ -45,7 +45,7 @@ def supervise(
             for worker in workers:
                 if worker.process.poll() is None:
                     continue
-                if time.monotonic() - worker.started < FEWEST_SECONDS and not worker.ready.exists():
+                if time.monotonic() - worker.started < MIN_UPTIME_S and not worker.ready.exists():
                     log.error("a worker ended with code %d while starting", worker.process.returncode)
                     code = 1
                     stopping.append(0)

@@ -135,7 +135,7 @@ def _flash_attention() -> list[Finding]:
 
 def _java() -> Finding:
     try:
-        from retriever_server.jvm import java_home
+        from retriever_server.java.jvm import java_home
 
         home = java_home()
     except Exception as error:

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from .base import Documents, Engine, Hit, LocalEngine, Ranker
-from .load import load
+from .registry import load
 
 __all__ = ["Documents", "Engine", "Hit", "LocalEngine", "Ranker", "load"]

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from .. import java_loop, jvm
+from ..java import jvm, loop
 
 LUCENE = "org.apache.lucene.search"
 MAX_CLAUSES = 16_384  # distinct terms of one query; Lucene's own limit of 1024 is an exception at search time
@@ -54,7 +54,7 @@ class LuceneIndex:
         searcher.setQueryCache(None)
         self.ranked = _ranked(searcher)
         """Handle of ``(query text, topk) -> TopFieldDocs``."""
-        self._search = java_loop.for_each_line(java_loop.then(self.ranked, _as_json()))
+        self._search = loop.for_each_line(loop.then(self.ranked, _as_json()))
 
     def __len__(self) -> int:
         return int(self._reader.numDocs())
@@ -95,19 +95,17 @@ def _ranked(searcher: Any) -> Any:
     """Parse and search as Anserini does."""
     queries = jvm.java_class("io.anserini.search.query.BagOfWordsQueryGenerator")()
     analyzer = jvm.java_class("io.anserini.analysis.DefaultEnglishAnalyzer").newDefaultInstance()
-    string, analyzers = java_loop.STRING, "org.apache.lucene.analysis.Analyzer"
-    build = java_loop.method(queries, "buildQuery", f"{LUCENE}.Query", string, analyzers, string)
+    string, analyzers = loop.STRING, "org.apache.lucene.analysis.Analyzer"
+    build = loop.method(queries, "buildQuery", f"{LUCENE}.Query", string, analyzers, string)
     build = build.bindTo("contents").bindTo(analyzer)
     field = jvm.java_class(f"{LUCENE}.SortField")
     # Equal scores are ordered by document id, as Anserini does. The order's first field is the score: Lucene's own
     # `score` would be computed once more, term by term, so the last argument of `search` is false.
     by_id = field("id", jvm.java_class(f"{LUCENE}.SortField$Type").STRING_VAL)
     order = jvm.java_class(f"{LUCENE}.Sort")(field.FIELD_SCORE, by_id)
-    types = (f"{LUCENE}.Query", java_loop.INT, f"{LUCENE}.Sort", java_loop.BOOLEAN)
-    search = java_loop.method(searcher, "search", f"{LUCENE}.TopFieldDocs", *types)
-    return java_loop.then(
-        build, java_loop.with_last(search, order, jvm.java_class("java.lang.Boolean")(False))
-    )
+    types = (f"{LUCENE}.Query", loop.INT, f"{LUCENE}.Sort", loop.BOOLEAN)
+    search = loop.method(searcher, "search", f"{LUCENE}.TopFieldDocs", *types)
+    return loop.then(build, loop.with_last(search, order, jvm.java_class("java.lang.Boolean")(False)))
 
 
 def _as_json() -> Any:
@@ -115,8 +113,8 @@ def _as_json() -> Any:
     mapper = jvm.java_class("com.fasterxml.jackson.databind.ObjectMapper")()
     orders = jvm.java_class("java.lang.Class").forName(f"[L{LUCENE}.SortField;")
     mapper.configOverride(orders).setIsIgnoredType(jvm.java_class("java.lang.Boolean")(True))
-    write = java_loop.method(mapper, "writeValueAsString", java_loop.STRING, java_loop.OBJECT)
-    return write.asType(java_loop.signature(java_loop.STRING, f"{LUCENE}.TopFieldDocs"))
+    write = loop.method(mapper, "writeValueAsString", loop.STRING, loop.OBJECT)
+    return write.asType(loop.signature(loop.STRING, f"{LUCENE}.TopFieldDocs"))
 
 
 class LuceneDocuments:

@@ -47,7 +47,7 @@ def write(folder: Path, texts: Iterable[str], k1: float, b: float) -> None:
     model.save(str(folder))
 
 
-class SmallBM25Ranker:
+class BM25SRanker:
     """Ranks with a memory-mapped bm25s index."""
 
     parallelism = 1

@@ -15,7 +15,7 @@ class RemoteError(RuntimeError):
     """Another server did not answer, or not wholly. No answer is made without it: it would silently lack documents."""
 
 
-class JsonServer:
+class JsonClient:
     """One server.
 
     Args:

@@ -8,9 +8,9 @@ from typing import Any
 import orjson
 
 from .base import Hit
-from .json_http import JsonServer, RemoteError
+from .http_json import JsonClient, RemoteError
 
-MOST_WORDS = 1000  # of one query; these servers refuse queries of more than 1024 terms
+MAX_TERMS = 1000  # of one query; these servers refuse queries of more than 1024 terms
 
 
 class OpenSearchEngine:
@@ -27,7 +27,7 @@ class OpenSearchEngine:
     max_batch = 64
 
     def __init__(self, url: str, timeout_s: float = 30.0) -> None:
-        self._server = JsonServer(url, timeout_s)
+        self._server = JsonClient(url, timeout_s)
         if not self._server.path:
             raise RemoteError(f"{self._server.name} names no index. Fix: give http://host:9200/INDEX.")
         self.passages = int(self._server.call("GET", f"{self._server.path}/_count")["count"])
@@ -55,7 +55,7 @@ class OpenSearchEngine:
 
 
 def _body(query: str, topk: int) -> dict[str, Any]:
-    words = " ".join(query.split()[:MOST_WORDS])
+    words = " ".join(query.split()[:MAX_TERMS])
     return {"query": {"match": {"contents": words}}, "size": topk, "_source": ["id", "contents"]}
 
 

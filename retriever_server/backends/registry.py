@@ -32,8 +32,8 @@ def load(settings: Settings, progress: Progress = lambda text: None) -> Engine:
     """
     if settings.backend not in BACKENDS:
         raise SettingsError(f"--backend {settings.backend} is not one of {', '.join(BACKENDS)}.")
-    if settings.backend in ELSEWHERE:
-        return ELSEWHERE[settings.backend](settings)
+    if settings.backend in REMOTE_ENGINES:
+        return REMOTE_ENGINES[settings.backend](settings)
     if settings.index is None:
         raise SettingsError("--index is missing: the folder that retriever_server.build_index made.")
     index = settings.index
@@ -105,9 +105,9 @@ def _bm25(settings: Settings, index: Path, built: dict[str, Any]) -> Ranker:
 
 
 def _bm25s(settings: Settings, index: Path, built: dict[str, Any]) -> Ranker:
-    from .bm25_small import SmallBM25Ranker
+    from .bm25s import BM25SRanker
 
-    return SmallBM25Ranker(index / "bm25s")
+    return BM25SRanker(index / "bm25s")
 
 
 def _dense(settings: Settings, index: Path, built: dict[str, Any]) -> Ranker:
@@ -144,5 +144,5 @@ def _hybrid(settings: Settings, index: Path, built: dict[str, Any]) -> Ranker:
 RANKERS: dict[str, Callable[[Settings, Path, dict[str, Any]], Ranker]] = {
     "bm25": _bm25, "bm25s": _bm25s, "dense": _dense, "hybrid": _hybrid,
 }  # fmt: skip
-ELSEWHERE: dict[str, Callable[[Settings], Engine]] = {"remote": _remote, "opensearch": _opensearch}
-BACKENDS = (*RANKERS, *ELSEWHERE)
+REMOTE_ENGINES: dict[str, Callable[[Settings], Engine]] = {"remote": _remote, "opensearch": _opensearch}
+BACKENDS = (*RANKERS, *REMOTE_ENGINES)

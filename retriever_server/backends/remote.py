@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import orjson
 
 from .base import Hit
-from .json_http import JsonServer, RemoteError
+from .http_json import JsonClient, RemoteError
 
 
 class RemoteEngine:
@@ -23,7 +23,7 @@ class RemoteEngine:
     max_batch = 64
 
     def __init__(self, urls: Sequence[str], timeout_s: float = 30.0) -> None:
-        self._parts = [JsonServer(url, timeout_s) for url in urls]
+        self._parts = [JsonClient(url, timeout_s) for url in urls]
         self._threads = ThreadPoolExecutor(self.parallelism * len(urls), thread_name_prefix="remote")
         states = [part.call("GET", "/ready") for part in self._parts]
         self.passages = sum(int(state.get("passages", 0)) for state in states)
@@ -40,7 +40,7 @@ class RemoteEngine:
         self._threads.shutdown()
 
 
-def _search(part: JsonServer, queries: Sequence[str], topk: int) -> list[list[Hit]]:
+def _search(part: JsonClient, queries: Sequence[str], topk: int) -> list[list[Hit]]:
     body = orjson.dumps({"queries": list(queries), "topk": topk, "return_scores": True})
     result = part.call("POST", part.path or "/retrieve", body).get("result", [])
     if len(result) != len(queries):

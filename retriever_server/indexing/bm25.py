@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import jvm
 from ..backends.bm25 import LuceneIndex
 from ..corpus import CorpusError, Scan, id_hash, passages
+from ..java import jvm
 from .base import WORK, BuildError, BuildOptions, Progress
 
 SHARD_PASSAGES = 500_000

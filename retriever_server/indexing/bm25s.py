@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..backends import bm25_small
+from ..backends import bm25s
 from ..corpus import Scan, passages
 from .base import BuildOptions, Progress
 
@@ -18,6 +18,6 @@ def build(
 ) -> dict[str, Any]:
     """Write ``bm25s/``. bm25s fixes k1 and b when it indexes."""
     texts = (contents for _, _, contents in passages(documents))
-    bm25_small.write(folder / "bm25s", texts, options.k1, options.b)
+    bm25s.write(folder / "bm25s", texts, options.k1, options.b)
     progress(scan.passages, scan.passages)
     return {"k1": options.k1, "b": options.b, "method": "lucene"}

@@ -12,9 +12,9 @@ import numpy as np
 
 from ..corpus import Scan, passages
 from ..encoder import Encoder, EncoderSpec
-from . import approximate
+from . import faiss_approximate
 from .base import WORK, BuildError, BuildOptions, Progress
-from .flat import check_first, read_flat
+from .faiss_flat import check_first, read_flat
 
 CHUNK = 2048  # passages encoded between two notes of progress
 CHECKED = 8  # vectors of others compared with the encoder's own
@@ -59,7 +59,7 @@ def build(
         progress(done, scan.passages)
     if options.factory:
         target = folder / "faiss.index"
-        approximate.build(vectors, options.factory, spec.weights, folder / WORK, target, progress)
+        faiss_approximate.build(vectors, options.factory, spec.weights, folder / WORK, target, progress)
     return {"encoder": spec.as_dict(), "width": width, "factory": options.factory}
 
 

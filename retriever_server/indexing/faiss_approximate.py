@@ -11,7 +11,7 @@ import numpy as np
 
 from .base import BuildError, Progress
 
-TRAIN_PER_LIST, TRAIN_LEAST, TRAIN_MOST = 64, 50_000, 1_000_000  # vectors to train on
+TRAIN_PER_LIST, MIN_TRAIN_VECTORS, MAX_TRAIN_VECTORS = 64, 50_000, 1_000_000  # vectors to train on
 ADD = 100_000  # vectors added at once
 KEEP_EVERY_S = 300.0  # between two kept states
 
@@ -52,7 +52,7 @@ def _trained(vectors: np.ndarray, factory: str) -> Any:
     except RuntimeError as error:
         raise BuildError(f"--factory {factory!r} is not a FAISS factory string: {error}") from None
     lists = getattr(faiss.extract_index_ivf(index), "nlist", 0) if "IVF" in factory else 0
-    count = min(len(vectors), max(TRAIN_PER_LIST * lists, TRAIN_LEAST), TRAIN_MOST)
+    count = min(len(vectors), max(TRAIN_PER_LIST * lists, MIN_TRAIN_VECTORS), MAX_TRAIN_VECTORS)
     sample = np.random.default_rng(0).choice(len(vectors), count, replace=False)
     index.train(np.ascontiguousarray(vectors[np.sort(sample)]))
     return index

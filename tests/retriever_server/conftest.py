@@ -10,14 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.retrieval_server import running
 
-from retriever_server import jvm
 from retriever_server import manifest as manifests
-from retriever_server.build_index import build
-from retriever_server.building.base import BuildOptions
-from retriever_server.process import ServerProcess, serving
-
-from .in_process import running
+from retriever_server.indexing.base import BuildOptions
+from retriever_server.indexing.build import build
+from retriever_server.java import jvm
+from retriever_server.testing import ServerProcess, serving
 
 WORDS = """
     river mountain castle painter engine bridge harbour violin comet garden library market desert island

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.retrieval_server import raw
 
-from retriever_server.process import ServerProcess
-
-from .test_limits import raw
+from retriever_server.testing import ServerProcess
 
 REQUESTS = 5000  # of each kind
 GENERATED = 150  # per route, by schemathesis; docs/retriever.md has the command for more

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from retriever_server.protocol import OnePiece
+from retriever_server.http_protocol import CoalescingTransport
 
 
 class Written(asyncio.Transport):
@@ -23,12 +23,12 @@ class Written(asyncio.Transport):
         return b"closed" in self.pieces
 
 
-def pieces(*turns: Callable[[OnePiece], None]) -> list[bytes]:
+def pieces(*turns: Callable[[CoalescingTransport], None]) -> list[bytes]:
     """What is sent when each function runs in a turn of the event loop of its own."""
 
     async def run() -> list[bytes]:
         written = Written()
-        transport = OnePiece(written, asyncio.get_running_loop())
+        transport = CoalescingTransport(written, asyncio.get_running_loop())
         for turn in turns:
             turn(transport)
             await asyncio.sleep(0)
@@ -37,13 +37,13 @@ def pieces(*turns: Callable[[OnePiece], None]) -> list[bytes]:
     return asyncio.run(run())
 
 
-def answer(transport: OnePiece) -> None:
+def answer(transport: CoalescingTransport) -> None:
     transport.write(b"head ")
     transport.write(b"")
     transport.write(b"body")
 
 
-def leave(transport: OnePiece) -> None:
+def leave(transport: CoalescingTransport) -> None:
     answer(transport)
     transport.close()
     assert transport.is_closing()

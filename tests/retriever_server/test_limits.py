@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.retrieval_server import metric, raw
 
-from retriever_server.process import ServerProcess, StartError, serving
+from retriever_server.testing import ServerProcess, StartError, serving
 
 
 def post(url: str, body: Any, headers: dict[str, str] | None = None) -> tuple[int, Any, Any]:
@@ -30,12 +31,6 @@ def post(url: str, body: Any, headers: dict[str, str] | None = None) -> tuple[in
             return response.status, json.loads(response.read()), response.headers
     except urllib.error.HTTPError as error:
         return error.code, json.loads(error.read()), error.headers
-
-
-def metric(url: str, name: str) -> float:
-    with urllib.request.urlopen(url + "/metrics", timeout=30) as response:
-        lines = response.read().decode().splitlines()
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.split("{")[0].split(" ")[0] == name)
 
 
 class SlowPart:
@@ -174,16 +169,6 @@ def test_work_nobody_waits_for_is_dropped(
     assert post(slow.url, {"queries": ["next"]})[0] == 200
     assert metric(slow.url, "retriever_cancelled_total") == before + 1
     assert not any("left alone" in batch for batch in slow_part.queries)
-
-
-def raw(url: str, data: bytes, wait_s: float = 10.0) -> bytes:
-    host, port = url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=wait_s) as sock:
-        sock.sendall(data)
-        received = b""
-        while chunk := sock.recv(65536):
-            received += chunk
-        return received
 
 
 @pytest.mark.parametrize("head", [b"", b"POST /retr", b"POST /retrieve HTTP/1.1\r\nHost: x\r\nX-Slow: "])

@@ -8,10 +8,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from support.retrieval_server import post
 
-from retriever_server.process import ServerProcess
-
-from .test_contract_server import post
+from retriever_server.testing import ServerProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """

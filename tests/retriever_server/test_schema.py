@@ -6,23 +6,9 @@ import urllib.request
 from typing import Any
 
 import pytest
+from support.retrieval_server import get, metric, post
 
-from retriever_server.process import ServerProcess
-
-
-def post(url: str, body: Any, path: str = "/retrieve") -> tuple[int, Any]:
-    data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    request = urllib.request.Request(url + path, data, {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=30) as response:
-            return response.status, json.loads(response.read())
-    except urllib.error.HTTPError as error:
-        return error.code, json.loads(error.read())
-
-
-def get(url: str) -> tuple[int, bytes]:
-    with urllib.request.urlopen(url, timeout=30) as response:
-        return response.status, response.read()
+from retriever_server.testing import ServerProcess
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 512])
@@ -145,11 +131,6 @@ def test_health_ready_metrics_openapi(bm25: ServerProcess) -> None:
     assert set(schema["paths"]) == {"/retrieve", "/health", "/ready", "/metrics"}
     content = schema["paths"]["/retrieve"]["post"]["requestBody"]["content"]["application/json"]
     assert post(bm25.url, content["example"])[0] == 200
-
-
-def metric(url: str, name: str) -> float:
-    lines = get(url + "/metrics")[1].decode().splitlines()
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.split("{")[0].split(" ")[0] == name)
 
 
 def test_long_queries_are_cut_and_counted(bm25: ServerProcess) -> None:

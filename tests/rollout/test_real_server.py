@@ -16,9 +16,9 @@ from .test_retriever import client
 @pytest.fixture(scope="module")
 def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Arguments of a real server over a small index; skips without Java."""
-    build_index = pytest.importorskip("retriever_server.build_index", reason="needs the retriever extra")
-    from retriever_server import jvm
-    from retriever_server.building.base import BuildOptions
+    builder = pytest.importorskip("retriever_server.indexing.build", reason="needs the retriever extra")
+    from retriever_server.indexing.base import BuildOptions
+    from retriever_server.java import jvm
 
     try:
         jvm.java_home(), jvm.anserini_jar()
@@ -31,12 +31,12 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
             json.dumps({"id": f"d{i}", "contents": f"Title {i}\nword{i} common"}) + "\n" for i in range(50)
         )
     )
-    build_index.build("bm25", corpus, folder / "index", BuildOptions(heap_mb=512))
+    builder.build("bm25", corpus, folder / "index", BuildOptions(heap_mb=512))
     return ["--backend", "bm25", "--index", str(folder / "index"), "--corpus", str(corpus)]
 
 
 def test_odd_queries_reach_a_real_server(arguments: list[str]) -> None:
-    from retriever_server.process import serving
+    from retriever_server.testing import serving
 
     queries = ["word7", "", " ", "\ud800 word3", "word4\0", "word5 😀", "?" * 20_000]
 
@@ -52,7 +52,7 @@ def test_odd_queries_reach_a_real_server(arguments: list[str]) -> None:
 
 
 def test_a_killed_and_restarted_server_costs_only_retries(arguments: list[str]) -> None:
-    from retriever_server.process import serving
+    from retriever_server.testing import serving
 
     async def rollouts(retriever: RetrieverClient, seconds: float) -> list[SearchResult]:
         end = time.monotonic() + seconds

@@ -4,23 +4,16 @@ import json
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
+from support.retrieval_server import ask
 
-from retriever_server import jvm
 from retriever_server.backends.bm25 import LuceneIndex, round_scores
-from retriever_server.build_index import build
-from retriever_server.building import bm25 as builder
-from retriever_server.building.base import BuildOptions
-from retriever_server.process import serving
-
-
-def ask(url: str, queries: list[str], topk: int) -> list[list[tuple[str, float]]]:
-    body = json.dumps({"queries": queries, "topk": topk, "return_scores": True}).encode()
-    with urllib.request.urlopen(url + "/retrieve", body, timeout=60) as response:
-        results: list[list[dict[str, Any]]] = json.loads(response.read())["result"]
-    return [[(item["document"]["id"], item["score"]) for item in items] for items in results]
+from retriever_server.indexing import bm25 as builder
+from retriever_server.indexing.base import BuildOptions
+from retriever_server.indexing.build import build
+from retriever_server.java import jvm
+from retriever_server.testing import serving
 
 
 def anserini(

@@ -5,12 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.retrieval_server import ask, running
 
-from retriever_server.backends.bm25_small import top_rows
-from retriever_server.build_index import build
-from retriever_server.building.base import BuildOptions
-
-from .in_process import ask, running
+from retriever_server.backends.bm25s import top_rows
+from retriever_server.indexing.base import BuildOptions
+from retriever_server.indexing.build import build
 
 
 def test_bm25s_serves_without_java(small: Path, tmp_path: Path) -> None:

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.retrieval_server import ask, running
 
 from retriever_server import manifest as manifests
 from retriever_server.encoder import Encoder, EncoderError, EncoderSpec
-
-from .in_process import ask, running
 
 QUERIES = ["a passage on castles", "passage7 comet", "merchant at the harbour", "glacier", "violin library"]
 

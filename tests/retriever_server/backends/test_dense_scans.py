@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.retrieval_server import unit
 
 from retriever_server.backends.dense import ApproximateIndex, DenseRanker, FlatScan, HalfPrecisionScan
-from retriever_server.building import approximate
+from retriever_server.indexing import faiss_approximate
 
 
 class _FixedEncoder:
@@ -18,11 +19,6 @@ class _FixedEncoder:
 
     def queries(self, texts: list[str]) -> np.ndarray:
         return self._vectors[[int(text) for text in texts]]
-
-
-def unit(rng: np.random.Generator, count: int, width: int = 64) -> np.ndarray:
-    vectors = rng.standard_normal((count, width)).astype(np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 @pytest.mark.parametrize("kind", ["flat", "half", "SQ8", "IVF8,Flat", "HNSW16"])
@@ -38,7 +34,7 @@ def test_every_scan_agrees_with_float64(kind: str, batch: int, tmp_path: Path) -
         scan = HalfPrecisionScan(stored, "cpu", 1.0)
         scan.block = 1000
     else:
-        approximate.build(stored, kind, "", tmp_path, tmp_path / "index", lambda done, total: None)
+        faiss_approximate.build(stored, kind, "", tmp_path, tmp_path / "index", lambda done, total: None)
         scan = ApproximateIndex(tmp_path / "index", effort=256)
     ranker = DenseRanker(_FixedEncoder(queries), stored, scan)  # type: ignore[arg-type]
     found = ranker.rank([str(i) for i in range(batch)], 3)

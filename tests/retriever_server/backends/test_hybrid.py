@@ -4,11 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.retrieval_server import ask, running
 
 from retriever_server import manifest as manifests
 from retriever_server.backends.hybrid import fuse
-
-from .in_process import ask, running
 
 
 def test_hybrid_fuses_both_rankings(

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from retriever_server.backends.json_http import RemoteError
-from retriever_server.backends.opensearch import MOST_WORDS, OpenSearchEngine
+from retriever_server.backends.http_json import RemoteError
+from retriever_server.backends.opensearch import MAX_TERMS, OpenSearchEngine
 
 DOCUMENTS = {
     "7": {"contents": "castle river castle"},
@@ -105,7 +105,7 @@ def test_query_syntax_is_text_and_long_queries_are_cut(host: str) -> None:
     engine.search(['castle AND "x" }\n{ \\ *:*', "w " * 5000], 3)
     bodies, key = Cluster.seen[0]
     assert bodies[0]["query"] == {"match": {"contents": 'castle AND "x" } { \\ *:*'}}
-    assert len(bodies[1]["query"]["match"]["contents"].split()) == MOST_WORDS
+    assert len(bodies[1]["query"]["match"]["contents"].split()) == MAX_TERMS
     assert key is None
 
 

@@ -6,12 +6,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from support.retrieval_server import ask, running
 
-from retriever_server.build_index import build
-from retriever_server.building.base import BuildOptions
-from retriever_server.process import serving
-
-from .in_process import ask, running
+from retriever_server.indexing.base import BuildOptions
+from retriever_server.indexing.build import build
+from retriever_server.testing import serving
 
 QUERIES = ["a passage on castles", "passage7 comet", "merchant at the harbour", "", "violin library"]
 

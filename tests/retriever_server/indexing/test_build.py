@@ -15,13 +15,14 @@ from pathlib import Path
 import pytest
 
 from retriever_server import manifest as manifests
-from retriever_server.build_index import build, main
-from retriever_server.building import bm25 as builder
-from retriever_server.building.base import BuildError, BuildOptions
+from retriever_server.build_index import main
 from retriever_server.corpus import CorpusDocuments, CorpusError, scan
-from retriever_server.process import StartError, serving
+from retriever_server.indexing import bm25 as builder
+from retriever_server.indexing.base import BuildError, BuildOptions
+from retriever_server.indexing.build import build
+from retriever_server.testing import StartError, serving
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 GOOD = {"id": "a", "contents": "Title\ncastle text"}
 OPTIONS = BuildOptions(heap_mb=512)
 

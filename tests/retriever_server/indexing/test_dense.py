@@ -6,17 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.retrieval_server import unit
 
-from retriever_server.build_index import build
-from retriever_server.building import approximate
-from retriever_server.building.base import BuildError, BuildOptions
 from retriever_server.encoder import Encoder, EncoderSpec
-
-from .test_scans import unit
+from retriever_server.indexing import faiss_approximate
+from retriever_server.indexing.base import BuildError, BuildOptions
+from retriever_server.indexing.build import build
 
 
 def test_a_stopped_encoding_goes_on(encoder_folder: Path, small: Path, tmp_path: Path) -> None:
-    from retriever_server.building import dense as builder
+    from retriever_server.indexing import dense as builder
 
     counts: list[int] = []
     stop_after = 30
@@ -46,8 +45,8 @@ def test_a_stopped_encoding_goes_on(encoder_folder: Path, small: Path, tmp_path:
 
 def test_a_stopped_approximate_build_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     faiss = pytest.importorskip("faiss", reason="needs faiss-cpu")
-    monkeypatch.setattr(approximate, "ADD", 500)
-    monkeypatch.setattr(approximate, "KEEP_EVERY_S", 0.0)
+    monkeypatch.setattr(faiss_approximate, "ADD", 500)
+    monkeypatch.setattr(faiss_approximate, "KEEP_EVERY_S", 0.0)
     stored = unit(np.random.default_rng(0), 3000)
     seen: list[int] = []
 
@@ -57,13 +56,15 @@ def test_a_stopped_approximate_build_goes_on(tmp_path: Path, monkeypatch: pytest
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        approximate.build(stored, "IVF8,Flat", "e5", tmp_path, tmp_path / "index", progress)
+        faiss_approximate.build(stored, "IVF8,Flat", "e5", tmp_path, tmp_path / "index", progress)
     assert not (tmp_path / "index").exists()
-    monkeypatch.setattr(approximate, "_trained", lambda *_: pytest.fail("trained again"))
-    approximate.build(stored, "IVF8,Flat", "e5", tmp_path, tmp_path / "index", progress)
+    monkeypatch.setattr(faiss_approximate, "_trained", lambda *_: pytest.fail("trained again"))
+    faiss_approximate.build(stored, "IVF8,Flat", "e5", tmp_path, tmp_path / "index", progress)
     assert seen == [500, 1000, 1500, 1500, 2000, 2500, 3000]
     monkeypatch.undo()
-    approximate.build(stored, "IVF8,Flat", "other", tmp_path, tmp_path / "whole", lambda done, total: None)
+    faiss_approximate.build(
+        stored, "IVF8,Flat", "other", tmp_path, tmp_path / "whole", lambda done, total: None
+    )
     found, whole = (faiss.read_index(str(tmp_path / name)) for name in ("index", "whole"))
     assert all(
         np.array_equal(a, b) for a, b in zip(found.search(stored, 3), whole.search(stored, 3), strict=True)

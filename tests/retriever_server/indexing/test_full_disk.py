@@ -13,9 +13,9 @@ import pytest
 
 from retriever_server import manifest as manifests
 from retriever_server.backends.bm25 import LuceneIndex
-from retriever_server.process import serving
+from retriever_server.testing import serving
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PASSAGES = 2000
 # A user and mount namespace of its own: needs no rights, and nothing stays mounted afterwards.
 NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
@@ -27,10 +27,10 @@ mount -t tmpfs -o size=${size}k none "$disk" || exit 99
 mount -o remount,size=100m "$disk"
 "$@"; echo "second: $?"; cp -r "$disk/index" "$disk.out"
 """
-SHARDS_OF = "from retriever_server.building import bm25; bm25.SHARD_PASSAGES = {}"
+SHARDS_OF = "from retriever_server.indexing import bm25; bm25.SHARD_PASSAGES = {}"
 ZERO_ENCODER = """
 import numpy as np
-from retriever_server.building import dense
+from retriever_server.indexing import dense
 class Spec:
     of = classmethod(lambda cls, *_: cls())
     as_dict = lambda self: {}

@@ -4,12 +4,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from retriever_server import java_loop, jvm
+from retriever_server.java import jvm, loop
 
 
 def repeat(text: str, times: int) -> str:
-    step = java_loop.unbound(java_loop.STRING, "repeat", java_loop.STRING, java_loop.INT)
-    return java_loop.for_each_line(step)(text, times)
+    step = loop.unbound(loop.STRING, "repeat", loop.STRING, loop.INT)
+    return loop.for_each_line(step)(text, times)
 
 
 @pytest.mark.parametrize(
@@ -25,8 +25,8 @@ def test_an_exception_in_java_is_one_in_python(java: None) -> None:
 
 
 def test_threads_do_not_mix_their_texts_or_numbers(java: None) -> None:
-    step = java_loop.unbound(java_loop.STRING, "repeat", java_loop.STRING, java_loop.INT)
-    run = java_loop.for_each_line(step)
+    step = loop.unbound(loop.STRING, "repeat", loop.STRING, loop.INT)
+    run = loop.for_each_line(step)
     cases = [(f"{number}", number % 7) for number in range(2000)]
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda case: run(*case), cases))

@@ -1,0 +1,1 @@
+"""Java inside the process: the runtime, and a loop of method handles."""
