@@ -16,9 +16,9 @@ Values = list[tuple[float, float]]
 
 
 class CreditRecord:
-    """What one mini-batch's loss finds out about each of its scored tokens."""
+    """What one mini-batch's loss finds out about each of its scored tokens, on the device of its micro-batches."""
 
-    def __init__(self, num_slots: int, device: torch.device) -> None:
+    def __init__(self, num_slots: int, device: torch.device | int) -> None:
         self._values = torch.full((num_slots, 2), torch.nan, device=device)
 
     def add(self, slots: Tensor, log_ratio: Tensor, divergence: Tensor) -> None:

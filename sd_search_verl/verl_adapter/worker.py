@@ -60,7 +60,7 @@ class SDTrainingWorker(TrainingWorker):
         get_torch_device().synchronize()  # once a mini-batch, for a time that means something
         self._teacher_seconds += time.perf_counter() - start
         traced = bool((rows.traces >= 0).any())
-        credit = CreditRecord(int(counts.sum()), data["input_ids"].device) if traced else None
+        credit = CreditRecord(int(counts.sum()), get_device_id()) if traced else None
         with self.loss_fn.teaching(Teacher(targets, alpha, num_trajectories, num_tokens, credit)):
             output = super().train_batch(data)
         if credit is not None:
