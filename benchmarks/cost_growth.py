@@ -29,8 +29,8 @@ from tqdm import tqdm
 from benchmarks import actor, floor, trajectories
 from benchmarks.machine import device_name
 from benchmarks.memory import Peak
+from benchmarks.svg import COLOURS, Line, Panel, svg
 from benchmarks.trajectories import Lengths
-from sd_search_verl.world.plot import COLOURS, Line, Panel, svg
 
 CSV = Path(__file__).resolve().parent / "cost_growth.csv"
 FIELDS = [

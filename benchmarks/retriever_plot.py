@@ -12,7 +12,7 @@ import csv
 import math
 from pathlib import Path
 
-from sd_search_verl.world.plot import COLOURS, Line, Panel, svg
+from benchmarks.svg import COLOURS, Line, Panel, svg
 
 HERE = Path(__file__).parent
 SHOWN = (

@@ -2,7 +2,7 @@
 
     python -m benchmarks.step_overhead --world DIR [--steps 44]
 
-DIR is made by ``python -m sd_search_verl.world build``. Prints the medians and their ratio, and appends a row to
+DIR is made by ``sd-search world build``. Prints the medians and their ratio, and appends a row to
 ``benchmarks/step_overhead.csv``.
 """
 

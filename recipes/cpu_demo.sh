@@ -8,5 +8,5 @@ shift $(($# > 0 ? 1 : 0))
 
 rm -rf "$run"
 mkdir -p "$run"
-python -m sd_search_verl.world build --out "$run/world"
+sd-search world build --out "$run/world"
 exec sd-search local --run "$run" --world "$run/world" --config-dir "$here/hydra_configs" --config cpu_demo "$@"

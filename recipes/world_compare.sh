@@ -16,10 +16,10 @@ for seed in $seeds; do
     runs+=("$run")
     if [ -e "$run/report.html" ]; then continue; fi
     rm -rf "$run"
-    python -m sd_search_verl.world build --out "$run/world" --seed "$seed"
+    sd-search world build --out "$run/world" --seed "$seed"
     sd-search local --run "$run" --world "$run/world" --config-dir "$here/hydra_configs" --config cpu_demo \
       --steps "$steps" sd_search.alpha="${arm#*:}" sd_search.warmup_steps=0 "$@"
   done
 done
-sd-search world stack "${runs[@]}" --csv "$out/world.csv"
+PYTHONPATH="$here" python -m benchmarks.world from-runs "${runs[@]}" --csv "$out/world.csv"
 sd-search report "${runs[@]}" --out "$out/report.html"

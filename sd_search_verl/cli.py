@@ -8,17 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sd_search_verl import __version__
+from sd_search_verl.command_line import Parser, run_command
 from sd_search_verl.data.commands import add_commands as data_commands
-from sd_search_verl.errors import UserError
 from sd_search_verl.evaluation.commands import add_commands as evaluation_commands
 from sd_search_verl.world.commands import add_commands as world_commands
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line; one sub-command per thing a user does."""
-    root = argparse.ArgumentParser(prog="sd-search", description="SD-Search for verl.")
+def parser() -> Parser:
+    """Return the parser of all commands."""
+    root = Parser(prog="sd-search", description="SD-Search for verl.")
     root.add_argument("--version", action="version", version=__version__)
-    root.add_argument("--traceback", action="store_true", help="show the traceback of every error")
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     doctor = commands.add_parser(
@@ -65,25 +64,15 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("--out", type=Path, help="default: report.html in the first run's folder")
     report.set_defaults(action=_report)
 
-    world_commands(commands.add_parser("world", help="the method in a synthetic world: run, compare, plot"))
+    world_commands(commands)
     evaluation_commands(commands)
     data_commands(commands)
     return root
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit status. A `UserError` is printed as one line, any other with its traceback."""
-    arguments = parser().parse_args(argv)
-    try:
-        return int(arguments.action(arguments))
-    except KeyboardInterrupt:
-        print("interrupted; nothing is left running", file=sys.stderr)
-        return 130
-    except UserError as error:
-        if arguments.traceback:
-            raise
-        print(f"sd-search: {error}", file=sys.stderr)
-        return 1
+    """Run a command and return its exit status."""
+    return run_command(parser(), argv)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

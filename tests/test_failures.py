@@ -19,7 +19,7 @@ from support.good_run import UNLISTENED
 from sd_search_verl import protocol as protocols
 from sd_search_verl.data.rows import verl_row, write_parquet
 from sd_search_verl.launch.explain import explain
-from sd_search_verl.world.files import CHECKPOINT
+from sd_search_verl.world.config import CHECKPOINT
 
 
 def port_taken(folder: Path) -> str:

@@ -93,7 +93,16 @@ def test_the_installed_package_works_from_another_folder(clean: Path, tmp_path: 
     )
     for path in run(clean / "python", "-c", where, cwd=tmp_path).split():
         assert Path(path).is_relative_to(clean.parent)
-    run(clean / "python", "-m", "sd_search_verl.world", "build", "--out", tmp_path / "world", cwd=tmp_path)
+    run(
+        clean / "python",
+        "-m",
+        "sd_search_verl.cli",
+        "world",
+        "build",
+        "--out",
+        tmp_path / "world",
+        cwd=tmp_path,
+    )
     assert (tmp_path / "world" / "model" / "model.safetensors").exists()
 
 

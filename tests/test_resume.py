@@ -40,7 +40,9 @@ OVERRIDES = [
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
-    subprocess.run([sys.executable, "-m", "sd_search_verl.world", "build", "--out", str(folder)], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "sd_search_verl.cli", "world", "build", "--out", str(folder)], check=True
+    )
     return folder
 
 

@@ -22,7 +22,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that failed; its log is ``train.log``."""
     folder = tmp_path_factory.mktemp("sick")
     world = folder / "world"
-    subprocess.run([sys.executable, "-m", "sd_search_verl.world", "build", "--out", str(world)], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "sd_search_verl.cli", "world", "build", "--out", str(world)], check=True
+    )
     options = ["--run", str(folder), "--world", str(world), "--config-dir", str(REPO / "hydra_configs")]
     overrides = [
         f"reward.custom_reward_function.path={REPO / 'tests' / 'support' / 'sick_reward.py'}",

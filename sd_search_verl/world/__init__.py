@@ -2,7 +2,7 @@
 
 Data flows down: ``words`` and ``config`` -> ``facts`` -> ``questions`` -> ``files`` (what the stack reads);
 ``demonstrations`` -> ``warmstart`` -> ``probe`` (the model).
-``python -m sd_search_verl.world --help`` builds all of it.
+``sd-search world`` builds all of it; the study of the method in it is `benchmarks.world`.
 """
 
 from sd_search_verl.world.config import WorldConfig

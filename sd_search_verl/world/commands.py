@@ -1,182 +1,104 @@
-"""``sd-search world``: the reference on one seed, or arms against each other, or plots of that."""
+"""``sd-search world``: write a world's files, train the model that worlds of a kind start from, or measure one."""
 
 from __future__ import annotations
 
 import argparse
-import os
+import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, get_type_hints
 
-from sd_search_verl.errors import UserError
-from sd_search_verl.world.arms import ARMS, BASELINE
-from sd_search_verl.world.config import TrainConfig
-from sd_search_verl.world.files import CHECKPOINT
-
-if TYPE_CHECKING:  # these load torch, which other commands need not wait for
-    from sd_search_verl.world.experiment import Row
-
-ARMS_HELP = "\n".join(f"  {name:18} {arm.about}" for name, arm in ARMS.items())
+from sd_search_verl.command_line import add_command, add_group
+from sd_search_verl.world.config import CHECKPOINT, HEAD_DIM, FitConfig, WorldConfig
 
 
-def add_commands(parser: argparse.ArgumentParser) -> None:
-    """Give ``parser`` the sub-commands run, compare, plot and stack."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = f"arms:\n{ARMS_HELP}"
-    commands = parser.add_subparsers(dest="world_command", required=True, metavar="COMMAND")
+def add_commands(commands: Any) -> None:
+    """Add the sub-commands."""
+    world = add_group(commands, "world", "the synthetic world in which the right query is known")
 
-    one = commands.add_parser("run", help="one arm on one seed, in plain PyTorch on one core")
-    one.add_argument("arm", choices=ARMS, metavar="ARM")
-    one.add_argument("--seed", type=int, default=TrainConfig.seed, help="default: %(default)s")
-    one.add_argument("--out", type=Path, help="write the evaluations here as CSV")
-    _add_training(one)
-    one.set_defaults(action=_run)
-
-    many = commands.add_parser("compare", help="arms times seeds, paired; goes on where it was interrupted")
-    many.add_argument("arms", nargs="*", metavar="ARM", help=f"{BASELINE} is what others are held to")
-    many.add_argument("--seeds", metavar="N[-M]", help="for instance 100-105")
-    many.add_argument(
-        "--preset",
-        choices=["acceptance"],
-        help="in place of arms and seeds: a warm start of its own, 12 paired seeds and all controls; exit code 1 when "
-        "a bar is missed",
+    build = add_command(world, "build", "write corpus, questions, oracle and model of a world", _build)
+    build.add_argument("--out", type=Path, required=True, help="folder to write")
+    build.add_argument(
+        "--model", type=Path, default=CHECKPOINT, help="warm-started model to copy (default: shipped)"
     )
-    many.add_argument("--out", type=Path, default=Path("runs/world"), help="default: %(default)s")
-    many.add_argument("--csv", type=Path, help="write all evaluations here")
-    many.add_argument("--jobs", type=int, default=1, help="runs at a time (default: %(default)s)")
-    _add_training(many)
-    many.set_defaults(action=_compare)
+    _add_world(build)
+    build.add_argument("--seed", type=int, default=WorldConfig.seed, help="default: %(default)s")
 
-    plot = commands.add_parser("plot", help="table and curves of a comparison")
-    plot.add_argument("csv", nargs="+", type=Path, help="written by `compare --csv`")
-    plot.add_argument("--out", type=Path, required=True, metavar="PREFIX", help="of the SVG files' names")
-    plot.add_argument("--arms", nargs="+", choices=ARMS, metavar="ARM", help="default: all")
-    plot.set_defaults(action=_plot)
-
-    stack = commands.add_parser("stack", help="the same table from runs of main_ppo")
-    stack.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders named <arm>-seed<N>")
-    stack.add_argument("--csv", type=Path, help="write all rows here")
-    stack.set_defaults(action=_stack)
-
-
-TRAINING = {
-    "steps": "training steps",
-    "questions": "questions a step",
-    "group": "rollouts of each question",
-    "learning_rate": "of AdamW",
-    "evaluate_every": "steps between evaluations",
-}
-"""Fields of TrainConfig that are options."""
-
-
-def _add_training(command: argparse.ArgumentParser) -> None:
-    for name, about in TRAINING.items():
-        default = getattr(TrainConfig, name)
-        option = f"--{name.replace('_', '-')}"
-        command.add_argument(option, type=type(default), metavar="N", help=f"{about} (default: {default})")
-    command.add_argument(
-        "--alpha", type=float, metavar="A", help=f"of every arm but {BASELINE} (default: each arm's own)"
+    warmstart = add_command(
+        world, "warmstart", "train the checkpoint that worlds of a kind start from", _warmstart
     )
-    command.add_argument(
-        "--model",
-        type=Path,
-        default=CHECKPOINT,
-        help="from `python -m sd_search_verl.world warmstart`; its world is that of the runs (default: shipped)",
+    warmstart.add_argument("--out", type=Path, required=True, help="folder to write")
+    warmstart.add_argument(
+        "--begin", type=Path, metavar="MODEL", help="continue from this checkpoint, such as the shipped one"
     )
+    warmstart.add_argument(
+        "--head-dim",
+        type=int,
+        default=HEAD_DIM,
+        metavar="N",
+        help="width of each of the fresh model's 4 heads (default: %(default)s, the least for vLLM on a CPU)",
+    )
+    for field, kind in _fields(FitConfig):
+        option = "--" + field.name.replace("_", "-")
+        warmstart.add_argument(option, type=kind, default=field.default, help="default: %(default)s")
+    _add_world(warmstart)
+
+    probe = add_command(world, "probe", "measure a warm-started model in fresh worlds", _probe)
+    probe.add_argument("--model", type=Path, default=CHECKPOINT, help="model folder (default: shipped)")
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    from sd_search_verl.world.facts import World
+    from sd_search_verl.world.files import difficulty, write_world
+
+    config = dataclasses.replace(difficulty(arguments.model), **_given(arguments), seed=arguments.seed)
+    write_world(World(config), arguments.out, arguments.model)
+    print(f"{arguments.out}: corpus.jsonl, train.parquet, val.parquet, oracle.json, model/")
+    return 0
+
+
+def _warmstart(arguments: argparse.Namespace) -> int:
+    import torch
+
+    from sd_search_verl.world.warmstart import make_checkpoint
+
+    torch.set_num_threads(1)
+    fit = FitConfig(**{field.name: getattr(arguments, field.name) for field, _ in _fields(FitConfig)})
+    world = WorldConfig(**_given(arguments))
+    print(
+        f"{arguments.out}: {make_checkpoint(arguments.out, fit, world, arguments.begin, arguments.head_dim)}"
+    )
+    return 0
+
+
+def _probe(arguments: argparse.Namespace) -> int:
+    from transformers import AutoTokenizer
+
+    from sd_search_verl.world.files import difficulty
+    from sd_search_verl.world.model import load_model
+    from sd_search_verl.world.warmstart import check
+
+    path = arguments.model
+    model, tokenizer = load_model(path).eval(), AutoTokenizer.from_pretrained(path)
+    print(f"{path}: {check(model, tokenizer, difficulty(path))}")
+    return 0
+
+
+def _add_world(command: argparse.ArgumentParser) -> None:
+    """Add one option for every field of a world's difficulty; None where it is not given."""
+    group = command.add_argument_group("difficulty of the world")
+    for field, kind in _fields(WorldConfig):
+        if field.name != "seed":
+            group.add_argument(
+                "--" + field.name.replace("_", "-"), type=kind, help=f"usually {field.default}"
+            )
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
-    values = {name: getattr(arguments, name) for name in TRAINING}
+    """Return the difficulty that was given on the command line."""
+    values = {f.name: getattr(arguments, f.name) for f, _ in _fields(WorldConfig) if f.name != "seed"}
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    from sd_search_verl.world.compare import write_csv
-    from sd_search_verl.world.experiment import run
-
-    config = TrainConfig(seed=arguments.seed, **_given(arguments))
-    rows = run(arguments.arm, config, arguments.model, arguments.alpha)
-    for row in rows:
-        print(
-            f"step {row.step:3}  rollouts {row.rollouts:5}  success {row.success:.3f}  "
-            f"p(right) {row.p_right:.3f}  teacher {row.teacher_p_right:.3f}  student {row.student_p_right:.3f}"
-        )
-    if arguments.out:
-        write_csv(rows, arguments.out)
-    return 0
-
-
-def _compare(arguments: argparse.Namespace) -> int:
-    from sd_search_verl.world.compare import compare
-
-    if bool(arguments.preset) == bool(arguments.arms and arguments.seeds):
-        raise UserError("give arms with --seeds, or --preset")
-    if arguments.preset:
-        return _accept(arguments)
-    # Seeds outside: an interrupted comparison still has whole pairs.
-    runs = [(arm, seed) for seed in _seeds(arguments.seeds) for arm in arguments.arms]
-    config = TrainConfig(**_given(arguments))
-    rows = compare(runs, arguments.out, config, arguments.jobs, arguments.model, arguments.alpha)
-    _show(rows, arguments.csv)
-    return 0
-
-
-def _accept(arguments: argparse.Namespace) -> int:
-    from sd_search_verl.world import acceptance
-    from sd_search_verl.world.compare import compare
-
-    others = {"alpha": arguments.alpha, "model": None if arguments.model == CHECKPOINT else arguments.model}
-    if fixed := [name for name, value in {**_given(arguments), **others}.items() if value is not None]:
-        raise UserError(f"--preset fixes {', '.join(fixed)}; leave it out, or give arms with --seeds")
-    started = os.times()
-    start = acceptance.start(arguments.out)
-    rows = compare(
-        acceptance.plan(), arguments.out, acceptance.CONFIG, arguments.jobs, start, acceptance.ALPHA
-    )
-    _show(rows, arguments.csv)
-    found = acceptance.bars(rows)
-    used = sum(os.times()[:4]) - sum(started[:4])  # of this process and of those it waited for
-    print(
-        f"\n{acceptance.verdict(found)}\n\n{used / 60:.1f} minutes of process time, less what was found done"
-    )
-    return 0 if all(bar.met for bar in found) else 1
-
-
-def _plot(arguments: argparse.Namespace) -> int:
-    from sd_search_verl.world.compare import read_csv
-    from sd_search_verl.world.plot import plot_learning, plot_oracle
-
-    shown = arguments.arms or ARMS
-    rows = [row for path in arguments.csv for row in read_csv(path) if row.arm in shown]
-    for name, draw in (("learning", plot_learning), ("oracle", plot_oracle)):
-        path = Path(f"{arguments.out}_{name}.svg")
-        draw(rows, path)
-        print(path)
-    _show(rows)
-    return 0
-
-
-def _stack(arguments: argparse.Namespace) -> int:
-    from sd_search_verl.world.stack import read_stack_runs
-
-    rows = read_stack_runs(arguments.runs)
-    _show(rows, arguments.csv)
-    return 0
-
-
-def _show(rows: list[Row], csv: Path | None = None) -> None:
-    """Print the table, and write the rows to a file if there is one."""
-    from sd_search_verl.world.compare import write_csv
-    from sd_search_verl.world.summary import summarize, table
-
-    if csv:
-        write_csv(rows, csv)
-    if any(row.arm == BASELINE for row in rows):
-        print(table(summarize(rows)))
-
-
-def _seeds(text: str) -> list[int]:
-    first, _, last = text.partition("-")
-    try:
-        return list(range(int(first), int(last or first) + 1))
-    except ValueError:
-        raise UserError(f"--seeds {text!r} must be a number or a range such as 100-105") from None
+def _fields(config: type) -> list[tuple[dataclasses.Field[Any], Any]]:
+    hints = get_type_hints(config)
+    return [(field, hints[field.name]) for field in dataclasses.fields(config)]

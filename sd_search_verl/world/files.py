@@ -13,13 +13,9 @@ import pyarrow.parquet as pq
 
 from sd_search_verl.errors import UserError
 from sd_search_verl.world import text
-from sd_search_verl.world.config import WorldConfig
+from sd_search_verl.world.config import CHECKPOINT, WorldConfig
 from sd_search_verl.world.facts import Question, World
 from sd_search_verl.world.questions import questions
-
-CHECKPOINT = Path(__file__).parent / "checkpoint"
-"""The warm-started model that is shipped. It knows the protocol and how to read a block, and no world."""
-
 
 DIFFICULTY = "world.json"
 """In a checkpoint's folder: the world that it was warmed up for."""
@@ -41,7 +37,7 @@ def difficulty(checkpoint: Path) -> WorldConfig:
     if not path.is_file():
         raise UserError(
             f"{checkpoint} holds no {DIFFICULTY}; make a model for a world with: "
-            f"python -m sd_search_verl.world warmstart --out {checkpoint}"
+            f"sd-search world warmstart --out {checkpoint}"
         )
     try:
         return WorldConfig(**json.loads(path.read_text()))
@@ -57,8 +53,7 @@ def write_world(world: World, directory: Path, checkpoint: Path = CHECKPOINT) ->
     """
     if not (checkpoint / "config.json").is_file():
         raise UserError(
-            f"{checkpoint} holds no model; make one with: "
-            f"python -m sd_search_verl.world warmstart --out {checkpoint}"
+            f"{checkpoint} holds no model; make one with: sd-search world warmstart --out {checkpoint}"
         )
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / "corpus.jsonl").open("w") as file:

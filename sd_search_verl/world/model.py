@@ -9,10 +9,9 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from sd_search_verl.errors import UserError
+from sd_search_verl.world.config import HEAD_DIM
 
 HEADS = 4
-HEAD_DIM = 32
-"""The smallest head of vLLM's CPU attention. Two such heads did not learn to copy from a block; four do."""
 
 
 def build_model(tokenizer: Any, seed: int = 0, head_dim: int = HEAD_DIM) -> Qwen2ForCausalLM:

@@ -4,31 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from sd_search_verl.world.config import FitConfig
+
 Encoded = tuple[list[int], list[float]]
 """Token ids of a whole example and the loss weight of each; 0 for what the policy does not write."""
-
-
-@dataclass(frozen=True)
-class FitConfig:
-    """Steps and optimiser."""
-
-    seed: int = 1
-    steps: int = 3000
-    batch: int = 48
-    """Examples a step."""
-    micro_batches: int = 3
-    """A batch is sorted by length and cut into this many, so that little of it is padding."""
-    learning_rate: float = 2e-3
-    warmup_steps: int = 100
-    final_share: float = 0.05
-    """The learning rate ends, along a cosine, at this share of its peak."""
 
 
 def fit(

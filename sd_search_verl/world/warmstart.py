@@ -8,12 +8,12 @@ from random import Random
 from typing import Any
 
 from sd_search_verl.errors import UserError
-from sd_search_verl.world.config import WorldConfig
+from sd_search_verl.world.config import HEAD_DIM, FitConfig, WorldConfig
 from sd_search_verl.world.demonstrations import Demonstration, demonstration, stage
 from sd_search_verl.world.files import write_difficulty
-from sd_search_verl.world.model import HEAD_DIM, build_model, load_model
+from sd_search_verl.world.model import build_model, load_model
 from sd_search_verl.world.probe import initial_success, probe
-from sd_search_verl.world.supervised import Encoded, FitConfig, fit
+from sd_search_verl.world.supervised import Encoded, fit
 from sd_search_verl.world.tokenizer import build_tokenizer, save_tokenizer
 from sd_search_verl.world.words import RELATIONS
 

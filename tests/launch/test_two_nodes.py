@@ -75,7 +75,9 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The synthetic world, laid out as paper_data.sh lays out the real one."""
     folder = tmp_path_factory.mktemp("world")
-    subprocess.run([sys.executable, "-m", "sd_search_verl.world", "build", "--out", str(folder)], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "sd_search_verl.cli", "world", "build", "--out", str(folder)], check=True
+    )
     (folder / "wiki-18.jsonl").symlink_to(folder / "corpus.jsonl")
     build_index(folder / "wiki-18.jsonl", folder / "index")
     return folder

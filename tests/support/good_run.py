@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from sd_search_verl import protocol as protocols
 from sd_search_verl.data.rows import verl_row, write_parquet
 from sd_search_verl.verl_adapter import preflight
-from sd_search_verl.world.files import CHECKPOINT
+from sd_search_verl.world.config import CHECKPOINT
 
 UNLISTENED = "http://127.0.0.1:9/retrieve"
 

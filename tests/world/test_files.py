@@ -7,10 +7,10 @@ import bm25s
 import pyarrow.parquet as pq
 import pytest
 
+from sd_search_verl.cli import main
 from sd_search_verl.scoring import compute_score
 from sd_search_verl.world import World, WorldConfig
-from sd_search_verl.world.__main__ import main
-from sd_search_verl.world.files import CHECKPOINT
+from sd_search_verl.world.config import CHECKPOINT
 
 OPTIONS = "--relations 4 --names 16 --held-out-names 5 --train-questions 40 --val-questions 20 --seed 7"
 
@@ -18,7 +18,7 @@ OPTIONS = "--relations 4 --names 16 --held-out-names 5 --train-questions 40 --va
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("world") / "new" / "folder"
-    assert main(["build", "--out", str(directory), *OPTIONS.split()]) == 0
+    assert main(["world", "build", "--out", str(directory), *OPTIONS.split()]) == 0
     return directory
 
 
@@ -77,7 +77,7 @@ def test_the_model_is_the_shipped_one(built: Path) -> None:
 
 
 def test_errors_are_one_line_and_say_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["build", "--out", str(tmp_path / "a"), "--names", "3"]) == 1
+    assert main(["world", "build", "--out", str(tmp_path / "a"), "--names", "3"]) == 1
     assert "world.names=3" in capsys.readouterr().err
-    assert main(["build", "--out", str(tmp_path / "b"), "--model", str(tmp_path / "none")]) == 1
+    assert main(["world", "build", "--out", str(tmp_path / "b"), "--model", str(tmp_path / "none")]) == 1
     assert "warmstart --out" in capsys.readouterr().err

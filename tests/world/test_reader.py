@@ -6,7 +6,7 @@ import random
 
 import torch
 
-from sd_search_verl.world.files import CHECKPOINT
+from sd_search_verl.world.config import CHECKPOINT
 from sd_search_verl.world.model import load_model
 from sd_search_verl.world.reader import Reader
 from sd_search_verl.world.sampling import next_token_logits

@@ -16,8 +16,7 @@ from sd_search_verl.hindsight.prepare import TeacherInputs, prepare
 from sd_search_verl.protocol.prompt import encode_messages
 from sd_search_verl.rollout.types import Rollout
 from sd_search_verl.world import World, WorldConfig, questions, reference
-from sd_search_verl.world.config import TrainConfig
-from sd_search_verl.world.files import CHECKPOINT
+from sd_search_verl.world.config import CHECKPOINT, TrainConfig
 from sd_search_verl.world.reference import Step
 from sd_search_verl.world.sampling import rollouts
 

@@ -11,12 +11,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sd_search_verl.errors import UserError
 from sd_search_verl.hindsight.block import HEADER
 from sd_search_verl.world import World, WorldConfig, questions, text
+from sd_search_verl.world.config import CHECKPOINT, HEAD_DIM, FitConfig
 from sd_search_verl.world.demonstrations import demonstration, stage
-from sd_search_verl.world.files import CHECKPOINT, difficulty
-from sd_search_verl.world.model import HEAD_DIM, build_model
+from sd_search_verl.world.files import difficulty
+from sd_search_verl.world.model import build_model
 from sd_search_verl.world.probe import Probe, initial_success, probe
 from sd_search_verl.world.sampling import rollouts
-from sd_search_verl.world.supervised import FitConfig, fit
+from sd_search_verl.world.supervised import fit
 from sd_search_verl.world.tokenizer import build_tokenizer
 from sd_search_verl.world.warmstart import Encoder, WarmStartError, check, train
 from sd_search_verl.world.words import RELATIONS

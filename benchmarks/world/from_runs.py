@@ -12,10 +12,10 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.world.experiment import Row
 from sd_search_verl.errors import UserError
 from sd_search_verl.report.read import read_metrics, read_traces
 from sd_search_verl.world.config import TrainConfig
-from sd_search_verl.world.experiment import Row
 
 WINDOW = TrainConfig.evaluate_every
 """Steps of a row."""

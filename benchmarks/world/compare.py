@@ -14,13 +14,13 @@ from typing import Any
 
 from tqdm import tqdm
 
+from benchmarks.world import arms
+from benchmarks.world.experiment import COLUMNS, Row, run
 from sd_search_verl.config import to_mapping
 from sd_search_verl.errors import UserError
 from sd_search_verl.fingerprint import fingerprint
-from sd_search_verl.world import arms
-from sd_search_verl.world.config import TrainConfig
-from sd_search_verl.world.experiment import COLUMNS, Row, run
-from sd_search_verl.world.files import CHECKPOINT, difficulty
+from sd_search_verl.world.config import CHECKPOINT, TrainConfig
+from sd_search_verl.world.files import difficulty
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from benchmarks.world.arms import BASELINE
+from benchmarks.world.experiment import Row
 from sd_search_verl.errors import UserError
 from sd_search_verl.table import render
-from sd_search_verl.world.arms import BASELINE
-from sd_search_verl.world.experiment import Row
 
 EARLY = 840
 """Rollouts after which p(right phrasing) is compared, while it still rises."""

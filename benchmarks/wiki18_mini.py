@@ -1,6 +1,6 @@
 """Real questions, a real tokenizer and a tiny model that searches: from a folder of data to what verl trains on.
 
-``python -m sd_search_verl.data.wiki18_mini DATA_DIR TOKENIZER_DIR --out DIR`` reads ``questions_nq.jsonl`` and
+``python -m benchmarks.wiki18_mini DATA_DIR TOKENIZER_DIR --out DIR`` reads ``questions_nq.jsonl`` and
 ``trajectories_nq.jsonl.gz`` and writes ``train.parquet``, ``val.parquet`` and ``model/``. The corpus stays where it
 is: the retriever indexes ``DATA_DIR/corpus.jsonl``. The model has seen the form of real trajectories only: its
 queries are made of the question's words, its answers are guesses.
@@ -23,12 +23,14 @@ import torch
 from transformers import AutoTokenizer
 
 from sd_search_verl import protocol as protocols
+from sd_search_verl.command_line import Parser, run_command
 from sd_search_verl.data.jsonl import Problem, read_objects
 from sd_search_verl.data.rows import verl_row, write_parquet
 from sd_search_verl.errors import UserError
+from sd_search_verl.world.config import FitConfig
 from sd_search_verl.world.model import build_model
 from sd_search_verl.world.sampling import next_token_logits
-from sd_search_verl.world.supervised import Encoded, FitConfig, fit
+from sd_search_verl.world.supervised import Encoded, fit
 
 PROTOCOL = protocols.get("search_r1")
 QUESTIONS, TRAJECTORIES = "questions_nq.jsonl", "trajectories_nq.jsonl.gz"
@@ -251,9 +253,9 @@ def build(data: Path, tokenizer_dir: Path, out: Path, config: FitConfig = FIT) -
     return f"{out}: train.parquet, val.parquet, model/; {rate:.0%} of sampled first turns issue a query"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Write the files; 0, or 1 with a message on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m sd_search_verl.data.wiki18_mini", description=__doc__)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    parser = Parser(prog="python -m benchmarks.wiki18_mini", description=__doc__)
     parser.add_argument("data", type=Path, help=f"folder with {QUESTIONS} and {TRAJECTORIES}")
     parser.add_argument("tokenizer", type=Path, help="folder of a transformers tokenizer")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
@@ -261,14 +263,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--steps", type=int, default=FIT.steps, help="of the warm start (default: %(default)s)"
     )
-    options = parser.parse_args(arguments)
+    parser.set_defaults(action=_build)
+    return run_command(parser, argv)
+
+
+def _build(options: argparse.Namespace) -> int:
     torch.set_num_threads(1)
     config = dataclasses.replace(FIT, seed=options.seed, steps=options.steps)
-    try:
-        print(build(options.data, options.tokenizer, options.out, config))
-    except (DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    print(build(options.data, options.tokenizer, options.out, config))
     return 0
 
 

@@ -14,20 +14,21 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sd_search_verl.cli import main
+from benchmarks.world import oracle, summary
+from benchmarks.world.__main__ import main
+from benchmarks.world.arms import ARMS
+from benchmarks.world.compare import compare, read_csv, write_csv
+from benchmarks.world.experiment import Row
+from benchmarks.world.from_runs import read_stack_runs
+from benchmarks.world.plot import plot_learning, plot_oracle
 from sd_search_verl.errors import UserError
 from sd_search_verl.rollout.types import Prompt, Rollout
 from sd_search_verl.verl_adapter.data_plane import StepRollouts
 from sd_search_verl.verl_adapter.run_files import append_metrics, append_traces
-from sd_search_verl.world import Question, World, WorldConfig, oracle, questions, summary, text
-from sd_search_verl.world.arms import ARMS
-from sd_search_verl.world.compare import compare, read_csv, write_csv
-from sd_search_verl.world.config import TrainConfig
-from sd_search_verl.world.experiment import Row
-from sd_search_verl.world.files import CHECKPOINT, write_world
-from sd_search_verl.world.plot import plot_learning, plot_oracle
+from sd_search_verl.world import Question, World, WorldConfig, questions, text
+from sd_search_verl.world.config import CHECKPOINT, TrainConfig
+from sd_search_verl.world.files import write_world
 from sd_search_verl.world.reference import Step, train
-from sd_search_verl.world.stack import read_stack_runs
 
 TOKENIZER = AutoTokenizer.from_pretrained(CHECKPOINT)
 
@@ -203,7 +204,7 @@ def test_an_interrupted_comparison_goes_on(tmp_path: Path, capsys: pytest.Captur
     first = compare([("grpo", 3)], tmp_path, config)
     file = tmp_path / "grpo-3.json"
     before = file.stat().st_mtime_ns
-    command = ["world", "compare", "grpo", "--seeds", "3", "--out", str(tmp_path), "--steps"]
+    command = ["compare", "grpo", "--seeds", "3", "--out", str(tmp_path), "--steps"]
     assert main([*command, "1", "--csv", str(tmp_path / "all.csv")]) == 0
     assert file.stat().st_mtime_ns == before
     assert [row.step for row in read_csv(tmp_path / "all.csv")] == [row.step for row in first] == [0, 1]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sd_search_verl.data.wiki18_mini import (
+from benchmarks.wiki18_mini import (
     PROTOCOL,
     QUESTIONS,
     TRAJECTORIES,
@@ -27,7 +27,7 @@ from sd_search_verl.data.wiki18_mini import (
     write_questions,
 )
 from sd_search_verl.protocol.spans import query_spans
-from sd_search_verl.world.supervised import FitConfig
+from sd_search_verl.world.config import FitConfig
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,10 @@ import torch
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
-from sd_search_verl.world import arms, oracle
-from sd_search_verl.world.config import TrainConfig
+from benchmarks.world import arms, oracle
+from sd_search_verl.world.config import CHECKPOINT, TrainConfig
 from sd_search_verl.world.facts import World
-from sd_search_verl.world.files import CHECKPOINT, difficulty
+from sd_search_verl.world.files import difficulty
 from sd_search_verl.world.model import load_model
 from sd_search_verl.world.questions import questions
 from sd_search_verl.world.reference import Step, train
@@ -34,7 +34,7 @@ class Row:
         reward: mean of the training rollouts.
         cpu_s: process time since the start, evaluations included.
 
-    The others are those of :func:`sd_search_verl.world.oracle.measure`.
+    The others are those of :func:`benchmarks.world.oracle.measure`.
     """
 
     arm: str

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.world.arms import BASELINE
+from benchmarks.world.experiment import Row
+from benchmarks.world.summary import Summary, curves, summarize
 from sd_search_verl.errors import UserError
 from sd_search_verl.table import render
-from sd_search_verl.world.arms import BASELINE
-from sd_search_verl.world.config import TrainConfig, WorldConfig
-from sd_search_verl.world.experiment import Row
-from sd_search_verl.world.summary import Summary, curves, summarize
-from sd_search_verl.world.supervised import FitConfig
+from sd_search_verl.world.config import FitConfig, TrainConfig, WorldConfig
 from sd_search_verl.world.warmstart import make_checkpoint
 
 METHOD = "sd"

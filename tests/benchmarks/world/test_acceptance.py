@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from sd_search_verl.cli import main
+from benchmarks.svg import COLOURS
+from benchmarks.world import acceptance, arms
+from benchmarks.world.__main__ import main
+from benchmarks.world.arms import ARMS
+from benchmarks.world.experiment import Row
 from sd_search_verl.errors import UserError
-from sd_search_verl.world import acceptance, arms
-from sd_search_verl.world.arms import ARMS
-from sd_search_verl.world.experiment import Row
-from sd_search_verl.world.plot import COLOURS
-from sd_search_verl.world.supervised import FitConfig
+from sd_search_verl.world.config import FitConfig
 from sd_search_verl.world.warmstart import WarmStartError
 
 
@@ -135,15 +135,15 @@ def test_alpha_is_that_of_all_arms_that_distil() -> None:
 def test_numbers_that_train_nothing_are_named(
     option: str, value: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["world", "run", "grpo", f"--{option}", value]) == 1
+    assert main(["run", "grpo", f"--{option}", value]) == 1
     assert f"train.{option.replace('-', '_')}=" in capsys.readouterr().err
 
 
 def test_arms_and_preset_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["world", "compare", "grpo", "--seeds", "1", "--preset", "acceptance"]) == 1
-    assert main(["world", "compare", "grpo"]) == 1
+    assert main(["compare", "grpo", "--seeds", "1", "--preset", "acceptance"]) == 1
+    assert main(["compare", "grpo"]) == 1
     assert "give arms with --seeds, or --preset" in capsys.readouterr().err
-    assert main(["world", "compare", "--preset", "acceptance", "--group", "5"]) == 1
+    assert main(["compare", "--preset", "acceptance", "--group", "5"]) == 1
     assert "--preset fixes group" in capsys.readouterr().err
-    assert main(["world", "compare", "--preset", "acceptance", "--alpha", "0.3"]) == 1
+    assert main(["compare", "--preset", "acceptance", "--alpha", "0.3"]) == 1
     assert "--preset fixes alpha" in capsys.readouterr().err

@@ -1,0 +1,181 @@
+"""``python -m benchmarks.world``: the reference on one seed, arms against each other, or plots of that."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.world import acceptance
+from benchmarks.world.arms import ARMS, BASELINE
+from benchmarks.world.compare import compare, read_csv, write_csv
+from benchmarks.world.experiment import Row, run
+from benchmarks.world.from_runs import read_stack_runs
+from benchmarks.world.plot import plot_learning, plot_oracle
+from benchmarks.world.summary import summarize, table
+from sd_search_verl.command_line import Parser, add_command, run_command
+from sd_search_verl.errors import UserError
+from sd_search_verl.world.config import CHECKPOINT, TrainConfig
+
+ARMS_HELP = "\n".join(f"  {name:18} {arm.about}" for name, arm in ARMS.items())
+
+
+def parser() -> Parser:
+    """Return the parser of all sub-commands."""
+    root = Parser(
+        prog="python -m benchmarks.world",
+        description="SD-Search against GRPO and controls in the synthetic world.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"arms:\n{ARMS_HELP}",
+    )
+    commands = root.add_subparsers(required=True, metavar="COMMAND")
+
+    one = add_command(commands, "run", "one arm on one seed, in plain PyTorch on one core", _run)
+    one.add_argument("arm", choices=ARMS, metavar="ARM")
+    one.add_argument("--seed", type=int, default=TrainConfig.seed, help="default: %(default)s")
+    one.add_argument("--out", type=Path, help="write the evaluations here as CSV")
+    _add_training(one)
+
+    many = add_command(commands, "compare", "arms times seeds, paired; resumes after interruption", _compare)
+    many.add_argument("arms", nargs="*", metavar="ARM", help=f"{BASELINE} is the baseline")
+    many.add_argument("--seeds", metavar="N[-M]", help="for instance 100-105")
+    many.add_argument(
+        "--preset",
+        choices=["acceptance"],
+        help="in place of arms and seeds: a warm start of its own, 12 paired seeds and all controls; exit code 1 when "
+        "a bar is missed",
+    )
+    many.add_argument("--out", type=Path, default=Path("runs/world"), help="default: %(default)s")
+    many.add_argument("--csv", type=Path, help="write all evaluations here")
+    many.add_argument("--jobs", type=int, default=1, help="runs at a time (default: %(default)s)")
+    _add_training(many)
+
+    plot = add_command(commands, "plot", "table and curves of a comparison", _plot)
+    plot.add_argument("csv", nargs="+", type=Path, help="written by `compare --csv`")
+    plot.add_argument("--out", type=Path, required=True, metavar="PREFIX", help="of the SVG files' names")
+    plot.add_argument("--arms", nargs="+", choices=ARMS, metavar="ARM", help="default: all")
+
+    stack = add_command(commands, "from-runs", "the same table from runs of main_ppo", _from_runs)
+    stack.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders named <arm>-seed<N>")
+    stack.add_argument("--csv", type=Path, help="write all rows here")
+    return root
+
+
+TRAINING = {
+    "steps": "training steps",
+    "questions": "questions a step",
+    "group": "rollouts of each question",
+    "learning_rate": "of AdamW",
+    "evaluate_every": "steps between evaluations",
+}
+"""Fields of TrainConfig that are options."""
+
+
+def _add_training(command: argparse.ArgumentParser) -> None:
+    for name, about in TRAINING.items():
+        default = getattr(TrainConfig, name)
+        option = f"--{name.replace('_', '-')}"
+        command.add_argument(option, type=type(default), metavar="N", help=f"{about} (default: {default})")
+    command.add_argument(
+        "--alpha", type=float, metavar="A", help=f"of every arm but {BASELINE} (default: each arm's own)"
+    )
+    command.add_argument(
+        "--model",
+        type=Path,
+        default=CHECKPOINT,
+        help="from `sd-search world warmstart`; its world is that of the runs (default: shipped)",
+    )
+
+
+def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+    values = {name: getattr(arguments, name) for name in TRAINING}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    config = TrainConfig(seed=arguments.seed, **_given(arguments))
+    rows = run(arguments.arm, config, arguments.model, arguments.alpha)
+    for row in rows:
+        print(
+            f"step {row.step:3}  rollouts {row.rollouts:5}  success {row.success:.3f}  "
+            f"p(right) {row.p_right:.3f}  teacher {row.teacher_p_right:.3f}  student {row.student_p_right:.3f}"
+        )
+    if arguments.out:
+        write_csv(rows, arguments.out)
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    if bool(arguments.preset) == bool(arguments.arms and arguments.seeds):
+        raise UserError("give arms with --seeds, or --preset")
+    if arguments.preset:
+        return _accept(arguments)
+    # Seeds outside: an interrupted comparison still has whole pairs.
+    runs = [(arm, seed) for seed in _seeds(arguments.seeds) for arm in arguments.arms]
+    config = TrainConfig(**_given(arguments))
+    rows = compare(runs, arguments.out, config, arguments.jobs, arguments.model, arguments.alpha)
+    _show(rows, arguments.csv)
+    return 0
+
+
+def _accept(arguments: argparse.Namespace) -> int:
+    others = {"alpha": arguments.alpha, "model": None if arguments.model == CHECKPOINT else arguments.model}
+    if fixed := [name for name, value in {**_given(arguments), **others}.items() if value is not None]:
+        raise UserError(f"--preset fixes {', '.join(fixed)}; leave it out, or give arms with --seeds")
+    started = os.times()
+    start = acceptance.start(arguments.out)
+    rows = compare(
+        acceptance.plan(), arguments.out, acceptance.CONFIG, arguments.jobs, start, acceptance.ALPHA
+    )
+    _show(rows, arguments.csv)
+    found = acceptance.bars(rows)
+    used = sum(os.times()[:4]) - sum(started[:4])  # of this process and of those it waited for
+    print(
+        f"\n{acceptance.verdict(found)}\n\n{used / 60:.1f} minutes of process time, less what was found done"
+    )
+    return 0 if all(bar.met for bar in found) else 1
+
+
+def _plot(arguments: argparse.Namespace) -> int:
+    shown = arguments.arms or ARMS
+    rows = [row for path in arguments.csv for row in read_csv(path) if row.arm in shown]
+    for name, draw in (("learning", plot_learning), ("oracle", plot_oracle)):
+        path = Path(f"{arguments.out}_{name}.svg")
+        draw(rows, path)
+        print(path)
+    _show(rows)
+    return 0
+
+
+def _from_runs(arguments: argparse.Namespace) -> int:
+    rows = read_stack_runs(arguments.runs)
+    _show(rows, arguments.csv)
+    return 0
+
+
+def _show(rows: list[Row], csv: Path | None = None) -> None:
+    """Print the table, and write the rows to a file if there is one."""
+    if csv:
+        write_csv(rows, csv)
+    if any(row.arm == BASELINE for row in rows):
+        print(table(summarize(rows)))
+
+
+def _seeds(text: str) -> list[int]:
+    first, _, last = text.partition("-")
+    try:
+        return list(range(int(first), int(last or first) + 1))
+    except ValueError:
+        raise UserError(f"--seeds {text!r} must be a number or a range such as 100-105") from None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status."""
+    return run_command(parser(), argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""Curves of a comparison as SVG: a mean line and a band over the seeds of every arm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from benchmarks.svg import COLOURS, Line, Panel, svg
+from benchmarks.world.experiment import Row
+from benchmarks.world.summary import curves
+
+
+def plot_learning(rows: Sequence[Row], path: Path) -> None:
+    """Held-out success and p(right phrasing) of every arm."""
+    panels = [
+        _panel("Held-out success", _lines(rows, lambda row: row.success)),
+        _panel("p(right phrasing), held-out questions", _lines(rows, lambda row: row.p_right)),
+    ]
+    path.write_text(svg(panels))
+
+
+def plot_oracle(rows: Sequence[Row], path: Path) -> None:
+    """Teacher (solid) and student (dashed) in the arms that have a teacher, and how far apart their entropies are."""
+
+    def pair(title: str, teacher: Callable[[Row], float], student: Callable[[Row], float]) -> Panel:
+        taught = _lines(rows, teacher)
+        arms = [line.label for line in taught if line.points]
+        said = [line for line in _lines(rows, student, dashed=True) if line.label in arms]
+        return _panel(f"p(right): teacher, student dashed; {title}", taught + said)
+
+    gap = _lines(rows, lambda row: row.student_entropy - row.teacher_entropy)
+    panels = [
+        pair("all groups", lambda r: r.teacher_p_right, lambda r: r.student_p_right),
+        pair("mixed groups", lambda r: r.teacher_p_right_mixed, lambda r: r.student_p_right_mixed),
+        pair("all-fail groups", lambda r: r.teacher_p_right_failed, lambda r: r.student_p_right_failed),
+        _panel("Entropy gap: student - teacher (nats)", gap),
+    ]
+    path.write_text(svg(panels))
+
+
+def _panel(title: str, lines: Sequence[Line]) -> Panel:
+    """With the lines that have points, and a scale in steps of 0.2 that holds them and 0."""
+    drawn = [line for line in lines if line.points]
+    values = [value for line in drawn for _, at in line.points for value in at]
+    low, high = min([0.0, *values]), max([0.2, *values])
+    return Panel(title, drawn, low=math.floor(low * 5) / 5, high=math.ceil(high * 5) / 5)
+
+
+def _lines(rows: Sequence[Row], value: Callable[[Row], float], dashed: bool = False) -> list[Line]:
+    """One line per arm, in the same colour whatever is shown."""
+    lines = []
+    for number, (arm, seeds) in enumerate(curves(rows).items()):
+        at: dict[int, list[float]] = {}
+        for row in (row for members in seeds.values() for row in members):
+            if not math.isnan(value(row)):
+                at.setdefault(row.rollouts, []).append(value(row))
+        lines.append(Line(arm, COLOURS[number % len(COLOURS)], sorted(at.items()), dashed))
+    return lines

@@ -1,0 +1,56 @@
+"""What the package's programs share: sub-commands with a description, suggestions for typing errors, error output."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from sd_search_verl.errors import UserError
+
+Action = Callable[[argparse.Namespace], int]
+
+
+class Parser(argparse.ArgumentParser):
+    """An `ArgumentParser` that suggests the nearest name for an unknown command or choice."""
+
+    def error(self, message: str) -> NoReturn:
+        if found := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            near = difflib.get_close_matches(found[1], re.findall(r"'(.*?)'", found[2]), n=1)
+            message += f"; did you mean {near[0]!r}?" if near else ""
+        super().error(message)
+
+
+def add_command(commands: Any, name: str, about: str, action: Action | None = None, **options: Any) -> Parser:
+    """Add a sub-command to what ``add_subparsers`` returned; ``about`` is its line in the list and its description."""
+    command: Parser = commands.add_parser(name, help=about, description=about, **options)
+    if action is not None:
+        command.set_defaults(action=action)
+    return command
+
+
+def add_group(commands: Any, name: str, about: str, **options: Any) -> Any:
+    """Add a command that only has sub-commands; returns what they are added to."""
+    return add_command(commands, name, about, **options).add_subparsers(required=True, metavar="COMMAND")
+
+
+def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:
+    """Run the chosen command and return its exit status.
+
+    A `UserError` is printed as one line, unless ``--traceback`` is given; any other exception shows its traceback.
+    """
+    parser.add_argument("--traceback", action="store_true", help="show the traceback of every error")
+    arguments = parser.parse_args(argv)
+    try:
+        return int(arguments.action(arguments))
+    except KeyboardInterrupt:
+        print("interrupted; nothing is left running", file=sys.stderr)
+        return 130
+    except UserError as error:
+        if arguments.traceback:
+            raise
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 1
