@@ -26,8 +26,8 @@ from benchmarks.floor import now
 from benchmarks.machine import device_name
 from benchmarks.memory import Peak
 from sd_search_verl.config import SDSearchConfig
-from sd_search_verl.distill.score import score
-from sd_search_verl.distill.targets import keep
+from sd_search_verl.distill.divergence import position_divergence
+from sd_search_verl.distill.support import teacher_targets
 
 Contender = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Student's hidden states ``[N, H]``, teacher's, head ``[V, H]``: the mean divergence."""
@@ -52,8 +52,8 @@ def ours(top_k: int | None) -> Contender:
 
     def run(student: Tensor, teacher: Tensor, head: Tensor) -> Tensor:
         with torch.no_grad():
-            targets = keep(teacher @ head.T, config)
-        return score(student @ head.T, targets, config).divergence.mean()
+            targets = teacher_targets(teacher @ head.T, config)
+        return position_divergence(student @ head.T, targets, config).divergence.mean()
 
     return run
 

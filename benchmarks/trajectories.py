@@ -15,8 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sd_search_verl.hindsight.prepare import TeacherInputs
-from sd_search_verl.hindsight.teacher_rows import teacher_row
+from sd_search_verl.hindsight.teacher_inputs import TeacherInputs, teacher_row
 from sd_search_verl.protocol import get
 from sd_search_verl.protocol.spans import Span, query_spans
 

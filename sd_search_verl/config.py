@@ -22,7 +22,7 @@ class ConfigError(UserError, ValueError):
 
 
 Divergence = Literal["jsd", "forward_kl", "reverse_kl", "mse"]
-Support = Literal["teacher", "union"]
+SupportKind = Literal["teacher", "union"]
 Tail = Literal["bucket", "renormalize"]
 
 
@@ -57,7 +57,7 @@ class SDSearchConfig:
     """Between teacher and student at one position; forward_kl is KL(teacher || student)."""
     top_k: int | None = 50
     """Vocabulary entries compared one by one; null = the full vocabulary."""
-    support: Support = "teacher"
+    support: SupportKind = "teacher"
     """Whose top_k entries are compared: the teacher's, or the union with the student's."""
     tail: Tail = "bucket"
     """bucket: all other entries form one more entry. renormalize: they are dropped and the rest renormalised."""

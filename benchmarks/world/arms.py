@@ -11,7 +11,7 @@ from torch import Tensor
 from sd_search_verl.config import HindsightConfig, SDSearchConfig, from_mapping, to_mapping
 from sd_search_verl.errors import UserError
 from sd_search_verl.hindsight import is_correct
-from sd_search_verl.hindsight.prepare import TeacherInputs
+from sd_search_verl.hindsight.teacher_inputs import TeacherInputs
 from sd_search_verl.rollout.types import Rollout
 from sd_search_verl.world.facts import World
 

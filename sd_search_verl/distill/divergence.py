@@ -1,30 +1,57 @@
-"""Divergence between the teacher's and the student's next-token distributions, one value per position."""
+"""Divergence between the teacher's and the student's next-token distributions at each position.
+
+With P the teacher's and Q the student's distribution over the support (see :mod:`.support`), in nats:
+
+    jsd         1/2 KL(P || M) + 1/2 KL(Q || M),  M = (P + Q) / 2      bounded by ln 2
+    forward_kl  KL(P || Q)
+    reverse_kl  KL(Q || P)
+    mse         sum over entries of (P - Q)^2
+
+:func:`divergence` compares two tensors of logits. Training calls :func:`position_divergence`, the same computation for
+stored :class:`~.support.TeacherTargets`. Value and gradient need the same distributions, so one pass makes both, for
+``chunk_rows`` rows of fp32 at a time; between forward and backward only the gradient is stored, in the logits' type.
+"""
 
 from __future__ import annotations
 
-from torch import Tensor
+from dataclasses import dataclass
+from typing import Any
 
-from sd_search_verl.config import Divergence, SDSearchConfig, Support, Tail
-from sd_search_verl.distill.score import score
-from sd_search_verl.distill.targets import keep
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from sd_search_verl.config import Divergence, SDSearchConfig, SupportKind, Tail
+from sd_search_verl.distill.support import (
+    Support,
+    TeacherTargets,
+    finite_log_softmax,
+    log_probs_on_support,
+    logits_gradient,
+    selective_log_prob,
+    teacher_targets,
+    union_support,
+)
+
+_DEFAULT = SDSearchConfig()
 
 
 def divergence(
     student_logits: Tensor,
     teacher_logits: Tensor,
-    kind: Divergence = "jsd",
-    top_k: int | None = 50,
-    support: Support = "teacher",
-    tail: Tail = "bucket",
+    kind: Divergence = _DEFAULT.divergence,
+    top_k: int | None = _DEFAULT.top_k,
+    support: SupportKind = _DEFAULT.support,
+    tail: Tail = _DEFAULT.tail,
 ) -> Tensor:
-    """Divergence at each of N positions; differentiable, once, through the student's logits only.
+    """Return the divergence at each of N positions, differentiable once, through the student's logits only.
 
     Args:
         student_logits: ``[N, V]``, any float type; computed in fp32.
         teacher_logits: ``[N, V]``; no gradient flows into it.
-        kind: see :mod:`sd_search_verl.distill.compare`.
+        kind: a formula of the module's head.
         top_k: vocabulary entries compared one by one; None, or at least V, compares all V.
-        support: whose ``top_k`` entries: the teacher's, or the union with the student's.
+        support: the teacher's ``top_k`` entries, or their union with the student's.
         tail: ``bucket`` adds the remaining mass as one more entry; ``renormalize`` drops it.
 
     Returns:
@@ -35,4 +62,138 @@ def divergence(
             f"logits must both be [N, V], got {tuple(student_logits.shape)}, {tuple(teacher_logits.shape)}"
         )
     config = SDSearchConfig(divergence=kind, top_k=top_k, support=support, tail=tail)
-    return score(student_logits, keep(teacher_logits, config), config).divergence
+    return position_divergence(student_logits, teacher_targets(teacher_logits, config), config).divergence
+
+
+@dataclass(frozen=True)
+class PositionStats:
+    """N scored positions, ``[N]`` fp32 each.
+
+    Attributes:
+        divergence: differentiable through the student's logits.
+        entropy: the student's, in nats.
+        top1_agrees: 1 where teacher and student have the same most likely token.
+        token_log_prob: the student's log-probability of the token that follows; None if no tokens were given.
+    """
+
+    divergence: Tensor
+    entropy: Tensor
+    top1_agrees: Tensor
+    token_log_prob: Tensor | None
+
+
+def position_divergence(
+    student_logits: Tensor, targets: TeacherTargets, config: SDSearchConfig, tokens: Tensor | None = None
+) -> PositionStats:
+    """Compare the student's logits with the teacher's targets of the same N positions.
+
+    Args:
+        student_logits: ``[N, V]`` of any float type; computed in fp32.
+        targets: from :func:`~sd_search_verl.distill.support.teacher_targets`.
+        config: ``divergence``, ``support``, ``tail`` and ``chunk_rows`` are read.
+        tokens: ``[N]``, the tokens that follow.
+    """
+    values, entropy, agrees, log_prob = _FusedDivergence.apply(student_logits, targets, config, tokens)
+    return PositionStats(values, entropy, agrees, None if tokens is None else log_prob)
+
+
+class _FusedDivergence(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, targets: TeacherTargets, config: SDSearchConfig, tokens: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        # One row each: divergence, entropy, agreement of the most likely token, log-probability of the token.
+        stats = torch.zeros(4, len(logits), device=logits.device)
+        grad_logits = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
+        for start in range(0, len(logits), config.chunk_rows):
+            chunk = slice(start, start + config.chunk_rows)
+            rows, teacher = logits[chunk], targets[chunk]
+            support = _support(rows, teacher, config)
+            student = log_probs_on_support(rows, support)
+            stats[0, chunk], grad_log_q = divergence_and_grad(
+                _teacher_log_probs(teacher, support),
+                student.log_probs,
+                student.probs,
+                config.divergence,
+                None if support is None else support.valid_with_tail,
+            )
+            stats[1, chunk] = student.entropy
+            stats[2, chunk] = student.top1 == teacher.top1
+            if tokens is not None:
+                stats[3, chunk] = selective_log_prob(rows, tokens[chunk], student.logsumexp)
+            if grad_logits is not None:
+                grad_logits[chunk] = logits_gradient(student, support, grad_log_q)
+        ctx.grad_logits, ctx.chunk_rows = grad_logits, config.chunk_rows
+        values, *others = stats.unbind()
+        ctx.mark_non_differentiable(*others)
+        return (values, *others)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_values: Tensor, *_: Tensor) -> tuple[Tensor, None, None, None]:
+        grad_logits, ctx.grad_logits = ctx.grad_logits, None  # scaled in place, so it serves one backward
+        if grad_logits is None:
+            raise RuntimeError("the divergence was differentiated a second time; compute it anew")
+        for rows, scale in zip(
+            grad_logits.split(ctx.chunk_rows), grad_values.split(ctx.chunk_rows), strict=True
+        ):
+            rows.mul_(scale.unsqueeze(-1))  # bf16 rows times an fp32 scale: torch multiplies in fp32
+        return grad_logits, None, None, None
+
+
+def _support(student_logits: Tensor, teacher: TeacherTargets, config: SDSearchConfig) -> Support | None:
+    if teacher.index is None:
+        return None
+    if config.support == "union":
+        return union_support(teacher.index, student_logits, config.tail)
+    return Support(teacher.index, config.tail)
+
+
+def _teacher_log_probs(teacher: TeacherTargets, support: Support | None) -> Tensor:
+    if teacher.log_probs is not None:
+        return teacher.log_probs
+    assert teacher.logits is not None
+    if support is None:
+        return finite_log_softmax(teacher.logits)
+    return log_probs_on_support(teacher.logits, support).log_probs
+
+
+def divergence_and_grad(
+    log_p: Tensor, log_q: Tensor, q: Tensor, kind: Divergence, valid: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the divergence of each row and its derivative to ``log_q``, all entries of ``log_q`` taken as free.
+
+    Args:
+        log_p: the teacher's log-probabilities, ``[N, K]`` fp32.
+        log_q: the student's, ``[N, K]`` fp32.
+        q: ``exp(log_q)``.
+        kind: a formula of the module's head.
+        valid: ``[N, K]``, False at entries to leave out; None if there are none.
+
+    Returns:
+        ``[N]`` in nats (``mse``: squared probability), and ``[N, K]``.
+    """
+    if kind == "jsd":
+        log_ratio = log_q - log_p
+        # With x = log_ratio and t = log((1 + e^-|x|) / 2): log(M / P) = max(x, 0) + t, log(Q / M) = min(x, 0) - t.
+        # So equal distributions have exactly zero divergence and gradient, and close ones keep their digits.
+        t = log_ratio.abs().neg_().expm1_().mul_(0.5).log1p_()
+        grad = log_ratio.clamp_max(0.0).sub_(t).mul_(q).mul_(0.5)
+        log_ratio.clamp_min_(0.0).add_(t)
+        del t  # [N, V] where the whole vocabulary is compared
+        terms = log_ratio.mul_(log_p.exp()).mul_(-0.5).add_(grad)
+    elif kind == "forward_kl":
+        p = log_p.exp()
+        grad, terms = -p, p * (log_p - log_q)
+    elif kind == "reverse_kl":
+        terms = q * (log_q - log_p)
+        grad = terms + q
+    elif kind == "mse":
+        difference = q - log_p.exp()
+        grad, terms = 2 * difference * q, difference.square()
+    else:
+        raise ValueError(f"kind={kind!r} is not one of jsd, forward_kl, reverse_kl, mse")
+    if valid is not None:
+        grad, terms = grad.masked_fill(~valid, 0.0), terms.masked_fill(~valid, 0.0)
+    # Rounding can leave a sum a few ulp below zero.
+    return terms.sum(-1).clamp_min(0.0), grad

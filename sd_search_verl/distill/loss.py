@@ -1,4 +1,6 @@
-"""From divergences at query tokens to the scalar L_SD.
+"""The scalar L_SD of a mini-batch, and its weight alpha over training.
+
+    L = L_GRPO + alpha * L_SD
 
     L_SD = 1/|T| sum over tau in T of w_tau * 1/|Q_tau| sum over p in Q_tau of D(P_teacher,p || P_student,p)
 
@@ -10,9 +12,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from sd_search_verl.config import SDSearchConfig
+
 
 def token_weights(tokens_per_trajectory: Tensor, trajectory_weights: Tensor) -> Tensor:
-    """Weight of every query token: w_tau / |Q_tau|, trajectory after trajectory.
+    """Return the weight of every query token, w_tau / |Q_tau|, trajectory after trajectory.
 
     Args:
         tokens_per_trajectory: ``[B]`` integers, |Q_tau|; 0 contributes no entries.
@@ -26,7 +30,7 @@ def token_weights(tokens_per_trajectory: Tensor, trajectory_weights: Tensor) -> 
 
 
 def sd_loss(divergences: Tensor, weights: Tensor, num_trajectories: int) -> Tensor:
-    """L_SD, or this part's share of it, as a scalar; 0 where there is no query token.
+    """Return L_SD, or one part's share of it, as a scalar; 0 without query tokens.
 
     Args:
         divergences: ``[N]`` at this part's query tokens.
@@ -34,3 +38,8 @@ def sd_loss(divergences: Tensor, weights: Tensor, num_trajectories: int) -> Tens
         num_trajectories: |T| of the whole mini-batch.
     """
     return (divergences * weights).sum() / max(num_trajectories, 1)
+
+
+def alpha_at(step: int, config: SDSearchConfig) -> float:
+    """Return alpha of a training step, counted from 1: 0 during the warm-up, constant after it."""
+    return 0.0 if step <= config.warmup_steps else config.alpha

@@ -1,20 +1,25 @@
-"""The hindsight block h(G): what the teacher reads ahead of the ordinary context.
+"""Render the hindsight block h(G) that the teacher reads ahead of the student's context.
 
-h(G) lists, for every rollout of the question, its queries and its outcome, and nothing else ("future masking"):
-no thinking, no document, no answer, else the teacher would read the answer off the block and skip retrieval.
-The wording is ours; the paper's is not known.
+h(G) lists the queries and the outcome of every rollout of the question, and nothing else ("future masking"): with
+thinking, documents or answers in it the teacher could copy the answer and skip retrieval. The outcome label is
+
+    y(tau) = CORRECT if F1(answer of tau) > rho else INCORRECT,    rho = hindsight.correct_above_f1
+
+The paper does not give its wording; this one is ours.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sd_search_verl.config import HindsightConfig
 from sd_search_verl.errors import UserError
-from sd_search_verl.hindsight.outcome import CORRECT, INCORRECT, is_correct
 from sd_search_verl.protocol.base import Messages
 
+CORRECT = "CORRECT"
+INCORRECT = "INCORRECT"
 HEADER = "Earlier attempts at this question, each with its outcome and its search queries:"
 HEADER_UNLABELLED = "Earlier attempts at this question, each with its search queries:"
 HEADER_DOCUMENTS = "Documents found for this question:"
@@ -24,7 +29,7 @@ SEPARATOR = " ; "
 
 @dataclass(frozen=True)
 class RolloutSummary:
-    """One rollout as the block sees it.
+    """One rollout as the block shows it.
 
     Attributes:
         queries: issued queries in order.
@@ -39,16 +44,31 @@ class RolloutSummary:
     label: bool | None = None
 
     def correct(self, config: HindsightConfig) -> bool:
-        """The label shown in the block."""
+        """Return the label that the block shows."""
         return is_correct(self.f1, config) if self.label is None else self.label
 
 
+def is_correct(f1: float, config: HindsightConfig) -> bool:
+    """Return whether an answer with this token F1 counts as correct."""
+    return f1 > config.correct_above_f1
+
+
+def shuffled_labels(correct: Sequence[bool], seed: int) -> list[bool]:
+    """Return the labels permuted over the whole batch: a control that keeps their share and breaks their truth.
+
+    A permutation inside each group is a weaker control: groups with better queries keep more CORRECT labels.
+    """
+    labels = list(correct)
+    random.Random(seed).shuffle(labels)
+    return labels
+
+
 def render_block(rollouts: Sequence[RolloutSummary], focal: int, config: HindsightConfig) -> str:
-    """The block of a group, as text; "" when there is nothing to show.
+    """Return the block of a group as text, "" if no rollout is shown.
 
     Args:
         rollouts: every rollout of one question, in sampling order.
-        focal: index of the rollout that is scored; ``group`` is seen from it.
+        focal: index of the scored rollout; ``config.group`` selects relative to it.
         config: content, labels and group.
 
     Raises:
@@ -70,22 +90,22 @@ def render_block(rollouts: Sequence[RolloutSummary], focal: int, config: Hindsig
 
 
 def documents_block(documents: str) -> str:
-    """The block of ``content=current_documents``: the rendered documents that the scored query retrieved."""
+    """Return the block of ``content=current_documents``: the documents that the scored query retrieved."""
     return f"{HEADER_DOCUMENTS}\n{documents.strip()}\n" if documents.strip() else ""
 
 
-def fit_block(
+def render_block_within(
     rollouts: Sequence[RolloutSummary],
     focal: int,
     config: HindsightConfig,
     count_tokens: Callable[[str], int],
 ) -> tuple[str, int]:
-    """:func:`render_block` within ``config.max_tokens``.
+    """Return :func:`render_block` of as many rollouts as fit ``config.max_tokens``.
 
-    Rollouts are dropped from the end, the focal one last of all.
+    Rollouts are dropped from the end; the focal one is dropped last.
 
     Returns:
-        The block and the number of rollouts dropped. If not even one fits, the block is "" and all are dropped.
+        The block and the number of rollouts dropped; "" and all of them if not even one fits.
     """
     kept = list(range(len(rollouts)))
     while kept:
@@ -97,28 +117,28 @@ def fit_block(
     return "", len(rollouts)
 
 
-def place_block(messages: Messages, block: str, config: HindsightConfig) -> Messages:
-    """The teacher's messages: the student's with the block put in. An empty block leaves them as they are.
+def insert_block(messages: Messages, block: str, config: HindsightConfig) -> Messages:
+    """Return the student's messages with the block inserted; unchanged if the block is empty.
 
     Raises:
-        UserError: no user message to put it into.
+        UserError: the prompt has no user message to insert it into.
     """
-    placed = [dict(message) for message in messages]
+    inserted = [dict(message) for message in messages]
     if not block:
-        return placed
+        return inserted
     if config.placement == "system":
-        if placed and placed[0]["role"] == "system":
-            placed[0]["content"] = f"{placed[0]['content']}\n{block}"
+        if inserted and inserted[0]["role"] == "system":
+            inserted[0]["content"] = f"{inserted[0]['content']}\n{block}"
         else:
-            placed.insert(0, {"role": "system", "content": block})
-        return placed
-    users = [message for message in placed if message["role"] == "user"]
+            inserted.insert(0, {"role": "system", "content": block})
+        return inserted
+    users = [message for message in inserted if message["role"] == "user"]
     if not users:
         raise UserError(f"hindsight.placement={config.placement} needs a user message; the prompt has none")
     question = users[-1]["content"]
     before = config.placement == "before_question"
     users[-1]["content"] = f"{block}\n{question}" if before else f"{question.rstrip()}\n\n{block}"
-    return placed
+    return inserted
 
 
 def _members(rollouts: Sequence[RolloutSummary], focal: int, config: HindsightConfig) -> list[RolloutSummary]:
@@ -134,5 +154,5 @@ def _members(rollouts: Sequence[RolloutSummary], focal: int, config: HindsightCo
 def _content(rollout: RolloutSummary, config: HindsightConfig) -> str:
     if config.content == "full":
         return rollout.response.strip()
-    # A query is one line of the block, whatever the policy wrote.
+    # A query may hold line breaks; in the block it is one line.
     return SEPARATOR.join(" ".join(query.split()) for query in rollout.queries) or NO_SEARCH

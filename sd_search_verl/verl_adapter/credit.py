@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sd_search_verl.hindsight.prepare import TeacherInputs
+from sd_search_verl.hindsight.teacher_inputs import TeacherInputs
 from sd_search_verl.rollout.types import Rollout
 
 Values = list[tuple[float, float]]

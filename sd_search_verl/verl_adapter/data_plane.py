@@ -14,7 +14,7 @@ import transfer_queue as tq
 from torch import Tensor
 from verl.utils import tensordict_utils as tu
 
-from sd_search_verl.hindsight.prepare import TeacherInputs
+from sd_search_verl.hindsight.teacher_inputs import TeacherInputs
 from sd_search_verl.rollout.record import from_plain
 from sd_search_verl.rollout.types import Rollout
 

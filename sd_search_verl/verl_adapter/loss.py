@@ -13,10 +13,10 @@ from torch import Tensor
 from verl.utils.metric import AggregationType, Metric
 
 from sd_search_verl.config import SDSearchConfig
+from sd_search_verl.distill.divergence import position_divergence
 from sd_search_verl.distill.loss import sd_loss
-from sd_search_verl.distill.rows import select_rows
-from sd_search_verl.distill.score import score
-from sd_search_verl.distill.targets import Targets, keep
+from sd_search_verl.distill.select_rows import select_rows
+from sd_search_verl.distill.support import TeacherTargets, teacher_targets
 from sd_search_verl.verl_adapter.credit import CreditRecord
 from sd_search_verl.verl_adapter.teacher_pass import Slice, packed_index
 
@@ -30,7 +30,7 @@ class Teacher:
     ``credit`` takes what the loss finds at each position; None where no trajectory is traced.
     """
 
-    targets: Targets
+    targets: TeacherTargets
     alpha: float
     num_trajectories: int
     num_tokens: int
@@ -69,15 +69,15 @@ class SDSearchLoss:
         if student_logits is not None:
             assert self._teacher is not None
             assert data is not None
-            return self._compare(student_logits, data, self._teacher)
+            return self._on_logits(student_logits, data, self._teacher)
         loss, metrics = self.base(model_output=model_output, data=data, dp_group=dp_group)
         if self._teacher is None:
             return loss, metrics
         assert model_output is not None
         assert data is not None
-        return self._add(loss, metrics, model_output, data, self._teacher)
+        return self._add_sd_loss(loss, metrics, model_output, data, self._teacher)
 
-    def _compare(self, logits: Tensor, data: TensorDict, teacher: Teacher) -> dict[str, Tensor]:
+    def _on_logits(self, logits: Tensor, data: TensorDict, teacher: Teacher) -> dict[str, Tensor]:
         """Per-token values ``[1, n]`` for logits ``[1, n, V]``, zero outside the scored positions.
 
         With sequence parallelism the logits are this rank's share; verl gathers what is returned.
@@ -88,33 +88,33 @@ class SDSearchLoss:
             data, "sd_student_positions", "sd_slots", "sd_token_weights", part=part
         )
         student = select_rows(logits, index - part.start)
-        kept = {name: rows.index_select(0, slots) for name, rows in teacher.targets.items()}
-        targets = self._instead(kept, student)
-        scores = score(student, targets, self.config, tokens[index + 1])
-        assert scores.token_log_q is not None
+        targets = self._replace_target(teacher.targets.map(lambda rows: rows.index_select(0, slots)), student)
+        stats = position_divergence(student, targets, self.config, tokens[index + 1])
+        assert stats.token_log_prob is not None
+        assert targets.token_log_prob is not None
         columns = {
-            "divergence": scores.divergence,
+            "divergence": stats.divergence,
             "weight": weights,
-            "credit": targets["token_log_p"] - scores.token_log_q,
-            "teacher_entropy": targets["entropy"],
-            "student_entropy": scores.entropy,
-            "top_k_mass": targets["mass"],
-            "teacher_student_top1": scores.top1_agrees,
+            "credit": targets.token_log_prob - stats.token_log_prob,
+            "teacher_entropy": targets.entropy,
+            "student_entropy": stats.entropy,
+            "top_k_mass": targets.top_k_mass,
+            "teacher_student_top1": stats.top1_agrees,
         }
         length = logits.shape[1]
         return {
             f"sd_{name}": _scatter(column, index - part.start, length) for name, column in columns.items()
         }
 
-    def _instead(self, targets: Targets, student: Tensor) -> Targets:
-        """What the student is pulled to: the teacher, or the uniform distribution, which has no top-k."""
+    def _replace_target(self, targets: TeacherTargets, student: Tensor) -> TeacherTargets:
+        """Return the distribution that the student is pulled to: the teacher's, or the uniform one, without top-k."""
         if self.config.target == "teacher":
             return targets
-        uniform = keep(student.new_zeros(1, student.shape[1]), replace(self.config, top_k=None))
-        expanded = {name: rows.expand(len(student), *rows.shape[1:]) for name, rows in uniform.items()}
-        return {"token_log_p": targets["token_log_p"], **expanded}
+        uniform = teacher_targets(student.new_zeros(1, student.shape[1]), replace(self.config, top_k=None))
+        expanded = uniform.map(lambda rows: rows.expand(len(student), *rows.shape[1:]))
+        return replace(expanded, token_log_prob=targets.token_log_prob)
 
-    def _add(
+    def _add_sd_loss(
         self,
         loss: Tensor,
         metrics: dict[str, Any],

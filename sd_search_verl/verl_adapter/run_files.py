@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sd_search_verl.hindsight.prepare import TeacherInputs
+from sd_search_verl.hindsight.teacher_inputs import TeacherInputs
 from sd_search_verl.report.read import METRICS, TRACES
 from sd_search_verl.rollout.types import Rollout
 from sd_search_verl.verl_adapter.credit import SpanCredit

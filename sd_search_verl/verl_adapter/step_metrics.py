@@ -11,8 +11,8 @@ import torch
 
 from sd_search_verl.config import HindsightConfig, SearchConfig
 from sd_search_verl.errors import UserError
-from sd_search_verl.hindsight.outcome import is_correct
-from sd_search_verl.hindsight.prepare import TeacherInputs
+from sd_search_verl.hindsight.block import is_correct
+from sd_search_verl.hindsight.teacher_inputs import TeacherInputs
 from sd_search_verl.rollout.types import Rollout, Status
 from sd_search_verl.verl_adapter.data_plane import StepRollouts
 
@@ -92,7 +92,7 @@ def prepared_metrics(inputs: Sequence[TeacherInputs]) -> dict[str, float]:
     return {
         "sd_search/query_tokens": float(sum(len(row.student_positions) for row in rows)),
         "sd_search/teacher_tokens": float(sum(len(row.input_ids) for row in rows)),
-        "sd_search/shortened_blocks": _total(item.dropped > 0 for item in inputs),
+        "sd_search/shortened_blocks": _total(item.num_dropped > 0 for item in inputs),
     }
 
 

@@ -21,7 +21,7 @@ from verl.utils.ulysses import get_ulysses_sequence_parallel_rank, get_ulysses_s
 from verl.workers.engine.utils import prepare_micro_batches
 
 from sd_search_verl.config import SDSearchConfig
-from sd_search_verl.distill.targets import Targets, keep
+from sd_search_verl.distill.support import TeacherTargets, teacher_targets
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def packed_index(
 
 def run_teacher_pass(
     engine: Any, batch: MiniBatchRows, settings: dict[str, Any], group: Any, config: SDSearchConfig
-) -> Targets:
+) -> TeacherTargets:
     """The teacher at all scored positions, in the order of the rows and their positions.
 
     Every rank takes part in every forward, whatever it has to score: ranks are padded to the same number of rows.
@@ -116,29 +116,30 @@ def run_teacher_pass(
     data = _teacher_batch(batch, settings, group)
     tu.assign_non_tensor(data, sp_size=engine.ulysses_sequence_parallel_size)
     micro_batches, _ = prepare_micro_batches(data, dp_group=group, same_micro_num_in_dp=True)
-    targets: Targets = {}
+    targets: TeacherTargets | None = None
     num_slots = sum(len(positions) for positions in batch.positions)
     engine.module.eval()  # dropout off, and verl's activation offload acts in train mode only
     try:
         with torch.no_grad(), torch.profiler.record_function("sd_search/teacher"):
             for micro_batch in micro_batches:
-                slots, kept = _forward(engine, micro_batch, settings, config)
-                for name, values in kept.items():
-                    if name not in targets:
-                        targets[name] = values.new_zeros(num_slots, *values.shape[1:])
-                    targets[name].index_copy_(0, slots, values)
+                slots, part = _forward(engine, micro_batch, settings, config)
+                if targets is None:
+                    targets = part.map(lambda values: values.new_zeros(num_slots, *values.shape[1:]))
+                for values, rows in zip(targets.tensors(), part.tensors(), strict=True):
+                    values.index_copy_(0, slots, rows)
     finally:
         engine.module.train()
+    assert targets is not None  # there is at least one micro-batch, of fill rows if need be
     if engine.use_ulysses_sp:
         # Each position was scored by one rank of the group; the others hold zeros there.
-        for values in targets.values():
+        for values in targets.tensors():
             dist.all_reduce(values, group=engine.ulysses_parallel_group)
     return targets
 
 
 def _forward(
     engine: Any, micro_batch: TensorDict, settings: dict[str, Any], config: SDSearchConfig
-) -> tuple[Tensor, Targets]:
+) -> tuple[Tensor, TeacherTargets]:
     # The micro-batch is still on the host, so nothing here waits for the device.
     tokens = micro_batch["input_ids"].values()
     part = Slice.of(len(tokens))
@@ -153,7 +154,7 @@ def _forward(
         logits = engine.module(**inputs, use_cache=False).logits.squeeze(0)
     if settings["temperature"] != 1:
         logits = logits / max(settings["temperature"], 1e-8)
-    return slots, keep(logits, config, following)
+    return slots, teacher_targets(logits, config, following)
 
 
 @contextmanager

@@ -15,10 +15,10 @@ from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.debug import marked_timer
 
-from sd_search_verl.distill.schedule import alpha_at
+from sd_search_verl.distill.loss import alpha_at
 from sd_search_verl.health.collapse import NAMES, WATCHED, Alarm, alarms
 from sd_search_verl.health.finite import is_skipped_update
-from sd_search_verl.hindsight.prepare import TeacherInputs, prepare
+from sd_search_verl.hindsight.teacher_inputs import TeacherInputs, build_teacher_inputs
 from sd_search_verl.protocol.base import Messages
 from sd_search_verl.protocol.prompt import encode_messages
 from sd_search_verl.protocol.spans import token_bytes
@@ -115,7 +115,7 @@ class SDSearchTrainer(PPOTrainerSync):
         inputs: list[TeacherInputs] | None = None
         if alpha > 0:
             with marked_timer("sd_search_prepare", self.timing_raw):
-                inputs = prepare(
+                inputs = build_teacher_inputs(
                     step.rollouts, self._sd_search, self.tokenizer, self._encode, seed=self.global_steps
                 )
                 batch = data_plane.write_teacher_inputs(batch, step.rows, inputs, traced)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from sd_search_verl.config import HindsightConfig
-from sd_search_verl.hindsight import RolloutSummary, place_block, render_block
+from sd_search_verl.hindsight import RolloutSummary, insert_block, render_block
 from sd_search_verl.world import text
 from sd_search_verl.world.config import WorldConfig
 from sd_search_verl.world.facts import Question, World
@@ -83,7 +83,7 @@ def demonstration(draw: Random, now: Stage, config: WorldConfig) -> Demonstratio
         astray = draw.randrange(hops - 1) if hops > 2 else 0
         right[astray] = draw.choice(world.phrasings(question.relations[astray]))
         weights[astray] = 0.0
-    prompt = text.render(place_block(messages, block, HindsightConfig()))
+    prompt = text.render(insert_block(messages, block, HindsightConfig()))
     return Demonstration(prompt, _response(draw, world, question, right, weights), float(lesson))
 
 

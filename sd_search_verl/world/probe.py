@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 from sd_search_verl.config import HindsightConfig
-from sd_search_verl.hindsight import RolloutSummary, place_block, render_block
+from sd_search_verl.hindsight import RolloutSummary, insert_block, render_block
 from sd_search_verl.world import demonstrations, sampling, text
 from sd_search_verl.world.config import WorldConfig
 from sd_search_verl.world.facts import Question, World
@@ -79,7 +79,7 @@ def _mean_right(
         if correct is not None:
             attempts = _group(draw, world, question, correct)
             block = render_block(attempts, 0, HindsightConfig())
-            messages = place_block(messages, block, HindsightConfig())
+            messages = insert_block(messages, block, HindsightConfig())
         begun.append(text.render(messages) + text.PROTOCOL.search_open)
         right.append(world.right_phrasing(question.relations[0]))
     return float(sampling.phrasing_probability(model, tokenizer, begun, right).mean())

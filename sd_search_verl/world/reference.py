@@ -21,9 +21,8 @@ from torch import Tensor
 
 from sd_search_verl.config import SDSearchConfig
 from sd_search_verl.distill.divergence import divergence
-from sd_search_verl.distill.loss import sd_loss, token_weights
-from sd_search_verl.distill.schedule import alpha_at
-from sd_search_verl.hindsight.prepare import TeacherInputs, prepare
+from sd_search_verl.distill.loss import alpha_at, sd_loss, token_weights
+from sd_search_verl.hindsight.teacher_inputs import TeacherInputs, build_teacher_inputs
 from sd_search_verl.protocol.prompt import encode_messages
 from sd_search_verl.rollout.types import Rollout
 from sd_search_verl.world.config import TrainConfig
@@ -88,7 +87,7 @@ def train(
         rewards = torch.tensor([rollout.em for rollout in batch])
 
         # 2. Hindsight: the group's queries and outcomes, in front of each rollout's own tokens.
-        inputs = prepare(
+        inputs = build_teacher_inputs(
             [relabel(rollout) for rollout in batch],
             method,
             tokenizer,

@@ -13,7 +13,7 @@ from tokenizers import AddedToken, pre_tokenizers
 from transformers import Qwen2Tokenizer
 
 from sd_search_verl.hindsight import block
-from sd_search_verl.hindsight.outcome import CORRECT, INCORRECT
+from sd_search_verl.hindsight.block import CORRECT, INCORRECT
 from sd_search_verl.world.text import PROTOCOL
 from sd_search_verl.world.words import NAMES, RELATIONS
 

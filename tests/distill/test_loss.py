@@ -6,7 +6,8 @@ import math
 
 import torch
 
-from sd_search_verl.distill.loss import sd_loss, token_weights
+from sd_search_verl.config import SDSearchConfig
+from sd_search_verl.distill.loss import alpha_at, sd_loss, token_weights
 
 
 def test_mean_over_tokens_then_over_trajectories() -> None:
@@ -34,3 +35,9 @@ def test_nothing_to_compare_is_zero() -> None:
         float(sd_loss(torch.zeros(0), token_weights(torch.zeros(2, dtype=torch.long), torch.ones(2)), 0))
         == 0.0
     )
+
+
+def test_alpha_is_zero_during_warm_up_and_constant_after() -> None:
+    config = SDSearchConfig(alpha=0.5, warmup_steps=3)
+    assert [alpha_at(step, config) for step in (1, 3, 4, 1000)] == [0.0, 0.0, 0.5, 0.5]
+    assert alpha_at(1, SDSearchConfig(alpha=0.5, warmup_steps=0)) == 0.5

@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 
 from sd_search_verl.config import HindsightConfig
 from sd_search_verl.errors import UserError
-from sd_search_verl.hindsight import RolloutSummary, fit_block, place_block, render_block, shuffled_labels
+from sd_search_verl.hindsight import (
+    RolloutSummary,
+    insert_block,
+    render_block,
+    render_block_within,
+    shuffled_labels,
+)
 from sd_search_verl.hindsight.block import documents_block
 
 GROUP = [
@@ -71,18 +77,18 @@ def test_a_query_is_one_line() -> None:
 def test_placement() -> None:
     messages = [{"role": "user", "content": "Question: q?\n"}]
     placed = {
-        p: place_block(messages, "B\n", HindsightConfig(placement=p))
+        p: insert_block(messages, "B\n", HindsightConfig(placement=p))
         for p in ("before_question", "after_question", "system")
     }  # type: ignore[arg-type]
     assert placed["before_question"] == [{"role": "user", "content": "B\n\nQuestion: q?\n"}]
     assert placed["after_question"] == [{"role": "user", "content": "Question: q?\n\nB\n"}]
     assert placed["system"] == [{"role": "system", "content": "B\n"}, *messages]
     with_system = [{"role": "system", "content": "S"}, *messages]
-    assert place_block(with_system, "B", HindsightConfig(placement="system"))[0]["content"] == "S\nB"
+    assert insert_block(with_system, "B", HindsightConfig(placement="system"))[0]["content"] == "S\nB"
     assert messages == [{"role": "user", "content": "Question: q?\n"}]
-    assert place_block(messages, "", HindsightConfig()) == messages
+    assert insert_block(messages, "", HindsightConfig()) == messages
     with pytest.raises(UserError, match="needs a user message"):
-        place_block([{"role": "system", "content": "x"}], "B", HindsightConfig())
+        insert_block([{"role": "system", "content": "x"}], "B", HindsightConfig())
 
 
 @given(st.lists(st.lists(st.text("ab ", max_size=30), max_size=4), min_size=1, max_size=9), st.data())
@@ -90,7 +96,7 @@ def test_shortening_keeps_the_focal_rollout_longest(queries: list[list[str]], da
     rollouts = [RolloutSummary([f"q{i}", *q], float(i % 2)) for i, q in enumerate(queries)]
     focal = data.draw(st.integers(0, len(rollouts) - 1))
     config = HindsightConfig(max_tokens=data.draw(st.integers(16, 400)))
-    text, dropped = fit_block(rollouts, focal, config, len)
+    text, dropped = render_block_within(rollouts, focal, config, len)
     assert len(text) <= config.max_tokens
     if dropped < len(rollouts):
         assert f"q{focal}" in text

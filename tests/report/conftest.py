@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sd_search_verl.hindsight.prepare import TeacherInputs
+from sd_search_verl.hindsight.teacher_inputs import TeacherInputs
 from sd_search_verl.rollout.types import Prompt, Rollout, Search
 from sd_search_verl.verl_adapter import run_files
 from sd_search_verl.verl_adapter.data_plane import StepRollouts
@@ -59,7 +59,7 @@ def add_step(
                 f1=right,
             )
         )
-    inputs = [TeacherInputs(rows=[], weight=1.0, blocks=blocks or [], dropped=0) for _ in rollouts]
+    inputs = [TeacherInputs(rows=[], weight=1.0, blocks=blocks or [], num_dropped=0) for _ in rollouts]
     finished = StepRollouts([], rollouts, [rollout.f1 for rollout in rollouts], [])
     run_files.append_traces(folder, step, finished, inputs, dict.fromkeys(range(len(rollouts)), texts), {})
 

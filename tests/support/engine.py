@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sd_search_verl.config import SDSearchConfig, from_mapping, to_mapping
-from sd_search_verl.hindsight.prepare import TeacherInputs, prepare
+from sd_search_verl.hindsight.teacher_inputs import TeacherInputs, build_teacher_inputs
 from sd_search_verl.protocol import get
 from sd_search_verl.protocol.prompt import encode_messages
 from sd_search_verl.protocol.spans import query_spans
@@ -139,7 +139,7 @@ def settings(**changes: Any) -> SDSearchConfig:
 
 def teacher_inputs(rows: Sequence[Row], config: SDSearchConfig, tokenizer: Any) -> list[TeacherInputs]:
     """What the trainer prepares for these rows."""
-    return prepare(
+    return build_teacher_inputs(
         [row.rollout for row in rows],
         config,
         tokenizer,

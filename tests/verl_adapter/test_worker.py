@@ -24,7 +24,7 @@ from support.engine import (
 from support.tiny import byte_tokenizer
 
 from sd_search_verl.config import ConfigError, HindsightConfig, SDSearchConfig
-from sd_search_verl.hindsight.prepare import TeacherInputs
+from sd_search_verl.hindsight.teacher_inputs import TeacherInputs
 
 COMBINATIONS = [
     {"kind": kind, "top_k": top_k, "support": support, "tail": tail}
@@ -94,18 +94,18 @@ def test_options_reach_the_engine(worker: Any, model: Path, rows: list[Row], cha
 
 def test_empty_block_gives_no_divergence(worker: Any, rows: list[Row]) -> None:
     seen: list[torch.Tensor] = []
-    compare = type(worker.loss_fn)._compare
+    compare = type(worker.loss_fn)._on_logits
 
     def record(self: Any, logits: torch.Tensor, data: Any, teacher: Any) -> dict[str, torch.Tensor]:
         columns = compare(self, logits, data, teacher)
         seen.append(columns["sd_divergence"].detach())
         return columns
 
-    worker.loss_fn._compare = record.__get__(worker.loss_fn)
+    worker.loss_fn._on_logits = record.__get__(worker.loss_fn)
     try:
         _, metrics = sd_gradients(worker, rows, settings(hindsight={"content": "none"}, top_k=None))
     finally:
-        del worker.loss_fn._compare
+        del worker.loss_fn._on_logits
     assert seen
     assert max(float(values.max()) for values in seen) <= 1e-6
     assert float(metrics["sd_search/jsd"][0]) <= 1e-6

@@ -12,7 +12,7 @@ from support.engine import Row, batch_of, compose, gradients, make_worker, setti
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sd_search_verl.config import SDSearchConfig
-from sd_search_verl.hindsight.prepare import TeacherInputs, prepare
+from sd_search_verl.hindsight.teacher_inputs import TeacherInputs, build_teacher_inputs
 from sd_search_verl.protocol.prompt import encode_messages
 from sd_search_verl.rollout.types import Rollout
 from sd_search_verl.world import World, WorldConfig, questions, reference
@@ -65,7 +65,9 @@ def old_log_probs(batch: list[Rollout]) -> list[list[float]]:
 
 
 def inputs_of(batch: list[Rollout], method: SDSearchConfig) -> list[TeacherInputs]:
-    return prepare(batch, method, TOKENIZER, lambda messages: encode_messages(messages, TOKENIZER), seed=1)
+    return build_teacher_inputs(
+        batch, method, TOKENIZER, lambda messages: encode_messages(messages, TOKENIZER), seed=1
+    )
 
 
 def reference_losses(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from sd_search_verl.config import HindsightConfig
-from sd_search_verl.hindsight import RolloutSummary, place_block, render_block
+from sd_search_verl.hindsight import RolloutSummary, insert_block, render_block
 from sd_search_verl.protocol.spans import query_spans, token_bytes
 from sd_search_verl.world import World, WorldConfig, questions, text
 from sd_search_verl.world.tokenizer import CHAT_TEMPLATE, build_tokenizer, pieces, save_tokenizer
@@ -66,7 +66,7 @@ def _everything_shown() -> list[str]:
     ]
     groups = [[*many, RolloutSummary([], 0.0), RolloutSummary(["tutor Ada"], 1.0)]]
     blocks = [
-        place_block(text.prompt(asked[0].text), render_block(group, 0, config), config)
+        insert_block(text.prompt(asked[0].text), render_block(group, 0, config), config)
         for group in groups
         for config in (
             HindsightConfig(),

@@ -1,7 +1,11 @@
-"""Some rows of the logits, for a loss of their own.
+"""Select rows of the logits for a second loss, with a backward that adds to the first loss's gradient in place.
 
-``index_select`` would do, but its backward makes a gradient of the size of all logits, zero but for these rows, and
-autograd then adds the two: at 8,192 tokens and V = 152,000, 2.5 GB to hold and 7.5 GB to move for a hundred rows.
+``index_select`` has the same values, but its backward allocates a gradient as large as all logits, zero outside the
+rows, which autograd then adds to the first: at 8,192 tokens and V = 152,000, 2.5 GB to allocate and 7.5 GB to move for
+a hundred rows.
+
+It relies on undocumented autograd: the node of ``logits`` is reached by ``grad_fn.next_functions`` and given a prehook
+(``Node.register_prehook``); the tests fail if a version of torch changes either.
 """
 
 from __future__ import annotations
@@ -14,10 +18,10 @@ from torch.autograd.function import once_differentiable
 
 
 def select_rows(logits: Tensor, index: Tensor) -> Tensor:
-    """A copy of rows ``index`` ``[N]`` of ``logits`` ``[1, n, V]``, which another loss uses too: ``[N, V]``.
+    """Return a copy ``[N, V]`` of rows ``index`` ``[N]`` of ``logits`` ``[1, n, V]``, which another loss uses too.
 
-    The gradient of the rows is added, in place, to that of the other loss; without another loss the backward fails.
-    It is a copy because the other loss may overwrite the logits in its backward, as flash-attention's does.
+    The gradient of the rows is added in place to the other loss's; without another loss the backward raises. The rows
+    are copied because the other loss may overwrite the logits in its backward, as flash-attention's cross entropy does.
 
     Args:
         logits: a view that was made for this call of the tensor ``[n, V]`` that the other loss is computed from.
@@ -56,6 +60,6 @@ class _SelectRows(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None]:
-        # The edge to the logits makes the engine wait for this before it goes on from there; it carries no gradient.
+        # None carries no gradient, but autograd still runs this node before the node that produced the logits.
         ctx.pending.append((ctx.index, gradient))
         return None, None, None

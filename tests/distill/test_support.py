@@ -1,4 +1,4 @@
-"""What is kept of the teacher: small, and what it says of the teacher's distribution, against loops."""
+"""The stored targets of the teacher are small, and agree with loops over its distribution."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from sd_search_verl.config import SDSearchConfig
-from sd_search_verl.distill.score import score
-from sd_search_verl.distill.targets import keep
+from sd_search_verl.distill.divergence import position_divergence
+from sd_search_verl.distill.support import teacher_targets
 
 
 def test_top_k_keeps_little() -> None:
-    targets = keep(torch.randn(10, 5000), SDSearchConfig(top_k=50))
-    assert sum(rows[0].numel() for rows in targets.values()) < 110
-    assert all(len(rows) == 10 for rows in targets.values())
+    targets = teacher_targets(torch.randn(10, 5000), SDSearchConfig(top_k=50))
+    assert sum(rows[0].numel() for rows in targets.tensors()) < 110
+    assert all(len(rows) == 10 for rows in targets.tensors())
 
 
 @pytest.mark.parametrize("support", ["teacher", "union"])
@@ -24,22 +24,23 @@ def test_top_k_keeps_little() -> None:
 def test_descriptions_against_loops(support: str, tail: str, top_k: int | None) -> None:
     config = SDSearchConfig(top_k=top_k, support=support, tail=tail, chunk_rows=3)  # type: ignore[arg-type]
     student, teacher, tokens = torch.randn(4, 9), torch.randn(4, 9), torch.tensor([0, 8, 3, 3])
-    kept = keep(teacher, config, tokens)
-    found = score(student, kept, config, tokens)
-    assert found.token_log_q is not None
+    kept = teacher_targets(teacher, config, tokens)
+    found = position_divergence(student, kept, config, tokens)
+    assert found.token_log_prob is not None
+    assert kept.token_log_prob is not None
     for i, token in enumerate(tokens.tolist()):
         q, p = torch.softmax(student[i], 0).tolist(), torch.softmax(teacher[i], 0).tolist()
         assert math.isclose(float(found.entropy[i]), -sum(x * math.log(x) for x in q), rel_tol=1e-5)
-        assert math.isclose(float(kept["entropy"][i]), -sum(x * math.log(x) for x in p), rel_tol=1e-5)
-        assert math.isclose(float(kept["mass"][i]), sum(sorted(p)[-(top_k or 9) :]), rel_tol=1e-5)
+        assert math.isclose(float(kept.entropy[i]), -sum(x * math.log(x) for x in p), rel_tol=1e-5)
+        assert math.isclose(float(kept.top_k_mass[i]), sum(sorted(p)[-(top_k or 9) :]), rel_tol=1e-5)
         assert bool(found.top1_agrees[i]) == (q.index(max(q)) == p.index(max(p)))
-        assert math.isclose(float(found.token_log_q[i]), math.log(q[token]), rel_tol=1e-5)
-        assert math.isclose(float(kept["token_log_p"][i]), math.log(p[token]), rel_tol=1e-5)
+        assert math.isclose(float(found.token_log_prob[i]), math.log(q[token]), rel_tol=1e-5)
+        assert math.isclose(float(kept.token_log_prob[i]), math.log(p[token]), rel_tol=1e-5)
 
 
 @pytest.mark.parametrize("top_k", [3, None])
 def test_no_positions(top_k: int | None) -> None:
     empty, config = torch.zeros(0, 9), SDSearchConfig(top_k=top_k)
-    targets = keep(empty, config)
-    found = score(empty, targets, config)
+    targets = teacher_targets(empty, config)
+    found = position_divergence(empty, targets, config)
     assert all(column.shape == (0,) for column in (found.divergence, found.entropy, found.top1_agrees))

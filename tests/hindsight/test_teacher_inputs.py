@@ -8,7 +8,7 @@ import pytest
 from support.engine import recorded_rows, settings, teacher_inputs
 from support.tiny import byte_tokenizer
 
-from sd_search_verl.hindsight.prepare import trajectory_weight
+from sd_search_verl.hindsight.teacher_inputs import trajectory_weight
 
 TOKENIZER = byte_tokenizer()
 ROWS = recorded_rows(TOKENIZER)
@@ -81,7 +81,7 @@ def test_without_a_block_the_prompts_are_the_same_tokens() -> None:
 def test_a_long_block_is_shortened_and_counted() -> None:
     config = settings(hindsight={"max_tokens": 140})
     inputs = teacher_inputs(ROWS, config, TOKENIZER)
-    assert any(0 < item.dropped < 4 for item in inputs)
+    assert any(0 < item.num_dropped < 4 for item in inputs)
     assert all(len(block) <= 140 for item in inputs for block in item.blocks)
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sd_search_verl.distill.rows import select_rows
+from sd_search_verl.distill.select_rows import select_rows
 
 INDEX = torch.tensor([1, 3])
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -1,0 +1,173 @@
+"""Build the teacher's rows from one step's finished rollouts: group, label, render, insert, encode.
+
+A teacher row is the student's own tokens behind the hindsight block, cut after the last scored token. Only the prompt
+differs, so both rows are aligned from the start of the response: the logits that predict response token ``j`` stand at
+index ``len(prompt) + j - 1`` of either row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+from sd_search_verl.config import HindsightConfig, SDSearchConfig
+from sd_search_verl.hindsight.block import (
+    RolloutSummary,
+    documents_block,
+    insert_block,
+    is_correct,
+    render_block_within,
+    shuffled_labels,
+)
+from sd_search_verl.protocol.base import Messages
+from sd_search_verl.protocol.spans import Span
+from sd_search_verl.rollout.types import Rollout
+
+
+@dataclass(frozen=True)
+class TeacherRow:
+    """One sequence for the teacher, and the positions of its and the student's logits for the same tokens.
+
+    Attributes:
+        input_ids: teacher prompt, then the response up to and including the last scored token.
+        teacher_positions: index in ``input_ids`` of the logits that predict each scored token.
+        student_positions: index in the student's ``prompt + response`` of the logits that predict the same token.
+    """
+
+    input_ids: list[int]
+    teacher_positions: list[int]
+    student_positions: list[int]
+
+
+@dataclass(frozen=True)
+class TeacherInputs:
+    """Inputs of the teacher pass for one rollout; no rows when it has no token to score.
+
+    Attributes:
+        weight: factor of the trajectory's term in L_SD.
+        blocks: block text of each row.
+        num_dropped: rollouts left out of the blocks for length.
+    """
+
+    rows: list[TeacherRow]
+    weight: float
+    blocks: list[str]
+    num_dropped: int
+
+
+def build_teacher_inputs(
+    rollouts: Sequence[Rollout],
+    config: SDSearchConfig,
+    tokenizer: Any,
+    encode: Callable[[Messages], list[int]],
+    seed: int,
+) -> list[TeacherInputs]:
+    """Return the teacher inputs of every rollout, in the order given.
+
+    Args:
+        rollouts: all rollouts of the step; groups may have any size.
+        config: the method.
+        tokenizer: counts the block's tokens.
+        encode: maps chat messages to prompt token ids, as for the student's prompts.
+        seed: of the label shuffle.
+    """
+    summaries = _summarize(rollouts, config.hindsight, seed)
+    groups: dict[str, list[int]] = {}
+    for index, rollout in enumerate(rollouts):
+        groups.setdefault(rollout.prompt.group, []).append(index)
+
+    @cache
+    def count_tokens(text: str) -> int:
+        return len(tokenizer.encode(text, add_special_tokens=False))
+
+    prompts: dict[tuple[str, str], list[int]] = {}
+
+    def teacher_prompt(rollout: Rollout, block: str) -> list[int]:
+        if not block:
+            return rollout.prompt.token_ids
+        key = (rollout.prompt.group, block)
+        if key not in prompts:
+            prompts[key] = encode(insert_block(rollout.prompt.messages, block, config.hindsight))
+        return prompts[key]
+
+    inputs: list[TeacherInputs] = []
+    for index, rollout in enumerate(rollouts):
+        members = groups[rollout.prompt.group]
+        group = [summaries[i] for i in members]
+        parts, num_dropped = _render_parts(
+            rollout, group, members.index(index), config.hindsight, count_tokens
+        )
+        rows, blocks = [], []
+        for block, spans in parts:
+            tokens = scored_tokens(spans, rollout.response_mask, config.positions)
+            if tokens:
+                prompt_ids = teacher_prompt(rollout, block)
+                rows.append(
+                    teacher_row(prompt_ids, len(rollout.prompt.token_ids), rollout.response_ids, tokens)
+                )
+                blocks.append(block)
+        correct = [is_correct(rollouts[i].f1, config.hindsight) for i in members]
+        weight = trajectory_weight(correct, config.weighting)
+        inputs.append(TeacherInputs(rows, weight, blocks, num_dropped))
+    return inputs
+
+
+def _render_parts(
+    rollout: Rollout,
+    group: Sequence[RolloutSummary],
+    focal: int,
+    config: HindsightConfig,
+    count_tokens: Callable[[str], int],
+) -> tuple[list[tuple[str, list[Span]]], int]:
+    """Return a rollout's blocks, each with the query spans it is read for, and the number of rollouts dropped."""
+    if config.content == "current_documents":
+        parts = [(documents_block(_documents_of(rollout, i)), [span]) for i, span in enumerate(rollout.spans)]
+        return parts, 0
+    block, num_dropped = render_block_within(group, focal, config, count_tokens)
+    return [(block, rollout.spans)], num_dropped
+
+
+def teacher_row(
+    teacher_prompt_ids: Sequence[int],
+    student_prompt_length: int,
+    response_ids: Sequence[int],
+    tokens: Sequence[int],
+) -> TeacherRow:
+    """Return the row that scores the response tokens with indices ``tokens`` (ascending, not empty)."""
+    end = tokens[-1] + 1
+    prompt_length = len(teacher_prompt_ids)
+    return TeacherRow(
+        input_ids=[*teacher_prompt_ids, *response_ids[:end]],
+        teacher_positions=[prompt_length + j - 1 for j in tokens],
+        student_positions=[student_prompt_length + j - 1 for j in tokens],
+    )
+
+
+def scored_tokens(spans: Sequence[Span], response_mask: Sequence[int], positions: str) -> list[int]:
+    """Return the response token indices to score: query tokens, or with ``response`` all tokens of the policy."""
+    if positions == "response":
+        return [j for j, wrote in enumerate(response_mask) if wrote]
+    return [j for start, end in spans for j in range(start, end)]
+
+
+def trajectory_weight(correct: Sequence[bool], weighting: str) -> float:
+    """Return 1, or for ``group_variance`` sqrt(p (1 - p)), p the group's share of CORRECT (arXiv 2605.27765)."""
+    if weighting == "uniform":
+        return 1.0
+    share = sum(correct) / len(correct)
+    return math.sqrt(share * (1 - share))
+
+
+def _summarize(rollouts: Sequence[Rollout], config: HindsightConfig, seed: int) -> list[RolloutSummary]:
+    summaries = [RolloutSummary(r.queries, r.f1, r.response) for r in rollouts]
+    if config.labels != "shuffled":
+        return summaries
+    labels = shuffled_labels([s.correct(config) for s in summaries], seed)
+    return [replace(summary, label=label) for summary, label in zip(summaries, labels, strict=True)]
+
+
+def _documents_of(rollout: Rollout, query: int) -> str:
+    return rollout.searches[query].documents if query < len(rollout.searches) else ""
