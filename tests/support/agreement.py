@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from sd_search_verl.config import SDSearchConfig
+from sd_search_verl.hindsight.prepare import TeacherInputs
 from support.engine import Row, batch_of, gradients, teacher_inputs
 from support.reference import naive_sd_loss
 from support.tiny import byte_tokenizer
@@ -37,6 +38,11 @@ def reference(
     """Gradients of alpha * L_SD, and L_SD."""
     network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation="eager")
     network.lm_head.register_forward_hook(lambda module, args, logits: logits / temperature)
+    return reference_of(network, rows, config)
+
+
+def reference_of(network: Any, rows: list[Row], config: SDSearchConfig) -> tuple[dict[str, Tensor], float]:
+    """As ``reference``, of a network at hand; gradients of its trained parameters."""
     trajectories = []
     for row, item in zip(rows, teacher_inputs(rows, config, byte_tokenizer()), strict=True):
         student = row.rollout.prompt.token_ids + row.rollout.response_ids
@@ -58,7 +64,21 @@ def reference(
         uniform=config.target == "uniform",
     )
     (ALPHA * loss).backward()
-    return {name: p.grad for name, p in network.named_parameters()}, float(loss)
+    return {name: p.grad for name, p in network.named_parameters() if p.requires_grad}, float(loss)
+
+
+def naive_credit(network: Any, row: Row, item: TeacherInputs) -> list[list[float]]:
+    """Per query span: log P_teacher(x) - log P_student(x) of each token, one sequence at a time."""
+    student = row.rollout.prompt.token_ids + row.rollout.response_ids
+    by_position = {}
+    for r in item.rows:
+        for s, t in zip(r.student_positions, r.teacher_positions, strict=True):
+            ratio = 0.0
+            for ids, position, sign in ((r.input_ids, t, 1), (student, s, -1)):
+                logits = network(torch.tensor([ids])).logits[0, position]
+                ratio += sign * float(logits.double().log_softmax(-1)[student[s + 1]])
+            by_position[s + 1 - len(row.rollout.prompt.token_ids)] = ratio
+    return [[by_position[token] for token in range(start, end)] for start, end in row.rollout.spans]
 
 
 def relative_difference(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from sd_search_verl.config import SDSearchConfig, from_mapping, to_mapping
 from sd_search_verl.hindsight.teacher_inputs import TeacherInputs, build_teacher_inputs
@@ -18,6 +19,7 @@ from sd_search_verl.protocol import get
 from sd_search_verl.protocol.prompt import encode_messages
 from sd_search_verl.protocol.spans import query_spans
 from sd_search_verl.rollout.types import Prompt, Rollout, Search
+from support import fsdp1
 
 
 @dataclass
@@ -200,6 +202,18 @@ def full(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
+def full_gradients(module: Any) -> dict[str, Tensor]:
+    """Gradients of the trained parameters by the unsharded model's names; every rank must call it."""
+    if isinstance(module, FullyShardedDataParallel):
+        return fsdp1.gradients(module)
+    found = {}
+    for name, parameter in module.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+        if parameter.requires_grad:
+            found[name] = full(parameter.grad).detach().clone()
+    return found
+
+
 def gradients(worker: Any, batch: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Gradients of one update and its metrics, without the optimizer step."""
     from verl.utils import tensordict_utils as tu
@@ -208,9 +222,7 @@ def gradients(worker: Any, batch: Any) -> tuple[dict[str, Tensor], dict[str, Any
     found: dict[str, Tensor] = {}
 
     def record() -> float:
-        for name, parameter in engine.module.named_parameters():
-            assert parameter.grad is not None, name
-            found[name] = full(parameter.grad).detach().clone()
+        found.update(full_gradients(engine.module))
         return 0.0
 
     original, engine.optimizer_step = engine.optimizer_step, record
@@ -224,4 +236,7 @@ def gradients(worker: Any, batch: Any) -> tuple[dict[str, Tensor], dict[str, Any
 
 def weights(worker: Any) -> dict[str, Tensor]:
     """A copy of the worker's parameters."""
-    return {name: full(p).detach().clone() for name, p in worker.actor.engine.module.named_parameters()}
+    module = worker.actor.engine.module
+    if isinstance(module, FullyShardedDataParallel):
+        return fsdp1.weights(module)
+    return {name: full(p).detach().clone() for name, p in module.named_parameters()}

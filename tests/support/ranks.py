@@ -27,7 +27,12 @@ CASES = {
 
 
 def launch(
-    world_size: int, cases: Sequence[str], model: Path, out: Path, timeout: float
+    world_size: int,
+    cases: Sequence[str],
+    model: Path,
+    out: Path,
+    timeout: float,
+    program: str = "support.ranks",
 ) -> dict[str, list[Any]]:
     """Run the cases on that many ranks; per case what each rank found. A rank that waits for another fails in time."""
     with socket.socket() as free:
@@ -40,7 +45,7 @@ def launch(
         "MASTER_PORT": str(port),
     }
     common["PYTHONPATH"] = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", "support.ranks", str(model), str(out), *cases]
+    command = [sys.executable, "-m", program, str(model), str(out), *cases]
     ranks = [
         subprocess.Popen(
             command, env={**common, "RANK": str(rank)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

@@ -27,8 +27,13 @@ def byte_tokenizer(merges: list[tuple[str, str]] | None = None) -> PreTrainedTok
     return fast
 
 
-def save_tiny_model(folder: Path, seed: int = 0) -> Path:
-    """Random weights with a scaled head, so that next-token distributions are far from uniform."""
+def save_tiny_model(folder: Path, seed: int = 0, tied: bool = False) -> Path:
+    """Random weights with a scaled head, so that next-token distributions are far from uniform.
+
+    Args:
+        tied: let the head share the embedding's weight; attention then counts more, since a token that predicts
+            itself leaves teacher and student nothing to differ in.
+    """
     tokenizer = byte_tokenizer()
     torch.manual_seed(seed)
     config = Qwen2Config(
@@ -39,14 +44,16 @@ def save_tiny_model(folder: Path, seed: int = 0) -> Path:
         num_attention_heads=2,
         num_key_value_heads=2,
         max_position_embeddings=2048,
-        tie_word_embeddings=False,
+        tie_word_embeddings=tied,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
     model = Qwen2ForCausalLM(config)
     with torch.no_grad():
-        model.lm_head.weight.mul_(8.0)
+        model.lm_head.weight.mul_(4.0 if tied else 8.0)
+        for layer in model.model.layers if tied else ():
+            layer.self_attn.o_proj.weight.mul_(10.0)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from support.agreement import naive_credit
 from support.engine import (
-    Row,
     batch_of,
     recorded_rows,
     settings,
@@ -22,20 +22,6 @@ from sd_search_verl.config import SDSearchConfig
 from sd_search_verl.verl_adapter.credit import by_span
 
 TRACED = [5, 0, 3, 6]
-
-
-def naive_credit(network: Any, row: Row, item: Any) -> list[list[float]]:
-    """Per query span: log P_teacher(x) - log P_student(x) of each token, one sequence at a time."""
-    student = row.rollout.prompt.token_ids + row.rollout.response_ids
-    by_position = {}
-    for r in item.rows:
-        for s, t in zip(r.student_positions, r.teacher_positions, strict=True):
-            ratio = 0.0
-            for ids, position, sign in ((r.input_ids, t, 1), (student, s, -1)):
-                logits = network(torch.tensor([ids])).logits[0, position]
-                ratio += sign * float(logits.double().log_softmax(-1)[student[s + 1]])
-            by_position[s + 1 - len(row.rollout.prompt.token_ids)] = ratio
-    return [[by_position[token] for token in range(start, end)] for start, end in row.rollout.spans]
 
 
 @pytest.mark.parametrize(
