@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from benchmarks import actor, floor, trajectories
 from benchmarks.machine import device_name
-from benchmarks.memory import Peak
+from benchmarks.peak import Peak
 
 HERE = Path(__file__).resolve().parent
 

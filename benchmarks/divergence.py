@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from benchmarks.floor import now
 from benchmarks.machine import device_name
-from benchmarks.memory import Peak
+from benchmarks.peak import Peak
 from sd_search_verl.config import SDSearchConfig
 from sd_search_verl.distill.divergence import position_divergence
 from sd_search_verl.distill.support import teacher_targets

@@ -18,7 +18,21 @@ from sd_search_verl.verl_adapter.preflight import check_keys, check_verl, compos
 
 REPO = Path(__file__).resolve().parents[1]
 POLICIES = [f"qwen2.5_{size}_{kind}" for size in ("3b", "7b") for kind in ("base", "instruct")]
+GPUS = sorted(path.stem for path in (REPO / "hydra_configs" / "gpus").glob("*.yaml"))
 RECIPES = sorted(path.name for path in (REPO / "recipes").glob("*.sh"))
+
+NUMBER = {"trainer.nnodes", "trainer.n_gpus_per_node", "actor_rollout_ref.rollout.n_gpus_per_node"}
+ADAPTERS = {
+    *(f"actor_rollout_ref.model.{name}" for name in ("lora_rank", "lora_alpha")),
+    *(f"actor_rollout_ref.actor.fsdp_config.{name}" for name in ("param_offload", "optimizer_offload")),
+    "actor_rollout_ref.actor.optim.lr",
+    "actor_rollout_ref.actor.ppo_max_token_len_per_gpu",
+    "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu",
+    "actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu",
+    "actor_rollout_ref.rollout.load_format",
+    "actor_rollout_ref.rollout.layered_summon",
+}
+"""What `gpus` with fewer than eight cards changes: adapters, and the memory for them."""
 
 
 def commands(recipe: str, *arguments: str, folder: Path, **environment: str) -> list[list[str]]:
@@ -96,6 +110,21 @@ def test_the_papers_run_and_its_twin(policy: str, gpus: str, tmp_path: Path) -> 
     size, kind = policy.split("_")[1:]
     name = f"Qwen/Qwen2.5-{size.upper()}" + ("-Instruct" if kind == "instruct" else "")
     assert ours.actor_rollout_ref.model.path == name
+
+
+@pytest.mark.parametrize("gpus", GPUS)
+def test_every_number_of_gpus_starts(gpus: str, tmp_path: Path) -> None:
+    (arguments,) = trainings("paper_sd_search.sh", "data", "run", f"gpus={gpus}", folder=tmp_path)
+    config, eight = composed(*arguments), composed(*arguments[:-1])
+    assert wrong_with(config) == []
+    nodes, cards = map(int, gpus.split("x"))
+    assert (config.trainer.nnodes, config.trainer.n_gpus_per_node) == (nodes, cards)
+    adapters = ADAPTERS if cards < 8 else set()
+    assert adapters <= differing(config, eight) <= NUMBER | adapters
+    assert (config.actor_rollout_ref.model.lora_rank > 0) == (cards < 8)
+    # One micro-batch holds the longest rollout there may be.
+    longest = config.data.max_prompt_length + config.data.max_response_length
+    assert config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu >= longest
 
 
 def test_the_papers_values(tmp_path: Path) -> None:
