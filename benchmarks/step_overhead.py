@@ -1,6 +1,6 @@
 """What SD-Search adds to a training step, alternated with steps without it in one run.
 
-    python -m benchmarks.step_overhead --world DIR [--steps 44]
+    python -m benchmarks.step_overhead --inputs DIR [--steps 44]
 
 DIR is made by ``sd-search world build``. Prints the medians and their ratio, and appends a row to
 ``benchmarks/step_overhead.csv``.
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    arguments.add_argument("--world", type=Path, required=True)
+    arguments.add_argument("--inputs", type=Path, required=True)
     arguments.add_argument("--steps", type=int, default=44)
     arguments.add_argument("--device", default=f"CPU, {os.cpu_count()} cores, {platform.machine()}")
     options = arguments.parse_args(argv)
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.environ["VERL_USE_EXTERNAL_MODULES"] = "benchmarks.alternate_alpha"
     os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
     with tempfile.TemporaryDirectory() as folder:
-        job = LocalRun(Path(folder), options.world, HERE.parent / "hydra_configs", "cpu_demo", options.steps)
+        job = LocalRun(Path(folder), options.inputs, HERE.parent / "hydra_configs", "cpu_demo", options.steps)
         run_local(job)
         steps = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
     row = {"device": options.device, "config": job.config, **compare(steps[SKIP:])}

@@ -9,4 +9,4 @@ shift $(($# > 0 ? 1 : 0))
 rm -rf "$run"
 mkdir -p "$run"
 sd-search world build --out "$run/world"
-exec sd-search local --run "$run" --world "$run/world" --config-dir "$here/hydra_configs" --config cpu_demo "$@"
+exec sd-search local --run "$run" --inputs "$run/world" --config-dir "$here/hydra_configs" --config cpu_demo "$@"

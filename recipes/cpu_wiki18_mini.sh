@@ -12,5 +12,5 @@ shift $(($# > 1 ? 2 : 1))
 rm -rf "$run"
 mkdir -p "$run"
 PYTHONPATH="$here" python -m benchmarks.wiki18_mini "$data/wiki18-mini" "$data/qwen2.5-tokenizer" --out "$run/world"
-exec sd-search local --run "$run" --world "$run/world" --corpus "$data/wiki18-mini/corpus.jsonl" \
+exec sd-search local --run "$run" --inputs "$run/world" --corpus "$data/wiki18-mini/corpus.jsonl" \
   --config-dir "$here/hydra_configs" --config cpu_wiki18_mini "$@"

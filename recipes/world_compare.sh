@@ -17,7 +17,7 @@ for seed in $seeds; do
     if [ -e "$run/report.html" ]; then continue; fi
     rm -rf "$run"
     sd-search world build --out "$run/world" --seed "$seed"
-    sd-search local --run "$run" --world "$run/world" --config-dir "$here/hydra_configs" --config cpu_demo \
+    sd-search local --run "$run" --inputs "$run/world" --config-dir "$here/hydra_configs" --config cpu_demo \
       --steps "$steps" sd_search.alpha="${arm#*:}" sd_search.warmup_steps=0 "$@"
   done
 done

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,16 +39,20 @@ class ServerProcess:
 
 
 @contextmanager
-def serving(*arguments: str | Path, timeout_s: float = 120.0) -> Iterator[ServerProcess]:
+def serving(
+    *arguments: str | Path, folder: Path | None = None, timeout_s: float = 120.0
+) -> Iterator[ServerProcess]:
     """Run ``python -m retriever_server`` with ``arguments`` until the block ends.
 
-    Without a ``--port`` among the arguments a free one is picked.
+    Without a ``--port`` among the arguments a free one is picked. ``folder`` receives the server's address in
+    ``retriever.url`` and its log in ``retriever.log``; default: a temporary folder.
 
     Raises:
         StartError: it ended by itself, or was not ready after ``timeout_s``.
     """
-    with tempfile.TemporaryDirectory(prefix="retriever-") as folder:
-        port_file, log = Path(folder) / "url", Path(folder) / "log"
+    with nullcontext(folder) if folder else tempfile.TemporaryDirectory(prefix="retriever-") as place:
+        port_file, log = Path(place) / "retriever.url", Path(place) / "retriever.log"
+        port_file.unlink(missing_ok=True)
         command = [sys.executable, "-m", "retriever_server", *map(str, arguments)]
         if "--port" not in arguments:
             command += ["--port", "0"]

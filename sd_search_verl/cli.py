@@ -42,7 +42,7 @@ def parser() -> Parser:
     )
     local.add_argument("--run", type=Path, required=True, help="folder for everything the run leaves")
     local.add_argument(
-        "--world", type=Path, required=True, help="folder with corpus.jsonl, *.parquet and model/"
+        "--inputs", type=Path, required=True, help="folder with corpus.jsonl, *.parquet and model/"
     )
     local.add_argument(
         "--config-dir",
@@ -52,7 +52,7 @@ def parser() -> Parser:
     )
     local.add_argument("--config", required=True, help="name of the config")
     local.add_argument("--steps", type=int, help="training steps; default: the config's")
-    local.add_argument("--corpus", type=Path, help="default: corpus.jsonl in the world's folder")
+    local.add_argument("--corpus", type=Path, help="default: corpus.jsonl in the folder of inputs")
     local.add_argument("--retriever", metavar="URL", help="use this running server instead of starting one")
     local.add_argument("overrides", nargs="*", help="Hydra overrides, as main_ppo takes them")
     local.set_defaults(action=_local)
@@ -99,7 +99,7 @@ def _local(arguments: argparse.Namespace) -> int:
     page = run_local(
         LocalRun(
             run=arguments.run,
-            world=arguments.world,
+            inputs=arguments.inputs,
             config_dir=arguments.config_dir,
             config=arguments.config,
             steps=arguments.steps,

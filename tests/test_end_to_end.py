@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.cli import build_world, local
 
 from sd_search_verl.protocol import get
 from sd_search_verl.scoring import exact_match, token_f1
@@ -54,18 +54,9 @@ WITH_ALPHA = [
 ]
 
 
-def command(run: Path, world: Path, *overrides: str) -> list[str]:
-    options = ["--run", str(run), "--world", str(world), "--config-dir", str(REPO / "hydra_configs")]
-    return [sys.executable, "-m", "sd_search_verl.cli", "local", *options, "--config", "cpu_demo", *overrides]
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("world")
-    subprocess.run(
-        [sys.executable, "-m", "sd_search_verl.cli", "world", "build", "--out", str(folder)], check=True
-    )
-    return folder
+    return build_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +72,7 @@ def run(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "trainer.logger=[console,tensorboard]",
     ]
     done = subprocess.run(
-        [*command(folder, world, *overrides), "--steps", str(STEPS)],
+        local(folder, world, "--steps", str(STEPS), *overrides),
         capture_output=True,
         text=True,
         timeout=540,
@@ -193,7 +184,7 @@ def test_nothing_was_left_running(run: Path) -> None:
 
 @pytest.mark.timeout(300)
 def test_ctrl_c_leaves_no_process_and_no_port(world: Path, tmp_path: Path) -> None:
-    process = subprocess.Popen(command(tmp_path, world), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(local(tmp_path, world), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         log = tmp_path / "train.log"
         deadline = time.monotonic() + 150

@@ -14,11 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.cli import local
 from support.good_run import UNLISTENED
 
 from sd_search_verl import protocol as protocols
 from sd_search_verl.data.rows import verl_row, write_parquet
-from sd_search_verl.launch.explain import explain
+from sd_search_verl.launch.log_diagnosis import diagnose
 from sd_search_verl.world.config import CHECKPOINT
 
 
@@ -72,7 +73,7 @@ def disk_full_during_the_run(folder: Path) -> str:
     (folder / "metrics.jsonl").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space") as caught:
         append_metrics(folder, 1, {"reward": 1.0})
-    return explain(f"Traceback ...\nOSError: {caught.value}") or ""
+    return diagnose(f"Traceback ...\nOSError: {caught.value}") or ""
 
 
 FAILURES: list[tuple[Callable[[Path], str], list[str]]] = [
@@ -106,10 +107,8 @@ def test_a_real_run_ends_with_the_message(tmp_path: Path) -> None:
         rows = [verl_row("nq", name, i, "", "q", ["a"], protocols.get("autorefine")) for i in range(8)]
         write_parquet(world / f"{name}.parquet", rows)
     (world / "corpus.jsonl").write_text('{"id": "0", "contents": "t\\nx"}\n')
-    command = [sys.executable, "-m", "sd_search_verl.cli", "local", "--run", str(tmp_path / "run")]
-    options = ["--world", str(world), "--config-dir", str(Path(__file__).parents[1] / "hydra_configs")]
     done = subprocess.run(
-        [*command, *options, "--config", "cpu_demo", "--retriever", UNLISTENED],
+        local(tmp_path / "run", world, "--retriever", UNLISTENED),
         capture_output=True,
         text=True,
         timeout=380,

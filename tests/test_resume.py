@@ -10,7 +10,6 @@ import json
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from support.cli import build_world, local
 from torch.distributed.tensor import DTensor
 from torch.utils._pytree import keystr, tree_flatten_with_path
 
@@ -39,20 +39,14 @@ OVERRIDES = [
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("world")
-    subprocess.run(
-        [sys.executable, "-m", "sd_search_verl.cli", "world", "build", "--out", str(folder)], check=True
-    )
-    return folder
+    return build_world(tmp_path_factory.mktemp("world"))
 
 
 def start(run: Path, world: Path, steps: int) -> subprocess.Popen[bytes]:
-    options = ["--run", str(run), "--world", str(world), "--config-dir", str(REPO / "hydra_configs")]
-    command = [sys.executable, "-m", "sd_search_verl.cli", "local", *options, "--config", "cpu_demo"]
     run.mkdir(parents=True, exist_ok=True)
     with (run / "terminal.log").open("ab") as log:
         return subprocess.Popen(
-            [*command, "--steps", str(steps), *OVERRIDES], stdout=log, stderr=subprocess.STDOUT
+            local(run, world, "--steps", str(steps), *OVERRIDES), stdout=log, stderr=subprocess.STDOUT
         )
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.cli import build_world, local
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -21,29 +21,14 @@ pytestmark = pytest.mark.slow
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that failed; its log is ``train.log``."""
     folder = tmp_path_factory.mktemp("sick")
-    world = folder / "world"
-    subprocess.run(
-        [sys.executable, "-m", "sd_search_verl.cli", "world", "build", "--out", str(world)], check=True
-    )
-    options = ["--run", str(folder), "--world", str(world), "--config-dir", str(REPO / "hydra_configs")]
+    world = build_world(folder / "world")
     overrides = [
         f"reward.custom_reward_function.path={REPO / 'tests' / 'support' / 'sick_reward.py'}",
         "sd_search.warmup_steps=1",
         "trainer.save_freq=1",
     ]
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "sd_search_verl.cli",
-            "local",
-            *options,
-            "--config",
-            "cpu_demo",
-            "--steps",
-            "50",
-            *overrides,
-        ],
+        local(folder, world, "--steps", "50", *overrides),
         capture_output=True,
         text=True,
         timeout=400,

@@ -11,9 +11,9 @@ from typing import Any
 from sd_search_verl.config import ConfigError
 from sd_search_verl.errors import UserError
 from sd_search_verl.evaluation.config import EvaluationConfig
+from sd_search_verl.launch.environment import ENVIRONMENT
 from sd_search_verl.protocol.base import Protocol
 from sd_search_verl.rollout.loop import Generation
-from sd_search_verl.verl_adapter.cpu.environment import ENVIRONMENT
 
 
 class Engine:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from sd_search_verl.errors import UserError
-from sd_search_verl.verl_adapter.cpu.environment import ENVIRONMENT
+from sd_search_verl.launch.environment import ENVIRONMENT
 
 
 def resolve_model(path: Path, out: Path) -> Path:

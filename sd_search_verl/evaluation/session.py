@@ -12,7 +12,7 @@ from typing import Any
 from sd_search_verl.errors import UserError
 from sd_search_verl.evaluation.config import EvaluationConfig
 from sd_search_verl.evaluation.run import Generate, Search
-from sd_search_verl.launch.guard import children_end_with_us
+from sd_search_verl.launch.process_tree import kill_children_on_death
 from sd_search_verl.rollout.retriever import RetrieverClient
 
 
@@ -44,7 +44,7 @@ async def open_session(model: Path, config: EvaluationConfig) -> AsyncIterator[S
         from sd_search_verl.evaluation.engine import Engine
 
         print(f"loading {model} into vLLM", file=sys.stderr)
-        with children_end_with_us(), closing(Engine(model, config)) as engine:
+        with kill_children_on_death(), closing(Engine(model, config)) as engine:
             yield Session(engine.generate, client.search, AutoTokenizer.from_pretrained(model))
     finally:
         await client.close()

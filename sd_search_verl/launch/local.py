@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
 from sd_search_verl.errors import UserError
-from sd_search_verl.launch.guard import children_end_with_us
-from sd_search_verl.launch.processes import no_process_left
-from sd_search_verl.launch.retriever import build_index, start_retriever
+from sd_search_verl.launch.environment import ENVIRONMENT
+from sd_search_verl.launch.process_tree import end_children_on_exit, kill_children_on_death
+from sd_search_verl.launch.retriever import build_index, serving_index
 from sd_search_verl.launch.training import train
 from sd_search_verl.report import write_report
-from sd_search_verl.verl_adapter.cpu.environment import ENVIRONMENT
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class LocalRun:
     """What to run.
 
     Attributes:
-        run: folder of everything the run leaves behind.
-        world: folder with ``train.parquet``, ``val.parquet``, ``model/`` and, unless ``corpus`` says otherwise,
+        run: folder for all that the run writes.
+        inputs: folder with ``train.parquet``, ``val.parquet``, ``model/`` and, unless ``corpus`` says otherwise,
             ``corpus.jsonl``.
         config: name of a config in ``config_dir``.
         steps: training steps; None = what the config says.
@@ -33,7 +33,7 @@ class LocalRun:
     """
 
     run: Path
-    world: Path
+    inputs: Path
     config_dir: Path
     config: str
     steps: int | None = None
@@ -46,23 +46,25 @@ def run_local(job: LocalRun) -> Path:
     """Run a job on the CPU; leaves no process behind, however it ends. Returns the report's path.
 
     Raises:
-        UserError: the world's folder lacks a part.
+        UserError: the folder of inputs lacks a part.
         RetrieverFailedError, TrainingFailedError: with the end of the log.
     """
-    corpus = job.corpus or job.world / "corpus.jsonl"
-    for part in (corpus, job.world / "train.parquet", job.world / "val.parquet", job.world / "model"):
+    corpus = job.corpus or job.inputs / "corpus.jsonl"
+    for part in (corpus, job.inputs / "train.parquet", job.inputs / "val.parquet", job.inputs / "model"):
         if not part.exists():
-            raise UserError(f"{part} is missing; build the world first")
+            raise UserError(
+                f"{part} is missing; `sd-search world build --out {job.inputs}` writes the inputs of the demo"
+            )
     run = job.run.resolve()
     run.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
     # The first for a SIGKILL of this process, the second for all other ends.
-    with children_end_with_us(), no_process_left():
+    with kill_children_on_death(), end_children_on_exit(), ExitStack() as stack:
         url = job.retriever
         if url is None:
             _say(begun, f"indexing {corpus}")
             build_index(corpus, run / "index")
-            url = start_retriever(corpus, run / "index", run)
+            url = stack.enter_context(serving_index(corpus, run / "index", run))
             _say(begun, f"retriever answers at {url}")
         steps = job.steps or _configured_steps(job)
         _say(begun, f"training {steps} steps; log: {run / 'train.log'}")
@@ -83,14 +85,14 @@ def _configured_steps(job: LocalRun) -> int:
 
 
 def _arguments(job: LocalRun, run: Path, url: str, steps: int) -> list[str]:
-    world = job.world.resolve()
+    inputs = job.inputs.resolve()
     return [
         f"--config-dir={job.config_dir.resolve()}",
         f"--config-name={job.config}",
         f"hydra.run.dir={run / 'hydra'}",
-        f"data.train_files={world / 'train.parquet'}",
-        f"data.val_files={world / 'val.parquet'}",
-        f"actor_rollout_ref.model.path={world / 'model'}",
+        f"data.train_files={inputs / 'train.parquet'}",
+        f"data.val_files={inputs / 'val.parquet'}",
+        f"actor_rollout_ref.model.path={inputs / 'model'}",
         f"search.retriever_urls=[{url}]",
         f"trainer.default_local_dir={run}",
         f"trainer.total_training_steps={steps}",

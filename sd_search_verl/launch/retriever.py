@@ -1,16 +1,15 @@
-"""The retrieval server beside a local run: index built if need be, server on loopback and a free port."""
+"""The retrieval server of a local run: the index is built, the server listens on loopback and a free port."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from retriever_server.testing import StartError, serving
 from sd_search_verl.errors import UserError
-from sd_search_verl.launch.processes import start, tail
-
-STARTUP_S = 120.0
 
 
 class RetrieverFailedError(UserError):
@@ -29,20 +28,15 @@ def build_index(corpus: Path, index: Path) -> None:
         raise RetrieverFailedError(f"building the index of {corpus} failed with status {status}")
 
 
-def start_retriever(corpus: Path, index: Path, folder: Path, host: str = "127.0.0.1") -> str:
-    """Start the server and wait until it answers; returns its /retrieve address.
+@contextmanager
+def serving_index(corpus: Path, index: Path, folder: Path) -> Iterator[str]:
+    """Serve an index until the block ends, with its log in ``folder``; yields the /retrieve address.
 
     Raises:
-        RetrieverFailedError: it ended or was not ready in time; the message holds the end of its log.
+        RetrieverFailedError: the server ended or was not ready in time; the message holds the end of its log.
     """
-    port_file, log = folder / "retriever.url", folder / "retriever.log"
-    port_file.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "retriever_server", "--backend", "bm25", "--host", host, "--port", "0"]
-    files = ["--corpus", str(corpus), "--index", str(index), "--port-file", str(port_file)]
-    server = start([*command, *files], log)
-    deadline = time.monotonic() + STARTUP_S
-    while not port_file.exists():
-        if server.poll() is not None or time.monotonic() > deadline:
-            raise RetrieverFailedError(f"the retrieval server did not start; {log} ends:\n{tail(log)}")
-        time.sleep(0.1)
-    return f"{port_file.read_text().strip().rstrip('/')}/retrieve"
+    try:
+        with serving("--backend", "bm25", "--corpus", corpus, "--index", index, folder=folder) as server:
+            yield f"{server.url}/retrieve"
+    except StartError as error:
+        raise RetrieverFailedError(f"{error}\nits whole log is {folder / 'retriever.log'}") from error

@@ -13,8 +13,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from sd_search_verl.errors import UserError
-from sd_search_verl.launch.explain import RAY_TOO_SLOW, explain
-from sd_search_verl.launch.processes import start, tail
+from sd_search_verl.launch.log_diagnosis import RAY_TOO_SLOW, diagnose
+from sd_search_verl.launch.process_tree import start, tail
 from sd_search_verl.report.line import describe
 
 # After such a line verl's workers wait for each other for ever.
@@ -112,7 +112,7 @@ def _stage(log: str) -> str:
 def _failure(why: str, process: subprocess.Popen[bytes], log: Path) -> TrainingFailedError:
     process.kill()
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
-    if reason := explain(text):
+    if reason := diagnose(text):
         kind = _RayTooSlowError if reason == RAY_TOO_SLOW else TrainingFailedError
         return kind(f"training failed; all of it is in {log}\n{reason}")
     return TrainingFailedError(f"training failed ({why}); {log} ends:\n{tail(log)}")

@@ -16,13 +16,13 @@ from uuid import uuid4
 
 import psutil
 import pytest
+from support.cli import build_world, local
 
-from sd_search_verl.launch.retriever import build_index, start_retriever
-from sd_search_verl.verl_adapter.cpu.environment import ENVIRONMENT
+from sd_search_verl.launch.environment import ENVIRONMENT
+from sd_search_verl.launch.retriever import build_index, serving_index
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-CONFIGS = Path(__file__).resolve().parents[2] / "hydra_configs"
 LOCAL_S, BARE_S = 30.0, 90.0
 """Longest times until nothing is left."""
 MARK = "SD_SEARCH_TEST_RUN"
@@ -30,27 +30,16 @@ MARK = "SD_SEARCH_TEST_RUN"
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("world")
-    subprocess.run(
-        [sys.executable, "-m", "sd_search_verl.cli", "world", "build", "--out", str(folder)], check=True
-    )
-    return folder
+    return build_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture
 def retriever(world: Path, tmp_path: Path) -> Iterator[str]:
     build_index(world / "corpus.jsonl", tmp_path / "index")
-    # Not in `no_process_left`: who adopts the orphans of a killed run keeps them alive, as Ray's workers go when init
-    # becomes their parent.
-    yield start_retriever(world / "corpus.jsonl", tmp_path / "index", tmp_path)
-    for child in psutil.Process().children():
-        child.terminate()
-        child.wait(30)
-
-
-def local(run: Path, world: Path) -> list[str]:
-    command = [sys.executable, "-m", "sd_search_verl.cli", "local", "--run", str(run), "--world", str(world)]
-    return [*command, "--config-dir", str(CONFIGS), "--config", "cpu_demo"]
+    # Not in `end_children_on_exit`: a process that adopts the orphans of a killed run keeps them alive, as Ray's
+    # workers end when init becomes their parent.
+    with serving_index(world / "corpus.jsonl", tmp_path / "index", tmp_path) as url:
+        yield url
 
 
 def bare(run: Path, world: Path, retriever: str) -> list[str]:

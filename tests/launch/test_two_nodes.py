@@ -21,11 +21,12 @@ from typing import Any
 
 import pytest
 import ray
+from support.cli import build_world
 
-from sd_search_verl.launch.processes import no_process_left, start, tail
-from sd_search_verl.launch.retriever import build_index, start_retriever
+from sd_search_verl.launch.environment import ENVIRONMENT
+from sd_search_verl.launch.process_tree import end_children_on_exit, start, tail
+from sd_search_verl.launch.retriever import build_index, serving_index
 from sd_search_verl.launch.training import train
-from sd_search_verl.verl_adapter.cpu.environment import ENVIRONMENT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -74,10 +75,7 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The synthetic world, laid out as paper_data.sh lays out the real one."""
-    folder = tmp_path_factory.mktemp("world")
-    subprocess.run(
-        [sys.executable, "-m", "sd_search_verl.cli", "world", "build", "--out", str(folder)], check=True
-    )
+    folder = build_world(tmp_path_factory.mktemp("world"))
     (folder / "wiki-18.jsonl").symlink_to(folder / "corpus.jsonl")
     build_index(folder / "wiki-18.jsonl", folder / "index")
     return folder
@@ -87,7 +85,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def two_nodes() -> Iterator[tuple[str, dict[str, str]]]:
     """A cluster of two nodes with a logical GPU each: the dashboard's address, and the environment of its clients."""
     # A short folder, for the length of socket names, and its own, so that no other cluster of this machine is met.
-    with tempfile.TemporaryDirectory(prefix="ray2", dir="/tmp") as folder, no_process_left():
+    with tempfile.TemporaryDirectory(prefix="ray2", dir="/tmp") as folder, end_children_on_exit():
         environment = {
             **ENVIRONMENT,
             "PATH": f"{BIN}:{os.environ['PATH']}",
@@ -132,8 +130,8 @@ def has_nodes(node: subprocess.Popen[bytes], address: str, environment: dict[str
 
 def test_two_nodes_equal_one(world: Path, tmp_path: Path) -> None:
     recorded, one, two = tmp_path / "rollouts", tmp_path / "one", tmp_path / "two"
-    with no_process_left():
-        retriever = start_retriever(world / "wiki-18.jsonl", world / "index", tmp_path)
+    corpus = world / "wiki-18.jsonl"
+    with end_children_on_exit(), serving_index(corpus, world / "index", tmp_path) as retriever:
         # verl records rollouts in the order in which they finished and numbers them anew when it replays them, which
         # is their order in the block: only replays are equal. So both compared runs are.
         for run in (tmp_path / "recording", one):

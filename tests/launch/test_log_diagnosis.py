@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sd_search_verl.launch.explain import explain
+from sd_search_verl.launch.log_diagnosis import diagnose
 
 RAY = """Error executing job with overrides: []
 Traceback (most recent call last):
@@ -18,7 +18,7 @@ Set the environment variable HYDRA_FULL_ERROR=1 for a complete stack trace.
 
 
 def test_our_own_message_is_found_in_rays_traceback() -> None:
-    assert explain(RAY) == "data.train_files: none. Fix: build it\nvocabulary: too large. Fix: resize it"
+    assert diagnose(RAY) == "data.train_files: none. Fix: build it\nvocabulary: too large. Fix: resize it"
 
 
 @pytest.mark.parametrize(
@@ -43,8 +43,8 @@ def test_our_own_message_is_found_in_rays_traceback() -> None:
     ],
 )
 def test_known_symptoms(log: str, says: str) -> None:
-    assert says in (explain(f"Traceback\n{log}\n") or "")
+    assert says in (diagnose(f"Traceback\n{log}\n") or "")
 
 
 def test_nothing_is_made_up() -> None:
-    assert explain("Traceback\nKeyError: 'x'\n") is None
+    assert diagnose("Traceback\nKeyError: 'x'\n") is None

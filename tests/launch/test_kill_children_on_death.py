@@ -12,8 +12,8 @@ import psutil
 
 PROGRAM = """
 import subprocess, sys, time
-from sd_search_verl.launch.guard import children_end_with_us
-with children_end_with_us():
+from sd_search_verl.launch.process_tree import kill_children_on_death
+with kill_children_on_death():
     worker = "import setproctitle; setproctitle.setproctitle('engine'); "
     worker += "import subprocess, time; print(subprocess.Popen(['sleep', '1000']).pid, flush=True); time.sleep(1000)"
     child = [sys.executable, "-c", worker]

@@ -1,4 +1,4 @@
-"""What the log of a run that failed says, in one message with the fix."""
+"""Finds the cause of a failed run in its log."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 # Our own errors, in Ray's traceback or in a line that Ray forwards: up to the end of the message.
 _OURS = re.compile(
-    r"\b(?:ConfigError|SearchUnavailableError|NonFiniteError): (?P<message>.+?)"
+    r"\b(?:UserError|ConfigError|SearchUnavailableError|NonFiniteError): (?P<message>.+?)"
     r"(?=\n\s*\n|\n\(|\nTraceback|\n\S*Error\b|\n\s+File |\Z)",
     re.DOTALL,
 )
@@ -50,8 +50,8 @@ _SYMPTOMS = (
 )
 
 
-def explain(log: str) -> str | None:
-    """The first thing known to end runs that stands in ``log``; None if there is none of them."""
+def diagnose(log: str) -> str | None:
+    """Return the first known cause of a failure in ``log`` with its fix; None if there is none."""
     if found := _OURS.search(log):
         return found["message"].strip()
     return next((message for symptom, message in _SYMPTOMS if re.search(symptom, log)), None)

@@ -16,11 +16,11 @@ import pytest
 PROGRAM = """
 import subprocess, sys, time
 from pathlib import Path
-from sd_search_verl.launch.processes import no_process_left, start
+from sd_search_verl.launch.process_tree import end_children_on_exit, start
 
 daemon = "import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], \
 start_new_session=True); open(sys.argv[1], 'w').write(str(p.pid)); {last}"
-with no_process_left():
+with end_children_on_exit():
     start([sys.executable, "-c", daemon, sys.argv[1]], Path(sys.argv[1] + ".log"))
     print("started", flush=True)
     {wait}

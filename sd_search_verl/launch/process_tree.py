@@ -1,7 +1,10 @@
-"""Child processes that are gone when the command is, whatever ends it.
+"""Child processes that end with the command that started them, so that no GPU, port or run folder stays taken.
 
-Ray starts daemons in sessions of their own, and a killed driver leaves them behind. On Linux this process therefore
-adopts every orphan below it (``PR_SET_CHILD_SUBREAPER``), so that at the end all of them can be found and ended.
+`end_children_on_exit` covers every end that Python code still sees. Ray starts daemons in sessions of their own, which
+a killed driver leaves behind; on Linux this process therefore adopts every orphan below it
+(``PR_SET_CHILD_SUBREAPER``) and ends all of them. `kill_children_on_death` covers SIGKILL, which does not reach
+children: a small process waits for the end of a pipe that only the parent holds, then kills every process that carries
+the parent's mark in its environment.
 """
 
 from __future__ import annotations
@@ -14,15 +17,19 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from uuid import uuid4
 
 import psutil
 
 _PR_SET_CHILD_SUBREAPER = 36
+_MARK = "SD_SEARCH_CHILD_OF"
+# Ray and vLLM rename their processes, and setproctitle writes the name over the environment unless told not to.
+_KEEP_ENVIRONMENT = "SPT_NOENV"
 
 
 @contextlib.contextmanager
-def no_process_left() -> Iterator[None]:
-    """End every process started inside, directly or not, when the context is left; SIGTERM leaves it like Ctrl-C."""
+def end_children_on_exit() -> Iterator[None]:
+    """End every process started inside, directly or not, when the block ends; SIGTERM ends it like Ctrl-C."""
     _adopt_orphans(True)
     previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
@@ -87,3 +94,46 @@ def tail(log: Path, lines: int = 25) -> str:
     if not log.exists():
         return ""
     return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+
+
+@contextlib.contextmanager
+def kill_children_on_death() -> Iterator[None]:
+    """Kill every process started inside that still runs when this process is gone."""
+    mark = uuid4().hex
+    os.environ |= {_MARK: mark, _KEEP_ENVIRONMENT: "1"}
+    # A session of its own: Ctrl-C in the terminal is not for it.
+    watcher = subprocess.Popen(
+        [sys.executable, "-m", __name__, mark],
+        stdin=subprocess.PIPE,
+        env={name: value for name, value in os.environ.items() if name != _MARK},
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        del os.environ[_MARK], os.environ[_KEEP_ENVIRONMENT]
+        if watcher.stdin is not None:
+            watcher.stdin.close()
+        watcher.wait()
+
+
+def _kill_marked_at_end_of_input(mark: str) -> None:
+    """Wait for the end of standard input, then kill every process with ``mark`` in its environment.
+
+    Repeats until there is none: the first ones may have been starting others.
+    """
+    sys.stdin.buffer.read()
+    for _ in range(5):
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get(_MARK) == mark:
+                    process.kill()
+                    found.append(process)
+        if not found:
+            return
+        psutil.wait_procs(found, timeout=5)
+
+
+if __name__ == "__main__":
+    _kill_marked_at_end_of_input(sys.argv[1])
