@@ -1,17 +1,48 @@
-"""The documentation is current: tables, commands, links."""
+"""The documentation names only what exists: files, symbols, commands, options, config keys, metrics, variables."""
 
 from __future__ import annotations
 
+import argparse
+import ast
 import importlib.util
 import re
+import shlex
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sd_search_verl.cli import parser
-
 REPO = Path(__file__).resolve().parents[1]
 PAGES = sorted([REPO / "README.md", REPO / "CONTRIBUTING.md", *(REPO / "docs").glob("*.md")])
+HISTORY = {"log.md"}
+"""Pages that tell what was tried, under the names of their day."""
+
+ROOTS = (REPO, REPO / "sd_search_verl", REPO / "docs", REPO / "tests")
+FILE = re.compile(
+    r"(?<![\w./{$<-])((?:[\w.-]+/)+[\w.-]+\.(?:py|sh|yaml|csv|md|txt|svg|png|js|css|toml))(?![\w/*])"
+)
+PRODUCED = re.compile(r"^(runs|outputs|OUT|[A-Z_]+|checkpoints|global_step_\d+|\.hydra|wiki18-mini)/")
+SECTIONS = ("sd_search", "search", "health")
+VERL = ("actor_rollout_ref", "algorithm", "trainer", "data", "reward", "critic")
+# Not keys of a configuration, though they look like one: attributes and files.
+NOT_KEYS = re.compile(r"\.(py|md|yaml|json|jsonl|html|csv|sh|svg|parquet|pt|safetensors)$")
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+current_page = pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.name not in HISTORY], ids=lambda page: page.name
+)
+
+
+def code(page: Path) -> Iterator[str]:
+    """Yield the inline code and the lines of code blocks of a page."""
+    text = page.read_text(encoding="utf-8")
+    blocks = re.findall(r"^ *```\w*\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE)
+    for block in blocks:
+        yield from re.sub(r"\\\n\s*", " ", block).splitlines()
+    prose = re.sub(r"^ *```\w*\n.*?^ *```", "", text, flags=re.DOTALL | re.MULTILINE)
+    yield from re.findall(r"`([^`]+)`", prose)
 
 
 def test_the_configuration_tables_are_current() -> None:
@@ -26,25 +57,237 @@ def test_the_configuration_tables_are_current() -> None:
     assert "| `alpha` | `0.001` | Weight of L_SD. |" in text
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@every_page
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@current_page
 def test_files_that_are_named_exist(page: Path) -> None:
+    for text in code(page):
+        for path in FILE.findall(text):
+            if not PRODUCED.match(path):
+                assert any((root / path).exists() for root in ROOTS), path
+        for recipe in re.findall(r"(?<![\w/.-])(\w+\.sh)\b", text):
+            assert (REPO / "recipes" / recipe).exists(), recipe
+
+
+@current_page
+def test_symbols_named_with_their_file_exist(page: Path) -> None:
+    """`name` in `path.py` and `path.py:name`, in prose."""
     text = page.read_text(encoding="utf-8")
-    for path in re.findall(
-        r"`((?:sd_search_verl|retriever_server|recipes|hydra_configs|docker|benchmarks)/[\w/.-]+)`", text
-    ):
-        assert (REPO / path).exists(), path
-    for recipe in re.findall(r"\b(\w+\.sh)\b", text):
-        assert (REPO / "recipes" / recipe).exists(), recipe
+    named = [(path, name) for name, path in re.findall(r"`(\w+)(?:\(\))?` (?:in|of) `([\w/]+\.py)`", text)]
+    named += re.findall(r"`([\w/]+\.py):(\w+)`", text)
+    for path, name in named:
+        (file,) = [root / path for root in ROOTS if (root / path).exists()][:1]
+        assert name in symbols(file), f"{name} in {path}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands_that_are_named_exist(page: Path) -> None:
-    known = set(parser()._subparsers._group_actions[0].choices)  # type: ignore[union-attr,arg-type]
-    named = set(re.findall(r"(?:^|`)sd-search ([a-z]+)", page.read_text(encoding="utf-8"), re.MULTILINE))
-    assert named <= known
+@current_page
+def test_dotted_names_exist(page: Path) -> None:
+    for text in code(page):
+        for name in re.findall(
+            r"(?<![\w/.-])((?:sd_search_verl|retriever_server|benchmarks)(?:\.\w+)+)", text
+        ):
+            assert resolves(name), name
+
+
+@current_page
+def test_commands_and_their_options_exist(page: Path) -> None:
+    for line in code(page):
+        for command in re.split(r"\s(?:&&|\||;)\s", line):
+            found = re.search(r"(?:^|\s)sd-search((?:\s|$).*)", command)
+            if found:
+                check_arguments(found[1])
+            found = re.search(
+                r"python3? -m ((?:sd_search_verl|retriever_server|benchmarks)[\w.]*)(.*)", command
+            )
+            if found:
+                for option in re.findall(r"\s(--[\w-]+)", found[2].split("#")[0]):
+                    assert option in options_of_module(found[1]), f"{found[1]} {option}"
+
+
+@current_page
+def test_make_targets_exist(page: Path) -> None:
+    targets = re.findall(r"^([\w-]+):", (REPO / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    for text in code(page):
+        for target in re.findall(r"(?:^|\s)make ([a-z][\w-]*)", text):
+            assert target in targets, target
+
+
+@current_page
+def test_config_keys_exist(page: Path) -> None:
+    for text in code(page):
+        sections = "|".join((*SECTIONS, *VERL))
+        for key in re.findall(rf"(?<![\w/.])\+{{0,2}}((?:{sections})(?:\.\w+)+)(?![\w./(])", text):
+            if not NOT_KEYS.search(key):
+                assert in_config(key), key
+
+
+@current_page
+def test_metrics_exist(page: Path) -> None:
+    sources = python_sources()
+    for text in code(page):
+        for metric in re.findall(r"(?<![\w/.-])(?:sd_search|search|health)/([a-z]\w+)(?![\w./])", text):
+            parts = metric.rsplit("_", 1)
+            assert metric in sources or all(part in sources for part in parts), metric
+
+
+@current_page
+def test_environment_variables_exist(page: Path) -> None:
+    sources = python_sources() + "".join(
+        path.read_text(encoding="utf-8")
+        for folder in ("recipes", "docker", "tests")
+        for path in (REPO / folder).rglob("*")
+        if path.suffix in {".sh", ".yaml", ".py", ".env"} and path != Path(__file__)
+    )
+    for text in code(page):
+        for name in re.findall(r"\b(SD_SEARCH_\w+|RETRIEVER_\w+)\b", text):
+            assert name in sources, name
+
+
+def check_arguments(arguments: str) -> None:
+    """Follow sub-commands through the parser; every option must belong to the last one."""
+    from sd_search_verl.cli import parser
+
+    try:
+        words = shlex.split(re.sub(r"\$\(.*?\)", "", arguments.split("#")[0]))
+    except ValueError:
+        words = arguments.split()
+    current: Any = parser()
+    for word in words:
+        actions = [a for a in current._actions if isinstance(a, argparse._SubParsersAction)]
+        if actions and re.fullmatch(r"[a-z][\w-]*", word):
+            assert word in actions[0].choices, f"sd-search {arguments.strip()}: {word}"
+            current = actions[0].choices[word]
+            if word == "check":
+                return  # the rest is Hydra's
+        elif word.startswith("--"):
+            assert word.split("=")[0] in current._option_string_actions, (
+                f"sd-search {arguments.strip()}: {word}"
+            )
+
+
+@cache
+def options_of_module(name: str) -> str:
+    """Return the source of a program, which holds the names of its options, dashes or underscores."""
+    path = REPO.joinpath(*name.split("."))
+    files = sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+    text = "".join(file.read_text(encoding="utf-8") for file in files)
+    return text + " ".join(
+        f"--{field.replace('_', '-')}" for field in re.findall(r"^    (\w+): ", text, re.MULTILINE)
+    )
+
+
+@cache
+def python_sources() -> str:
+    return "".join(
+        path.read_text(encoding="utf-8")
+        for package in ("sd_search_verl", "retriever_server", "benchmarks")
+        for path in (REPO / package).rglob("*.py")
+    )
+
+
+@cache
+def symbols(file: Path) -> set[str]:
+    """Return the names that a module defines, those of its classes and functions included."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.alias):
+            found.add((node.asname or node.name).split(".")[0])
+    return found
+
+
+def resolves(name: str) -> bool:
+    """Whether a dotted name is a module, or a module and a name defined in it."""
+    path, parts = REPO, name.split(".")
+    while parts and (path / parts[0]).is_dir():
+        path /= parts.pop(0)
+    if not parts:
+        return True
+    file = path / f"{parts.pop(0)}.py" if (path / f"{parts[0]}.py").exists() else path / "__init__.py"
+    return not parts or (file.exists() and parts[0] in symbols(file))
+
+
+@cache
+def composed_config() -> Any:
+    """verl's default configuration with our sections."""
+    import verl  # noqa: F401  (registers our config group)
+    from hydra import compose, initialize_config_module
+    from omegaconf import OmegaConf
+
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        config = compose("ppo_trainer", overrides=["+sd_search=default"])
+    # As plain containers: OmegaConf hides keys whose value is missing.
+    return OmegaConf.to_container(config)
+
+
+def in_config(key: str) -> bool:
+    node: Any = composed_config()
+    for part in key.split("."):
+        if node is None or isinstance(node, str | int | float) or part not in node:
+            # verl leaves open sections whose keys are not listed.
+            return node is not None and hasattr(node, "keys") and not list(node.keys())
+        node = node[part]
+    return True
+
+
+@current_page
+def test_identifiers_exist(page: Path) -> None:
+    """A name in backticks with an underscore, a call, or a capital inside occurs in the code."""
+    words = identifiers()
+    for text in code(page):
+        for name in re.findall(r"^([A-Za-z]\w+)(?:\(\))?$", text):
+            if name.isupper():
+                continue  # environment variables of other programs too
+            if "_" in name or re.search(r"[a-z][A-Z]", name):
+                assert name in words, name
+
+
+@cache
+def identifiers() -> set[str]:
+    folders = (
+        "sd_search_verl",
+        "retriever_server",
+        "benchmarks",
+        "recipes",
+        "hydra_configs",
+        "docker",
+        "tests",
+    )
+    files = [path for folder in folders for path in (REPO / folder).rglob("*") if path.is_file()]
+    files = [f for f in files if f.suffix in {".py", ".sh", ".yaml", ".js", ""} and f != Path(__file__)]
+    text = "".join(file.read_text(encoding="utf-8", errors="ignore") for file in files)
+    return set(re.findall(r"\w+", text)) | set(re.findall(r"\w+", str(composed_config())))
+
+
+@pytest.mark.parametrize(
+    ("check", "text"),
+    [
+        (test_links_lead_somewhere, "[x](nowhere.md)"),
+        (test_files_that_are_named_exist, "`distill/nowhere.py`"),
+        (test_files_that_are_named_exist, "`nowhere.sh`"),
+        (test_symbols_named_with_their_file_exist, "`no_such` in `distill/loss.py`"),
+        (test_dotted_names_exist, "`sd_search_verl.distill.loss.no_such`"),
+        (test_commands_and_their_options_exist, "`sd-search no_such`"),
+        (test_commands_and_their_options_exist, "```bash\nsd-search score \\\n  --no-such\n```"),
+        (test_commands_and_their_options_exist, "`python -m retriever_server --no-such 1`"),
+        (test_make_targets_exist, "`make nothing`"),
+        (test_config_keys_exist, "`sd_search.no_such=1`"),
+        (test_config_keys_exist, "`actor_rollout_ref.no_such=1`"),
+        (test_metrics_exist, "`sd_search/nosuchmetric`"),
+        (test_environment_variables_exist, "`SD_SEARCH_NO_SUCH`"),
+        (test_identifiers_exist, "`noSuchName`"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_stale_name_is_found(tmp_path: Path, check: Any, text: str) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(text, encoding="utf-8")
+    with pytest.raises(AssertionError):
+        check(page)
