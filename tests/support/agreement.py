@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sd_search_verl.hindsight.prepare import TeacherInputs
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from sd_search_verl.config import SDSearchConfig
+from sd_search_verl.hindsight.teacher_inputs import TeacherInputs
 from support.engine import Row, batch_of, gradients, teacher_inputs
 from support.reference import naive_sd_loss
 from support.tiny import byte_tokenizer
