@@ -7,8 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +14,7 @@ from pathlib import Path
 from packaging.specifiers import SpecifierSet
 
 from sd_search_verl.finding import Finding
+from sd_search_verl.rollout.retriever_check import check_retriever
 
 DISK_GIB = 6
 MEMORY_GIB = 12
@@ -145,20 +144,6 @@ def _java() -> Finding:
 
 def _shortened(path: Path) -> str:
     return f".../{'/'.join(path.parts[-3:])}" if len(path.parts) > 4 else str(path)
-
-
-def check_retriever(url: str) -> Finding:
-    """Whether a retrieval server answers at this address."""
-    name = f"retriever {url}"
-    body = json.dumps({"queries": ["test"], "topk": 1, "return_scores": True}).encode()
-    request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"})
-    fix = "start one with `python -m retriever_server --help`, and give the address with /retrieve at its end"
-    try:
-        with urllib.request.urlopen(request, timeout=10) as response:
-            hits = json.load(response)["result"][0]
-    except (urllib.error.URLError, OSError, ValueError, KeyError, IndexError) as error:
-        return Finding(name, False, f"{type(error).__name__}: {error}", fix)
-    return Finding(name, True, f"answers, {len(hits)} document(s) for 'test'")
 
 
 def _disk() -> Finding:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sd_search_verl.doctor import check_retriever
+from sd_search_verl.rollout.retriever_check import check_retriever
 
 REPO = Path(__file__).resolve().parents[1]
 DOCKERFILES = sorted((REPO / "docker").glob("Dockerfile.*"))

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from sd_search_verl.doctor import check_plugin, check_retriever, examine
+from sd_search_verl.doctor import check_plugin, examine
 from sd_search_verl.finding import Finding, show
+from sd_search_verl.rollout.retriever_check import check_retriever
 
 PROBE = """
 import json, verl

@@ -25,9 +25,9 @@ from sd_search_verl.data.flashrag import (
     source_file,
 )
 from sd_search_verl.data.jsonl import Problem
+from sd_search_verl.data.questions import Question, good_questions, stream_questions
 from sd_search_verl.data.rows import sha256, verl_row, write_parquet
 from sd_search_verl.errors import UserError
-from sd_search_verl.evaluation.questions import Question, good_questions, stream_questions
 from sd_search_verl.protocol.base import Protocol
 
 MANIFEST = "manifest.json"

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from sd_search_verl import protocol as protocols
+from sd_search_verl.data.questions import Question
 from sd_search_verl.evaluation.config import EvaluationConfig
 from sd_search_verl.evaluation.model import resolve_model
-from sd_search_verl.evaluation.questions import Question
 from sd_search_verl.evaluation.run import Generate, Search, play
 from sd_search_verl.evaluation.session import open_session
 from sd_search_verl.protocol.base import Protocol

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from sd_search_verl import protocol as protocols
+from sd_search_verl.data.questions import Question, read_questions
 from sd_search_verl.errors import UserError
 from sd_search_verl.evaluation.config import EvaluationConfig, Settings, protocol_hash
 from sd_search_verl.evaluation.model import resolve_model
-from sd_search_verl.evaluation.questions import Question, read_questions
 from sd_search_verl.evaluation.results import in_order, summarize, timing
 from sd_search_verl.evaluation.run import ask_all
 from sd_search_verl.evaluation.session import open_session

@@ -12,9 +12,9 @@ from typing import Any
 from tqdm import tqdm
 
 from sd_search_verl import protocol as protocols
+from sd_search_verl.data.questions import Question
 from sd_search_verl.errors import UserError
 from sd_search_verl.evaluation.config import EvaluationConfig
-from sd_search_verl.evaluation.questions import Question
 from sd_search_verl.evaluation.trajectories import TrajectoryFile
 from sd_search_verl.protocol.base import Protocol
 from sd_search_verl.rollout.loop import Generation, run_rollout

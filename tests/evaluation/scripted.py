@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sd_search_verl.data.questions import Question
 from sd_search_verl.evaluation.config import EvaluationConfig, read_settings
-from sd_search_verl.evaluation.questions import Question
 from sd_search_verl.evaluation.results import in_order, summarize
 from sd_search_verl.evaluation.run import ask_all
 from sd_search_verl.evaluation.trajectories import TrajectoryFile

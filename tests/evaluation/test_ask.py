@@ -10,9 +10,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 from scripted import R1, TOKENIZER, config, found
 
+from sd_search_verl.data.questions import Question
 from sd_search_verl.evaluation.ask import step_by_step
 from sd_search_verl.evaluation.config import EvaluationConfig
-from sd_search_verl.evaluation.questions import Question
 from sd_search_verl.protocol.base import Protocol
 from sd_search_verl.rollout.loop import Generation
 from sd_search_verl.rollout.retriever import SearchResult

@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import scripted
 from scripted import R1, Policy, config, found, write_questions
 
+from sd_search_verl.data.questions import Question, read_questions
 from sd_search_verl.errors import UserError
-from sd_search_verl.evaluation.questions import Question, read_questions
 from sd_search_verl.evaluation.results import latency_line, summarize, table, timing
 from sd_search_verl.evaluation.run import SearchFailedError, turn_seed
 from sd_search_verl.evaluation.trajectories import TrajectoryFile, read_trajectories

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 from omegaconf import DictConfig
 
-from sd_search_verl.doctor import check_retriever
 from sd_search_verl.finding import Finding
+from sd_search_verl.rollout.retriever_check import check_retriever
 
 
 def check_retrievers(config: DictConfig) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sd_search_verl.data.jsonl import MalformedRowsError
-from sd_search_verl.evaluation.questions import read_questions
+from sd_search_verl.data.questions import read_questions
 from sd_search_verl.protocol import get
 
 R1 = get("search_r1")

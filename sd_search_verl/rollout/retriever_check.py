@@ -1,0 +1,23 @@
+"""Whether a retrieval server answers, as a finding."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+
+from sd_search_verl.finding import Finding
+
+
+def check_retriever(url: str) -> Finding:
+    """Ask the retrieval server at ``url`` one query; never raises."""
+    name = f"retriever {url}"
+    body = json.dumps({"queries": ["test"], "topk": 1, "return_scores": True}).encode()
+    request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"})
+    fix = "start one with `python -m retriever_server --help`, and give the address with /retrieve at its end"
+    try:
+        with urllib.request.urlopen(request, timeout=10) as response:
+            hits = json.load(response)["result"][0]
+    except (urllib.error.URLError, OSError, ValueError, KeyError, IndexError) as error:
+        return Finding(name, False, f"{type(error).__name__}: {error}", fix)
+    return Finding(name, True, f"answers, {len(hits)} document(s) for 'test'")
