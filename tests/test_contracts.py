@@ -1,0 +1,228 @@
+"""Names of other packages that no documentation promises to keep, and ours that depend on their signatures.
+
+One row a name: where it is, the parameters we rely on, and what breaks without it. An upgrade that removes or changes
+one fails here within seconds, with a sentence, before any engine is started.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[1]
+UPSTREAM = (
+    "verl",
+    "vllm",
+    "transfer_queue",
+    "ray",
+    "uvicorn",
+    "huggingface_hub",
+    "tensordict",
+    "hydra",
+    "omegaconf",
+)
+
+
+@dataclass(frozen=True)
+class Name:
+    """A name we rely on: ``module:attribute``, parameters that must exist in this order, and the user's file."""
+
+    path: str
+    parameters: tuple[str, ...] | None
+    used_by: str
+
+
+TRAINER = "verl.trainer.ppo.v1.trainer_sync:PPOTrainerSync"
+ENGINE = "verl.workers.engine.fsdp.transformer_impl:FSDPEngineWithLMHead"
+NAMES = [
+    # The trainer's overridden steps.
+    Name(f"{TRAINER}._init_resource_pool_mgr", ("self",), "verl_adapter/trainer.py"),
+    Name(f"{TRAINER}._load_checkpoint", ("self",), "verl_adapter/trainer.py"),
+    Name(f"{TRAINER}._save_checkpoint", ("self",), "verl_adapter/trainer.py"),
+    Name(f"{TRAINER}.on_step_begin", ("self",), "verl_adapter/trainer.py"),
+    Name(f"{TRAINER}._submit_batch_to_rollout", ("self", "batch"), "verl_adapter/trainer.py"),
+    Name(
+        f"{TRAINER}._balance_batch",
+        ("self", "batch", "metrics", "logging_prefix", "keep_minibatch"),
+        "verl_adapter/trainer.py",
+    ),
+    Name(f"{TRAINER}._update_actor", ("self", "batch", "metrics"), "verl_adapter/trainer.py"),
+    Name(
+        f"{TRAINER}._compute_metrics",
+        ("self", "batch", "metrics", "timing_raw", "global_steps", "epoch"),
+        "verl_adapter/trainer.py",
+    ),
+    Name("verl.trainer.ppo.v1.trainer_base:register_trainer", ("name",), "verl_adapter/trainer.py"),
+    # The actor worker and its engine.
+    Name(
+        "verl.workers.engine_workers:TrainingWorker.train_batch", ("self", "data"), "verl_adapter/worker.py"
+    ),
+    Name(
+        "verl.workers.engine_workers:TrainingWorker.train_mini_batch",
+        ("self", "data"),
+        "verl_adapter/worker.py",
+    ),
+    Name(
+        "verl.workers.engine_workers:TrainingWorker.set_loss_fn",
+        ("self", "loss_fn"),
+        "verl_adapter/worker.py",
+    ),
+    Name("verl.workers.engine_workers:ActorRolloutRefWorker.init_model", ("self",), "verl_adapter/worker.py"),
+    Name(
+        "verl.workers.engine_workers:ActorRolloutRefWorker.actor_worker_cls", None, "verl_adapter/worker.py"
+    ),
+    Name(f"{ENGINE}.prepare_model_inputs", ("self", "micro_batch"), "verl_adapter/teacher_pass.py"),
+    Name(f"{ENGINE}.train_mode", ("self", "kwargs"), "verl_adapter/worker.py"),
+    Name(f"{ENGINE}.get_data_parallel_group", ("self",), "verl_adapter/worker.py"),
+    Name(
+        "verl.workers.engine.utils:prepare_micro_batches",
+        ("data", "dp_group", "num_batches_divided_by", "same_micro_num_in_dp"),
+        "verl_adapter/teacher_pass.py",
+    ),
+    Name(
+        "verl.single_controller.base.decorator:make_nd_compute_dataproto_dispatch_fn",
+        ("mesh_name",),
+        "verl_adapter/worker.py",
+    ),
+    # The agent loop.
+    Name("verl.experimental.agent_loop.agent_loop:_agent_loop_registry", None, "plugin.py"),
+    Name(
+        "verl.experimental.agent_loop.agent_loop:AgentLoopBase.__init__",
+        ("self", "trainer_config", "server_manager", "tokenizer", "processor", "dataset_cls", "data_config"),
+        "verl_adapter/agent_loop.py",
+    ),
+    Name(
+        "verl.experimental.agent_loop.agent_loop:AgentLoopOutput",
+        ("prompt_ids", "response_ids", "response_mask", "response_logprobs"),
+        "verl_adapter/agent_loop.py",
+    ),
+    # The data plane.
+    Name(
+        "transfer_queue:kv_batch_get", ("keys", "partition_id", "select_fields"), "verl_adapter/data_plane.py"
+    ),
+    Name("transfer_queue:kv_batch_put", ("keys", "partition_id", "fields"), "verl_adapter/data_plane.py"),
+    # The configuration's nodes, read without resolving them.
+    Name("omegaconf:DictConfig._get_node", ("self", "key"), "verl_adapter/preflight/options.py"),
+    Name("omegaconf:DictConfig._is_none", ("self",), "verl_adapter/preflight/options.py"),
+    Name("omegaconf:DictConfig._is_interpolation", ("self",), "verl_adapter/preflight/options.py"),
+    # Autograd: the prehook on the node that made the logits.
+    Name("torch.autograd.graph:Node.register_prehook", ("self", "fn"), "distill/select_rows.py"),
+    Name("torch.autograd.graph:Node.next_functions", None, "distill/select_rows.py"),
+    # Downloads that resume.
+    Name("huggingface_hub.file_download:http_get", ("url", "temp_file", "resume_size"), "data/hub.py"),
+    Name("huggingface_hub.utils:build_hf_headers", ("token",), "data/hub.py"),
+    # Evaluation's engine.
+    Name("vllm.v1.engine.async_llm:AsyncLLM.from_engine_args", ("engine_args",), "evaluation/engine.py"),
+    Name(
+        "vllm.v1.engine.async_llm:AsyncLLM.generate",
+        ("self", "prompt", "sampling_params", "request_id"),
+        "evaluation/engine.py",
+    ),
+]
+
+ATTRIBUTES = {
+    "verl.workers.engine.fsdp.transformer_impl": [
+        "_autocast_dtype",
+        "use_ulysses_sp",
+        "ulysses_sequence_parallel_size",
+        "ulysses_parallel_group",
+        "distillation_use_topk",
+        "student_logits",
+        "disable_auto_offload",
+    ],
+    "verl.trainer.ppo.v1.trainer_base": [
+        "self.timing_raw",
+        "self.global_steps",
+        "self.steps_per_epoch",
+        "self.role_worker_mapping",
+        "self.actor_rollout_wg",
+        "self.tokenizer",
+    ],
+    "verl.experimental.agent_loop.agent_loop": [
+        "self.apply_chat_template_kwargs",
+        "self.rollout_config",
+        "self.server_manager",
+        "session_id",
+        "global_steps",
+    ],
+}
+"""Attributes and keys that upstream's code sets or reads; a class does not list those of its instances."""
+
+
+@pytest.mark.parametrize("name", NAMES, ids=lambda name: name.path)
+def test_the_name_exists_with_its_parameters(name: Name) -> None:
+    problem = _problem(name)
+    assert not problem, f"{problem}; sd_search_verl/{name.used_by} relies on it"
+
+
+def _problem(name: Name) -> str:
+    module, attributes = name.path.split(":")
+    found: Any = importlib.import_module(module)
+    for attribute in attributes.split("."):
+        if not hasattr(found, attribute):
+            return f"{module} has no {attributes} any more"
+        found = getattr(found, attribute)
+    if name.parameters is None:
+        return ""
+    parameters = tuple(inspect.signature(inspect.unwrap(found)).parameters)
+    missing = [parameter for parameter in name.parameters if parameter not in parameters]
+    return f"{module}.{attributes}{parameters} has no parameter {', '.join(missing)}" if missing else ""
+
+
+@pytest.mark.parametrize(
+    ("module", "attribute"), [(module, name) for module, names in ATTRIBUTES.items() for name in names]
+)
+def test_the_attribute_is_still_used_by_its_owner(module: str, attribute: str) -> None:
+    assert attribute in _sources(module), f"{module} does not use {attribute} any more; we read it"
+
+
+@cache
+def _sources(module: str) -> str:
+    """Return the text of a module and of the modules beside it, where base classes and helpers are."""
+    file = Path(inspect.getfile(importlib.import_module(module)))
+    folders = [file.parent, file.parent.parent]
+    return "".join(path.read_text(encoding="utf-8") for folder in folders for path in folder.glob("*.py"))
+
+
+def imported_names() -> list[tuple[str, str, str]]:
+    """Return (module, name, file) of every import from another package whose interface may move."""
+    found = []
+    for package in ("sd_search_verl", "retriever_server"):
+        for file in sorted((REPO / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in UPSTREAM:
+                    found += [
+                        (str(node.module), alias.name, str(file.relative_to(REPO))) for alias in node.names
+                    ]
+    return sorted(set(found))
+
+
+@pytest.mark.parametrize(("module", "name", "file"), imported_names())
+def test_the_import_exists(module: str, name: str, file: str) -> None:
+    found = importlib.import_module(module)
+    exists = hasattr(found, name) or importlib.util.find_spec(f"{module}.{name}") is not None
+    assert exists, f"{module} has no {name} any more; {file} imports it"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (Name(f"{TRAINER}._no_such_step", (), "x.py"), "has no PPOTrainerSync._no_such_step"),
+        (Name(f"{TRAINER}._update_actor", ("batch", "gone"), "x.py"), "has no parameter gone"),
+    ],
+)
+def test_a_removed_name_is_reported(name: Name, words: str) -> None:
+    assert words in _problem(name)
+
+
+def test_every_private_name_we_import_has_a_row() -> None:
+    listed = {name.path for name in NAMES}
+    private = {f"{module}:{name}" for module, name, _ in imported_names() if name.startswith("_")}
+    assert private <= listed
