@@ -30,6 +30,7 @@ setup(
         "omegaconf>=2.3",
         "packaging",
         "psutil",
+        "pydantic>=2.10",
         "pyarrow",
         "torch>=2.7",
         "transformers>=5.5.3",

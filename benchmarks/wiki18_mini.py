@@ -9,7 +9,6 @@ queries are made of the question's words, its answers are guesses.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import math
 import re
 import sys
@@ -269,7 +268,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _build(options: argparse.Namespace) -> int:
     torch.set_num_threads(1)
-    config = dataclasses.replace(FIT, seed=options.seed, steps=options.steps)
+    config = FIT.replace(seed=options.seed, steps=options.steps)
     print(build(options.data, options.tokenizer, options.out, config))
     return 0
 

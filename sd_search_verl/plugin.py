@@ -14,7 +14,7 @@ from typing import Any
 
 from packaging.specifiers import SpecifierSet
 
-from sd_search_verl.config import HealthConfig, SDSearchConfig, SearchConfig, to_mapping
+from sd_search_verl.config import HealthConfig, SDSearchConfig, SearchConfig
 from sd_search_verl.doctor import SUPPORTED
 
 logger = logging.getLogger(__name__)
@@ -54,9 +54,9 @@ def _config_group() -> None:
     from hydra.core.config_store import ConfigStore
 
     node = {
-        "sd_search": to_mapping(SDSearchConfig()),
-        "search": to_mapping(SearchConfig()),
-        "health": to_mapping(HealthConfig()),
+        "sd_search": SDSearchConfig().model_dump(),
+        "search": SearchConfig().model_dump(),
+        "health": HealthConfig().model_dump(),
         "trainer": {"v1": {"trainer_mode": TRAINER}},
         "actor_rollout_ref": {"rollout": {"agent": {"default_agent_loop": AGENT_LOOP}}},
         "reward": {

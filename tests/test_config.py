@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any, get_args, get_type_hints
+import re
+import subprocess
+import sys
+from typing import Any, get_args
 
 import pytest
+from pydantic import ValidationError
 
 from sd_search_verl.config import (
     ConfigError,
@@ -13,9 +16,11 @@ from sd_search_verl.config import (
     HindsightConfig,
     SDSearchConfig,
     SearchConfig,
-    from_mapping,
-    to_mapping,
+    read_config,
 )
+from sd_search_verl.config_base import ConfigModel, description, fields_of, unit
+from sd_search_verl.data.config import DataConfig
+from sd_search_verl.evaluation.config import EvaluationConfig
 
 
 @pytest.mark.parametrize(
@@ -24,59 +29,118 @@ from sd_search_verl.config import (
         (
             SDSearchConfig,
             {"divergence": "kl"},
-            "s.divergence='kl' is not one of jsd, forward_kl, reverse_kl, mse",
+            "s.divergence='kl' must be 'jsd', 'forward_kl', 'reverse_kl' or 'mse'. Fix: set s.divergence, default jsd",
         ),
-        (SDSearchConfig, {"alpha": -1}, "s.alpha=-1.0 must be at least 0"),
-        (SDSearchConfig, {"alpha": "big"}, "s.alpha='big' must be of type float"),
+        (
+            SDSearchConfig,
+            {"alpha": -1},
+            "s.alpha=-1 must be greater than or equal to 0. Fix: set s.alpha, default 0.001",
+        ),
+        (SDSearchConfig, {"alpha": "big"}, "s.alpha='big' must be a valid number"),
         (SDSearchConfig, {"alpha": float("nan")}, "s.alpha=nan must be a finite number"),
-        (SDSearchConfig, {"alpha": True}, "s.alpha=True must be of type float"),
-        (SDSearchConfig, {"warmup_steps": 1.5}, "s.warmup_steps=1.5 must be of type int"),
-        (SDSearchConfig, {"top_k": 0}, "s.top_k=0 must be at least 1, or null"),
+        (SDSearchConfig, {"alpha": True}, "s.alpha=True must be a valid number"),
+        (SDSearchConfig, {"alpha": "0.1"}, "s.alpha='0.1' must be a valid number"),
+        (SDSearchConfig, {"warmup_steps": True}, "s.warmup_steps=True must be a valid integer"),
+        (SDSearchConfig, {"warmup_steps": "5"}, "s.warmup_steps='5' must be a valid integer"),
+        (HealthConfig, {"stop_on_non_finite": 1}, "s.stop_on_non_finite=1 must be a valid boolean"),
+        (SDSearchConfig, {"warmup_steps": 1.5}, "s.warmup_steps=1.5 must be a valid integer"),
+        (SDSearchConfig, {"top_k": 0}, "s.top_k=0 must be greater than or equal to 1, or null"),
         (
             SDSearchConfig,
             {"top_k": 1, "tail": "renormalize"},
-            "s.top_k=1 with s.tail=renormalize has zero loss",
+            "s.top_k=1 with tail=renormalize has zero loss. Fix: use tail=bucket",
         ),
-        (SDSearchConfig, {"alfa": 1}, "s.alfa is not a field; the fields are alpha, "),
+        (SDSearchConfig, {"alfa": 1}, "s.alfa=1 is not a field. Fix: write s.alpha; the fields are alpha, "),
         (
             SDSearchConfig,
             {"hindsight": {"labels": "yes"}},
-            "s.hindsight.labels='yes' is not one of outcome, none",
+            "s.hindsight.labels='yes' must be 'outcome', 'none'",
         ),
+        (SDSearchConfig, {"hindsight": {"lables": "none"}}, "Fix: write s.hindsight.labels; the fields are"),
         (SDSearchConfig, {"hindsight": 3}, "s.hindsight=3 must be a section"),
-        (HindsightConfig, {"correct_above_f1": 1.0}, "s.correct_above_f1=1.0 must be in"),
-        (HindsightConfig, {"max_tokens": 3}, "s.max_tokens=3 must be at least 16"),
-        (SearchConfig, {"retriever_urls": "http://x"}, "must be a list, for instance"),
-        (SearchConfig, {"retriever_urls": []}, "at least one address"),
-        (SearchConfig, {"retriever_urls": ["x:1"]}, "starting with http"),
-        (SearchConfig, {"max_turns": 0}, "s.max_turns=0 must be at least 1"),
-        (SearchConfig, {"max_failure_rate": 2}, "between 0 and 1"),
-        (SearchConfig, {"protocol": "r1"}, "s.protocol='r1' is not one of search_r1, autorefine"),
+        (HindsightConfig, {"correct_above_f1": 1.0}, "s.correct_above_f1=1.0 must be less than 1"),
+        (HindsightConfig, {"max_tokens": 3}, "s.max_tokens=3 must be greater than or equal to 16"),
+        (
+            SearchConfig,
+            {"retriever_urls": "http://x"},
+            "s.retriever_urls='http://x' must be a valid list. Fix: set s.ret",
+        ),
+        (SearchConfig, {"retriever_urls": []}, "s.retriever_urls=[] must have at least 1 item"),
+        (
+            SearchConfig,
+            {"retriever_urls": ["x:1"]},
+            "s.retriever_urls[0]='x:1' must match pattern '^https?://'",
+        ),
+        (SearchConfig, {"max_turns": 0}, "s.max_turns=0 must be greater than or equal to 1"),
+        (
+            SearchConfig,
+            {"max_failure_rate": 2},
+            "s.max_failure_rate=2 must be less than or equal to 1, or null",
+        ),
+        (SearchConfig, {"protocol": "r1"}, "s.protocol='r1' must be 'search_r1' or 'autorefine'"),
     ],
 )
 def test_a_wrong_value_is_named(cls: type, values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        from_mapping(cls, values, "s")
+        read_config(cls, values, "s")
     assert message in str(caught.value)
 
 
 def test_defaults_survive_the_round_trip() -> None:
     for cls in (SDSearchConfig, SearchConfig, HealthConfig):
-        assert from_mapping(cls, to_mapping(cls()), "s") == cls()
+        assert read_config(cls, cls().model_dump(), "s") == cls()
+
+
+def test_an_integer_is_a_float_and_every_wrong_value_of_a_section_is_named_at_once() -> None:
+    assert read_config(SDSearchConfig, {"alpha": 1}, "s").alpha == 1.0
+    with pytest.raises(ConfigError) as caught:
+        read_config(SDSearchConfig, {"alpha": -1, "top_k": 0, "hindsight": {"max_tokens": 1}}, "s")
+    assert [line.partition("=")[0] for line in str(caught.value).splitlines()] == [
+        "s.alpha",
+        "s.top_k",
+        "s.hindsight.max_tokens",
+    ]
+
+
+def test_a_config_cannot_be_changed_and_a_changed_copy_is_checked() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        SDSearchConfig().alpha = 2.0  # type: ignore[misc]
+    assert SDSearchConfig().replace(alpha=2.0).alpha == 2.0
+    with pytest.raises(ValidationError, match="alpha"):
+        SDSearchConfig().replace(alpha=-1.0)
+
+
+@pytest.mark.parametrize(
+    "model", [SDSearchConfig, HindsightConfig, SearchConfig, HealthConfig, EvaluationConfig, DataConfig]
+)
+def test_every_field_has_a_description_and_every_number_a_unit(model: type[ConfigModel]) -> None:
+    for name, field in fields_of(model):
+        assert description(field), name
+        if "Literal" not in str(field.annotation) and re.search(r"\b(int|float)\b", str(field.annotation)):
+            assert unit(field), name
+
+
+def test_reading_the_config_module_loads_neither_torch_nor_omegaconf() -> None:
+    program = "import sys, sd_search_verl.config; print(*({'torch', 'omegaconf', 'numpy', 'verl'} & set(sys.modules)))"
+    assert (
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+        == "\n"
+    )
 
 
 def test_the_papers_values_are_the_defaults() -> None:
     config = SDSearchConfig()
     assert (config.alpha, config.warmup_steps, config.top_k, config.divergence) == (1e-3, 50, 50, "jsd")
     assert config.positions == "query"
-    assert config.hindsight == HindsightConfig("queries", "outcome", "all", 0.0)
+    assert config.hindsight == HindsightConfig(
+        content="queries", labels="outcome", group="all", correct_above_f1=0.0
+    )
 
 
 def test_every_choice_is_accepted() -> None:
     for cls, section in ((SDSearchConfig, None), (HindsightConfig, "hindsight")):
-        hints = get_type_hints(cls)
-        for field in dataclasses.fields(cls):
-            for choice in get_args(hints[field.name]):
+        for name, field in cls.model_fields.items():
+            for choice in get_args(field.annotation):
                 if isinstance(choice, str):
-                    values = {field.name: choice}
-                    from_mapping(SDSearchConfig, {section: values} if section else values, "sd_search")
+                    values = {name: choice}
+                    read_config(SDSearchConfig, {section: values} if section else values, "sd_search")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from sd_search_verl.config import SDSearchConfig, to_mapping
+from sd_search_verl.config import SDSearchConfig
 from sd_search_verl.verl_adapter.preflight import check_keys, check_verl, compose
 
 REPO = Path(__file__).resolve().parents[1]
@@ -130,7 +130,7 @@ def test_every_number_of_gpus_starts(gpus: str, tmp_path: Path) -> None:
 def test_the_papers_values(tmp_path: Path) -> None:
     (arguments,) = trainings("paper_sd_search.sh", "data", "run", folder=tmp_path)
     config = composed(*arguments)
-    assert OmegaConf.to_container(config.sd_search) == to_mapping(SDSearchConfig())
+    assert OmegaConf.to_container(config.sd_search) == SDSearchConfig().model_dump()
     assert config.algorithm.adv_estimator == "grpo"
     assert (config.actor_rollout_ref.rollout.n, config.search.top_k) == (5, 3)
     assert config.trainer.total_training_steps == 200

@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from benchmarks.world import acceptance
 from benchmarks.world.arms import ARMS, BASELINE
@@ -16,7 +15,9 @@ from benchmarks.world.experiment import Row, run
 from benchmarks.world.from_runs import read_stack_runs
 from benchmarks.world.plot import plot_learning, plot_oracle
 from benchmarks.world.summary import summarize, table
+from sd_search_verl.cli_options import add_options, given_options
 from sd_search_verl.command_line import Parser, add_command, run_command
+from sd_search_verl.config import read_config
 from sd_search_verl.errors import UserError
 from sd_search_verl.world.config import CHECKPOINT, TrainConfig
 
@@ -35,7 +36,7 @@ def parser() -> Parser:
 
     one = add_command(commands, "run", "one arm on one seed, in plain PyTorch on one core", _run)
     one.add_argument("arm", choices=ARMS, metavar="ARM")
-    one.add_argument("--seed", type=int, default=TrainConfig.seed, help="default: %(default)s")
+    add_options(one, TrainConfig, ["seed"])
     one.add_argument("--out", type=Path, help="write the evaluations here as CSV")
     _add_training(one)
 
@@ -64,21 +65,12 @@ def parser() -> Parser:
     return root
 
 
-TRAINING = {
-    "steps": "training steps",
-    "questions": "questions a step",
-    "group": "rollouts of each question",
-    "learning_rate": "of AdamW",
-    "evaluate_every": "steps between evaluations",
-}
+TRAINING = ("steps", "questions", "group", "learning_rate", "evaluate_every")
 """Fields of TrainConfig that are options."""
 
 
 def _add_training(command: argparse.ArgumentParser) -> None:
-    for name, about in TRAINING.items():
-        default = getattr(TrainConfig, name)
-        option = f"--{name.replace('_', '-')}"
-        command.add_argument(option, type=type(default), metavar="N", help=f"{about} (default: {default})")
+    add_options(command, TrainConfig, TRAINING)
     command.add_argument(
         "--alpha", type=float, metavar="A", help=f"of every arm but {BASELINE} (default: each arm's own)"
     )
@@ -90,14 +82,12 @@ def _add_training(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _given(arguments: argparse.Namespace) -> dict[str, Any]:
-    values = {name: getattr(arguments, name) for name in TRAINING}
-    return {name: value for name, value in values.items() if value is not None}
+def _training(arguments: argparse.Namespace) -> TrainConfig:
+    return read_config(TrainConfig, given_options(arguments, TrainConfig), "train")
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    config = TrainConfig(seed=arguments.seed, **_given(arguments))
-    rows = run(arguments.arm, config, arguments.model, arguments.alpha)
+    rows = run(arguments.arm, _training(arguments), arguments.model, arguments.alpha)
     for row in rows:
         print(
             f"step {row.step:3}  rollouts {row.rollouts:5}  success {row.success:.3f}  "
@@ -115,15 +105,17 @@ def _compare(arguments: argparse.Namespace) -> int:
         return _accept(arguments)
     # Seeds outside: an interrupted comparison still has whole pairs.
     runs = [(arm, seed) for seed in _seeds(arguments.seeds) for arm in arguments.arms]
-    config = TrainConfig(**_given(arguments))
-    rows = compare(runs, arguments.out, config, arguments.jobs, arguments.model, arguments.alpha)
+    rows = compare(
+        runs, arguments.out, _training(arguments), arguments.jobs, arguments.model, arguments.alpha
+    )
     _show(rows, arguments.csv)
     return 0
 
 
 def _accept(arguments: argparse.Namespace) -> int:
-    others = {"alpha": arguments.alpha, "model": None if arguments.model == CHECKPOINT else arguments.model}
-    if fixed := [name for name, value in {**_given(arguments), **others}.items() if value is not None]:
+    fixed = list(given_options(arguments, TrainConfig))
+    fixed += ["alpha"] * (arguments.alpha is not None) + ["model"] * (arguments.model != CHECKPOINT)
+    if fixed:
         raise UserError(f"--preset fixes {', '.join(fixed)}; leave it out, or give arms with --seeds")
     started = os.times()
     start = acceptance.start(arguments.out)

@@ -54,7 +54,7 @@ def start(out: Path) -> Path:
         WarmStartError: it does not read blocks.
         UserError: the one in ``out`` was made in another way.
     """
-    checkpoint, made_with = out / "start", f"{START}\nheads of {HEAD_DIM}\n{WorldConfig()}\n"
+    checkpoint, made_with = out / "start", f"{START!r}\nheads of {HEAD_DIM}\n{WorldConfig()!r}\n"
     if not checkpoint.exists():
         torch.set_num_threads(1)
         part = out / "start.part"

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sd_search_verl.config import HindsightConfig, SDSearchConfig, from_mapping, to_mapping
+from sd_search_verl.config import HindsightConfig, SDSearchConfig, read_config
 from sd_search_verl.errors import UserError
 from sd_search_verl.hindsight import is_correct
 from sd_search_verl.hindsight.teacher_inputs import TeacherInputs
@@ -66,7 +66,7 @@ def _id(tokenizer: Any, word: str) -> int:
 
 
 def _method(about: str, **changes: Any) -> Arm:
-    return Arm(about, replace(METHOD, **changes))
+    return Arm(about, METHOD.replace(**changes))
 
 
 def _block(about: str, **changes: Any) -> Arm:
@@ -113,5 +113,5 @@ def arm(name: str, alpha: float | None = None) -> Arm:
     found = ARMS[name]
     if alpha is None or not found.method.alpha:
         return found
-    changed = {**to_mapping(found.method), "alpha": alpha}
-    return replace(found, method=from_mapping(SDSearchConfig, changed, "arm"))
+    changed = {**found.method.model_dump(), "alpha": alpha}
+    return replace(found, method=read_config(SDSearchConfig, changed, "arm"))

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from benchmarks.world import arms
 from benchmarks.world.experiment import COLUMNS, Row, run
-from sd_search_verl.config import to_mapping
 from sd_search_verl.errors import UserError
 from sd_search_verl.fingerprint import fingerprint
 from sd_search_verl.world.config import CHECKPOINT, TrainConfig
@@ -56,7 +55,7 @@ def compare(
     Raises:
         ValueError: an unknown arm, or ``out`` holds a run of other settings.
     """
-    wanted = [_job(arm, replace(config, seed=seed), checkpoint, alpha, out) for arm, seed in runs]
+    wanted = [_job(arm, config.replace(seed=seed), checkpoint, alpha, out) for arm, seed in runs]
     out.mkdir(parents=True, exist_ok=True)
     missing = [job for job in wanted if not _finished(job)]
     with tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit="run") as bar, ExitStack() as stack:
@@ -110,11 +109,11 @@ def _job(arm: str, config: TrainConfig, checkpoint: Path, alpha: float | None, o
     chosen = arms.arm(arm, alpha)
     settings = {
         "arm": arm,
-        "method": to_mapping(chosen.method),
+        "method": chosen.method.model_dump(),
         "flipped": chosen.flipped,
         "candidates": chosen.candidates,
-        "train": asdict(config),
-        "world": asdict(difficulty(checkpoint)),
+        "train": config.model_dump(),
+        "world": difficulty(checkpoint).model_dump(),
         "model": fingerprint(checkpoint),
     }
     as_read = json.loads(json.dumps(settings))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import platform
 import time
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ def run(
     logging.disable_progress_bar()
     model = load_model(checkpoint)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    watcher = Watcher(arm, config, model, tokenizer, World(replace(difficulty(checkpoint), seed=config.seed)))
+    watcher = Watcher(arm, config, model, tokenizer, World(difficulty(checkpoint).replace(seed=config.seed)))
     watcher.evaluate(0)
     world = watcher.world
     train(model, tokenizer, world, chosen.method, config, watcher.after_step, chosen.relabel, chosen.retarget)

@@ -17,7 +17,7 @@ from sd_search_verl.errors import UserError
 from sd_search_verl.report.read import read_metrics, read_traces
 from sd_search_verl.world.config import TrainConfig
 
-WINDOW = TrainConfig.evaluate_every
+WINDOW = TrainConfig().evaluate_every
 """Steps of a row."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256 as hash_of
 from pathlib import Path
 from random import Random
@@ -14,10 +14,9 @@ from typing import Any
 from tqdm import tqdm
 
 from sd_search_verl import protocol as protocols
-from sd_search_verl.config import ConfigError
+from sd_search_verl.data.config import DataConfig
 from sd_search_verl.data.flashrag import (
     EVALUATION,
-    REPOSITORY,
     TRAIN,
     SourceQuestion,
     Split,
@@ -36,28 +35,6 @@ SOURCE = "source"
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    """What to build."""
-
-    source: str = REPOSITORY
-    """Hub repository (HF_ENDPOINT chooses a mirror) or a local folder in its layout."""
-    train: list[str] = field(default_factory=lambda: list(TRAIN))
-    """Sets of ``train.parquet``, one after the other; verl shuffles."""
-    evaluation: list[str] = field(default_factory=lambda: list(EVALUATION))
-    """Sets with a file each in ``eval/``."""
-    protocol: str = "search_r1"
-    """Whose prompt the rows carry."""
-    train_sample: int | None = None
-    """Questions of each training set; null = all."""
-    sample: int | None = None
-    """Questions of each evaluation set; null = all."""
-    seed: int = 0
-    """Of the samples."""
-    any_rows: bool = False
-    """Accept files that do not have as many rows as the published sets."""
-
-
-@dataclass(frozen=True)
 class _Part:
     name: str
     split: Split
@@ -70,14 +47,9 @@ def build(config: DataConfig, out: Path) -> dict[str, Any]:
     A file that the manifest has, made of the same request and with the same checksum, is kept.
 
     Raises:
-        ConfigError: an unknown set or protocol.
         FileNotFoundError, RuntimeError: a source file is not to be had.
         ValueError: a source file is not the published one.
     """
-    for names, known in ((config.train, TRAIN), (config.evaluation, EVALUATION)):
-        for name in names:
-            if name not in known:
-                raise ConfigError(f"set {name!r} is unknown; choose from {', '.join(known)}")
     files: dict[str, list[_Part]] = {}
     if config.train:
         files["train.parquet"] = [_Part(n, TRAIN[n], config.train_sample) for n in config.train]

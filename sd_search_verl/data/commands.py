@@ -6,6 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from sd_search_verl.cli_options import add_options, given_options
+from sd_search_verl.config import read_config
+from sd_search_verl.data.config import DataConfig
 from sd_search_verl.errors import UserError
 
 
@@ -17,20 +20,7 @@ def add_commands(commands: Any) -> None:
     data.add_argument(
         "--out", type=Path, required=True, help="folder of train.parquet, eval/ and manifest.json"
     )
-    data.add_argument(
-        "--source", help="hub repository or local folder (default: RUC-NLPIR/FlashRAG_datasets)"
-    )
-    data.add_argument(
-        "--train", nargs="*", metavar="SET", help="default: nq hotpotqa; none = no train.parquet"
-    )
-    data.add_argument("--evaluation", nargs="*", metavar="SET", help="default: all seven")
-    data.add_argument("--protocol", help="whose prompt (default: search_r1)")
-    data.add_argument("--train-sample", type=int, metavar="N", help="questions of each training set")
-    data.add_argument("--sample", type=int, metavar="N", help="questions of each evaluation set")
-    data.add_argument("--seed", type=int, help="of the samples (default: 0)")
-    data.add_argument(
-        "--any-rows", action="store_true", default=None, help="accept other than the published counts"
-    )
+    add_options(data, DataConfig)
     data.add_argument(
         "--own", metavar="NAME=FILE", help="instead: own JSON lines with question and golden_answers"
     )
@@ -52,20 +42,20 @@ def add_commands(commands: Any) -> None:
 
 
 def _data(arguments: argparse.Namespace) -> int:
-    from sd_search_verl.data.build import DataConfig, build, build_own, verify
+    from sd_search_verl.data.build import build, build_own, verify
 
     if arguments.verify:
         differences = verify(arguments.out)
         print("\n".join(differences) or f"{arguments.out}: every file is as written")
         return 1 if differences else 0
+    config = read_config(DataConfig, given_options(arguments, DataConfig), "data")
     if arguments.own:
         name, _, path = arguments.own.partition("=")
         if not name or not path:
             raise UserError(f"--own {arguments.own}: give NAME=FILE")
-        build_own(Path(path), name, arguments.protocol or DataConfig.protocol, arguments.out)
+        build_own(Path(path), name, config.protocol, arguments.out)
         return 0
-    given = {name: getattr(arguments, name) for name in DataConfig.__dataclass_fields__}
-    build(DataConfig(**{name: value for name, value in given.items() if value is not None}), arguments.out)
+    build(config, arguments.out)
     return 0
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sd_search_verl.errors import UserError
 
 if TYPE_CHECKING:
-    from sd_search_verl.evaluation.config import Settings
+    from sd_search_verl.evaluation.config import ResolvedConfig
 
 
 def add_commands(commands: Any) -> None:
@@ -105,7 +105,7 @@ def _score(arguments: argparse.Namespace) -> int:
     return 1 if malformed or not scored.rows else 0
 
 
-def _settings(arguments: argparse.Namespace) -> Settings:
+def _settings(arguments: argparse.Namespace) -> ResolvedConfig:
     from sd_search_verl.evaluation.config import find_training_config, read_settings
 
     training = arguments.training or find_training_config(arguments.model)

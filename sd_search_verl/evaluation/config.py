@@ -4,54 +4,84 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pydantic import AfterValidator, Field, model_validator
 from yaml import YAMLError
 
 from sd_search_verl import protocol as protocols
-from sd_search_verl.config import ConfigError, SearchConfig, from_mapping
+from sd_search_verl.config import ConfigError, SearchConfig, read_config
+from sd_search_verl.config_base import Affects, ConfigModel, Count, Share, Tokens, Unit, affects
 from sd_search_verl.errors import UserError
 
 
-@dataclass(frozen=True)
-class EvaluationConfig:
+def _distinct(seeds: list[int]) -> list[int]:
+    if len(set(seeds)) != len(seeds):
+        raise ValueError("must be distinct seeds")
+    return seeds
+
+
+def _json_object(text: str) -> str:
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError("must be a JSON object")
+    return text
+
+
+Seeds = Annotated[list[int], Field(min_length=1), AfterValidator(_distinct), Unit("seeds")]
+PositiveShare = Annotated[float, Field(gt=0, le=1), Unit("share")]
+
+
+class EvaluationConfig(ConfigModel):
     """How questions are asked. Limits are in tokens of the model's tokenizer."""
 
-    seeds: list[int] = field(default_factory=lambda: [0])
+    seeds: Annotated[Seeds, Affects.SAMPLING] = Field(default=[0])
     """Every question is asked once for each; more than one needs a temperature above 0."""
-    temperature: float = 0.0
+    temperature: Annotated[float, Field(ge=0), Unit("temperature"), Affects.SAMPLING] = 0.0
     """0 = greedy."""
-    top_p: float = 1.0
+    top_p: Annotated[PositiveShare, Affects.SAMPLING] = 1.0
     """Nucleus sampling, where the temperature is above 0."""
-    sample: int | None = None
+    sample: Annotated[Count | None, Unit("questions"), Affects.SAMPLING] = None
     """Questions per set, always the same ones; null = all."""
-    max_prompt_tokens: int = 2048
+    max_prompt_tokens: Tokens = 2048
     """A longer prompt loses its start, as in training."""
-    max_response_tokens: int = 4096
+    max_response_tokens: Tokens = 4096
     """Room for everything after the prompt, observations included."""
-    concurrency: int = 128
+    concurrency: Annotated[Count, Unit("questions"), Affects.OPERATION] = 128
     """Questions in flight."""
-    max_failure_rate: float = 0.01
+    max_failure_rate: Annotated[Share, Affects.OPERATION] = 0.01
     """Stop when a larger share of searches failed: the numbers would be the server's, not the model's."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of the weights in vLLM."""
-    gpu_memory_utilization: float = 0.9
+    dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], Affects.SAMPLING] = "auto"
+    """Data type of the weights in vLLM."""
+    gpu_memory_utilization: Annotated[PositiveShare, Affects.OPERATION] = 0.9
     """Share of each GPU that vLLM may take."""
-    tensor_parallel_size: int = 1
+    tensor_parallel_size: Annotated[Count, Unit("GPUs"), Affects.OPERATION] = 1
     """GPUs that share the model."""
-    chat_template_kwargs: str = "{}"
+    chat_template_kwargs: Annotated[str, AfterValidator(_json_object)] = "{}"
     """Further arguments of the tokenizer's chat template, as JSON."""
-    search: SearchConfig = field(default_factory=SearchConfig)
+    search: SearchConfig = SearchConfig()
     """The agent loop."""
+
+    @model_validator(mode="after")
+    def _seeds_need_sampling(self) -> Self:
+        if len(self.seeds) > 1 and self.temperature == 0:
+            raise ValueError(
+                f"seeds={self.seeds!r} must be a single seed at temperature 0: greedy decoding gives the same answer "
+                "for all. Fix: set temperature above 0, or one seed"
+            )
+        return self
 
 
 @dataclass(frozen=True)
-class Settings:
+class ResolvedConfig:
     """A checked config, and the values of the training where they are known."""
 
     config: EvaluationConfig
@@ -72,7 +102,7 @@ class Settings:
 
 def read_settings(
     training: Path | None, overrides: Sequence[str], retriever_urls: Sequence[str] = ()
-) -> Settings:
+) -> ResolvedConfig:
     """Defaults, then the training's values, then ``overrides`` such as ``temperature=1`` or ``search.top_k=5``.
 
     Raises:
@@ -88,8 +118,8 @@ def read_settings(
         values["chat_template_kwargs"] = json.dumps(template, sort_keys=True)
     if retriever_urls:
         values["search"] = {**values.get("search", {}), "retriever_urls": list(retriever_urls)}
-    config = _checked(values)
-    return Settings(config, _checked(known) if training else None)
+    config = read_config(EvaluationConfig, values, "evaluation")
+    return ResolvedConfig(config, read_config(EvaluationConfig, known, "evaluation") if training else None)
 
 
 def find_training_config(model: Path) -> Path | None:
@@ -102,18 +132,31 @@ def find_training_config(model: Path) -> Path | None:
 
 
 def seen_by_policy(config: EvaluationConfig) -> dict[str, Any]:
-    """Every text and limit that shapes what the policy reads and may write: what a comparison must hold fixed."""
-    search = config.search
+    """Return every text and limit that shapes what the policy reads and may write: all fields without a mark.
+
+    The name of the protocol stands for its texts.
+    """
+    texts = asdict(protocols.get(config.search.protocol))
     return {
-        **{f"protocol.{name}": text for name, text in asdict(protocols.get(search.protocol)).items()},
-        "search.top_k": search.top_k,
-        "search.max_turns": search.max_turns,
-        "search.max_observation_tokens": search.max_observation_tokens,
-        "search.max_turn_tokens": search.max_turn_tokens,
-        "max_prompt_tokens": config.max_prompt_tokens,
-        "max_response_tokens": config.max_response_tokens,
-        "chat_template_kwargs": config.chat_template_kwargs,
+        **{f"protocol.{name}": text for name, text in texts.items()},
+        **{
+            f"search.{name}": value
+            for name, value in _without(config.search, *Affects).items()
+            if name != "protocol"
+        },
+        **{name: value for name, value in _without(config, *Affects).items() if name != "search"},
     }
+
+
+def identity(config: EvaluationConfig) -> dict[str, Any]:
+    """Return every field that an answer depends on: addresses, time limits and devices are left out."""
+    search = _without(config.search, Affects.OPERATION)
+    return {**_without(config, Affects.OPERATION), "search": search}
+
+
+def _without(config: ConfigModel, *effects: Affects) -> dict[str, Any]:
+    """Return the fields without any of these marks."""
+    return config.model_dump(exclude=set().union(*(affects(type(config), effect) for effect in effects)))
 
 
 def protocol_hash(config: EvaluationConfig) -> str:
@@ -140,34 +183,6 @@ def _training_values(path: Path) -> dict[str, Any]:
     if template:
         values["chat_template_kwargs"] = json.dumps(OmegaConf.to_container(template), sort_keys=True)
     return values
-
-
-def _checked(values: Mapping[str, Any]) -> EvaluationConfig:
-    config = from_mapping(EvaluationConfig, values, "evaluation")
-
-    def require(ok: bool, name: str, rule: str) -> None:
-        if not ok:
-            raise ConfigError(f"{name}={getattr(config, name)!r} must be {rule}")
-
-    require(len(config.seeds) > 0 and len(set(config.seeds)) == len(config.seeds), "seeds", "distinct seeds")
-    require(config.temperature >= 0, "temperature", "at least 0")
-    require(
-        len(config.seeds) == 1 or config.temperature > 0,
-        "seeds",
-        "a single seed at temperature 0: greedy decoding gives the same answer for all",
-    )
-    require(0 < config.top_p <= 1, "top_p", "in (0, 1]")
-    require(config.sample is None or config.sample >= 1, "sample", "at least 1, or null")
-    for name in ("max_prompt_tokens", "max_response_tokens", "concurrency", "tensor_parallel_size"):
-        require(getattr(config, name) >= 1, name, "at least 1")
-    require(0 <= config.max_failure_rate <= 1, "max_failure_rate", "between 0 and 1")
-    require(0 < config.gpu_memory_utilization <= 1, "gpu_memory_utilization", "in (0, 1]")
-    try:
-        fine = isinstance(json.loads(config.chat_template_kwargs), dict)
-    except json.JSONDecodeError:
-        fine = False
-    require(fine, "chat_template_kwargs", "a JSON object")
-    return config
 
 
 def _short(here: Any, there: Any) -> str:

@@ -20,7 +20,12 @@ from typing import Any
 from sd_search_verl import protocol as protocols
 from sd_search_verl.data.questions import Question, read_questions
 from sd_search_verl.errors import UserError
-from sd_search_verl.evaluation.config import EvaluationConfig, Settings, protocol_hash
+from sd_search_verl.evaluation.config import (
+    EvaluationConfig,
+    ResolvedConfig,
+    identity,
+    protocol_hash,
+)
 from sd_search_verl.evaluation.model import resolve_model
 from sd_search_verl.evaluation.results import in_order, summarize, timing
 from sd_search_verl.evaluation.run import ask_all
@@ -29,17 +34,6 @@ from sd_search_verl.evaluation.trajectories import TrajectoryFile
 from sd_search_verl.fingerprint import fingerprint
 
 FORMAT = 1
-# Of the search section: what no answer depends on.
-_NOT_SEEN = (
-    "retriever_urls",
-    "timeout_s",
-    "max_retries",
-    "max_loading_s",
-    "max_failure_rate",
-    "traces_per_step",
-    "sampling_seed",
-)
-_MAY_CHANGE = ("concurrency", "max_failure_rate", "gpu_memory_utilization", "tensor_parallel_size")
 
 
 @dataclass(frozen=True)
@@ -49,7 +43,7 @@ class Evaluation:
     model: Path
     questions: Sequence[tuple[str | None, Path]]
     out: Path
-    settings: Settings
+    settings: ResolvedConfig
 
 
 def evaluate(job: Evaluation) -> dict[str, Any]:
@@ -91,11 +85,7 @@ async def _ask(
 
 def _describe(job: Evaluation, model: Path, questions: Sequence[Question]) -> dict[str, Any]:
     """What the answers depend on. Where the retriever stands and how much runs at once does not belong to it."""
-    config = dataclasses.asdict(job.settings.config)
-    for name in _MAY_CHANGE:
-        del config[name]
-    for name in _NOT_SEEN:
-        del config["search"][name]
+    config = identity(job.settings.config)
     training = job.settings.training
     return {
         "model": str(job.model),

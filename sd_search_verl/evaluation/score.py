@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 from sd_search_verl import protocol as protocols
 from sd_search_verl import scoring
-from sd_search_verl.config import SearchConfig
+from sd_search_verl.config import ProtocolName
 from sd_search_verl.data.jsonl import Problem, check_answers, check_text, get_field, read_objects
 from sd_search_verl.evaluation.statistics import bootstrap, macro_average, micro_average, percent
 from sd_search_verl.protocol.base import Protocol
@@ -140,7 +140,7 @@ def _answer(
 
 def _spoken(text: str) -> Protocol:
     """The protocol of a text: by its prompt where it has one, which names its own tags, else by the observations'."""
-    for name in get_args(get_type_hints(SearchConfig)["protocol"]):
+    for name in get_args(ProtocolName):
         protocol = protocols.get(name)
         if response_of(text, protocol) != text:
             return protocol

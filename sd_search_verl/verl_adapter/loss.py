@@ -110,7 +110,7 @@ class SDSearchLoss:
         """Return the distribution that the student is pulled to: the teacher's, or the uniform one, without top-k."""
         if self.config.target == "teacher":
             return targets
-        uniform = teacher_targets(student.new_zeros(1, student.shape[1]), replace(self.config, top_k=None))
+        uniform = teacher_targets(student.new_zeros(1, student.shape[1]), self.config.replace(top_k=None))
         expanded = uniform.map(lambda rows: rows.expand(len(student), *rows.shape[1:]))
         return replace(expanded, token_log_prob=targets.token_log_prob)
 

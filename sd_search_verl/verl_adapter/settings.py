@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
-from sd_search_verl.config import ConfigError, HealthConfig, SDSearchConfig, SearchConfig, from_mapping
+from sd_search_verl.config import ConfigError, HealthConfig, SDSearchConfig, SearchConfig, read_config
 
 T = TypeVar("T", SDSearchConfig, SearchConfig, HealthConfig)
 
@@ -39,7 +39,7 @@ def _read(cls: type[T], config: DictConfig, name: str) -> T:
         raise ConfigError(
             f"the config section {name!r} {found}; {_ADD}. `sd-search doctor` checks the plugin"
         )
-    return from_mapping(cls, OmegaConf.to_container(section, resolve=True), name)  # type: ignore[arg-type]
+    return read_config(cls, OmegaConf.to_container(section, resolve=True), name)
 
 
 def refuse_unsupported(config: DictConfig) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Self
 
-from sd_search_verl.config import ConfigError
+from pydantic import Field, model_validator
+
+from sd_search_verl.config_base import ConfigModel, Count, Share, Unit
 from sd_search_verl.world.words import NAMES, RELATIONS
 
 CHECKPOINT = Path(__file__).parent / "checkpoint"
@@ -14,57 +16,54 @@ HEAD_DIM = 32
 """The smallest head of vLLM's CPU attention. Two such heads did not learn to copy from a block; four do."""
 
 
-@dataclass(frozen=True)
-class WorldConfig:
-    """What a world contains, and how the demonstrations of its warm start behave. Worlds of equal config are equal.
+class WorldConfig(ConfigModel):
+    """What a world contains, and how the demonstrations of its warm start behave. Worlds of equal config are equal."""
 
-    Raises:
-        ConfigError: a number that the word lists or the other numbers do not allow.
-    """
-
-    seed: int = 0
-    relations: int = 12
-    words: int = 1
+    seed: Annotated[int, Unit("seed")] = 0
+    """Seed of facts and questions."""
+    relations: Annotated[int, Field(ge=2, le=len(RELATIONS)), Unit("relations")] = 12
+    """Relations between names."""
+    words: Annotated[Count, Unit("words")] = 1
     """Words of a phrasing. All must be right to find the truth."""
-    candidates: int = 8
+    candidates: Annotated[int, Field(ge=2), Unit("words")] = 8
     """Words to choose from at each place of a phrasing; a relation has candidates ** words phrasings, one right."""
-    distractors: int = 15
+    distractors: Annotated[int, Field(ge=0), Unit("phrasings")] = 15
     """Most wrong phrasings of a relation that have passages, each with a plausible wrong value. The others find
     no passage of their own."""
-    documents: int = 1
+    documents: Annotated[int, Field(ge=1, le=5), Unit("passages")] = 1
     """Passages a search finds: the query's own comes first, then others about the same name and relation."""
-    names: int = 64
-    held_out_names: int = 16
+    names: Annotated[int, Field(le=len(NAMES)), Unit("names")] = 64
+    """Names that facts are about."""
+    held_out_names: Annotated[Count, Unit("names")] = 16
     """Names that are subjects of validation questions only. They do occur as values in training."""
-    hops: int = 2
+    hops: Annotated[int, Field(ge=1, le=4), Unit("hops")] = 2
     """Most hops of a question."""
-    one_hop_share: float = 0.5
+    one_hop_share: Share = 0.5
     """Share of questions with one hop; the others have 2 to ``hops``, equally often."""
-    filler: float = 0.0
+    filler: Annotated[float, Field(ge=0, lt=1), Unit("share")] = 0.0
     """Share of words of thinking in what precedes a turn's action: f / (1 - f) words on average."""
-    habit: float = 0.0
+    habit: Annotated[float, Field(ge=0, lt=1), Unit("share")] = 0.0
     """Probability that a demonstration uses a relation's first phrasing by habit. Above 0 that one is never right."""
-    train_questions: int = 1024
-    val_questions: int = 192
+    train_questions: Annotated[Count, Unit("questions")] = 1024
+    """Questions to train on."""
+    val_questions: Annotated[Count, Unit("questions")] = 192
+    """Questions to validate on."""
 
-    def __post_init__(self) -> None:
-        self._require(2 <= self.relations <= len(RELATIONS), "relations", f"between 2 and {len(RELATIONS)}")
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
         listed = min(map(len, RELATIONS.values()))
-        self._require(1 <= self.words <= listed // 2, "words", f"between 1 and {listed // 2}")
-        most = listed // self.words
-        self._require(2 <= self.candidates <= most, "candidates", f"between 2 and {most}")
-        self._require(self.distractors >= 0, "distractors", "at least 0")
-        self._require(1 <= self.documents <= min(self.phrasings, 5), "documents", "between 1 and 5")
-        fewest = self.phrasings + 1
-        self._require(fewest <= self.names <= len(NAMES), "names", f"between {fewest} and {len(NAMES)}")
-        self._require(0 < self.held_out_names < self.names, "held_out_names", "between 1 and names - 1")
-        self._require(1 <= self.hops <= 4, "hops", "between 1 and 4")
-        self._require(self.hops <= self.relations, "hops", "at most relations")
-        self._require(0 <= self.one_hop_share <= 1, "one_hop_share", "between 0 and 1")
-        self._require(0 <= self.filler < 1, "filler", "at least 0 and below 1")
-        self._require(0 <= self.habit < 1, "habit", "at least 0 and below 1")
-        self._require(self.train_questions >= 1, "train_questions", "at least 1")
-        self._require(self.val_questions >= 1, "val_questions", "at least 1")
+        _require(self.words <= listed // 2, self, "words", f"at most {listed // 2}, half of the listed words")
+        _require(self.candidates <= listed // self.words, self, "candidates", f"at most {listed} / words")
+        _require(self.documents <= self.phrasings, self, "documents", "at most candidates ** words")
+        _require(
+            self.names > self.phrasings,
+            self,
+            "names",
+            f"at least {self.phrasings + 1}, one per phrasing and 1",
+        )
+        _require(self.held_out_names < self.names, self, "held_out_names", "below names")
+        _require(self.hops <= self.relations, self, "hops", "at most relations")
+        return self
 
     @property
     def phrasings(self) -> int:
@@ -82,56 +81,57 @@ class WorldConfig:
             return float(hops == 1)
         return self.one_hop_share if hops == 1 else (1 - self.one_hop_share) / (self.hops - 1)
 
-    def _require(self, ok: bool, name: str, rule: str) -> None:
-        if not ok:
-            raise ConfigError(f"world.{name}={getattr(self, name)!r} must be {rule}")
+
+DIFFICULTY = frozenset(WorldConfig.model_fields) - {"seed"}
+"""Fields that say what kind of world it is; worlds of one kind differ in their seed."""
 
 
-@dataclass(frozen=True)
-class TrainConfig:
-    """Training in the reference: everything but the method. Names of PPO's terms are verl's.
+def _require(ok: bool, config: WorldConfig, name: str, rule: str) -> None:
+    if not ok:
+        raise ValueError(f"{name}={getattr(config, name)!r} must be {rule}")
 
-    Raises:
-        ConfigError: a number with which nothing can be trained.
-    """
 
-    seed: int = 0
-    steps: int = 49
-    questions: int = 8
+class TrainConfig(ConfigModel):
+    """Training in the reference: everything but the method. Names of PPO's terms are verl's."""
+
+    seed: Annotated[int, Unit("seed")] = 0
+    """Seed of world, sampling and training."""
+    steps: Annotated[Count, Unit("steps")] = 49
+    """Training steps."""
+    questions: Annotated[Count, Unit("questions")] = 8
     """Questions a step."""
-    group: int = 5
-    """Rollouts of each question."""
-    learning_rate: float = 1e-3
-    warmup_steps: int = 5
-    """Of the learning rate, linear."""
+    group: Annotated[int, Field(ge=2), Unit("rollouts")] = 5
+    """Rollouts of each question; one alone has no advantage."""
+    learning_rate: Annotated[float, Field(gt=0), Unit("1 / step")] = 1e-3
+    """Learning rate of AdamW."""
+    warmup_steps: Annotated[int, Field(ge=0), Unit("steps")] = 5
+    """Steps of the learning rate's linear warm-up."""
     betas: tuple[float, float] = (0.9, 0.95)
-    max_grad_norm: float = 1.0
-    clip_ratio: float = 0.2
-    clip_ratio_c: float = 3.0
-    evaluate_every: int = 7
+    """AdamW's decay rates of the two moments."""
+    max_grad_norm: Annotated[float, Field(gt=0), Unit("norm")] = 1.0
+    """Gradients are clipped to this norm."""
+    clip_ratio: Annotated[float, Field(gt=0), Unit("ratio")] = 0.2
+    """PPO's clipping range of the probability ratio."""
+    clip_ratio_c: Annotated[float, Field(gt=1), Unit("ratio")] = 3.0
+    """PPO's second bound, for negative advantages."""
+    evaluate_every: Annotated[Count, Unit("steps")] = 7
     """Steps between evaluations on held-out questions; one follows the last step too."""
 
-    def __post_init__(self) -> None:
-        # A group of one has no spread to be measured by.
-        least = {"steps": 1, "questions": 1, "group": 2, "evaluate_every": 1}
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                raise ConfigError(f"train.{name}={getattr(self, name)!r} must be at least {value}")
-        if not self.learning_rate > 0:
-            raise ConfigError(f"train.learning_rate={self.learning_rate!r} must be above 0")
 
+class FitConfig(ConfigModel):
+    """Supervised training of the warm start: steps and optimiser."""
 
-@dataclass(frozen=True)
-class FitConfig:
-    """Steps and optimiser."""
-
-    seed: int = 1
-    steps: int = 3000
-    batch: int = 48
+    seed: Annotated[int, Unit("seed")] = 1
+    """Seed of fresh weights and of the demonstrations."""
+    steps: Annotated[Count, Unit("steps")] = 3000
+    """Training steps."""
+    batch: Annotated[Count, Unit("examples")] = 48
     """Examples a step."""
-    micro_batches: int = 3
+    micro_batches: Annotated[Count, Unit("parts")] = 3
     """A batch is sorted by length and cut into this many, so that little of it is padding."""
-    learning_rate: float = 2e-3
-    warmup_steps: int = 100
-    final_share: float = 0.05
+    learning_rate: Annotated[float, Field(gt=0), Unit("1 / step")] = 2e-3
+    """Peak learning rate of AdamW."""
+    warmup_steps: Annotated[Count, Unit("steps")] = 100
+    """Steps of the learning rate's linear warm-up."""
+    final_share: Share = 0.05
     """The learning rate ends, along a cosine, at this share of its peak."""

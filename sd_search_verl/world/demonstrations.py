@@ -8,7 +8,7 @@ so the best prediction is the posterior given the attempts: copy what was CORREC
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from random import Random
 
 from sd_search_verl.config import HindsightConfig
@@ -64,7 +64,7 @@ PHRASING_WEIGHT = 2.0
 
 def demonstration(draw: Random, now: Stage, config: WorldConfig) -> Demonstration:
     """One example of stage ``now`` in a fresh world of ``config``."""
-    world = World(replace(config, seed=draw.getrandbits(32)))
+    world = World(config.replace(seed=draw.getrandbits(32)))
     hops = _hops(draw, now, config)
     question = Question(draw.choice(world.names), tuple(draw.sample(world.relations, hops)))
     right = [world.right_phrasing(relation) for relation in question.relations]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -11,38 +10,36 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sd_search_verl.config import read_config
 from sd_search_verl.errors import UserError
 from sd_search_verl.world import text
-from sd_search_verl.world.config import CHECKPOINT, WorldConfig
+from sd_search_verl.world.config import CHECKPOINT, DIFFICULTY, WorldConfig
 from sd_search_verl.world.facts import Question, World
 from sd_search_verl.world.questions import questions
 
-DIFFICULTY = "world.json"
+WORLD_FILE = "world.json"
 """In a checkpoint's folder: the world that it was warmed up for."""
 
 
 def write_difficulty(config: WorldConfig, checkpoint: Path) -> None:
     """Note next to a checkpoint for which worlds it is; their seed does not matter."""
-    fields = {name: value for name, value in dataclasses.asdict(config).items() if name != "seed"}
-    (checkpoint / DIFFICULTY).write_text(json.dumps(fields, indent=2) + "\n")
+    fields = {name: value for name, value in config if name in DIFFICULTY}
+    (checkpoint / WORLD_FILE).write_text(json.dumps(fields, indent=2) + "\n")
 
 
 def difficulty(checkpoint: Path) -> WorldConfig:
     """The world that a checkpoint was warmed up for.
 
     Raises:
-        UserError: the folder does not say; it names fields that a world has not.
+        UserError: the folder does not say, or names fields that a world does not have.
     """
-    path = checkpoint / DIFFICULTY
+    path = checkpoint / WORLD_FILE
     if not path.is_file():
         raise UserError(
-            f"{checkpoint} holds no {DIFFICULTY}; make a model for a world with: "
+            f"{checkpoint} holds no {WORLD_FILE}; make a model for a world with: "
             f"sd-search world warmstart --out {checkpoint}"
         )
-    try:
-        return WorldConfig(**json.loads(path.read_text()))
-    except TypeError as error:
-        raise UserError(f"{path}: {error}") from None
+    return read_config(WorldConfig, json.loads(path.read_text()), str(path))
 
 
 def write_world(world: World, directory: Path, checkpoint: Path = CHECKPOINT) -> None:
@@ -92,4 +89,4 @@ def oracle(world: World) -> dict[str, Any]:
         relation: {"phrasings": list(world.phrasings(relation)), "right": world.right_phrasing(relation)}
         for relation in world.relations
     }
-    return {"config": dataclasses.asdict(world.config), "relations": relations}
+    return {"config": world.config.model_dump(), "relations": relations}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
@@ -62,7 +62,7 @@ def initial_success(model: Any, tokenizer: Any, config: WorldConfig, seed: int =
     """Share of right answers at temperature 1 over the validation questions of some fresh worlds."""
     rates = []
     for index in range(worlds):
-        world = World(replace(config, seed=seed + index))
+        world = World(config.replace(seed=seed + index))
         rates.append(sampling.success_rate(model, tokenizer, world, questions(world, "val"), seed))
     return sum(rates) / worlds
 
@@ -73,7 +73,7 @@ def _mean_right(
     begun: list[str] = []
     right: list[str] = []
     while len(begun) < samples:
-        world = World(replace(config, seed=draw.getrandbits(32)))
+        world = World(config.replace(seed=draw.getrandbits(32)))
         question = Question(draw.choice(world.names), (draw.choice(world.relations),))
         messages = text.prompt(question.text)
         if correct is not None:

@@ -180,8 +180,8 @@ def test_a_broken_source_names_its_lines(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--evaluation", "squad"], "set 'squad' is unknown; choose from nq, triviaqa"),
-        (["--protocol", "react"], "protocol 'react' is unknown"),
+        (["--evaluation", "squad"], "data.evaluation[0]='squad' must be one of nq, triviaqa"),
+        (["--protocol", "react"], "data.protocol='react' must be 'search_r1' or 'autorefine'"),
         (["--source", "/nowhere"], "neither a folder nor the name of a hub repository"),
         (["--source", "some/repository"], "set HF_ENDPOINT to a mirror, or give a copy"),
         (["--own", "mine"], "give NAME=FILE"),

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
+from typing import Annotated, Any
 
 import pytest
 import yaml
 
-from sd_search_verl.config import ConfigError, SearchConfig, to_mapping
+from sd_search_verl.config import ConfigError, SearchConfig
+from sd_search_verl.config_base import Affects
 from sd_search_verl.errors import UserError
 from sd_search_verl.evaluation.config import (
+    EvaluationConfig,
     find_training_config,
+    identity,
     protocol_hash,
     read_settings,
     seen_by_policy,
@@ -28,7 +31,7 @@ def training(tmp_path: Path) -> Path:
             "max_response_length": "${data.max_prompt_length}",
             "apply_chat_template_kwargs": {"enable_thinking": False},
         },
-        "search": {**to_mapping(SearchConfig()), "max_observation_tokens": 77, "top_k": 2},
+        "search": {**SearchConfig().model_dump(), "max_observation_tokens": 77, "top_k": 2},
     }
     path = tmp_path / "run" / "hydra" / ".hydra" / "config.yaml"
     path.parent.mkdir(parents=True)
@@ -39,8 +42,8 @@ def training(tmp_path: Path) -> Path:
 def test_observations_are_cut_as_in_training(training: Path) -> None:
     """Elsewhere models trained at 512 tokens an observation are evaluated at 1024."""
     settings = read_settings(training, [], ["http://here/retrieve"])
-    assert settings.config.search == replace(
-        SearchConfig(), max_observation_tokens=77, top_k=2, retriever_urls=["http://here/retrieve"]
+    assert settings.config.search == SearchConfig().replace(
+        max_observation_tokens=77, top_k=2, retriever_urls=["http://here/retrieve"]
     )
     assert (settings.config.max_prompt_tokens, settings.config.max_response_tokens) == (100, 100)
     assert json.loads(settings.config.chat_template_kwargs) == {"enable_thinking": False}
@@ -81,17 +84,68 @@ def test_the_hash_is_of_what_the_policy_sees() -> None:
 
 
 @pytest.mark.parametrize(
+    ("overrides", "recorded"),
+    [
+        ([], "d0bb8c219fb8d4de"),
+        (["search.protocol=autorefine"], "179c669f21db9e00"),
+        (["search.max_turns=4", "max_response_tokens=100"], "f7a74516aec47c96"),
+        (
+            ["search.top_k=5", "temperature=1", "concurrency=3", "search.max_turn_tokens=99"],
+            "e676593d21639882",
+        ),
+    ],
+)
+def test_hashes_of_earlier_results_stay(overrides: list[str], recorded: str) -> None:
+    assert protocol_hash(read_settings(None, overrides).config) == recorded
+
+
+def test_a_restart_may_change_addresses_and_devices_and_nothing_that_an_answer_depends_on() -> None:
+    assert identity(EvaluationConfig()) == {
+        "seeds": [0],
+        "temperature": 0.0,
+        "top_p": 1.0,
+        "sample": None,
+        "max_prompt_tokens": 2048,
+        "max_response_tokens": 4096,
+        "dtype": "auto",
+        "chat_template_kwargs": "{}",
+        "search": {
+            "top_k": 3,
+            "max_turns": 5,
+            "max_observation_tokens": 512,
+            "max_turn_tokens": 512,
+            "protocol": "search_r1",
+        },
+    }
+
+
+def test_a_new_field_of_the_agent_loop_enters_the_hash_unless_it_is_marked() -> None:
+    class MoreSearch(SearchConfig):
+        stride: int = 1
+        port: Annotated[int, Affects.OPERATION] = 1
+
+    def seen(**more: int) -> dict[str, Any]:
+        return seen_by_policy(EvaluationConfig(search=MoreSearch(**more)))
+
+    assert seen()["search.stride"] == 1
+    assert "search.port" not in seen()
+    assert "port" not in identity(EvaluationConfig(search=MoreSearch()))["search"]
+
+
+@pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("temprature=1", "evaluation.temprature is not a field"),
-        ("temperature=-1", "temperature=-1.0 must be at least 0"),
-        ("temperature=hot", "must be of type float"),
+        ("temprature=1", "evaluation.temprature=1 is not a field. Fix: write evaluation.temperature"),
+        ("temperature=-1", "temperature=-1 must be greater than or equal to 0"),
+        ("temperature=hot", "temperature='hot' must be a valid number"),
         ("seeds=[0,1]", "a single seed at temperature 0"),
-        ("seeds=[]", "distinct seeds"),
-        ("search.protocol=react", "search.protocol='react' is not one of"),
-        ("search.max_turns=0", "must be at least 1"),
-        ("chat_template_kwargs=3", "must be of type str"),
-        ("sample=0", "at least 1, or null"),
+        ("seeds=[]", "must have at least 1 item"),
+        ("seeds=[1,1]", "must be distinct seeds"),
+        ("search.protocol=react", "evaluation.search.protocol='react' must be 'search_r1' or"),
+        ("search.max_turns=0", "must be greater than or equal to 1"),
+        ("chat_template_kwargs=3", "chat_template_kwargs=3 must be a valid string"),
+        ("chat_template_kwargs='[3]'", "must be a JSON object"),
+        ("sample=0", "sample=0 must be greater than or equal to 1, or null"),
         ("search=${nowhere}", "cannot be read"),
     ],
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sd_search_verl.config import ConfigError, HealthConfig, from_mapping
+from sd_search_verl.config import ConfigError, HealthConfig, read_config
 from sd_search_verl.health.collapse import (
     CORRECT_LOG_PROB,
     ENTROPY,
@@ -107,4 +107,4 @@ def test_steps_without_a_metric_are_passed_over() -> None:
 )
 def test_bad_thresholds_name_their_field(values: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"health.{next(iter(values))}="):
-        from_mapping(HealthConfig, values, "health")
+        read_config(HealthConfig, values, "health")

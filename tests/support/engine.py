@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributed.fsdp import FullyShardedDataParallel
 
-from sd_search_verl.config import SDSearchConfig, from_mapping, to_mapping
+from sd_search_verl.config import SDSearchConfig, read_config
 from sd_search_verl.hindsight.teacher_inputs import TeacherInputs, build_teacher_inputs
 from sd_search_verl.protocol import get
 from sd_search_verl.protocol.prompt import encode_messages
@@ -136,7 +136,7 @@ def recorded_rows(tokenizer: Any, groups: int = 4, size: int = 4, seed: int = 0)
 
 def settings(**changes: Any) -> SDSearchConfig:
     """The method's config with changes, checked like a user's."""
-    return from_mapping(SDSearchConfig, {**to_mapping(SDSearchConfig()), **changes}, "sd_search")
+    return read_config(SDSearchConfig, changes, "sd_search")
 
 
 def teacher_inputs(rows: Sequence[Row], config: SDSearchConfig, tokenizer: Any) -> list[TeacherInputs]:

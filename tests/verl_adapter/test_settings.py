@@ -32,7 +32,7 @@ def test_overrides_reach_the_sections() -> None:
 
 
 def test_a_wrong_value_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"sd_search\.divergence='kl' is not one of jsd"):
+    with pytest.raises(ConfigError, match=r"sd_search\.divergence='kl' must be 'jsd'"):
         read_sd_search(compose(MODEL, ["sd_search.divergence=kl"]))
 
 

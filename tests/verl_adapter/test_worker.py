@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import torch
@@ -24,6 +24,7 @@ from support.engine import (
 from support.tiny import byte_tokenizer
 
 from sd_search_verl.config import ConfigError, HindsightConfig, SDSearchConfig
+from sd_search_verl.config_base import ConfigModel
 from sd_search_verl.hindsight.teacher_inputs import TeacherInputs
 
 COMBINATIONS = [
@@ -67,7 +68,7 @@ def test_gradient_equals_the_reference(worker: Any, model: Path, rows: list[Row]
 
 def every_value() -> list[dict[str, Any]]:
     """One change for every allowed value of every field that is a choice, and some that combine."""
-    method, block = get_type_hints(SDSearchConfig), get_type_hints(HindsightConfig)
+    method, block = hints(SDSearchConfig), hints(HindsightConfig)
     single = [{name: value} for name, hint in method.items() for value in get_args(hint) if is_choice(hint)]
     nested = [{name: value} for name, hint in block.items() for value in get_args(hint) if is_choice(hint)]
     numbers = [{"correct_above_f1": 0.5}, {"max_tokens": 200}]
@@ -78,6 +79,10 @@ def every_value() -> list[dict[str, Any]]:
     changes = [*single, *({"hindsight": change} for change in [*nested, *numbers, *combined])]
     changes.remove({"hindsight": {"content": "none"}})  # no gradient at all: a test of its own
     return changes
+
+
+def hints(model: type[ConfigModel]) -> dict[str, Any]:
+    return {name: field.annotation for name, field in model.model_fields.items()}
 
 
 def is_choice(hint: Any) -> bool:

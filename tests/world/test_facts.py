@@ -2,6 +2,7 @@
 
 import pytest
 
+from sd_search_verl.config import read_config
 from sd_search_verl.errors import UserError
 from sd_search_verl.world import Question, World, WorldConfig, questions
 from sd_search_verl.world.words import NAMES, RELATIONS
@@ -128,8 +129,8 @@ def test_other_queries_find_nothing(query: str) -> None:
     ],
 )
 def test_impossible_configs_are_refused_by_name(field: str, value: float) -> None:
-    with pytest.raises(ValueError, match=f"world.{field}="):
-        WorldConfig(**{field: value})
+    with pytest.raises(UserError, match=f"world.{field}="):
+        read_config(WorldConfig, {field: value}, "world")
 
 
 def test_words_are_distinct_and_lower_case_but_for_names() -> None:

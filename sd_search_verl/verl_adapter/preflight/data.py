@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 from omegaconf import DictConfig, ListConfig
 
 from sd_search_verl import protocol as protocols
-from sd_search_verl.config import SearchConfig
+from sd_search_verl.config import ProtocolName
 from sd_search_verl.finding import Finding
 
 
@@ -60,7 +60,7 @@ def _other_protocol(table: Any, config: DictConfig) -> str | None:
     batch = next(table.iter_batches(batch_size=1, columns=[config.data.prompt_key]))
     text = json.dumps(batch.to_pylist()[0], default=str)
     ours = config.search.protocol
-    names = get_args(get_type_hints(SearchConfig)["protocol"])
+    names = get_args(ProtocolName)
     spoken = [name for name in names if protocols.get(name).observation_open in text]
     return spoken[0] if spoken and ours not in spoken else None
 

@@ -124,7 +124,7 @@ def test_alpha_is_that_of_all_arms_that_distil() -> None:
     assert arms.arm("sd") is ARMS["sd"]
     with pytest.raises(UserError, match="arm 'sdd' is unknown"):
         arms.arm("sdd")
-    with pytest.raises(ValueError, match=r"arm\.alpha=-1\.0 must be at least 0"):
+    with pytest.raises(UserError, match=r"arm\.alpha=-1\.0 must be greater than or equal to 0"):
         arms.arm("sd", -1.0)
 
 

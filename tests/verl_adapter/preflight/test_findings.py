@@ -105,7 +105,13 @@ FAILURES: list[tuple[Callable[[DictConfig, Path], str], list[str]]] = [
         disk_too_small,
         ["GiB free at", "2 + 1 checkpoints of 11175.9 GiB need", "trainer.max_actor_ckpt_to_keep"],
     ),
-    (key_of_ours, ["sd_search.warmup is not a field; the fields are alpha", "did you mean warmup_steps?"]),
+    (
+        key_of_ours,
+        [
+            "sd_search.warmup=3 is not a field. Fix: write sd_search.warmup",
+            "did you mean warmup_steps?",
+        ],
+    ),
     (
         key_of_verl_in_a_file,
         ["trainer.total_training_step is a key that neither", "did you mean total_training_steps?"],

@@ -1,0 +1,77 @@
+"""Command line options made from option sets: one source for names, types, help texts and defaults."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Collection
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from sd_search_verl.config_base import default_text, description, fields_of, section_model, unit
+
+
+def add_options(parser: Any, model: type[BaseModel], only: Collection[str] | None = None) -> None:
+    """Add ``--field-name`` for every field of ``model``, or for those in ``only``.
+
+    An option that is not given leaves no attribute in argparse's namespace: see :func:`given_options`.
+
+    Args:
+        parser: argparse's parser or argument group.
+        model: the option set; its sections are left out.
+        only: names of the fields wanted.
+    """
+    for name, field in fields_of(model):
+        if only is None or name in only:
+            parser.add_argument(
+                f"--{name.replace('_', '-')}",
+                dest=name,
+                default=argparse.SUPPRESS,
+                help=_help(field),
+                **_kind(field),
+            )
+
+
+def given_options(
+    arguments: argparse.Namespace, model: type[BaseModel], only: Collection[str] | None = None
+) -> dict[str, Any]:
+    """Return the values that the command line gives for the fields of ``model``, or for those in ``only``."""
+    wanted = model.model_fields if only is None else only
+    return {name: value for name, value in vars(arguments).items() if name in wanted}
+
+
+def listing(model: type[BaseModel], prefix: str = "") -> str:
+    """Return one line per field, sections included: ``name  help``, for the epilog of a parser."""
+    lines = []
+    for name, field in model.model_fields.items():
+        section = section_model(field)
+        text = f"  {prefix + name:30} {_help(field)}".replace("%%", "%")
+        lines.append(text if section is None else listing(section, f"{prefix}{name}."))
+    return "\n".join(lines)
+
+
+def _help(field: FieldInfo) -> str:
+    about = ", ".join(filter(None, (unit(field), f"default: {default_text(field)}")))
+    return f"{description(field).rstrip('.')} ({about})".replace("%", "%%")
+
+
+def _kind(field: FieldInfo) -> dict[str, Any]:
+    """Return argparse's keywords for a field's type."""
+    kind: Any = field.annotation
+    if type(None) in get_args(kind):
+        kind = next(inner for inner in get_args(kind) if inner is not type(None))
+    if hasattr(kind, "__metadata__"):  # Annotated
+        kind = kind.__origin__
+    if kind is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if get_origin(kind) is Literal:
+        return {
+            "metavar": "{" + ",".join(get_args(kind)) + "}"
+        }  # checked by the model, whose message says more
+    many = {}
+    if get_origin(kind) is list:
+        (kind,), many = get_args(kind), {"nargs": "*"}
+        kind = getattr(kind, "__origin__", kind)
+    metavar = (unit(field).split("(")[0].strip() or kind.__name__).upper().replace(" ", "")
+    return {"type": kind, "metavar": metavar, **many}
