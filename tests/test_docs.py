@@ -54,7 +54,7 @@ def test_the_configuration_tables_are_current() -> None:
     spec.loader.exec_module(module)
     text = module.PAGE.read_text(encoding="utf-8")
     assert module.page(text) == text, "run python docs/configuration_tables.py"
-    assert "| `alpha` | `0.001` | Weight of L_SD. |" in text
+    assert "| `alpha` | `0.001` | weight | Weight of L_SD. |" in text
 
 
 @every_page
