@@ -157,3 +157,5 @@ class HealthConfig(ConfigModel):
     """Nats per policy token by which the CORRECT rollouts of a window have become less likely than in the best one."""
     max_partial_groups: Annotated[Share | None, Unit("share")] = 0.0
     """Share of a step's groups that lack rollouts; looked at step by step."""
+    max_shortened_blocks: Annotated[Share | None, Unit("share")] = 0.5
+    """Share of a step's rollouts whose hindsight block lost rollouts to ``sd_search.hindsight.max_tokens``."""

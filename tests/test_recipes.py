@@ -14,7 +14,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from sd_search_verl.config import SDSearchConfig
-from sd_search_verl.verl_adapter.preflight import check_keys, check_verl, compose
+from sd_search_verl.verl_adapter.preflight import check_hindsight, check_keys, check_verl, compose
 
 REPO = Path(__file__).resolve().parents[1]
 POLICIES = [f"qwen2.5_{size}_{kind}" for size in ("3b", "7b") for kind in ("base", "instruct")]
@@ -164,7 +164,8 @@ def test_every_field_of_the_papers_config_is_stated_or_marked() -> None:
             assert value[1] in stated | follows, f"paper.yaml:{number}: {line}"
 
 
-def test_the_ablations_are_one_override_each(tmp_path: Path) -> None:
+def test_the_ablations_change_one_field_each(tmp_path: Path) -> None:
+    """The ablation without future masking also changes the block's limit, which whole rollouts would exceed."""
     (base,) = trainings("paper_sd_search.sh", "data", "runs/x", folder=tmp_path)
     found = trainings("paper_ablations.sh", "data", "runs", "all", folder=tmp_path)
     assert len(found) == 11
@@ -174,11 +175,14 @@ def test_the_ablations_are_one_override_each(tmp_path: Path) -> None:
         assert wrong_with(config) == []
         changed = differing(config, composed(*base))
         changed = {name for name in changed if not name.endswith(("default_local_dir", "experiment_name"))}
+        if config.sd_search.hindsight.content == "full":
+            changed.remove("sd_search.hindsight.max_tokens")
         (name,) = changed
         assert name.startswith("sd_search.")
+        assert all(finding.ok for finding in check_hindsight(config)), name
         assert name in table
         assert str(OmegaConf.select(config, name)) in table
-    assert len({arguments[-1] for arguments in found}) == 11
+    assert len({tuple(arguments) for arguments in found}) == 11
 
 
 def test_a_wrong_ablation_is_named(tmp_path: Path) -> None:

@@ -19,11 +19,20 @@ ENTROPY = "actor/entropy"
 REWARD = "critic/score/mean"
 CORRECT_LOG_PROB = "health/correct_log_prob"
 PARTIAL_GROUPS = "health/partial_groups"
+SHORTENED_BLOCKS = "health/shortened_blocks"
 
-WATCHED = (SEARCHES, LENGTH, ENTROPY, REWARD, CORRECT_LOG_PROB, PARTIAL_GROUPS)
+WATCHED = (SEARCHES, LENGTH, ENTROPY, REWARD, CORRECT_LOG_PROB, PARTIAL_GROUPS, SHORTENED_BLOCKS)
 """The metrics that :func:`alarms` reads."""
 
-NAMES = ("partial_groups", "searches", "response_length", "entropy", "reward", "correct_log_prob")
+NAMES = (
+    "partial_groups",
+    "shortened_blocks",
+    "searches",
+    "response_length",
+    "entropy",
+    "reward",
+    "correct_log_prob",
+)
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,13 @@ def _of_last_step(history: Sequence[Mapping[str, float]], config: HealthConfig) 
             "partial_groups",
             f"{share:.0%} of the groups lack rollouts, more than health.max_partial_groups={allowed:.0%}; "
             "verl trains them as they are. Look for 'Error in _run_prompt' in the log",
+        )
+    share, allowed = history[-1].get(SHORTENED_BLOCKS, 0.0), config.max_shortened_blocks
+    if allowed is not None and share > allowed:
+        yield Alarm(
+            "shortened_blocks",
+            f"{share:.0%} of the hindsight blocks lost rollouts, more than health.max_shortened_blocks={allowed:.0%}; "
+            "an empty block makes the teacher equal to the student. Raise sd_search.hindsight.max_tokens",
         )
 
 

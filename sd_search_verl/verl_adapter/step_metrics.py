@@ -87,12 +87,18 @@ def health_metrics(
 
 
 def prepared_metrics(inputs: Sequence[TeacherInputs]) -> dict[str, float]:
-    """What the teacher will read."""
+    """What the teacher will read.
+
+    health/shortened_blocks: share of the rollouts with scored tokens whose block lost rollouts for length.
+    """
     rows = [row for item in inputs for row in item.rows]
+    scored = [item for item in inputs if item.rows]
     return {
         "sd_search/query_tokens": float(sum(len(row.student_positions) for row in rows)),
         "sd_search/teacher_tokens": float(sum(len(row.input_ids) for row in rows)),
         "sd_search/shortened_blocks": _total(item.num_dropped > 0 for item in inputs),
+        "sd_search/empty_blocks": _total(not any(item.blocks) for item in scored),
+        "health/shortened_blocks": _total(item.num_dropped > 0 for item in scored) / max(len(scored), 1),
     }
 
 

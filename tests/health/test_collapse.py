@@ -16,6 +16,7 @@ from sd_search_verl.health.collapse import (
     PARTIAL_GROUPS,
     REWARD,
     SEARCHES,
+    SHORTENED_BLOCKS,
     alarms,
     levels,
 )
@@ -87,6 +88,16 @@ def test_partial_groups_are_an_alarm_at_once() -> None:
     assert alarms([{PARTIAL_GROUPS: 0.25}, {PARTIAL_GROUPS: 0.0}], CONFIG) == []
 
 
+def test_blocks_that_lost_rollouts_are_an_alarm_at_once() -> None:
+    (alarm,) = alarms([{SHORTENED_BLOCKS: 0.75}], CONFIG)
+    assert alarm.name == "shortened_blocks"
+    assert alarm.name in NAMES
+    assert "75% of the hindsight blocks lost rollouts" in alarm.text
+    assert "Raise sd_search.hindsight.max_tokens" in alarm.text
+    assert alarms([{SHORTENED_BLOCKS: 0.75}], HealthConfig(max_shortened_blocks=0.8)) == []
+    assert alarms([{SHORTENED_BLOCKS: 0.75}], HealthConfig(max_shortened_blocks=None)) == []
+
+
 def test_steps_without_a_metric_are_passed_over() -> None:
     rows = [{REWARD: 1.0}, {}, {REWARD: math.nan}, {REWARD: 3.0}]
     assert levels(rows, REWARD, 2) == [2.0]
@@ -102,6 +113,7 @@ def test_steps_without_a_metric_are_passed_over() -> None:
         {"response_length_range": [1.5, 3.0]},
         {"max_reward_drop": 1.5},
         {"max_searches_change": 1.0},
+        {"max_shortened_blocks": 1.5},
     ],
     ids=str,
 )

@@ -11,7 +11,9 @@ import torch
 from support.engine import recorded_rows
 from support.tiny import byte_tokenizer
 
-from sd_search_verl.config import HindsightConfig, SearchConfig
+from sd_search_verl.config import HindsightConfig, SDSearchConfig, SearchConfig
+from sd_search_verl.hindsight.teacher_inputs import build_teacher_inputs
+from sd_search_verl.protocol.base import Messages
 from sd_search_verl.rollout.retriever import RetrieverClient
 from sd_search_verl.rollout.types import Prompt, Rollout, Search
 from sd_search_verl.verl_adapter.data_plane import StepRollouts
@@ -19,6 +21,7 @@ from sd_search_verl.verl_adapter.step_metrics import (
     SearchUnavailableError,
     check_failure_rate,
     health_metrics,
+    prepared_metrics,
 )
 
 
@@ -69,3 +72,23 @@ def test_a_dead_retriever_stops_the_run_above_the_ceiling() -> None:
         check_failure_rate(rollouts, config)
     check_failure_rate(rollouts, SearchConfig(max_failure_rate=0.25))
     check_failure_rate(rollouts, SearchConfig())
+
+
+def test_empty_and_shortened_blocks_are_counted_and_their_share_is_watched() -> None:
+    tokenizer = byte_tokenizer()
+    rollouts = [row.rollout for row in recorded_rows(tokenizer)]
+
+    def encode(messages: Messages) -> list[int]:
+        return [int(i) for i in tokenizer.encode(str(messages))]
+
+    def found(max_tokens: int) -> dict[str, float]:
+        hindsight = HindsightConfig(content="full", max_tokens=max_tokens)
+        inputs = build_teacher_inputs(
+            rollouts, SDSearchConfig(hindsight=hindsight), tokenizer, encode, seed=0
+        )
+        return prepared_metrics(inputs)
+
+    assert found(100_000)["health/shortened_blocks"] == found(100_000)["sd_search/empty_blocks"] == 0
+    nothing_fits = found(16)
+    assert nothing_fits["health/shortened_blocks"] == 1
+    assert nothing_fits["sd_search/empty_blocks"] == sum(bool(rollout.spans) for rollout in rollouts) > 0

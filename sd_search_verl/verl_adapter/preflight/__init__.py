@@ -11,6 +11,7 @@ from sd_search_verl.config import ConfigError
 from sd_search_verl.finding import Finding
 from sd_search_verl.verl_adapter.preflight.data import check_data
 from sd_search_verl.verl_adapter.preflight.disk import check_disk
+from sd_search_verl.verl_adapter.preflight.hindsight import check_hindsight
 from sd_search_verl.verl_adapter.preflight.options import check_keys, check_verl, compose
 from sd_search_verl.verl_adapter.preflight.policy import check_policy
 from sd_search_verl.verl_adapter.preflight.retrievers import check_retrievers
@@ -18,6 +19,7 @@ from sd_search_verl.verl_adapter.preflight.retrievers import check_retrievers
 __all__ = [
     "check_data",
     "check_disk",
+    "check_hindsight",
     "check_keys",
     "check_policy",
     "check_retrievers",
@@ -33,6 +35,7 @@ def check_run(config: DictConfig) -> list[Finding]:
     return [
         *check_verl(config),
         *check_keys(config),
+        *check_hindsight(config),
         *check_data(config),
         *check_policy(config),
         *check_disk(config),
@@ -46,7 +49,8 @@ def refuse_bad_start(config: DictConfig) -> None:
     Raises:
         ConfigError: with every finding and its fix.
     """
-    bad = [f for f in (*check_data(config), *check_policy(config), *check_disk(config)) if not f.ok]
+    fatal = (check_hindsight, check_data, check_policy, check_disk)
+    bad = [finding for check in fatal for finding in check(config) if not finding.ok]
     warnings = [f for f in check_keys(config) if not f.ok]
     if not bad:
         down = [f for f in check_retrievers(config) if not f.ok]

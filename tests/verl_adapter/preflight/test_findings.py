@@ -100,6 +100,11 @@ def key_on_the_command_line(config: DictConfig, folder: Path) -> str:
     return str(caught.value)
 
 
+def whole_rollouts_in_a_short_block(config: DictConfig, folder: Path) -> str:
+    values = {"sd_search__hindsight__content": "full", "data__max_response_length": 5632}
+    return bad(preflight.check_hindsight(change(config, **values)))
+
+
 FAILURES: list[tuple[Callable[[DictConfig, Path], str], list[str]]] = [
     (
         disk_too_small,
@@ -121,6 +126,14 @@ FAILURES: list[tuple[Callable[[DictConfig, Path], str], list[str]]] = [
     (
         missing_column,
         ["bad.parquet has no column reward_model; it has data_source", "`sd-search data --own NAME=FILE`"],
+    ),
+    (
+        whole_rollouts_in_a_short_block,
+        [
+            "sd_search.hindsight.max_tokens=1024 is less than data.max_response_length=5632",
+            "the teacher equals the student",
+            "set sd_search.hindsight.max_tokens to at least 5632, better 28160 for a group of 5",
+        ],
     ),
     (no_such_file, ["none.parquet does not exist", "build it with `sd-search data --out DIR`"]),
     (not_parquet, ["text.parquet is not parquet", "build it with `sd-search data --out DIR`"]),
@@ -160,6 +173,21 @@ def test_one_message_with_the_fix(
 def test_nothing_is_wrong_with_the_good_one(good: DictConfig) -> None:
     findings = [f for f in preflight.check_run(good) if not f.ok]
     assert [finding.name for finding in findings] == [f"retriever {UNLISTENED}"]
+
+
+def test_a_block_of_queries_and_grpo_need_no_room_for_whole_rollouts(good: DictConfig) -> None:
+    long = {"data__max_response_length": 5632}
+    full = {**long, "sd_search__hindsight__content": "full"}
+    assert [*preflight.check_hindsight(change(good, **long))] == []
+    assert [*preflight.check_hindsight(change(good, **full, sd_search__alpha=0))] == []
+    (finding,) = preflight.check_hindsight(change(good, **full, sd_search__hindsight__max_tokens=5632))
+    assert finding.ok
+
+
+def test_the_trainer_refuses_whole_rollouts_in_a_short_block(good: DictConfig) -> None:
+    values = {"sd_search__hindsight__content": "full", "data__max_response_length": 5632}
+    with pytest.raises(ConfigError, match=r"sd_search\.hindsight\.max_tokens=1024"):
+        preflight.refuse_bad_start(change(good, **values))
 
 
 def test_the_fix_for_a_missing_chat_template_works(good: DictConfig, tmp_path: Path) -> None:

@@ -1,0 +1,38 @@
+"""Room for the hindsight block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from omegaconf import DictConfig
+
+from sd_search_verl.config import ConfigError
+from sd_search_verl.finding import Finding
+
+
+def check_hindsight(config: DictConfig) -> Iterator[Finding]:
+    """A block of whole rollouts holds at least one rollout of the longest length.
+
+    A rollout that does not fit leaves an empty block: teacher and student then read the same, and L_SD is 0.
+    """
+    from sd_search_verl.verl_adapter.settings import read_sd_search
+
+    try:
+        method = read_sd_search(config)
+    except ConfigError:
+        return  # check_verl reports it
+    if method.alpha == 0 or method.hindsight.content != "full":
+        return
+    room, longest = method.hindsight.max_tokens, config.data.max_response_length
+    name, rollouts = "sd_search.hindsight.max_tokens", config.actor_rollout_ref.rollout.n
+    found = (
+        f"sd_search.hindsight.content=full puts whole rollouts into the block, {name}={room} is "
+        f"{'less' if room < longest else 'no less'} than data.max_response_length={longest}"
+    )
+    if room < longest:
+        found += "; a rollout that does not fit leaves the block empty, and the teacher equals the student"
+    fix = (
+        f"set {name} to at least {longest}, better {rollouts * longest} for a group of {rollouts}; the model's context "
+        "must hold prompt, block and response together"
+    )
+    yield Finding(name, room >= longest, found, fix)
