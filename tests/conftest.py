@@ -2,10 +2,12 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.cli import build_world
 
 os.environ.setdefault("VERL_PLATFORM", "cpu")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -21,13 +23,30 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 REPO = Path(__file__).resolve().parents[1]
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Let torch compute in one thread: the models are so small that more only wait for each other."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the synthetic world's files, which no test may change."""
+    return build_world(tmp_path_factory.mktemp("world"))
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder with real passages, questions, trajectories and a real tokenizer; the tests on it are skipped without."""
-    folder = Path(os.environ.get("SD_SEARCH_DATA", REPO.parent / "shared" / "data"))
+    folder = Path(os.environ.get("SD_SEARCH_TEST_DATA", REPO.parent / "shared" / "data"))
     if not (folder / "wiki18-mini").is_dir():
         pytest.skip(
-            f"no real data at {folder}; set SD_SEARCH_DATA to a folder with wiki18-mini and qwen2.5-tokenizer"
+            f"no real data at {folder}; set SD_SEARCH_TEST_DATA to a folder with wiki18-mini and qwen2.5-tokenizer"
         )
     return folder
 

@@ -16,7 +16,7 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.cli import build_world, local
+from support.cli import local
 
 from sd_search_verl.protocol import get
 from sd_search_verl.scoring import exact_match, token_f1
@@ -52,11 +52,6 @@ WITH_ALPHA = [
     "timing_s/sd_search_prepare",
     "timing_s/sd_search_teacher",
 ]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")

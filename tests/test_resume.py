@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from support.cli import build_world, local
+from support.cli import local
 from torch.distributed.tensor import DTensor
 from torch.utils._pytree import keystr, tree_flatten_with_path
 
@@ -35,11 +35,6 @@ OVERRIDES = [
     "data.train_batch_size=4",
     "actor_rollout_ref.actor.ppo_mini_batch_size=4",
 ]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_world(tmp_path_factory.mktemp("world"))
 
 
 def start(run: Path, world: Path, steps: int) -> subprocess.Popen[bytes]:

@@ -111,12 +111,12 @@ def test_the_folder_made_is_a_model_with_the_whole_vocabulary(
     )
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_a_short_warm_start_learns_the_form(qwen_tokenizer: Any) -> None:
     trajectories = [
         Trajectory(f"who is number {i}", [f"number {i}"], [["T\nA number is a count."]], "Bo")
         for i in range(20)
     ]
-    torch.set_num_threads(1)
     config = FitConfig(steps=80, batch=8, micro_batches=1, learning_rate=8e-3, warmup_steps=10)
     model = warm_start(trajectories, [t.question for t in trajectories], qwen_tokenizer, config)
     assert query_rate(model, qwen_tokenizer, ["who is number 3", "who is number 5"] * 4) >= 0.5

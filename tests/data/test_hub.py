@@ -13,9 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-from hub_server import LARGE, Hub, serve
+from support.hub_server import LARGE, Hub, serve
 
 from sd_search_verl.data.build import verify
 from sd_search_verl.data.corpus import PARTS

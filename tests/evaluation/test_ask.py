@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-from scripted import R1, TOKENIZER, config, found
+from support.scripted import R1, TOKENIZER, config, found
 
 from sd_search_verl.data.questions import Question
 from sd_search_verl.evaluation.ask import step_by_step

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import random
-import sys
 from pathlib import Path
 from statistics import fmean, stdev
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-from test_run import rows_of
+from support.scripted import rows_of
 
 from sd_search_verl.cli import main
 from sd_search_verl.evaluation.compare import compare, read_run

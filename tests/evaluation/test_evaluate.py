@@ -17,19 +17,9 @@ from sd_search_verl.evaluation.model import resolve_model
 from sd_search_verl.fingerprint import fingerprint
 from sd_search_verl.protocol import get
 from sd_search_verl.scoring import exact_match
-from sd_search_verl.world.config import WorldConfig
-from sd_search_verl.world.facts import World
-from sd_search_verl.world.files import write_world
 
 LIMITS = ["max_prompt_tokens=64", "max_response_tokens=192", "search.top_k=1", "search.max_turns=3"]
 LIMITS += ["search.max_turn_tokens=24", "search.max_observation_tokens=64", "sample=24", "concurrency=10"]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("world")
-    write_world(World(WorldConfig()), folder)
-    return folder
 
 
 @pytest.fixture

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import sys
 import time
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-import scripted
-from scripted import R1, Policy, config, found, write_questions
+from support import scripted
+from support.scripted import R1, Policy, config, found, rows_of, write_questions
 
 from sd_search_verl.data.questions import Question, read_questions
 from sd_search_verl.errors import UserError
@@ -139,25 +135,6 @@ def test_seeds_of_turns_are_all_different(questions: list[Question]) -> None:
     seeds = {turn_seed(seed, q, turn) for seed in range(3) for q in questions for turn in range(6)}
     assert len(seeds) == 3 * 60 * 6
     assert all(0 <= seed < 2**63 for seed in seeds)
-
-
-def rows_of(sets: dict[str, list[int]], **changes: Any) -> dict[Any, dict[str, Any]]:
-    """Trajectories with the given EM."""
-    row = {
-        "f1": 0.0,
-        "cover_em": 1.0,
-        "gold_in_documents": [False, True],
-        "malformed": {"no_action": 0},
-        "truncated_observations": 0,
-        "truncated_prompt": False,
-        "answer": "x",
-        "status": "answered",
-        "failures": 0,
-        "latency_s": 1.0,
-        "latencies_s": [0.1, 0.3],
-        **changes,
-    }
-    return {(name, str(i), 0): {**row, "em": em} for name, ems in sets.items() for i, em in enumerate(ems)}
 
 
 def test_bamboogle_is_the_share_of_right_answers() -> None:

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import psutil
 import pytest
-from support.cli import build_world, local
+from support.cli import local
 
 from sd_search_verl.launch.environment import ENVIRONMENT
 from sd_search_verl.launch.retriever import build_index, serving_index
@@ -26,11 +26,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 LOCAL_S, BARE_S = 30.0, 90.0
 """Longest times until nothing is left."""
 MARK = "SD_SEARCH_TEST_RUN"
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture

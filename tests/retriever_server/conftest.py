@@ -3,7 +3,6 @@
 import importlib.util
 import io
 import json
-import os
 import random
 import shutil
 from collections.abc import Iterator
@@ -28,16 +27,6 @@ def passage(number: int) -> dict[str, str]:
     rng = random.Random(number)
     text = " ".join(rng.choices(WORDS, k=40))
     return {"id": f"doc-{number}", "contents": f'"Title {number}"\nPassage{number} about {text}.'}
-
-
-@pytest.fixture(scope="session")
-def data_folder() -> Path:
-    """The folder of real data; skips where it is not there."""
-    default = Path(__file__).resolve().parents[2].parent / "shared" / "data"
-    folder = Path(os.environ.get("SD_SEARCH_DATA", default))
-    if not (folder / "wiki18-mini").is_dir():
-        pytest.skip(f"no wiki18-mini in {folder}; set SD_SEARCH_DATA to the folder that holds it")
-    return folder
 
 
 @pytest.fixture(scope="session")

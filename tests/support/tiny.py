@@ -7,14 +7,13 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
-
-from sd_search_verl.protocol.spans import _byte_alphabet
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 
 def byte_tokenizer(merges: list[tuple[str, str]] | None = None) -> PreTrainedTokenizerFast:
     """Byte-level BPE: every byte is a token, and so are the given merges (left to right)."""
     merges = merges or []
-    vocab = dict(sorted(_byte_alphabet().items(), key=lambda item: item[1]))
+    vocab = {character: byte for byte, character in sorted(bytes_to_unicode().items())}
     for left, right in merges:
         vocab[left + right] = len(vocab)
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))

@@ -20,7 +20,7 @@ from support.engine import (
     teacher_inputs,
     weights,
 )
-from support.tiny import byte_tokenizer, save_tiny_model
+from support.tiny import byte_tokenizer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
 
@@ -95,11 +95,6 @@ def test_a_checkpoint_that_is_written_again_is_not_whole_meanwhile(tmp_path: Pat
     folder = save(tmp_path, 2)
     assert before_saving(tmp_path, 2) == folder
     assert not is_whole(folder)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("tiny"))
 
 
 def loader(model: Path, data: Path, shuffle: bool) -> PPOTrainerSync:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,6 +19,8 @@ from sd_search_verl.world.config import CHECKPOINT, TrainConfig
 from sd_search_verl.world.reference import Step
 from sd_search_verl.world.sampling import rollouts
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TOKENIZER = AutoTokenizer.from_pretrained(CHECKPOINT)
 WORLD = World(WorldConfig(seed=3))
 CONFIG = TrainConfig()
@@ -28,14 +29,6 @@ ALPHA = 0.7
 
 def policy() -> Any:
     return AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float32)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

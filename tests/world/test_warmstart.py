@@ -1,6 +1,5 @@
 """The warm start, and the checkpoint that it made."""
 
-from collections.abc import Iterator
 from random import Random
 from typing import Any
 
@@ -22,16 +21,10 @@ from sd_search_verl.world.tokenizer import build_tokenizer
 from sd_search_verl.world.warmstart import Encoder, WarmStartError, check, train
 from sd_search_verl.world.words import RELATIONS
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TOKENIZER = build_tokenizer()
 WORLD = WorldConfig()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

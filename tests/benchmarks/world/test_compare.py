@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,15 +29,9 @@ from sd_search_verl.world.config import CHECKPOINT, TrainConfig
 from sd_search_verl.world.files import write_world
 from sd_search_verl.world.reference import Step, train
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TOKENIZER = AutoTokenizer.from_pretrained(CHECKPOINT)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def policy() -> Any:

@@ -27,24 +27,24 @@ def anserini(
 
 
 @pytest.fixture(scope="module")
-def two_shards(java: None, data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def two_shards(java: None, real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An index of the real slice, built in two shards."""
     index = tmp_path_factory.mktemp("mini") / "index"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(builder, "SHARD_PASSAGES", 5000)
-        build("bm25", data_folder / "wiki18-mini" / "corpus.jsonl", index, BuildOptions(heap_mb=512))
+        build("bm25", real_data / "wiki18-mini" / "corpus.jsonl", index, BuildOptions(heap_mb=512))
     return index
 
 
 @pytest.fixture(scope="module")
-def pyserini_index(java: None, data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pyserini_index(java: None, real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same passages indexed in one go with the command that Pyserini's documentation gives."""
     import shutil
     import subprocess
 
     folder = tmp_path_factory.mktemp("pyserini")
     (folder / "in").mkdir()
-    shutil.copy(data_folder / "wiki18-mini" / "corpus.jsonl", folder / "in")
+    shutil.copy(real_data / "wiki18-mini" / "corpus.jsonl", folder / "in")
     command = [
         jvm.java_home() / "bin" / "java", "-cp", jvm.anserini_jar(), "io.anserini.index.IndexCollection",
         "-collection", "JsonCollection", "-generator", "DefaultLuceneDocumentGenerator", "-threads", "1",
@@ -55,9 +55,9 @@ def pyserini_index(java: None, data_folder: Path, tmp_path_factory: pytest.TempP
 
 
 def test_ids_and_scores_equal_anserinis_for_all_real_queries(
-    two_shards: Path, pyserini_index: Path, data_folder: Path
+    two_shards: Path, pyserini_index: Path, real_data: Path
 ) -> None:
-    mini = data_folder / "wiki18-mini"
+    mini = real_data / "wiki18-mini"
     queries = (mini / "queries.txt").read_text(encoding="utf-8").splitlines()
     arguments = ["--backend", "bm25", "--index", two_shards, "--corpus", mini / "corpus.jsonl"]
     with serving(*arguments) as server:
@@ -94,10 +94,10 @@ def test_queries_of_one_batch_do_not_touch_each_other(two_shards: Path, pyserini
 
 
 def test_an_index_that_pyserini_built_is_served_as_it_is(
-    two_shards: Path, pyserini_index: Path, data_folder: Path
+    two_shards: Path, pyserini_index: Path, real_data: Path
 ) -> None:
-    queries = (data_folder / "wiki18-mini" / "queries.txt").read_text(encoding="utf-8").splitlines()[:50]
-    corpus = data_folder / "wiki18-mini" / "corpus.jsonl"
+    queries = (real_data / "wiki18-mini" / "queries.txt").read_text(encoding="utf-8").splitlines()[:50]
+    corpus = real_data / "wiki18-mini" / "corpus.jsonl"
     with (
         serving("--backend", "bm25", "--index", pyserini_index) as theirs,
         serving("--backend", "bm25", "--index", two_shards, "--corpus", corpus) as ours,
@@ -119,8 +119,8 @@ def test_threads_get_the_documents_they_asked_for(pyserini_index: Path) -> None:
     index.close()
 
 
-def test_k1_and_b_reach_lucene(two_shards: Path, pyserini_index: Path, data_folder: Path) -> None:
-    queries = (data_folder / "wiki18-mini" / "queries.txt").read_text(encoding="utf-8").splitlines()[:200]
+def test_k1_and_b_reach_lucene(two_shards: Path, pyserini_index: Path, real_data: Path) -> None:
+    queries = (real_data / "wiki18-mini" / "queries.txt").read_text(encoding="utf-8").splitlines()[:200]
     index = LuceneIndex(two_shards / "lucene", k1=1.2, b=0.75)
     ours = [round_scores(scores) for _, scores in index.search(queries, 10)]
     index.close()

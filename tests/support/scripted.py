@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,6 @@ from sd_search_verl.protocol import get
 from sd_search_verl.protocol.base import Protocol
 from sd_search_verl.rollout.loop import Generation
 from sd_search_verl.rollout.retriever import Document, SearchResult
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from support.tiny import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
@@ -79,3 +76,22 @@ def run(
         asyncio.run(ask_all(questions, policy.generate, search, TOKENIZER, options, file))
         keys = [(q.set, q.id, seed) for seed in options.seeds for q in questions]
         return summarize(in_order(file.rows, keys))
+
+
+def rows_of(sets: dict[str, list[int]], **changes: Any) -> dict[Any, dict[str, Any]]:
+    """Trajectories with the given EM."""
+    row = {
+        "f1": 0.0,
+        "cover_em": 1.0,
+        "gold_in_documents": [False, True],
+        "malformed": {"no_action": 0},
+        "truncated_observations": 0,
+        "truncated_prompt": False,
+        "answer": "x",
+        "status": "answered",
+        "failures": 0,
+        "latency_s": 1.0,
+        "latencies_s": [0.1, 0.3],
+        **changes,
+    }
+    return {(name, str(i), 0): {**row, "em": em} for name, ems in sets.items() for i, em in enumerate(ems)}
