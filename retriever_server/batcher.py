@@ -1,8 +1,8 @@
-"""From many requests to few calls of the engine: micro-batching, single-flight, cache, a bounded queue.
+"""Micro-batching: many requests share few calls of the engine. Also single-flight, an LRU cache and a bounded queue.
 
-A free worker takes what is queued at once, so that a lone query waits for nobody, and under load batches grow by
-themselves while the workers are busy. Only just after a long batch it waits a moment: its clients are about to ask
-again, and taking the first of them alone would turn 64 clients into batches of 1 and 63 in turns.
+A free worker takes the queued queries at once, without a timer: a single query does not wait, and batches grow under
+load because queries queue while the workers are busy. After a long batch only, the dispatcher waits a moment for the
+clients of that batch to send their next queries; otherwise 64 clients would alternate between batches of 1 and 63.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ from collections import OrderedDict, deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from .backends import Engine, Hit
+from .backends.base import Engine, Hit
+from .errors import RetrieverError
 from .metrics import Metrics
 
-GATHER = 0.05  # share of a long batch's time that is waited for as many queries as it had
-GATHER_FROM_S = 0.05  # a batch that took longer is long: an engine so slow costs much even for one query
+REBATCH_WAIT_SHARE = 0.05  # longest wait after a long batch for as many queries, as a share of its duration
+LONG_BATCH_S = 0.05  # a batch that takes longer is long: such an engine is slow even for one query
 
 Key = tuple[str, int]  # query, topk
 
 
-class OverloadedError(Exception):
-    """The queue is full. ``retry_after_s`` is when it should have room again."""
+class OverloadedError(RetrieverError):
+    """The queue is full. ``retry_after_s`` is the expected time until it has room."""
 
     def __init__(self, retry_after_s: float) -> None:
         super().__init__(f"the queue is full; try again in {retry_after_s:.0f} s")
@@ -31,123 +32,123 @@ class OverloadedError(Exception):
 
 
 class _InFlightQuery:
-    """One query on its way to the engine, with everybody who waits for it. Landed, it is the answer."""
+    """An in-flight query and the requests waiting for it; holds the hits once resolved."""
 
     __slots__ = ("hits", "key", "waiters")
 
     def __init__(self, key: Key) -> None:
         self.key = key
-        self.waiters: list[Pending] = []
+        self.waiters: list[PendingAnswers] = []
         self.hits: list[Hit] | None = None
 
-    def land(self, hits: list[Hit]) -> None:
+    def resolve(self, hits: list[Hit]) -> None:
         self.hits = hits
         for pending in self.waiters:
-            pending.landed()
+            pending._on_resolved()
         self.waiters.clear()
 
 
-class Pending:
-    """The answers one request waits for. ``future`` is done when all are there, or raises what went wrong."""
+class PendingAnswers:
+    """Answers that one request waits for. ``future`` is done when all have arrived, or raises the error."""
 
-    __slots__ = ("_flights", "_missing", "future")
+    __slots__ = ("_entries", "_missing", "future")
 
-    def __init__(self, flights: list[_InFlightQuery], future: asyncio.Future[None]) -> None:
+    def __init__(self, entries: list[_InFlightQuery], future: asyncio.Future[None]) -> None:
         self.future = future
-        self._flights = flights
+        self._entries = entries
         self._missing = 0
-        for flight in flights:
-            if flight.hits is None:
-                flight.waiters.append(self)
+        for entry in entries:
+            if entry.hits is None:
+                entry.waiters.append(self)
                 self._missing += 1
         if self._missing == 0:
             future.set_result(None)
 
     def hits(self) -> list[list[Hit]]:
-        """For each query its hits, in order."""
-        return [flight.hits or [] for flight in self._flights]
+        """Return the hits of each query, in order."""
+        return [entry.hits or [] for entry in self._entries]
 
-    def leave(self) -> None:
-        """Wait no more. Queries that nobody else waits for are dropped where they are still queued."""
-        for flight in self._flights:
-            if self in flight.waiters:
-                flight.waiters.remove(self)
+    def abandon(self) -> None:
+        """Stop waiting. Queued queries without other waiters are cancelled."""
+        for entry in self._entries:
+            if self in entry.waiters:
+                entry.waiters.remove(self)
 
-    def landed(self) -> None:
+    def _on_resolved(self) -> None:
         self._missing -= 1
         if self._missing == 0 and not self.future.done():
             self.future.set_result(None)
 
-    def failed(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
         if not self.future.done():
             self.future.set_exception(error)
 
 
 class Batcher:
-    """Answers queries through one engine. Lives on the event loop that makes it."""
+    """Answer queries through one engine. Belongs to the event loop it is created in."""
 
     def __init__(self, engine: Engine, metrics: Metrics, max_queue: int, cache_entries: int) -> None:
         self._engine, self._metrics = engine, metrics
         self._loop = asyncio.get_running_loop()
         self._max_queue, self._cache_entries = max_queue, cache_entries
         self._cache: OrderedDict[Key, _InFlightQuery] = OrderedDict()
-        self._flights: dict[Key, _InFlightQuery] = {}
+        self._in_flight: dict[Key, _InFlightQuery] = {}
         self._queue: deque[_InFlightQuery] = deque()
         self._free = engine.parallelism
         self._threads = ThreadPoolExecutor(engine.parallelism, thread_name_prefix="search")
         self._batches: set[asyncio.Task[None]] = set()
-        self._enough = 0  # queued queries for which nobody waits longer
-        self._seconds_per_query = 0.001  # moving average of the engine, over all workers
+        self._wait_for = 0  # dispatch waits until so many queries are queued
+        self._seconds_per_query = 0.001  # moving average over all workers
         metrics.queued.set_function(lambda: len(self._queue))
 
-    def submit(self, queries: Sequence[str], topk: int) -> Pending:
-        """Start answering; the caller awaits the result's ``future``, and calls ``leave`` when it is through.
+    def submit(self, queries: Sequence[str], topk: int) -> PendingAnswers:
+        """Queue the queries; the caller awaits the result's ``future``, and calls ``abandon()`` when it stops waiting.
 
         Raises:
             OverloadedError: the queue has no room for all of the queries.
         """
         keys = [(query, topk) for query in queries]
-        flights: dict[Key, _InFlightQuery] = {}
+        entries: dict[Key, _InFlightQuery] = {}
         new: list[_InFlightQuery] = []
         for key in keys:
-            if key in flights:
+            if key in entries:
                 continue
-            if (flight := self._cache.get(key)) is not None:
+            if (entry := self._cache.get(key)) is not None:
                 self._cache.move_to_end(key)
-            elif (flight := self._flights.get(key)) is None:
-                flight = _InFlightQuery(key)
-                new.append(flight)
-            flights[key] = flight
+            elif (entry := self._in_flight.get(key)) is None:
+                entry = _InFlightQuery(key)
+                new.append(entry)
+            entries[key] = entry
         if len(self._queue) + len(new) > self._max_queue:
             raise OverloadedError(max(1.0, len(self._queue) * self._seconds_per_query))
-        missing = sum(flight.hits is None for flight in flights.values())
+        missing = sum(entry.hits is None for entry in entries.values())
         self._metrics.cache_hits.inc(len(keys) - missing)
         self._metrics.joined.inc(missing - len(new))
-        pending = Pending([flights[key] for key in keys], self._loop.create_future())
+        pending = PendingAnswers([entries[key] for key in keys], self._loop.create_future())
         if new:
-            self._flights.update((flight.key, flight) for flight in new)
+            self._in_flight.update((entry.key, entry) for entry in new)
             self._queue.extend(new)
             self._dispatch()
         return pending
 
     def _dispatch(self) -> None:
-        """Give every free worker its share of the queue."""
-        if len(self._queue) < self._enough:
+        """Give each free worker an equal share of the queue."""
+        if len(self._queue) < self._wait_for:
             return
-        self._enough = 0
+        self._wait_for = 0
         while self._free and self._queue:
             share = min(self._engine.max_batch, -(-len(self._queue) // self._free))
             batch: list[_InFlightQuery] = []
             while self._queue and len(batch) < share:
-                flight = self._queue.popleft()
-                if not flight.waiters:
-                    self._flights.pop(flight.key, None)
+                entry = self._queue.popleft()
+                if not entry.waiters:
+                    self._in_flight.pop(entry.key, None)
                     self._metrics.cancelled.inc()
-                elif batch and flight.key[1] != batch[0].key[1]:
-                    self._queue.appendleft(flight)  # one topk a call
+                elif batch and entry.key[1] != batch[0].key[1]:
+                    self._queue.appendleft(entry)  # a call has one topk
                     break
                 else:
-                    batch.append(flight)
+                    batch.append(entry)
             if batch:
                 self._free -= 1
                 task = self._loop.create_task(self._run(batch))
@@ -155,50 +156,50 @@ class Batcher:
                 task.add_done_callback(self._batches.discard)
 
     async def _run(self, batch: list[_InFlightQuery]) -> None:
-        queries, topk = [flight.key[0] for flight in batch], batch[0].key[1]
+        queries, topk = [entry.key[0] for entry in batch], batch[0].key[1]
         start = time.perf_counter()
         try:
             found = await self._loop.run_in_executor(self._threads, self._engine.search, queries, topk)
-            for flight, hits in zip(batch, found, strict=True):
-                flight.land(hits)
-                self._remember(flight)
+            for entry, hits in zip(batch, found, strict=True):
+                entry.resolve(hits)
+                self._cache_answer(entry)
         except Exception as error:
             self._metrics.backend_errors.inc()
-            for flight in batch:
-                for pending in flight.waiters:
-                    pending.failed(error)
+            for entry in batch:
+                for pending in entry.waiters:
+                    pending.fail(error)
         finally:
             took = time.perf_counter() - start
             per_query = took / len(batch) / self._engine.parallelism
             self._seconds_per_query += 0.05 * (per_query - self._seconds_per_query)
             self._metrics.backend_seconds.observe(took)
             self._metrics.batch_size.observe(len(batch))
-            for flight in batch:
-                self._flights.pop(flight.key, None)
+            for entry in batch:
+                self._in_flight.pop(entry.key, None)
             self._free += 1
-            self._gather(len(batch), took)
+            self._rebatch(len(batch), took)
 
-    def _gather(self, size: int, took: float) -> None:
-        """Dispatch once ``size`` queries are there, the last batch's number, or a little later."""
+    def _rebatch(self, size: int, took: float) -> None:
+        """Dispatch; after a long batch wait for as many queries as it had, ``size``, or a short time."""
 
         def stop() -> None:
-            self._enough = 0
+            self._wait_for = 0
             self._dispatch()
 
-        if size > 1 and took > GATHER_FROM_S:
-            self._enough = size
-            self._loop.call_later(GATHER * took, stop)
+        if size > 1 and took > LONG_BATCH_S:
+            self._wait_for = size
+            self._loop.call_later(REBATCH_WAIT_SHARE * took, stop)
         self._dispatch()
 
-    def _remember(self, flight: _InFlightQuery) -> None:
+    def _cache_answer(self, entry: _InFlightQuery) -> None:
         if self._cache_entries:
-            self._cache[flight.key] = flight
-            self._cache.move_to_end(flight.key)
+            self._cache[entry.key] = entry
+            self._cache.move_to_end(entry.key)
             if len(self._cache) > self._cache_entries:
                 self._cache.popitem(last=False)
 
     async def close(self) -> None:
-        """Wait for the calls under way and give the engine back."""
+        """Wait for the running calls, then close the engine."""
         if self._batches:
             await asyncio.wait(self._batches)
         self._threads.shutdown(wait=True)

@@ -1,4 +1,4 @@
-"""The corpus: JSON lines ``{"id", "contents"}``, checked when an index is built, mapped when served."""
+"""The corpus: JSON lines ``{"id", "contents"}``, checked when an index is built, read by offset when it is served."""
 
 from __future__ import annotations
 
@@ -15,17 +15,21 @@ from typing import BinaryIO, cast
 import numpy as np
 import orjson
 
+from .errors import RetrieverError
+
 SHOWN_BAD_LINES = 20
 
 
-class CorpusError(ValueError):
+class CorpusError(RetrieverError):
     """The corpus cannot be used. The message names the file, the lines and the fix."""
 
 
 @dataclass
 class Scan:
-    """What one pass over a corpus found. ``starts[row]`` is the byte offset of that passage's line."""
+    """Result of one pass over a corpus. ``starts[row]`` is the byte offset of that passage's line."""
 
+    documents: Path
+    """The uncompressed corpus."""
     starts: np.ndarray
     id_hashes: np.ndarray
     sha256: str
@@ -39,17 +43,17 @@ class Scan:
 
 
 def open_lines(path: Path) -> BinaryIO:
-    """A binary stream of the corpus, decompressed when the name ends in ``.gz``."""
+    """Open the corpus as a binary stream, decompressed if its name ends in ``.gz``."""
     return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
 
 
 def id_hash(passage_id: str) -> int:
-    """64-bit hash of an id, the same in every process (Python's own is salted)."""
+    """Return a 64-bit hash of an id that is the same in every process, unlike Python's."""
     return int.from_bytes(hashlib.blake2b(passage_id.encode(), digest_size=8).digest(), "little")
 
 
 def check_line(line: bytes) -> tuple[str, str]:
-    """``(id, contents)`` of one corpus line.
+    """Return ``(id, contents)`` of one corpus line.
 
     Raises:
         CorpusError: not a JSON object with the strings ``id`` and ``contents``.
@@ -69,23 +73,19 @@ def check_line(line: bytes) -> tuple[str, str]:
 
 
 def scan(path: Path, copy_to: Path | None = None, progress: Callable[[int, int], None] | None = None) -> Scan:
-    """Read the corpus once: check every line, hash it, note where each passage starts.
+    """Read the corpus once: check and hash every line, and record where each passage starts.
 
     Args:
         path: corpus, plain or ``.gz``. Blank lines are skipped.
-        copy_to: also write the lines there, uncompressed (a server needs random access).
-        progress: called with (passages, bytes) now and then.
+        copy_to: file that gets the lines uncompressed, for random access.
+        progress: called with (passages, bytes) every 20,000 lines.
 
     Returns:
-        The scan. Bad lines are left out of it and listed in ``bad_lines`` (the first few) and counted.
+        The scan without the bad lines, which are counted; the first ones are in ``bad_lines``.
 
     Raises:
-        CorpusError: no such file, not readable as gzip, no passage in it, or two passages share an id.
+        CorpusError: the file is not whole gzip or has no passage, or two passages share an id.
     """
-    if not path.is_file():
-        raise CorpusError(
-            f"--corpus {path} is not a file. Fix: give the path of a .jsonl or .jsonl.gz corpus."
-        )
     starts, hashes, digest, position = array("Q"), array("Q"), hashlib.sha256(), 0
     bad_lines: list[tuple[int, str]] = []
     bad_line_count = 0
@@ -109,13 +109,12 @@ def scan(path: Path, copy_to: Path | None = None, progress: Callable[[int, int],
                 if progress and number % 20_000 == 0:
                     progress(len(starts), position)
         except (EOFError, gzip.BadGzipFile) as error:
-            raise CorpusError(f"{path} is not a whole gzip file: {error}. Fix: fetch it again.") from error
+            raise CorpusError(f"{path} is not a whole gzip file: {error}. Fix: download it again.") from error
     if not starts and not bad_line_count:
         raise CorpusError(f"{path} holds no passage.")
-    result = Scan(
-        np.frombuffer(starts, np.uint64), np.frombuffer(hashes, np.uint64), digest.hexdigest(), position,
-        bad_lines, bad_line_count,
-    )  # fmt: skip
+    offsets, ids = np.frombuffer(starts, np.uint64), np.frombuffer(hashes, np.uint64)
+    found = (offsets, ids, digest.hexdigest(), position, bad_lines, bad_line_count)
+    result = Scan(copy_to or path, *found)
     _refuse_duplicates(result.id_hashes, path)
     return result
 
@@ -132,7 +131,7 @@ def _refuse_duplicates(id_hashes: np.ndarray, path: Path) -> None:
 
 
 def passages(path: Path) -> Iterator[tuple[bytes, str, str]]:
-    """``(line, id, contents)`` of every good line, in order: the rows of :func:`scan`."""
+    """Yield ``(line, id, contents)`` of every good line, in the order of :func:`scan`'s rows."""
     with open_lines(path) as lines:
         for line in lines:
             if line.isspace():
@@ -145,18 +144,14 @@ def passages(path: Path) -> Iterator[tuple[bytes, str, str]]:
 
 
 class CorpusDocuments:
-    """Passages as JSON bytes straight from the corpus file; only the system's page cache holds them.
+    """Passages as JSON bytes, read from the corpus file; only the system's page cache holds them.
 
-    Read, not memory-mapped: a file that shrinks under a mapping ends the process that looks at it.
-
-    Raises:
-        CorpusError: by :meth:`get`, when the file was changed after it was opened: another passage could
-            stand where the wanted one was.
+    Not memory-mapped: reading a mapping of a file that has been truncated kills the process (SIGBUS).
     """
 
     def __init__(self, corpus: Path, starts: Path) -> None:
         self._path = corpus
-        self._starts = memoryview(np.load(starts, mmap_mode="r"))  # quicker by the item than an array
+        self._starts = memoryview(np.load(starts, mmap_mode="r"))  # indexed faster than an array
         self._file = os.open(corpus, os.O_RDONLY)
         os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_RANDOM)
         self._state = self._now()
@@ -165,18 +160,20 @@ class CorpusDocuments:
         return len(self._starts)
 
     def get(self, rows: Sequence[int]) -> list[bytes]:
-        """The passages' JSON objects as bytes, as they stand in the corpus."""
+        """Return the passages' JSON objects, byte for byte as in the corpus.
+
+        Raises:
+            CorpusError: the file was changed after it was opened, so offsets may point to other passages.
+        """
         lines = [self._line(row) for row in rows]
         if self._now() != self._state:
-            raise CorpusError(
-                f"{self._path} was changed while it is served. Fix: bring the file back and start again."
-            )
+            raise CorpusError(f"{self._path} was changed while it is served. Fix: restore it and restart.")
         return lines
 
     def _line(self, row: int) -> bytes:
         start = self._starts[row]
         end = self._starts[row + 1] if row + 1 < len(self._starts) else self._state[0]
-        # Up to the next passage: blank or bad lines may follow.
+        # Up to the next passage: blank or bad lines may be between.
         return os.pread(self._file, end - start, start).partition(b"\n")[0].strip()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Text to vectors: any BERT-like encoder folder (E5, sentence-transformers), with torch or ONNX Runtime."""
+"""Encode texts with any BERT-like encoder folder (E5, sentence-transformers), by torch or ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from typing import Any, Literal
 
 import numpy as np
 
+from .errors import RetrieverError
 from .manifest import sample_hash
 
 E5_PREFIXES = ("query: ", "passage: ")
 
 States = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
-"""Token ids and mask ``[batch, tokens]``, threads for this call -> hidden states ``[batch, tokens, d]``."""
+"""Called with token ids, mask (both ``[batch, tokens]``) and threads; returns hidden states ``[batch, tokens, d]``."""
 
 
-class EncoderError(ValueError):
-    """An encoder folder cannot be used. The message says what is missing."""
+class EncoderError(RetrieverError):
+    """An encoder folder cannot be used. The message names the missing part."""
 
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """What decides an encoder's vectors; part of an index's manifest, because both sides must agree."""
+    """Everything that determines an encoder's vectors; part of the manifest, as index and server must agree on it."""
 
     weights: str
     """Sample hash of the weights file."""
@@ -35,27 +36,23 @@ class EncoderSpec:
     query_prefix: str
     passage_prefix: str
     max_length: int
-    """Tokens; longer texts are cut."""
+    """Tokens; longer texts are truncated."""
 
     @classmethod
     def of(cls, folder: Path, prefixes: str = "auto") -> EncoderSpec:
-        """Read the folder's own description.
+        """Read the specification of an encoder folder.
 
         Args:
-            prefixes: ``e5``, ``none``, or ``auto`` (e5 where the folder's name says e5).
+            prefixes: ``e5``, ``none``, or ``auto``: e5 if the folder's name contains e5.
 
         Raises:
-            EncoderError: not an encoder folder.
+            EncoderError: the folder lacks a file.
         """
-        if prefixes not in ("auto", "e5", "none"):
-            raise EncoderError(f"--encoder-prefixes {prefixes} must be auto, e5 or none.")
         weights = [folder / name for name in ("model.safetensors", "pytorch_model.bin", "onnx/model.onnx")]
         found = [path for path in weights if path.is_file()]
         for name in ("config.json", "tokenizer.json"):
             if not (folder / name).is_file():
-                raise EncoderError(
-                    f"--encoder {folder} has no {name}. Fix: give a folder as transformers saves it."
-                )
+                raise EncoderError(f"--encoder {folder} has no {name}. Fix: give a folder of transformers.")
         if not found:
             raise EncoderError(f"--encoder {folder} has none of {', '.join(path.name for path in weights)}.")
         pooling = _json(folder / "1_Pooling" / "config.json")
@@ -79,9 +76,9 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def batches(lengths: Sequence[int], most: int = 64, stretch: float = 1.25) -> list[list[int]]:
-    """Places of ascending lengths in batches whose longest is at most ``stretch`` times their shortest.
+    """Group indices of ascending lengths into batches whose longest is at most ``stretch`` times their shortest.
 
-    64 search queries padded to the longest of them are twice the tokens.
+    Padded to the longest of 64, search queries have twice their tokens.
     """
     cut: list[list[int]] = []
     for i, length in enumerate(lengths):
@@ -96,8 +93,8 @@ class Encoder:
 
     Args:
         runtime: ``torch`` or ``onnx`` (``onnx/model.onnx`` in the folder).
-        device: ``cpu`` or one GPU like ``cuda:0``; never more than the one named.
-        threads: CPU threads; none means one per usable core.
+        device: ``cpu`` or one GPU such as ``cuda:0``; no other is used.
+        threads: CPU threads; one per usable core if None.
     """
 
     def __init__(
@@ -116,21 +113,18 @@ class Encoder:
         self._tokenizer.no_padding()
         self._threads = threads or len(os.sched_getaffinity(0))
         self._pool: ThreadPoolExecutor | None = None
-        if runtime == "onnx":
-            self._states = _onnx(folder, device)
-        elif runtime == "torch":
-            self._states = _torch(folder, device)
-        else:
+        if runtime not in RUNTIMES:
             raise EncoderError(f"--encoder-runtime {runtime} must be torch or onnx.")
+        self._states = RUNTIMES[runtime](folder, device)
         if device == "cpu" and self._threads > 1:
             self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="encoder")
 
     def queries(self, texts: Sequence[str]) -> np.ndarray:
-        """``[len(texts), d]`` float32, each row of length 1."""
+        """Return unit vectors of search queries, float32 ``[len(texts), d]``."""
         return self._encode([self.spec.query_prefix + text for text in texts])
 
     def passages(self, texts: Sequence[str]) -> np.ndarray:
-        """``[len(texts), d]`` float32, each row of length 1."""
+        """Return unit vectors of passages, float32 ``[len(texts), d]``."""
         return self._encode([self.spec.passage_prefix + text for text in texts])
 
     def _encode(self, texts: list[str]) -> np.ndarray:
@@ -139,14 +133,14 @@ class Encoder:
         if self._pool is None or len(texts) < 2 * self._threads:
             parts = [self._part(encodings, order, self._threads)]
         else:
-            # Threads that share one product wait for each other by spinning; with texts of their own they do not.
+            # BLAS threads that share one product wait for each other by spinning; with texts of their own they do not.
             shares = [order[number :: self._threads] for number in range(self._threads)]
             parts = list(self._pool.map(lambda share: self._part(encodings, share, 1), shares))
         vectors = {i: vector for part in parts for i, vector in part.items()}
         return np.stack([vectors[i] for i in range(len(texts))]) if texts else np.empty((0, 0), np.float32)
 
     def _part(self, encodings: list[Any], order: list[int], threads: int) -> dict[int, np.ndarray]:
-        """Unit vectors of the texts ``order`` names, shortest first."""
+        """Return unit vectors of the texts with indices ``order``, shortest text first."""
         vectors: dict[int, np.ndarray] = {}
         for batch in batches([len(encodings[i]) for i in order]):
             chosen = [order[place] for place in batch]
@@ -170,16 +164,14 @@ def _torch(folder: Path, device: str) -> States:
     import torch
     from transformers import AutoModel
 
-    model = (
-        AutoModel.from_pretrained(str(folder), local_files_only=True, dtype=torch.float32).to(device).eval()
-    )
+    model = AutoModel.from_pretrained(str(folder), local_files_only=True, dtype=torch.float32)
+    model = model.to(device).eval()
 
     def states(ids: np.ndarray, mask: np.ndarray, threads: int) -> np.ndarray:
         torch.set_num_threads(threads)  # of the calling thread
         with torch.inference_mode():
-            out = model(
-                input_ids=torch.from_numpy(ids).to(device), attention_mask=torch.from_numpy(mask).to(device)
-            )
+            tokens, seen = torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
+            out = model(input_ids=tokens, attention_mask=seen)
             return np.asarray(out.last_hidden_state.float().cpu().numpy())
 
     return states
@@ -190,11 +182,10 @@ def _onnx(folder: Path, device: str) -> States:
 
     path = folder / "onnx" / "model.onnx"
     if not path.is_file():
-        raise EncoderError(
-            f"{path} is missing. Fix: export the encoder there, or use --encoder-runtime torch."
-        )
+        fix = "export the encoder there, or use --encoder-runtime torch"
+        raise EncoderError(f"{path} is missing. Fix: {fix}.")
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # a session's number is fixed; each thread gets texts of its own instead
+    options.intra_op_num_threads = 1  # fixed per session; instead each of our threads has texts of its own
     provider: Any = "CPUExecutionProvider"
     if device != "cpu":
         provider = ("CUDAExecutionProvider", {"device_id": int(device.rsplit(":", 1)[-1])})
@@ -207,3 +198,6 @@ def _onnx(folder: Path, device: str) -> States:
         return np.asarray(found[0], np.float32)
 
     return states
+
+
+RUNTIMES = {"torch": _torch, "onnx": _onnx}

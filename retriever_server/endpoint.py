@@ -1,4 +1,4 @@
-"""POST /retrieve, straight on ASGI: the one route where the framework's own work per request would show."""
+"""POST /retrieve as a plain ASGI endpoint: building request and response objects would add to the time per query."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ import asyncio
 import logging
 import time
 
-from starlette.types import Receive, Send
+from starlette.types import Receive, Scope, Send
 
-from .batcher import OverloadedError, Pending
-from .schema import RequestError, SearchRequest, encode, encode_error, parse
-from .state import Server
+from .batcher import OverloadedError, PendingAnswers
+from .schema import RequestError, SearchRequest, encode, encode_error, parse, request_model
+from .state import ServerState
 
 log = logging.getLogger("retriever_server")
 
-WATCH_AFTER_S = 0.1  # requests answered sooner need nobody to watch whether the client is still there
+WATCH_AFTER_S = 0.1  # only requests that take longer are watched for a disconnect of their client
 
 
-class Retrieve:
-    """Answers POST /retrieve."""
+class RetrieveEndpoint:
+    """Answer POST /retrieve."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: ServerState) -> None:
         self._server = server
+        self._model = request_model(server.settings)
 
-    async def __call__(self, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         start = time.perf_counter()
         metrics = self._server.metrics
         status, body, retry_after = await self._answer(receive)
@@ -36,20 +37,19 @@ class Retrieve:
         await send({"type": "http.response.body", "body": body})
 
     async def _answer(self, receive: Receive) -> tuple[int, bytes, int]:
-        """(status, body, seconds for Retry-After or 0)."""
+        """Return status, body, and seconds for Retry-After or 0."""
         settings, batcher, metrics = self._server.settings, self._server.batcher, self._server.metrics
         if batcher is None:
             return 503, encode_error(f"not ready: {self._server.progress}"), 1
         try:
-            asked = parse(await read_body(receive, settings.max_body_bytes), settings)
-            metrics.queries.inc(len(asked.queries))
-            if asked.truncated:
-                metrics.truncated.inc(asked.truncated)
-            wanted = [query for query in asked.queries if query]
-            pending = batcher.submit(wanted, asked.topk)
+            request = parse(await read_body(receive, settings.max_body_bytes), self._model, settings)
+            metrics.queries.inc(len(request.queries))
+            if request.truncated:
+                metrics.truncated.inc(request.truncated)
+            pending = batcher.submit([query for query in request.queries if query], request.topk)
             if not pending.future.done():
                 await _wait(pending, receive, settings.deadline_s)
-            return 200, _encode(asked, pending), 0
+            return 200, _encode(request, pending), 0
         except RequestError as error:
             return error.status, encode_error(str(error), error.field), 0
         except OverloadedError as error:
@@ -59,47 +59,50 @@ class Retrieve:
             return 500, encode_error(f"the back end failed: {type(error).__name__}: {error}"), 0
 
 
-def _encode(asked: SearchRequest, pending: Pending) -> bytes:
+def _encode(request: SearchRequest, pending: PendingAnswers) -> bytes:
     found = iter(pending.hits())
-    return encode([next(found) if query else [] for query in asked.queries], asked.return_scores)
+    return encode([next(found) if query else [] for query in request.queries], request.return_scores)
 
 
-async def _wait(pending: Pending, receive: Receive, deadline_s: float) -> None:
-    """Until the answers are there.
+async def _wait(pending: PendingAnswers, receive: Receive, deadline_s: float) -> None:
+    """Wait until the answers are there.
 
     Raises:
-        RequestError: 504 after ``deadline_s``, 499 when the client left. The work is dropped then.
+        RequestError: 504 after ``deadline_s``, 499 when the client disconnects. Its queries are abandoned.
     """
     loop = asyncio.get_running_loop()
     watches: list[asyncio.Task[None]] = []
-    timer = loop.call_later(
-        WATCH_AFTER_S, lambda: watches.append(loop.create_task(_watch(pending, receive, deadline_s)))
-    )
+
+    def start_watch() -> None:
+        watches.append(loop.create_task(_watch(pending, receive, deadline_s)))
+
+    timer = loop.call_later(WATCH_AFTER_S, start_watch)
     try:
         await pending.future
     finally:
         timer.cancel()
         for watch in watches:
             watch.cancel()
-        pending.leave()
+        pending.abandon()
 
 
-async def _watch(pending: Pending, receive: Receive, deadline_s: float) -> None:
-    """Fail the request when its time is up or its client leaves: nothing else can come after the body."""
+async def _watch(pending: PendingAnswers, receive: Receive, deadline_s: float) -> None:
+    """Fail the request at its deadline, or when its client disconnects: nothing else can follow the body."""
     try:
         await asyncio.wait_for(receive(), deadline_s - WATCH_AFTER_S)
-        pending.failed(RequestError(499, "the client left"))
+        pending.fail(RequestError(499, "the client left"))
     except TimeoutError:
-        pending.failed(RequestError(504, f"not done after {deadline_s:g} s; the server is overloaded"))
+        pending.fail(RequestError(504, f"not done after {deadline_s:g} s; the server is overloaded"))
 
 
 async def read_body(receive: Receive, limit: int) -> bytes:
-    """The whole body. How long a client may take for it is the protocol's business (:mod:`.guard`).
+    """Return the whole body. :mod:`.http_protocol` limits how long a client may take to send it.
 
-    Somewhat too large a body is read to its end and dropped: a client that is still sending sees no answer.
+    A body of up to four times ``limit`` bytes is read to its end and dropped, because a client that is still sending
+    does not read an answer.
 
     Raises:
-        RequestError: 413 too large, 499 the client left.
+        RequestError: 413 too large, 499 the client disconnected.
     """
     chunks, size = [], 0
     while True:

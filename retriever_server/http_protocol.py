@@ -1,5 +1,4 @@
-"""Uvicorn's HTTP protocol, with two things it lacks: a limit on how long a request may take to arrive, and answers
-that leave in one piece."""
+"""Uvicorn's HTTP protocol with a limit on how long a request may take to arrive, and one write per answer."""
 
 from __future__ import annotations
 
@@ -12,9 +11,9 @@ from .schema import encode_error
 
 
 class CoalescingTransport:
-    """A transport that sends what was written in one turn of the event loop by one system call.
+    """A transport that joins what one connection writes in one iteration of the event loop into one system call.
 
-    Uvicorn writes head and body of an answer apart: two calls, two packets, and the client woken twice.
+    Uvicorn writes head and body of an answer apart: two calls, two packets, and two wake-ups of the client.
     """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
@@ -22,11 +21,13 @@ class CoalescingTransport:
         self._parts: list[bytes] = []
 
     def write(self, data: bytes) -> None:
+        """Send ``data`` at the end of this iteration of the loop."""
         if not self._parts:
             self._loop.call_soon(self._send)
         self._parts.append(data)
 
     def close(self) -> None:
+        """Send what was written, then close."""
         self._send()
         self._transport.close()
 
@@ -39,53 +40,55 @@ class CoalescingTransport:
         return getattr(self._transport, name)
 
 
-def protocol(timeout_s: float) -> type[HttpToolsProtocol]:
-    """The protocol's class. A request that is not there after ``timeout_s`` gets 408 or a closed connection."""
-    body = encode_error(f"the request did not arrive within {timeout_s:g} s")
-    late = (
-        b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-type: application/json\r\n"
-        b"content-length: %d\r\n\r\n%b" % (len(body), body)
-    )
+class RetrieverProtocol(HttpToolsProtocol):
+    """A request that has not arrived after ``timeout_s`` seconds gets 408, or its connection is closed."""
 
-    class Protocol(HttpToolsProtocol):
-        _timer: asyncio.TimerHandle | None = None
-        _arriving = True
+    timeout_s: float
+    _timer: asyncio.TimerHandle | None = None
+    _arriving = True
 
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(CoalescingTransport(transport, self.loop))  # type: ignore[arg-type]
-            self._start()
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(CoalescingTransport(transport, self.loop))  # type: ignore[arg-type]
+        self._start_timer()
 
-        def data_received(self, data: bytes) -> None:
-            super().data_received(data)
-            if self._arriving and self._timer is None:  # most requests arrive whole and need no timer
-                self._start()
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._arriving and self._timer is None:  # most requests arrive whole and need no timer
+            self._start_timer()
 
-        def on_message_begin(self) -> None:
-            self._arriving = True
-            self._stop()
-            super().on_message_begin()
+    def on_message_begin(self) -> None:
+        self._arriving = True
+        self._stop_timer()
+        super().on_message_begin()
 
-        def on_message_complete(self) -> None:
-            self._arriving = False
-            self._stop()
-            super().on_message_complete()
+    def on_message_complete(self) -> None:
+        self._arriving = False
+        self._stop_timer()
+        super().on_message_complete()
 
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._arriving = False
-            self._stop()
-            super().connection_lost(exc)
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._arriving = False
+        self._stop_timer()
+        super().connection_lost(exc)
 
-        def _start(self) -> None:
-            self._timer = self.loop.call_later(timeout_s, self._expire)
+    def _start_timer(self) -> None:
+        self._timer = self.loop.call_later(self.timeout_s, self._expire)
 
-        def _stop(self) -> None:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
-        def _expire(self) -> None:
-            if self.cycle is not None and not self.cycle.response_started:
-                self.transport.write(late)
-            self.transport.close()
+    def _expire(self) -> None:
+        if self.cycle is not None and not self.cycle.response_started:
+            body = encode_error(f"the request did not arrive within {self.timeout_s:g} s")
+            self.transport.write(
+                b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-type: application/json\r\n"
+                b"content-length: %d\r\n\r\n%b" % (len(body), body)
+            )
+        self.transport.close()
 
-    return Protocol
+
+def protocol_class(timeout_s: float) -> type[RetrieverProtocol]:
+    """Return the protocol with a limit of ``timeout_s`` seconds; uvicorn wants a class."""
+    return type("RetrieverProtocol", (RetrieverProtocol,), {"timeout_s": timeout_s})

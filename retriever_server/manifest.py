@@ -1,4 +1,4 @@
-"""The manifest beside every index: what it was built from, with what, and which files it consists of."""
+"""The manifest of an index: its corpus, settings, package versions and files."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .errors import RetrieverError
+
 FORMAT = 1
 FILE = "manifest.json"
 SAMPLES, SAMPLE_BYTES = 64, 64 * 1024
 
 
-class IndexMismatchError(ValueError):
+class IndexMismatchError(RetrieverError):
     """An index cannot be served with this corpus or these settings. The message says why and what to do."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything a server needs to know before it trusts an index."""
+    """Identity of an index, which a server checks before it opens the index."""
 
     backend: str
     passages: int
@@ -30,10 +32,10 @@ class Manifest:
     """Bytes, uncompressed."""
     corpus_sha256: str
     corpus_sample: str
-    """:func:`sample_hash` of the uncompressed corpus: cheap to check however large the corpus is."""
+    """:func:`sample_hash` of the uncompressed corpus, whose cost does not depend on its size."""
     skipped_lines: int
     settings: dict[str, Any]
-    """The back end's build settings, e.g. the analyser or the encoder."""
+    """Build settings of the back end, such as the analyser or the encoder."""
     versions: dict[str, str]
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Relative path -> size in bytes and sample hash."""
@@ -41,13 +43,13 @@ class Manifest:
 
     @property
     def version(self) -> str:
-        """Short name of this exact index; a different corpus or setting gives a different one."""
+        """Short hash of corpus, settings and files: it differs between indexes that may answer differently."""
         text = json.dumps([self.backend, self.corpus_sha256, self.settings, self.files], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def sample_hash(path: Path) -> str:
-    """SHA-256 over the size and blocks spread evenly over the file; the whole file when it is small."""
+    """Return a SHA-256 of the size and of evenly spaced blocks of the file; of all bytes if it is small."""
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as file:
@@ -61,7 +63,7 @@ def sample_hash(path: Path) -> str:
 
 
 def full_hash(path: Path) -> str:
-    """SHA-256 of a whole file."""
+    """Return the SHA-256 of a whole file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -71,7 +73,7 @@ def _index_files(index: Path) -> list[Path]:
 
 
 def write(index: Path, manifest: Manifest) -> None:
-    """Write the manifest with the index's files in it: the last step of a build."""
+    """Add the index's files to the manifest and write it: the last step of a build."""
     files = {
         str(path.relative_to(index)): {
             "size": path.stat().st_size, "sample": sample_hash(path), "sha256": full_hash(path),
@@ -88,10 +90,10 @@ def write(index: Path, manifest: Manifest) -> None:
 
 
 def read(index: Path) -> Manifest:
-    """The manifest of an index folder.
+    """Read the manifest of an index folder.
 
     Raises:
-        IndexMismatchError: no finished index there, or one of another format.
+        IndexMismatchError: the folder holds no finished index, or one of another format.
     """
     rebuild = "Fix: build it with python -m retriever_server.build_index."
     if not (index / FILE).is_file():
@@ -99,23 +101,22 @@ def read(index: Path) -> Manifest:
     try:
         values = json.loads((index / FILE).read_text(encoding="utf-8"))
         if values.get("format") != FORMAT:
-            raise IndexMismatchError(
-                f"--index {index} has format {values.get('format')}, this server reads {FORMAT}. {rebuild}"
-            )
+            found = f"--index {index} has format {values.get('format')}, this server reads {FORMAT}"
+            raise IndexMismatchError(f"{found}. {rebuild}")
         return Manifest(**values)
     except (json.JSONDecodeError, TypeError, AttributeError) as error:
         raise IndexMismatchError(f"{index / FILE} is damaged: {error}. {rebuild}") from None
 
 
 def check(index: Path, manifest: Manifest, backend: str, corpus: Path, full: bool = False) -> None:
-    """Refuse an index that is not whole, or that was built from another corpus or for another back end.
+    """Refuse an index that is damaged, or that was built from another corpus or for another back end.
 
     Args:
-        corpus: the file that documents are read from, uncompressed.
-        full: hash every byte instead of samples (a few seconds per GiB).
+        corpus: the uncompressed file that documents are read from.
+        full: hash every byte instead of samples; takes a few seconds per GiB.
 
     Raises:
-        IndexMismatchError: with the reason.
+        IndexMismatchError: names the file and the difference.
     """
     if manifest.backend != backend:
         raise IndexMismatchError(

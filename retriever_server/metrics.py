@@ -1,4 +1,4 @@
-"""What the server counts, in Prometheus' terms."""
+"""Prometheus metrics of the server."""
 
 from __future__ import annotations
 
@@ -11,50 +11,34 @@ POWERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 class Metrics:
-    """One server's metrics in a registry of their own, so that two servers in a process do not mix."""
+    """Metrics of one server, in a registry of its own: several servers may share a process."""
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
-        name = "retriever_{}".format
-        requests = Counter(
-            name("requests"), "Answers of POST /retrieve by HTTP status", ["status"], registry=registry
-        )
-        self.requests = cache(
-            requests.labels
-        )  # by status; finding the child each time takes longer than counting
-        self.request_seconds = Histogram(
-            name("request_seconds"),
-            "POST /retrieve, body read to answer ready",
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self.queries = Counter(name("queries"), "Queries admitted", registry=registry)
-        self.truncated = Counter(
-            name("queries_truncated"), "Queries cut at --max-query-chars", registry=registry
-        )
-        self.cache_hits = Counter(
-            name("cache_hits"),
-            "Queries answered from the cache or a twin in the same request",
-            registry=registry,
-        )
-        self.joined = Counter(
-            name("joined"), "Queries that joined another request's flight", registry=registry
-        )
-        self.cancelled = Counter(
-            name("cancelled"), "Queries dropped because nobody waited any more", registry=registry
-        )
-        self.queued = Gauge(name("queued"), "Queries waiting for the back end", registry=registry)
-        self.backend_seconds = Histogram(
-            name("backend_seconds"), "One call of the back end", buckets=SECONDS, registry=registry
-        )
-        self.batch_size = Histogram(
-            name("batch_size"), "Queries in one call of the back end", buckets=POWERS, registry=registry
-        )
-        self.backend_errors = Counter(
-            name("backend_errors"), "Calls of the back end that raised", registry=registry
-        )
-        self.ready = Gauge(name("ready"), "1 while /retrieve is served", registry=registry)
+        self.registry = CollectorRegistry()
+        statuses = "Answers of POST /retrieve by HTTP status"
+        requests = Counter("retriever_requests", statuses, ["status"], registry=self.registry)
+        # By status: looking up the labelled child takes longer than counting.
+        self.requests = cache(requests.labels)
+        answered = "POST /retrieve, body read to answer ready"
+        self.request_seconds = self._histogram("request_seconds", answered, SECONDS)
+        self.queries = self._counter("queries", "Queries admitted")
+        self.truncated = self._counter("queries_truncated", "Queries cut at --max-query-chars")
+        repeated = "Queries answered from the cache or a twin in the same request"
+        self.cache_hits = self._counter("cache_hits", repeated)
+        self.joined = self._counter("joined", "Queries that joined another request's flight")
+        self.cancelled = self._counter("cancelled", "Queries dropped because nobody waited any more")
+        self.queued = Gauge("retriever_queued", "Queries waiting for the back end", registry=self.registry)
+        self.backend_seconds = self._histogram("backend_seconds", "One call of the back end", SECONDS)
+        self.batch_size = self._histogram("batch_size", "Queries in one call of the back end", POWERS)
+        self.backend_errors = self._counter("backend_errors", "Calls of the back end that raised")
+        self.ready = Gauge("retriever_ready", "1 while /retrieve is served", registry=self.registry)
+
+    def _counter(self, name: str, text: str) -> Counter:
+        return Counter(f"retriever_{name}", text, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"retriever_{name}", text, buckets=buckets, registry=self.registry)
 
     def text(self) -> bytes:
-        """The exposition format that Prometheus scrapes."""
+        """Return the metrics in Prometheus' exposition format."""
         return generate_latest(self.registry)

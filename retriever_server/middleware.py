@@ -1,4 +1,4 @@
-"""Around the application: the API key, one JSON line per answered request."""
+"""ASGI middleware: API key and access log."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .options import SettingsError
 from .schema import encode_error
-from .settings import SettingsError
 
 log = logging.getLogger("retriever_server")
 
@@ -22,10 +22,10 @@ OPEN_PATHS = ("/health", "/ready")  # probes carry no key
 
 
 def read_key(path: Path) -> bytes:
-    """The key in a file.
+    """Return the key in a file.
 
     Raises:
-        SettingsError: no such file, or an empty one: an empty key would admit everybody.
+        SettingsError: the file cannot be read, or is empty: an empty key would admit every request.
     """
     try:
         key = path.read_bytes().strip()
@@ -37,7 +37,7 @@ def read_key(path: Path) -> bytes:
 
 
 class ApiKey:
-    """Answers 401 to requests without the key, which is compared in constant time."""
+    """Answer 401 to requests without the key, which is compared in constant time."""
 
     def __init__(self, app: ASGIApp, key: bytes) -> None:
         self._app, self._key = app, key
@@ -45,8 +45,8 @@ class ApiKey:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS and not self._admitted(scope):
             body = encode_error("no or wrong API key; send it as Authorization: Bearer … or X-API-Key: …")
-            headers = [(b"content-type", b"application/json"), (b"www-authenticate", b"Bearer")]
-            headers.append((b"content-length", str(len(body)).encode()))
+            length = (b"content-length", b"%d" % len(body))
+            headers = [(b"content-type", b"application/json"), (b"www-authenticate", b"Bearer"), length]
             await send({"type": "http.response.start", "status": 401, "headers": headers})
             await send({"type": "http.response.body", "body": body})
         else:
@@ -60,7 +60,7 @@ class ApiKey:
 
 
 class AccessLog:
-    """Appends one line ``{"time", "client", "method", "path", "status", "bytes", "ms"}`` per request."""
+    """Append one line ``{"time", "client", "method", "path", "status", "bytes", "ms"}`` per request."""
 
     def __init__(self, app: ASGIApp, path: Path) -> None:
         self._app = app
@@ -74,7 +74,7 @@ class AccessLog:
             return
         start, seen = time.perf_counter(), {"status": 0, "bytes": 0}
 
-        async def noting(message: Message) -> None:
+        async def record(message: Message) -> None:
             if message["type"] == "http.response.start":
                 seen["status"] = message["status"]
             else:
@@ -82,7 +82,7 @@ class AccessLog:
             await send(message)
 
         try:
-            await self._app(scope, receive, noting)
+            await self._app(scope, receive, record)
         finally:
             client: Any = scope.get("client") or ("",)
             line = {
@@ -95,7 +95,7 @@ class AccessLog:
         try:
             os.write(self._file, line.encode())
             self._failing = False
-        except OSError as error:  # a full disk, say: the answers matter more
+        except OSError as error:  # such as a full disk: answers must not fail with it
             if not self._failing:
                 log.warning("the access log loses lines: %s", error)
             self._failing = True

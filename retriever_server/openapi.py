@@ -1,135 +1,84 @@
-"""What /openapi.json says about each route, with examples."""
+"""The OpenAPI document: the schemas of :mod:`.schema`, and the answers of every route."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from fastapi.responses import JSONResponse
+from pydantic.json_schema import models_json_schema
 
+from .schema import ErrorResponse, RetrieveResponse, request_model
 from .settings import Settings
 
-DOCUMENT = {
-    "type": "object",
-    "required": ["id", "contents"],
-    "properties": {"id": {"type": "string"}, "contents": {"type": "string"}},
+ERRORS = {
+    400: "the body is not JSON",
+    408: "the body took too long to arrive",
+    413: "too many queries or too large a body",
+    422: "a field is missing or wrong; error.field names it",
+    429: "the queue is full; wait for Retry-After seconds",
+    500: "the back end failed",
+    503: "the index is still loading; wait for Retry-After seconds",
+    504: "the deadline passed",
 }
-SCORED = {
-    "type": "object",
-    "required": ["document", "score"],
-    "properties": {"document": DOCUMENT, "score": {"type": "number"}},
-}
-ERROR = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["message", "field"],
-            "properties": {"message": {"type": "string"}, "field": {"type": ["string", "null"]}},
-        }
-    },
-}
+STATUS = {"type": "object", "required": ["status"], "properties": {"status": {"type": "string"}}}
+EXAMPLE = {"queries": ["who built the eiffel tower"], "topk": 3, "return_scores": True}
+DOCUMENT = {"id": "17", "contents": '"Eiffel Tower"\nThe Eiffel Tower is a tower in Paris.'}
 
 
-def _answer(description: str, schema: dict[str, Any], example: Any = None) -> dict[str, Any]:
-    content: dict[str, Any] = {"schema": schema}
-    if example is not None:
-        content["example"] = example
-    return {"description": description, "content": {"application/json": content}}
-
-
-def retrieve(settings: Settings) -> dict[str, Any]:
-    """Arguments of the route decorator of POST /retrieve."""
-    topk = {
-        "type": ["integer", "null"],
-        "minimum": 1,
-        "maximum": settings.max_topk,
-        "default": settings.topk,
-        "description": "documents per query",
-    }
-    scores = {"type": ["boolean", "null"], "default": False, "description": "with scores, or documents alone"}
-    # No maxItems: more is well formed, and 413.
-    queries = {
-        "type": "array",
-        "items": {"type": "string"},
-        "description": f"at most {settings.max_queries}; more are answered with 413",
-    }
-    common = {"topk": topk, "return_scores": scores}
-    body = {
-        "oneOf": [
-            {
-                "type": "object",
-                "title": "several queries",
-                "required": ["queries"],
-                "properties": {"queries": queries, "query": {"type": "null"}, **common},
+def document(settings: Settings) -> dict[str, Any]:
+    """Return the OpenAPI document of a server with these settings."""
+    request = request_model(settings)
+    references, schemas = models_json_schema(
+        [(request, "validation"), (RetrieveResponse, "serialization"), (ErrorResponse, "serialization")],
+        ref_template="#/components/schemas/{model}",
+    )
+    error = references[ErrorResponse, "serialization"]
+    retrieve = {
+        "summary": "The best documents for each query",
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": references[request, "validation"], "example": EXAMPLE}
             },
-            {
-                "type": "object",
-                "title": "one query",
-                "required": ["query"],
-                "properties": {"query": {"type": "string"}, "queries": {"type": "null"}, **common},
-            },
-        ]
-    }
-    document = {"id": "17", "contents": '"Eiffel Tower"\nThe Eiffel Tower is a tower in Paris.'}
-    result = {
-        "type": "object",
-        "required": ["result"],
-        "properties": {
-            "result": {
-                "type": "array",
-                "description": "one list per query, best first; empty where nothing matches",
-                "items": {"type": "array", "items": {"anyOf": [SCORED, DOCUMENT]}},
-            }
+        },
+        "responses": {
+            "200": _json(
+                "documents",
+                references[RetrieveResponse, "serialization"],
+                {"result": [[{"document": DOCUMENT, "score": 7.4}]]},
+            ),
+            **{str(status): _json(text, error) for status, text in ERRORS.items()},
         },
     }
-    errors = {
-        400: "the body is not JSON",
-        408: "the body took too long to arrive",
-        413: "too many queries or too large a body",
-        422: "a field is missing or wrong; error.field names it",
-        429: "the queue is full; wait for Retry-After seconds",
-        500: "the back end failed",
-        503: "the index is still loading; wait for Retry-After seconds",
-        504: "the deadline passed",
+    ready = {"status": "ready", "backend": "bm25", "passages": 21015324, "version": "…"}
+    text = {
+        "content": {"text/plain": {"schema": {"type": "string"}}},
+        "description": "text exposition format",
     }
     return {
-        "summary": "The best documents for each query",
-        "responses": {
-            200: _answer("documents", result, {"result": [[{"document": document, "score": 7.4}]]}),
-            **{status: _answer(text, ERROR) for status, text in errors.items()},
-        },
-        "openapi_extra": {
-            "requestBody": {
-                "required": True,
-                "content": {
-                    "application/json": {
-                        "schema": body,
-                        "example": {
-                            "queries": ["who built the eiffel tower"],
-                            "topk": 3,
-                            "return_scores": True,
-                        },
-                    }
+        "openapi": "3.1.0",
+        "info": {"title": "retriever_server", "version": "0.1.0"},
+        "paths": {
+            "/retrieve": {"post": retrieve},
+            "/health": _get("200 while the process lives", {"200": _json("alive", STATUS, {"status": "ok"})}),
+            "/ready": _get(
+                "200 once /retrieve is served, 503 before",
+                {
+                    "200": _json("ready", STATUS, ready),
+                    "503": _json(
+                        "loading", STATUS, {"status": "checking index and corpus", "backend": "bm25"}
+                    ),
                 },
-            }
+            ),
+            "/metrics": _get("Prometheus metrics", {"200": text}),
         },
+        "components": {"schemas": schemas["$defs"]},
     }
 
 
-_STATUS = {"type": "object", "required": ["status"], "properties": {"status": {"type": "string"}}}
-HEALTH: dict[int | str, dict[str, Any]] = {200: _answer("alive", _STATUS, {"status": "ok"})}
-READY: dict[int | str, dict[str, Any]] = {
-    200: _answer(
-        "ready", _STATUS, {"status": "ready", "backend": "bm25", "passages": 21015324, "version": "…"}
-    ),
-    503: _answer("loading", _STATUS, {"status": "checking index and corpus", "backend": "bm25"}),
-}
-METRICS: dict[int | str, dict[str, Any]] = {
-    200: {"description": "text exposition format", "content": {"text/plain": {"schema": {"type": "string"}}}}
-}
+def _get(summary: str, responses: dict[str, Any]) -> dict[str, Any]:
+    return {"get": {"summary": summary, "responses": responses}}
 
 
-def json_response(body: dict[str, Any], status: int, headers: dict[str, str] | None = None) -> JSONResponse:
-    """A small JSON answer."""
-    return JSONResponse(body, status, headers)
+def _json(description: str, schema: dict[str, Any], example: Any = None) -> dict[str, Any]:
+    content = {"schema": schema} if example is None else {"schema": schema, "example": example}
+    return {"description": description, "content": {"application/json": content}}

@@ -1,67 +1,150 @@
-"""The wire contract: what a request may hold, what an answer looks like. Bytes in, bytes out."""
+"""The wire contract: schemas of request and answer, used to parse and to document, and the bytes of answers."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import orjson
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    InstanceOf,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
-from .backends import Hit
+from .backends.base import Hit
+from .errors import RetrieverError
 from .settings import Settings
 
-FIELDS = ("queries", "query", "topk", "return_scores")
+Text = InstanceOf[str]  # pydantic's own str refuses lone surrogates, which JSON may hold
 
 
-class RequestError(Exception):
-    """A request cannot be answered. ``field`` is the guilty one, the message names the fix."""
+class RequestError(RetrieverError):
+    """A request cannot be answered. ``field`` is the wrong one, the message names the fix."""
 
     def __init__(self, status: int, message: str, field: str | None = None) -> None:
         super().__init__(message)
         self.status, self.field = status, field
 
 
+EITHER = [
+    {"required": [given], "properties": {given: {"type": kind}, absent: {"type": "null"}}}
+    for given, kind, absent in (("queries", "array", "query"), ("query", "string", "queries"))
+]
+
+
+class RetrieveRequest(BaseModel, strict=True, json_schema_extra={"oneOf": EITHER}):
+    """Either ``queries`` or ``query``, and how many documents are wanted. Other fields are ignored."""
+
+    queries: list[Text] | None = None
+    query: Text | None = None
+    topk: int | None = None
+    return_scores: bool | None = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_given(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            example = '{"queries": ["…"]}'
+            raise RequestError(422, f"the body must be an object like {example}, not {_json_type(values)}")
+        given = [name for name in ("queries", "query") if values.get(name) is not None]
+        if len(given) != 1:
+            found = "both are given" if given else "neither is given"
+            message = f"give queries (a list of strings) or query (one string); {found}"
+            raise RequestError(422, message, "queries")
+        return values
+
+
+class Document(BaseModel):
+    """A passage of the corpus; further fields of its line are passed on."""
+
+    id: str
+    contents: str
+
+
+class ScoredDocument(BaseModel):
+    """A passage with its score; higher is better."""
+
+    document: Document
+    score: float
+
+
+class RetrieveResponse(BaseModel):
+    """One list per query, best first; empty where nothing matches."""
+
+    result: list[list[ScoredDocument | Document]]
+
+
+class ErrorDetail(BaseModel):
+    message: str
+    field: str | None
+
+
+class ErrorResponse(BaseModel):
+    """Body of every answer of POST /retrieve that is not 200."""
+
+    error: ErrorDetail
+
+
+def request_model(settings: Settings) -> type[RetrieveRequest]:
+    """Return the request's schema with the limits of ``settings``."""
+
+    def limit_queries(queries: list[str] | None) -> list[str] | None:
+        if queries is not None and len(queries) > settings.max_queries:
+            message = f"{len(queries)} queries, at most {settings.max_queries} a request; send several"
+            raise RequestError(413, message, "queries")
+        return queries
+
+    # No max_length: more queries are well formed, and answered with 413.
+    queries = Field(None, description=f"at most {settings.max_queries}; more are answered with 413")
+    topk = Field(settings.topk, description="documents per query")
+    in_range = Annotated[int, Field(ge=1, le=settings.max_topk)] | None
+    return create_model(
+        "RetrieveRequest",
+        __base__=RetrieveRequest,
+        queries=(Annotated[list[Text] | None, AfterValidator(limit_queries)], queries),
+        topk=(Annotated[in_range, BeforeValidator(_integral)], topk),
+    )
+
+
+def _integral(number: Any) -> Any:
+    """Return 3 for 3.0: JSON has one kind of number."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
 class SearchRequest(NamedTuple):
-    """A checked request. ``queries`` are cleaned and cut; blank ones have no hits by definition."""
+    """A checked request. ``queries`` are cleaned and truncated; a blank one has no hits."""
 
     queries: list[str]
     topk: int
     return_scores: bool
     truncated: int
+    """Number of truncated queries."""
 
 
-def parse(body: bytes, settings: Settings) -> SearchRequest:
-    """Check a request body.
+def parse(body: bytes, model: type[RetrieveRequest], settings: Settings) -> SearchRequest:
+    """Return the request in ``body``, checked against ``model`` (see :func:`request_model`).
 
     Raises:
         RequestError: 400 not JSON, 413 too many queries, 422 a field is missing or wrong.
     """
-    values = _decode(body)
-    if not isinstance(values, dict):
-        raise RequestError(422, f'the body must be an object like {{"queries": ["…"]}}, not {_type(values)}')
-    queries = _queries(values)
-    if len(queries) > settings.max_queries:
-        raise RequestError(
-            413, f"{len(queries)} queries, at most {settings.max_queries} a request; send several", "queries"
-        )
-    topk = settings.topk if values.get("topk") is None else values["topk"]
-    if isinstance(topk, float) and topk.is_integer():
-        topk = int(topk)  # JSON knows one kind of number: 3.0 is a whole one
-    if isinstance(topk, bool) or not isinstance(topk, int) or not 1 <= topk <= settings.max_topk:
-        raise RequestError(
-            422, f"topk must be a whole number from 1 to {settings.max_topk}, not {topk!r:.40}", "topk"
-        )
-    return_scores = values.get("return_scores")
-    if return_scores is not None and not isinstance(return_scores, bool):
-        raise RequestError(
-            422, f"return_scores must be true or false, not {return_scores!r:.40}", "return_scores"
-        )
+    try:
+        request = model.model_validate(_decode(body))
+    except ValidationError as error:
+        raise _request_error(error, settings.max_topk) from None
+    queries = request.queries if request.query is None else [request.query]
+    assert queries is not None  # one of both is given
     longest = settings.max_query_chars
     return SearchRequest(
         [clean(query[:longest]) for query in queries],
-        topk,
-        bool(return_scores),
+        settings.topk if request.topk is None else request.topk,
+        bool(request.return_scores),
         sum(len(query) > longest for query in queries),
     )
 
@@ -69,7 +152,7 @@ def parse(body: bytes, settings: Settings) -> SearchRequest:
 def _decode(body: bytes) -> Any:
     try:
         return orjson.loads(body)
-    except orjson.JSONDecodeError:  # strict and fast; the standard library takes lone surrogates, for one
+    except orjson.JSONDecodeError:  # strict and fast; the standard library accepts lone surrogates, for one
         pass
     try:
         return json.loads(body)
@@ -77,31 +160,28 @@ def _decode(body: bytes) -> Any:
         raise RequestError(400, f"the body is not JSON: {error}") from None
 
 
-def _queries(values: dict[str, Any]) -> list[str]:
-    given = [name for name in ("queries", "query") if values.get(name) is not None]
-    if len(given) != 1:
-        found = "both are given" if given else "neither is given"
-        raise RequestError(422, f"give queries (a list of strings) or query (one string); {found}", "queries")
-    if given == ["query"]:
-        if not isinstance(values["query"], str):
-            raise RequestError(422, f"query must be a string, not {_type(values['query'])}", "query")
-        return [values["query"]]
-    queries = values["queries"]
-    if not isinstance(queries, list):
-        raise RequestError(422, f"queries must be a list of strings, not {_type(queries)}", "queries")
-    for position, query in enumerate(queries):
-        if not isinstance(query, str):
-            raise RequestError(422, f"queries[{position}] must be a string, not {_type(query)}", "queries")
-    return queries
+def _request_error(error: ValidationError, max_topk: int) -> RequestError:
+    """Return the first error of a request as the client reads it."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    (field, *position), value = first["loc"], first["input"]
+    rule = {
+        "queries": "a string" if position else "a list of strings",
+        "query": "a string",
+        "topk": f"a whole number from 1 to {max_topk}",
+        "return_scores": "true or false",
+    }[str(field)]
+    found = _json_type(value) if field in ("queries", "query") else f"{value!r:.40}"
+    name = f"queries[{position[0]}]" if position else field
+    return RequestError(422, f"{name} must be {rule}, not {found}", str(field))
 
 
-def _type(value: Any) -> str:
+def _json_type(value: Any) -> str:
     names = {dict: "an object", list: "a list", str: "a string", type(None): "null", bool: "a boolean"}
     return names.get(type(value), "a number")
 
 
 def clean(query: str) -> str:
-    """The query as every back end can take it: no NUL, no lone surrogate, no outer space."""
+    """Return the query as every back end accepts it: without NUL, lone surrogates and surrounding space."""
     if "\0" in query:
         query = query.replace("\0", " ")
     if not query.isascii():
@@ -110,19 +190,19 @@ def clean(query: str) -> str:
 
 
 def encode(results: Sequence[Sequence[Hit]], return_scores: bool) -> bytes:
-    """The answer ``{"result": [...]}``; documents are spliced in as the bytes they are stored as."""
-    if return_scores:
-        rows = [
-            b",".join(
-                [b'{"document":%b,"score":%b}' % (document, orjson.dumps(score)) for document, score in hits]
-            )
-            for hits in results
-        ]
-    else:
-        rows = [b",".join([document for document, _ in hits]) for hits in results]
+    """Return a :class:`RetrieveResponse` as JSON; documents are spliced in as the bytes they are stored as."""
+    scored = b'{"document":%b,"score":%b}'
+    rows = [
+        b",".join(
+            [scored % (document, orjson.dumps(score)) for document, score in hits]
+            if return_scores
+            else [document for document, _ in hits]
+        )
+        for hits in results
+    ]
     return b'{"result":[[%b]]}' % b"],[".join(rows) if rows else b'{"result":[]}'
 
 
 def encode_error(message: str, field: str | None = None) -> bytes:
-    """The body of every answer that is not 200."""
+    """Return an :class:`ErrorResponse` as JSON."""
     return json.dumps({"error": {"message": message, "field": field}}).encode()

@@ -1,4 +1,4 @@
-"""One serving process: bind, serve, say when ready, end cleanly on SIGTERM and SIGINT."""
+"""Run one serving process: bind, serve, report readiness, end cleanly on SIGTERM and SIGINT."""
 
 from __future__ import annotations
 
@@ -18,19 +18,21 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from .app import make_app
-from .http_protocol import protocol
+from .errors import RetrieverError
+from .http_protocol import protocol_class
 from .middleware import AccessLog, ApiKey, read_key
-from .settings import Settings, SettingsError
+from .options import SettingsError
+from .settings import Settings
 from .supervisor import SOCKET_VARIABLE, supervise
 
 log = logging.getLogger("retriever_server")
 
 GC_THRESHOLD = 20_000
-"""Python's 700 is less than what a batch of answers allocates, and next to nothing of that is cyclic."""
+"""A batch of answers allocates more objects than Python's default of 700, and almost none of them are cyclic."""
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A bound socket.
+    """Return a socket bound to the address.
 
     Raises:
         SettingsError: the port is taken or the host is not of this machine.
@@ -50,26 +52,25 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def url_of(sock: socket.socket, scheme: str = "http") -> str:
-    """The URL that clients of the bound socket use."""
+    """Return the URL of a bound socket."""
     host, port = sock.getsockname()[:2]
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def write_port_file(path: Path, url: str) -> None:
-    """Write the URL in one step, so that a waiting reader never sees half of it."""
+    """Write the URL in one step, so that a waiting reader never sees a part of it."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(url + "\n", encoding="utf-8")
     temporary.replace(path)
 
 
 class _Uvicorn(uvicorn.Server):
-    """Uvicorn raises a signal again after its clean shutdown, which kills the process; here it returns."""
+    """Uvicorn raises a signal again after its clean shutdown, which kills the process; this one returns."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        before = {
-            number: signal.signal(number, self.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)
-        }
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        before = {number: signal.signal(number, self.handle_exit) for number in numbers}
         try:
             yield
         finally:
@@ -78,15 +79,15 @@ class _Uvicorn(uvicorn.Server):
 
 
 def _stop_with_supervisor(server: uvicorn.Server) -> None:
-    sys.stdin.read()  # ends when the supervisor's end of the pipe is closed
+    sys.stdin.read()  # returns when the supervisor has closed its end of the pipe, or has died
     server.should_exit = True
 
 
 def serve(settings: Settings, arguments: Sequence[str] = ()) -> int:
-    """Serve until told to stop; the exit code.
+    """Serve until a signal arrives; return the exit status.
 
     Args:
-        arguments: the command line behind ``settings``, for further workers.
+        arguments: command line of ``settings``, passed on to workers.
 
     Raises:
         SettingsError: the address cannot be bound.
@@ -99,20 +100,20 @@ def serve(settings: Settings, arguments: Sequence[str] = ()) -> int:
 
     if settings.workers > 1:
         sock.listen(2048)
-        return supervise(sock, arguments, settings.workers, url, settings.port_file)
+        return supervise(settings, sock, arguments, url)
 
-    def on_ready() -> None:
+    def on_loaded() -> None:
+        if app.state.server.error is not None:
+            uvicorn_server.should_exit = True
+            return
         gc.collect()
-        gc.freeze()  # what is loaded stays: not to be looked through again and again
+        gc.freeze()  # the loaded index is never garbage: do not traverse it again
         gc.set_threshold(GC_THRESHOLD)
         log.info("ready: %s/retrieve (%s)", url, settings.backend)
         if settings.port_file:
             write_port_file(settings.port_file, url)
 
-    def on_failure() -> None:
-        uvicorn_server.should_exit = True
-
-    app = make_app(settings, on_ready, on_failure)
+    app = make_app(settings, on_loaded)
     guarded: ASGIApp = app
     if settings.api_key_file:
         guarded = ApiKey(guarded, read_key(settings.api_key_file))
@@ -120,7 +121,7 @@ def serve(settings: Settings, arguments: Sequence[str] = ()) -> int:
         guarded = AccessLog(guarded, settings.access_log)
     config = uvicorn.Config(
         guarded,
-        http=protocol(settings.body_timeout_s),
+        http=protocol_class(settings.body_timeout_s),
         log_level="warning",
         access_log=False,
         timeout_keep_alive=75,  # longer than clients keep idle connections, so that the client closes first
@@ -143,7 +144,8 @@ def serve(settings: Settings, arguments: Sequence[str] = ()) -> int:
         if settings.port_file:
             settings.port_file.unlink(missing_ok=True)
     error = app.state.server.error
-    if error is not None:
+    if isinstance(error, RetrieverError | ImportError | OSError):
         print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    elif error is not None:
+        log.error("the back end cannot be opened", exc_info=error)
+    return 1 if error is not None else 0

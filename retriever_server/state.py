@@ -1,19 +1,22 @@
-"""What a serving process is made of, and how it comes to be ready."""
+"""State of a serving process and its startup."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
 
-from .backends import Engine, load
+from .backends.base import Engine
+from .backends.registry import open_engine
 from .batcher import Batcher
 from .metrics import Metrics
 from .settings import Settings
 
 
-class Server:
-    """State of one serving process: the engine while it loads, the batcher once it is there."""
+class ServerState:
+    """Engine and batcher of one process, both None until the index is open."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self.metrics = settings, Metrics()
@@ -23,29 +26,31 @@ class Server:
         self.load_seconds = 0.0
         self.error: BaseException | None = None
 
-    async def load(self) -> None:
-        """Open the back end in a thread; /health answers meanwhile."""
+    async def load(self, on_loaded: Callable[[], None]) -> None:
+        """Open the back end in a thread, so that /health answers meanwhile; set ``error`` if it fails."""
         start = time.monotonic()
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[Engine] = loop.create_future()
-
-        def tell(text: str) -> None:
-            self.progress = text
+        opened: Future[Engine] = Future()
+        opened.set_running_or_notify_cancel()  # cancelling the wait at shutdown must not cancel the future
 
         def work() -> None:
             try:
-                engine = load(self.settings, tell)
-                loop.call_soon_threadsafe(lambda: None if done.done() else done.set_result(engine))
+                opened.set_result(open_engine(self.settings, self._report))
             except BaseException as error:
-                reason = error
-                loop.call_soon_threadsafe(lambda: None if done.done() else done.set_exception(reason))
+                opened.set_exception(error)
 
-        # A daemon, so that a signal during a long load ends the process at once.
+        # A daemon thread: a signal during a long load ends the process at once.
         threading.Thread(target=work, name="load", daemon=True).start()
-        self.engine = await done
-        self.load_seconds = time.monotonic() - start
-        self.batcher = Batcher(
-            self.engine, self.metrics, self.settings.max_queue, self.settings.cache_entries
-        )
-        self.metrics.ready.set(1)
-        self.progress = "ready"
+        try:
+            self.engine = await asyncio.wrap_future(opened)
+            self.load_seconds = time.monotonic() - start
+            settings = self.settings
+            self.batcher = Batcher(self.engine, self.metrics, settings.max_queue, settings.cache_entries)
+            self.metrics.ready.set(1)
+            self.progress = "ready"
+            on_loaded()
+        except Exception as error:
+            self.error = error
+            on_loaded()
+
+    def _report(self, step: str) -> None:
+        self.progress = step

@@ -1,4 +1,7 @@
-"""Several serving processes behind one listening socket; the kernel spreads the connections."""
+"""Run several serving processes on one listening socket; the kernel spreads the connections.
+
+Uvicorn's own supervisor counts a worker as ready before its index is open.
+"""
 
 from __future__ import annotations
 
@@ -13,35 +16,33 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from .settings import Settings
+
 log = logging.getLogger("retriever_server")
 
-SOCKET_VARIABLE = "RETRIEVER_SOCKET"  # number of the socket that a worker inherits
-MIN_UPTIME_S = 5.0  # a worker that ends sooner would end again: no restart
+SOCKET_VARIABLE = "RETRIEVER_SOCKET"  # file descriptor that a worker inherits
+MIN_UPTIME_S = 5.0  # a worker that ends sooner, before it is ready, is not restarted
 
 
-def supervise(
-    sock: socket.socket, arguments: Sequence[str], count: int, url: str, port_file: Path | None
-) -> int:
-    """Run ``count`` workers of ``python -m retriever_server`` on ``sock``, restart one that dies.
-
-    Returns the exit code.
+def supervise(settings: Settings, sock: socket.socket, arguments: Sequence[str], url: str) -> int:
+    """Run ``settings.workers`` workers on ``sock`` and restart those that die; return the exit status.
 
     Args:
-        arguments: the command line; workers get it with ``--workers 1`` and the socket's number.
+        arguments: command line of the workers, which ``--workers 1`` and the socket's descriptor are added to.
     """
     stopping: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, frame: stopping.append(received))
     with tempfile.TemporaryDirectory(prefix="retriever-") as folder:
-        workers = [_Worker(sock, arguments, Path(folder) / str(n)) for n in range(count)]
+        workers = [_Worker(sock, arguments, Path(folder) / str(n)) for n in range(settings.workers)]
         announced = False
         code = 0
         while not stopping:
             if not announced and all(worker.ready.exists() for worker in workers):
                 announced = True
-                log.info("ready: %s/retrieve (%d workers)", url, count)
-                if port_file:
-                    port_file.write_text(url + "\n", encoding="utf-8")
+                log.info("ready: %s/retrieve (%d workers)", url, settings.workers)
+                if settings.port_file:
+                    settings.port_file.write_text(url + "\n", encoding="utf-8")
             for worker in workers:
                 if worker.process.poll() is None:
                     continue
@@ -57,8 +58,8 @@ def supervise(
             worker.process.send_signal(signal.SIGTERM)
         for worker in workers:
             worker.process.wait()
-        if port_file:
-            port_file.unlink(missing_ok=True)
+        if settings.port_file:
+            settings.port_file.unlink(missing_ok=True)
     return code
 
 
@@ -75,7 +76,7 @@ class _Worker:
         environment = os.environ | {SOCKET_VARIABLE: str(number)}
         self.started = time.monotonic()
         # A session of its own: Ctrl-C reaches the supervisor alone, which then ends the workers in order.
-        # The pipe tells the worker when the supervisor is gone, however it went.
+        # The pipe closes when the supervisor dies, also by SIGKILL.
         self.process = subprocess.Popen(
             command, pass_fds=[number], env=environment, start_new_session=True, stdin=subprocess.PIPE
         )

@@ -1,4 +1,4 @@
-"""What a back end is: a ranker knows rows of a corpus, an engine answers with documents."""
+"""Interfaces of a back end: a ranker returns rows of a corpus, an engine returns documents."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Ranker(Protocol):
     """Ranks passages of one corpus by row number. Called from several threads at once."""
 
     parallelism: int
-    """How many threads may call :meth:`rank` at once to good use."""
+    """Useful number of concurrent :meth:`rank` calls."""
     max_batch: int
-    """Queries per call beyond which nothing is gained."""
+    """Useful largest number of queries per call."""
 
     def rank(self, queries: Sequence[str], topk: int) -> list[list[tuple[int, float]]]:
-        """For each query the best ``topk`` (row, score), best first; fewer where fewer match."""
+        """Return for each query its best ``topk`` (row, score), best first; fewer where fewer match."""
         ...
 
     def close(self) -> None: ...
@@ -39,13 +39,13 @@ class Documents(Protocol):
 
 
 class Engine(Protocol):
-    """What the server calls: text in, documents out."""
+    """Interface that the server calls: query texts in, documents out."""
 
     parallelism: int
     max_batch: int
     passages: int
     version: str
-    """Changes whenever an answer could."""
+    """Differs between engines that may answer differently."""
 
     def search(self, queries: Sequence[str], topk: int) -> list[list[Hit]]: ...
 
@@ -53,7 +53,7 @@ class Engine(Protocol):
 
 
 class LocalEngine:
-    """A ranker and the documents its rows name."""
+    """A ranker and the documents of its rows."""
 
     def __init__(self, ranker: Ranker, documents: Documents, version: str) -> None:
         self.parallelism, self.max_batch = ranker.parallelism, ranker.max_batch

@@ -1,8 +1,7 @@
-"""BM25 by Lucene, called directly: the rankings and scores of Pyserini's LuceneSearcher without its overhead.
+"""BM25 by Lucene, called directly: rankings and scores equal Pyserini's LuceneSearcher.
 
-Much of the time of Anserini's own searcher goes into loading the stored document of every hit. Here Lucene
-only ranks: ``rows.npy`` turns its document numbers into rows of the corpus, and the memory-mapped corpus has
-the text.
+Anserini's own searcher spends much of its time on loading the stored document of every hit. Here Lucene only ranks:
+``rows.npy`` maps its document numbers to rows of the corpus, and the text is read from the corpus file.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ MAX_CLAUSES = 16_384  # distinct terms of one query; Lucene's own limit of 1024 
 
 
 def round_scores(scores: Sequence[float]) -> list[float]:
-    """Anserini's scores from Lucene's raw ones: four decimals, ties pushed apart by 1e-6, float32."""
+    """Return Anserini's scores for Lucene's raw ones: four decimals, ties separated by 1e-6, float32."""
     rounded = array("f", [math.floor(raw * 1e4 + 0.5) / 1e4 for raw in scores])
     ties = 0
     for place in range(1, len(rounded)):
@@ -37,15 +36,14 @@ def round_scores(scores: Sequence[float]) -> list[float]:
 class LuceneIndex:
     """A Lucene index opened for BM25 search, as Anserini and Pyserini write it.
 
-    Several threads may search in one, but not in two at once: pyjnius would mix up the receivers of their calls.
+    Several threads may search in one index, but not in two at once: pyjnius would confuse the receivers of their calls.
     """
 
-    def __init__(self, folder: Path, k1: float, b: float, heap_mb: int = 512) -> None:
+    def __init__(self, folder: Path, k1: float, b: float, heap_mb: int = jvm.DEFAULT_HEAP_MB) -> None:
         jvm.start(heap_mb)
         self._one_at_a_time = threading.Lock()
-        directory = jvm.java_class("org.apache.lucene.store.FSDirectory").open(
-            jvm.java_class("java.nio.file.Paths").get(str(folder))
-        )
+        path = jvm.java_class("java.nio.file.Paths").get(str(folder))
+        directory = jvm.java_class("org.apache.lucene.store.FSDirectory").open(path)
         self._reader = jvm.java_class("org.apache.lucene.index.DirectoryReader").open(directory)
         searcher_class = jvm.java_class(f"{LUCENE}.IndexSearcher")
         searcher_class.setMaxClauseCount(MAX_CLAUSES)
@@ -53,15 +51,15 @@ class LuceneIndex:
         searcher.setSimilarity(jvm.java_class(f"{LUCENE}.similarities.BM25Similarity")(k1, b))
         searcher.setQueryCache(None)
         self.ranked = _ranked(searcher)
-        """Handle of ``(query text, topk) -> TopFieldDocs``."""
+        """Java handle of ``(query text, topk) -> TopFieldDocs``."""
         self._search = loop.for_each_line(loop.then(self.ranked, _as_json()))
 
     def __len__(self) -> int:
         return int(self._reader.numDocs())
 
     def search(self, queries: Sequence[str], topk: int) -> list[tuple[list[int], list[float]]]:
-        """For each query Lucene document numbers and raw scores of the best ``topk``, best first."""
-        lines = "\n".join(query.replace("\n", " ") for query in queries)  # the same words: both separate them
+        """Return for each query the Lucene document numbers and raw scores of its best ``topk``, best first."""
+        lines = "\n".join(query.replace("\n", " ") for query in queries)  # both separate words
         found = [orjson.loads(line)["scoreDocs"] for line in self._search(lines, topk).splitlines()]
         return [
             ([hit["doc"] for hit in hits], array("f", [hit["fields"][0] for hit in hits]).tolist())
@@ -69,14 +67,14 @@ class LuceneIndex:
         ]
 
     def raw(self, number: int) -> str | None:
-        """The stored JSON line of a document, where the index was built to keep it."""
-        # pyjnius keeps the receiver of a call in the method object that all instances of a class share. `search` calls
-        # one object only; here each call has a document of its own, and another thread's could answer.
+        """Return the stored JSON line of a document, None where the index was built without ``--storeRaw``."""
+        # pyjnius stores the receiver of a call in the method object that all instances of a class share. `search` has
+        # one receiver; here every document is another one, and the call could reach another thread's.
         with self._one_at_a_time:
             return self._reader.storedFields().document(number).get("raw")
 
     def ids(self) -> list[str]:
-        """The id of every document, by Lucene document number."""
+        """Return the id of every document, by Lucene document number."""
         values: Any = jvm.java_class("org.apache.lucene.index.MultiDocValues").getBinaryValues(
             jvm.cast("org.apache.lucene.index.IndexReader", self._reader), "id"
         )
@@ -92,15 +90,15 @@ class LuceneIndex:
 
 
 def _ranked(searcher: Any) -> Any:
-    """Parse and search as Anserini does."""
+    """Return a handle that parses and searches as Anserini does."""
     queries = jvm.java_class("io.anserini.search.query.BagOfWordsQueryGenerator")()
     analyzer = jvm.java_class("io.anserini.analysis.DefaultEnglishAnalyzer").newDefaultInstance()
     string, analyzers = loop.STRING, "org.apache.lucene.analysis.Analyzer"
     build = loop.method(queries, "buildQuery", f"{LUCENE}.Query", string, analyzers, string)
     build = build.bindTo("contents").bindTo(analyzer)
     field = jvm.java_class(f"{LUCENE}.SortField")
-    # Equal scores are ordered by document id, as Anserini does. The order's first field is the score: Lucene's own
-    # `score` would be computed once more, term by term, so the last argument of `search` is false.
+    # Ties are ordered by document id, as Anserini does. The sort order already returns the score as its first field; a
+    # last argument of true would make `search` compute it again, term by term.
     by_id = field("id", jvm.java_class(f"{LUCENE}.SortField$Type").STRING_VAL)
     order = jvm.java_class(f"{LUCENE}.Sort")(field.FIELD_SCORE, by_id)
     types = (f"{LUCENE}.Query", loop.INT, f"{LUCENE}.Sort", loop.BOOLEAN)
@@ -109,7 +107,7 @@ def _ranked(searcher: Any) -> Any:
 
 
 def _as_json() -> Any:
-    """Handle of ``TopFieldDocs -> JSON``: one string brings all hits over; an object each takes pyjnius longer."""
+    """Return a handle of ``TopFieldDocs -> JSON``: pyjnius converts one string faster than an object per hit."""
     mapper = jvm.java_class("com.fasterxml.jackson.databind.ObjectMapper")()
     orders = jvm.java_class("java.lang.Class").forName(f"[L{LUCENE}.SortField;")
     mapper.configOverride(orders).setIsIgnoredType(jvm.java_class("java.lang.Boolean")(True))
@@ -118,10 +116,10 @@ def _as_json() -> Any:
 
 
 class LuceneDocuments:
-    """Documents out of an index that Pyserini built with ``--storeRaw``; its rows are Lucene's numbers.
+    """Documents of an index that Pyserini built with ``--storeRaw``; rows are Lucene's document numbers.
 
     Raises:
-        ValueError: the index does not hold them.
+        ValueError: the index holds no documents.
     """
 
     def __init__(self, index: LuceneIndex) -> None:
@@ -140,12 +138,13 @@ class LuceneDocuments:
 
 
 class BM25Ranker:
-    """Ranks corpus rows with a Lucene index. Its threads share one searcher; Lucene is made for that."""
+    """Rank corpus rows with a Lucene index, whose searcher is thread-safe."""
 
     max_batch = 32
 
     def __init__(self, index: LuceneIndex, rows: np.ndarray, threads: int | None = None) -> None:
-        self._index, self._rows = index, rows.data  # a memory-mapped array's own indexing is slow
+        # A memoryview is indexed faster than a memory-mapped array.
+        self._index, self._rows = index, rows.data
         self.parallelism = threads or len(os.sched_getaffinity(0))
 
     def rank(self, queries: Sequence[str], topk: int) -> list[list[tuple[int, float]]]:

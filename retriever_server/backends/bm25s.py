@@ -1,19 +1,19 @@
 """BM25 without Java, by bm25s: for tests and corpora up to a few hundred thousand passages.
 
-Its work per query grows with the corpus, and its rankings are close to Lucene's, not equal: same formula and
-stemmer, other tokeniser details.
+The work per query grows with the corpus. Rankings are close to Lucene's, not equal: formula and stemmer are the same,
+details of the tokeniser differ.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-# Lucene's English stop words, which Anserini drops too.
+# Lucene's English stop words, which Anserini removes too.
 STOPWORDS = frozenset(
     {
         "a", "an", "and", "are", "as", "at", "be", "but", "by", "for", "if", "in", "into", "is", "it", "no",
@@ -25,7 +25,7 @@ _WORD = re.compile(r"\w+")
 
 
 class Tokenizer:
-    """Lower-case words without stop words, Porter-stemmed."""
+    """Split a text into lower-case words, remove stop words, and stem by Porter."""
 
     def __init__(self) -> None:
         import Stemmer
@@ -37,18 +37,8 @@ class Tokenizer:
         return list(self._stem([word for word in words if word not in STOPWORDS]))
 
 
-def write(folder: Path, texts: Iterable[str], k1: float, b: float) -> None:
-    """Index the texts; bm25s keeps the whole index in memory while it builds."""
-    import bm25s
-
-    tokenize = Tokenizer()
-    model = bm25s.BM25(method="lucene", k1=k1, b=b)
-    model.index([tokenize(text) for text in texts], show_progress=False)
-    model.save(str(folder))
-
-
 class BM25SRanker:
-    """Ranks with a memory-mapped bm25s index."""
+    """Rank with a memory-mapped bm25s index."""
 
     parallelism = 1
     max_batch = 64
@@ -78,8 +68,8 @@ class BM25SRanker:
 
 
 def top_rows(scores: np.ndarray, topk: int) -> np.ndarray:
-    """The rows of the ``topk`` largest of ``scores[N]``, largest first, equals by row number."""
+    """Return the rows of the ``topk`` largest of ``scores[N]``, largest first, ties by row number."""
     topk = min(topk, len(scores))
     threshold = np.partition(scores, len(scores) - topk)[len(scores) - topk]
-    rows = np.flatnonzero(scores >= threshold)  # all ties of the last place, so that the choice is defined
+    rows = np.flatnonzero(scores >= threshold)  # all ties of the last place: a deterministic choice
     return rows[np.argsort(-scores[rows], kind="stable")][:topk]

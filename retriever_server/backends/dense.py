@@ -1,8 +1,7 @@
-"""Dense search: every index proposes a few more rows than asked for, exact inner products decide.
+"""Dense search: an index proposes slightly more rows than requested, and exact inner products rank them.
 
-``vectors.npy`` (float32, memory-mapped) is the truth. Scanned whole, scanned in half precision on a GPU, or
-through an approximate FAISS index, the proposed rows are scored again in float64, so that rounding
-never orders hits.
+Candidates come from an exact scan of ``vectors.npy`` (float32, memory-mapped), a scan in half precision on a GPU, or an
+approximate FAISS index. They are scored again in float64 from ``vectors.npy``, so rounding never decides the order.
 """
 
 from __future__ import annotations
@@ -19,21 +18,21 @@ from threadpoolctl import ThreadpoolController
 from ..encoder import Encoder
 from .topk import merge_columns, top_columns
 
-EXTRA = 16  # rows proposed beyond topk, for the exact scores to choose from
+EXTRA = 16  # candidates beyond topk
 
 
 class VectorIndex(Protocol):
-    """Proposes rows."""
+    """Interface of an index that proposes candidate rows."""
 
     def propose(self, vectors: np.ndarray, count: int) -> np.ndarray:
-        """Row numbers ``[queries, count]`` for unit vectors ``[queries, d]``; -1 where fewer were found."""
+        """Return row numbers ``[queries, count]`` for unit vectors ``[queries, d]``; -1 where fewer were found."""
         ...
 
 
 class DenseRanker:
-    """Ranks rows by the inner product of encoded query and stored vector."""
+    """Rank rows by the inner product of encoded query and stored vector."""
 
-    parallelism = 1  # encoder and scan use all threads by themselves
+    parallelism = 1  # encoder and scan each use all threads
     max_batch = 128
 
     def __init__(self, encoder: Encoder, vectors: np.ndarray, index: VectorIndex) -> None:
@@ -57,14 +56,14 @@ class DenseRanker:
 class FlatScan:
     """Exact scan on the CPU: products of the queries with blocks of vectors, and the best rows of each block.
 
-    FAISS's flat index takes two to five times the CPU of the bare product here, and threads that share one product
-    wait for each other by spinning, so each thread multiplies blocks of its own (``docs/retriever.md``).
+    FAISS's flat index takes two to five times the CPU time of the matrix product (``docs/retriever.md``). Each thread
+    multiplies blocks of its own, because BLAS threads that share one product wait for each other by spinning.
 
     Args:
-        threads: none means one per usable core.
+        threads: one per usable core if None.
     """
 
-    scores = 2**24  # at a time, in all threads: 64 MB
+    scores = 2**24  # computed at a time, in all threads: 64 MB
 
     def __init__(self, vectors: np.ndarray, threads: int | None = None) -> None:
         self._vectors = vectors
@@ -86,11 +85,11 @@ class FlatScan:
 
 
 class HalfPrecisionScan:
-    """Scan in 16 bits on one GPU (or, for tests, the CPU): half the memory; exact scores repair rounding.
+    """Scan in 16 bits on one GPU, or on the CPU for tests.
 
     Args:
-        device: like ``cuda:0``; only this one is touched.
-        memory_share: largest share of the device's memory this process may take.
+        device: such as ``cuda:0``; no other device is used.
+        memory_share: largest share of the device's memory that this process may take, 0 to 1.
     """
 
     block = 1_000_000
@@ -123,10 +122,10 @@ class HalfPrecisionScan:
 
 
 class ApproximateIndex:
-    """A FAISS index made by a factory string (IVF, HNSW, SQ8 …), memory-mapped where FAISS can.
+    """A FAISS index of a factory string (IVF, HNSW, SQ8), memory-mapped where FAISS supports it.
 
     Args:
-        effort: ``nprobe`` of an IVF index, ``efSearch`` of HNSW; more finds more and takes longer.
+        effort: ``nprobe`` of an IVF index, ``efSearch`` of HNSW; higher is more accurate and slower.
     """
 
     def __init__(self, path: Path, effort: int) -> None:

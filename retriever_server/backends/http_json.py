@@ -1,4 +1,4 @@
-"""JSON over HTTP to another server, with a kept connection per calling thread."""
+"""JSON over HTTP to another server, on one keep-alive connection per calling thread."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from typing import Any
 
 import orjson
 
+from ..errors import RetrieverError
 
-class RemoteError(RuntimeError):
-    """Another server did not answer, or not wholly. No answer is made without it: it would silently lack documents."""
+
+class RemoteError(RetrieverError):
+    """Another server did not answer completely. The request fails: an answer without its documents would be wrong."""
 
 
 class JsonClient:
-    """One server.
+    """Client of one server.
 
     Args:
-        url: ``http(s)://[user:password@]host[:port][/path]``; ``path`` is kept for the caller.
+        url: ``http(s)://[user:password@]host[:port][/path]``; ``path`` is an attribute.
     """
 
     def __init__(self, url: str, timeout_s: float) -> None:
@@ -36,21 +38,21 @@ class JsonClient:
     def call(
         self, method: str, path: str, body: bytes | None = None, kind: str = "application/json"
     ) -> dict[str, Any]:
-        """The JSON object that the server answers.
+        """Send a request and return the JSON object of the answer.
 
         Raises:
             RemoteError: no connection, a status other than 200, or something that is not a JSON object.
         """
-        for attempt in (1, 2):  # the second for a kept connection that the server has closed
-            kept = getattr(self._local, "connection", None)
-            connection = self._local.connection = kept or self._connect()
+        for attempt in (1, 2):  # the second if the server has closed an idle connection
+            idle = getattr(self._local, "connection", None)
+            connection = self._local.connection = idle or self._connect()
             try:
                 connection.request(method, path, body, {"Content-Type": kind, **self._headers})
                 response = connection.getresponse()
                 answer = response.read()
             except (OSError, http.client.HTTPException) as error:
                 self._local.connection = None
-                if kept is None or attempt == 2:
+                if idle is None or attempt == 2:
                     raise RemoteError(f"{self.name}: {type(error).__name__}: {error}") from error
                 continue
             if response.status != 200:

@@ -12,7 +12,7 @@ RRF_K = 60  # the constant of Cormack et al. (2009)
 
 
 def fuse(rankings: Sequence[Sequence[tuple[int, float]]], topk: int) -> list[tuple[int, float]]:
-    """Rows by the sum of 1 / (60 + rank) over the rankings, rank from 1; equals by row number."""
+    """Return the rows with the largest sums of 1 / (60 + rank) over the rankings, rank from 1; ties by row number."""
     scores: defaultdict[int, float] = defaultdict(float)
     for ranking in rankings:
         for rank, (row, _) in enumerate(ranking, start=1):
@@ -21,7 +21,7 @@ def fuse(rankings: Sequence[Sequence[tuple[int, float]]], topk: int) -> list[tup
 
 
 class HybridRanker:
-    """Fuses two rankers, each asked for ``depth`` rows (or topk, if more)."""
+    """Fuse the rankings of two rankers, each of ``depth`` rows, or topk if that is more."""
 
     parallelism = 1
     max_batch = 128

@@ -1,4 +1,4 @@
-"""Search in an OpenSearch or Elasticsearch index: BM25 by the same Lucene, for corpora past one machine."""
+"""Search in an OpenSearch or Elasticsearch index: BM25 by Lucene, for corpora larger than one machine."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import orjson
 from .base import Hit
 from .http_json import JsonClient, RemoteError
 
-MAX_TERMS = 1000  # of one query; these servers refuse queries of more than 1024 terms
+MAX_TERMS = 1000  # of one query; the servers reject more than 1024
 
 
 class OpenSearchEngine:
-    """Asks one index, whose documents have a text field ``contents``, with one ``_msearch`` a batch.
+    """Query one index, whose documents have a text field ``contents``, with one ``_msearch`` per batch.
 
     Args:
         url: ``http(s)://[user:password@]host:9200/INDEX``.
 
     Raises:
-        RemoteError: the server or the index is not there.
+        RemoteError: the server does not answer, or the index does not exist.
     """
 
     parallelism = 4

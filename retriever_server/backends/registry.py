@@ -1,4 +1,4 @@
-"""From settings to a ready engine: check the index against its manifest, open it."""
+"""Open the engine that the settings name: check the index against its manifest, then load it."""
 
 from __future__ import annotations
 
@@ -10,28 +10,25 @@ import numpy as np
 
 from .. import manifest as manifests
 from ..corpus import CorpusDocuments
-from ..settings import Settings, SettingsError
+from ..options import SettingsError
+from ..settings import Settings
 from .base import Engine, LocalEngine, Ranker
 
 COPIED_DOCUMENTS = "documents.jsonl"
 STARTS = "starts.npy"
 
-Progress = Callable[[str], None]
 
-
-def load(settings: Settings, progress: Progress = lambda text: None) -> Engine:
-    """Open the back end that ``settings`` name.
+def open_engine(settings: Settings, progress: Callable[[str], None] = lambda text: None) -> Engine:
+    """Return the opened engine that ``settings`` name.
 
     Args:
-        progress: told in words what is being done.
+        progress: called with a text when the next step begins.
 
     Raises:
-        SettingsError: unknown back end or a missing path.
+        SettingsError: a path or URL is missing.
         IndexMismatchError: index, corpus and settings do not fit together.
         JavaError: BM25 without a usable Java runtime.
     """
-    if settings.backend not in BACKENDS:
-        raise SettingsError(f"--backend {settings.backend} is not one of {', '.join(BACKENDS)}.")
     if settings.backend in REMOTE_ENGINES:
         return REMOTE_ENGINES[settings.backend](settings)
     if settings.index is None:
@@ -44,9 +41,7 @@ def load(settings: Settings, progress: Progress = lambda text: None) -> Engine:
     copied = index / COPIED_DOCUMENTS
     corpus = copied if copied.is_file() else settings.corpus
     if corpus is None:
-        raise SettingsError(
-            f"--corpus is missing: the file the index was built from ({manifest.corpus_name})."
-        )
+        raise SettingsError(f"--corpus is missing: {manifest.corpus_name}, which the index was built from.")
     progress("checking index and corpus")
     manifests.check(index, manifest, settings.backend, corpus, full=settings.verify == "full")
     documents = CorpusDocuments(corpus, index / STARTS)
@@ -78,14 +73,12 @@ def _opensearch(settings: Settings) -> Engine:
 
     urls = _urls(settings)
     if len(urls) > 1:
-        raise SettingsError(
-            "--remote-urls names several; an OpenSearch index spreads over hosts by itself: give one."
-        )
+        raise SettingsError("--remote-urls has several URLs, and an OpenSearch index has one. Fix: give one.")
     return OpenSearchEngine(urls[0], settings.deadline_s)
 
 
 def _pyserini(settings: Settings, index: Path) -> Engine:
-    """An index folder as Pyserini writes it: no manifest to check, documents from the index itself."""
+    """Open an index folder that Pyserini wrote: it has no manifest, and holds the documents itself."""
     from .bm25 import BM25Ranker, LuceneDocuments, LuceneIndex
 
     lucene = LuceneIndex(index, settings.k1, settings.b, settings.jvm_heap_mb)
@@ -126,7 +119,7 @@ def _dense(settings: Settings, index: Path, built: dict[str, Any]) -> Ranker:
     vectors = np.load(index / "vectors.npy", mmap_mode="r")
     scan: VectorIndex
     if (index / "faiss.index").is_file():
-        scan = ApproximateIndex(index / "faiss.index", settings.effort)
+        scan = ApproximateIndex(index / "faiss.index", settings.search_effort)
     elif settings.device != "cpu":
         scan = HalfPrecisionScan(vectors, settings.device, settings.gpu_memory_share)
     else:
@@ -145,4 +138,3 @@ RANKERS: dict[str, Callable[[Settings, Path, dict[str, Any]], Ranker]] = {
     "bm25": _bm25, "bm25s": _bm25s, "dense": _dense, "hybrid": _hybrid,
 }  # fmt: skip
 REMOTE_ENGINES: dict[str, Callable[[Settings], Engine]] = {"remote": _remote, "opensearch": _opensearch}
-BACKENDS = (*RANKERS, *REMOTE_ENGINES)

@@ -1,8 +1,9 @@
-"""Search in other retrieval servers: each holds a part of the corpus, their best hits are the answer."""
+"""Search in other retrieval servers that each hold a part of the corpus, and merge their hits."""
 
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,10 +14,10 @@ from .http_json import JsonClient, RemoteError
 
 
 class RemoteEngine:
-    """Asks every part and merges by score. With exact parts the merged top k is that of the whole corpus.
+    """Query every part and merge by score. With exact parts the merged top k equals that of the whole corpus.
 
     Args:
-        urls: ``/retrieve`` of each part, all with one scoring (BM25 parts differ in their statistics).
+        urls: server of each part. BM25 scores of parts differ slightly, as term statistics do.
     """
 
     parallelism = 4
@@ -31,10 +32,8 @@ class RemoteEngine:
 
     def search(self, queries: Sequence[str], topk: int) -> list[list[Hit]]:
         parts = list(self._threads.map(lambda part: _search(part, queries, topk), self._parts))
-        return [
-            heapq.nlargest(topk, (hit for hits in ranked for hit in hits), key=lambda hit: hit.score)
-            for ranked in zip(*parts, strict=True)
-        ]
+        merged = [itertools.chain(*rankings) for rankings in zip(*parts, strict=True)]
+        return [heapq.nlargest(topk, hits, key=lambda hit: hit.score) for hits in merged]
 
     def close(self) -> None:
         self._threads.shutdown()

@@ -1,17 +1,17 @@
-"""The largest scores of each query, in one pass over the scores."""
+"""Find the largest scores of each query in one pass over the scores."""
 
 from __future__ import annotations
 
 import numpy as np
 
-GROUP = 128  # neighbouring scores of which only the largest is looked at first
+GROUP = 128  # neighbouring scores; the first pass reads only the largest of each group
 
 
 def top_columns(scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The ``count`` largest of each row of ``scores[queries, m]``, in no order; all ``m`` where there are fewer.
+    """Return the ``count`` largest of each row of ``scores[queries, m]``, unordered; all ``m`` where there are fewer.
 
-    The largest ``count`` scores stand in the ``count`` groups with the largest maxima, so that only those groups
-    are ever searched. Which of equal scores is taken at the edge is open.
+    The largest ``count`` scores are in the ``count`` groups with the largest maxima, so only those groups are searched.
+    Which of several equal scores is selected is undefined.
 
     Returns:
         Their values and columns, each ``[queries, min(count, m)]``.
@@ -30,7 +30,7 @@ def top_columns(scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]
 
 
 def merge_columns(parts: list[tuple[np.ndarray, np.ndarray]], count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The ``count`` largest of several (values, columns) of the same queries."""
+    """Return the ``count`` largest of several (values, columns) of the same queries."""
     values, columns = (np.concatenate(arrays, 1) for arrays in zip(*parts, strict=True))
     return _largest(values, columns, min(count, values.shape[1]))
 

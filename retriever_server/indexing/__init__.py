@@ -1,1 +1,1 @@
-"""Index builders, one per back end."""
+"""Index builders, one module per back end."""

@@ -1,40 +1,42 @@
-"""What every builder gets and may raise."""
+"""Options and errors of the index builders."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from ..corpus import Scan
+from ..errors import RetrieverError
+from ..settings import EngineOptions
 
 Progress = Callable[[int, int], None]
-"""Called with (passages done, passages in all)."""
-
+"""Called with (passages done, passages in total)."""
 
 WORK = "work"
-"""Folder inside the unfinished index for what a stopped build goes on from; gone when the index is whole."""
+"""Folder inside the unfinished index for the state an interrupted build resumes from; removed at the end."""
 
 
-class BuildError(RuntimeError):
-    """A build failed. The message says why; what was finished is kept for the next try."""
+class BuildError(RetrieverError):
+    """A build failed. The message says why; finished parts are kept for the next try."""
 
 
-@dataclass(frozen=True)
-class BuildOptions:
-    """Options of the builders; each reads those that concern it."""
+class BuildOptions(EngineOptions):
+    """Options of the builders; each reads those of its back end."""
 
-    threads: int = 1
-    heap_mb: int = 2048
-    """Largest Java heap while building."""
+    heap_mb: int = Field(2048, gt=0)
+    """bm25, hybrid: largest Java heap in MiB while building."""
     one_segment: bool = True
-    """Merge Lucene's index into one segment: a third less work per query for a longer build."""
-    k1: float = 0.9
-    b: float = 0.4
-    """BM25 of bm25s; Lucene takes both when it serves."""
-    encoder: Path | None = None
-    encoder_prefixes: str = "auto"
-    encoder_runtime: str = "torch"
-    device: str = "cpu"
+    """bm25, hybrid: merge Lucene's segments into one: slower to build, a third less work per query."""
+    encoder_prefixes: Literal["auto", "e5", "none"] = "auto"
+    """dense, hybrid: prefixes of queries and passages: e5, none, or auto (e5 if the folder's name contains e5)."""
     vectors: Path | None = None
-    """FAISS's flat index of the corpus, in place of encoding it."""
+    """dense, hybrid: flat FAISS index of the corpus, such as e5_Flat.index, used instead of encoding it."""
     factory: str = ""
-    """FAISS factory string of an approximate index, e.g. ``IVF4096,SQ8``; empty: exact search only."""
+    """dense, hybrid: FAISS factory string of an approximate index, such as IVF4096,SQ8; exact search if not given."""
+
+
+Builder = Callable[[Scan, Path, BuildOptions, Progress], dict[str, Any]]
+"""Called with (scan of the corpus, output folder, options, progress); returns the settings of the build."""

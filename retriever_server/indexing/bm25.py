@@ -1,8 +1,9 @@
-"""Build a Lucene index with Anserini: in shards, so that a stopped build can go on, merged at the end."""
+"""Build a Lucene index with Anserini: in shards, so that an interrupted build resumes, merged at the end."""
 
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import shutil
 import subprocess
@@ -20,33 +21,28 @@ from .base import WORK, BuildError, BuildOptions, Progress
 SHARD_PASSAGES = 500_000
 
 
-def build(
-    documents: Path, scan: Scan, folder: Path, options: BuildOptions, progress: Progress
-) -> dict[str, Any]:
-    """Write ``lucene/`` and ``rows.npy`` into ``folder``; finished shards of an earlier try are kept.
-
-    Args:
-        documents: the uncompressed corpus.
+def build(scan: Scan, folder: Path, options: BuildOptions, progress: Progress) -> dict[str, Any]:
+    """Write ``lucene/`` and ``rows.npy`` into ``folder``; finished shards of an interrupted build are reused.
 
     Returns:
-        The build's settings, for the manifest.
+        The settings of the build, for the manifest.
     """
     shards = folder / WORK / "shards"
     shards.mkdir(exist_ok=True)
-    lines = passages(documents)
+    lines = (line for line, _, _ in passages(scan.documents))
     done: list[Path] = []
     for number, first in enumerate(range(0, scan.passages, SHARD_PASSAGES)):
         shard = shards / f"{number:05d}"
         count = min(SHARD_PASSAGES, scan.passages - first)
         part = itertools.islice(lines, count)
         if shard.is_dir():
-            next(itertools.islice(part, count, count), None)  # skip its lines
+            next(itertools.islice(part, count, count), None)  # advance past its lines
         else:
             _index_shard(part, count, shard, options)
         done.append(shard)
         progress(first + count, scan.passages)
     _merge(done, folder / "lucene", options)
-    _write_rows(folder, scan)
+    _write_rows(folder, scan, options)
     return {"analyzer": "anserini-english-porter", "lucene": _lucene_version()}
 
 
@@ -54,41 +50,39 @@ def _lucene_version() -> str:
     return str(jvm.java_class("org.apache.lucene.util.Version").LATEST.toString())
 
 
-def _index_shard(
-    lines: Iterator[tuple[bytes, str, str]], count: int, shard: Path, options: BuildOptions
-) -> None:
-    """Index ``count`` passages with Anserini's own IndexCollection in a process of its own."""
+def _index_shard(lines: Iterator[bytes], count: int, shard: Path, options: BuildOptions) -> None:
+    """Index ``count`` passages with Anserini's IndexCollection in a child process."""
     source, target = shard.with_suffix(".in"), shard.with_suffix(".tmp")
     for leftover in (source, target):
         shutil.rmtree(leftover, ignore_errors=True)
     source.mkdir()
-    per_file = -(-count // options.threads)
-    for part in range(options.threads):
+    threads = options.threads or len(os.sched_getaffinity(0))
+    per_file = -(-count // threads)
+    for part in range(threads):
         with (source / f"{part:03d}.jsonl").open("wb") as file:
-            file.writelines(line.rstrip() + b"\n" for line, _, _ in itertools.islice(lines, per_file))
+            file.writelines(line.rstrip() + b"\n" for line in itertools.islice(lines, per_file))
     command = [
         str(jvm.java_home() / "bin" / "java"), f"-Xmx{options.heap_mb}m", "-cp", str(jvm.anserini_jar()),
         "io.anserini.index.IndexCollection", "-collection", "JsonCollection", "-input", str(source),
         "-index", str(target), "-generator", "DefaultLuceneDocumentGenerator",
-        "-threads", str(options.threads), "-memoryBuffer", str(max(64, options.heap_mb // 4)),
+        "-threads", str(threads), "-memoryBuffer", str(max(64, options.heap_mb // 4)),
     ]  # fmt: skip
     run = subprocess.run(command, capture_output=True, text=True, errors="replace")
     output = run.stdout + run.stderr
-    if run.returncode != 0 or not _whole(target, count, output, options.heap_mb):
+    if run.returncode != 0 or not _is_complete(target, count, output, options):
         tail = "\n".join(output.strip().splitlines()[-15:])
         raise BuildError(f"Anserini failed on a shard (exit code {run.returncode}):\n{tail}")
     shutil.rmtree(source)
     target.rename(shard)
 
 
-def _whole(shard: Path, count: int, output: str, heap_mb: int) -> bool:
-    """Whether every passage but the empty ones is in a shard: Anserini also calls a failed commit complete."""
+def _is_complete(shard: Path, count: int, output: str, options: BuildOptions) -> bool:
+    """Return whether a shard holds every passage that is not empty: Anserini also calls a failed commit complete."""
     empty = re.search(r"empty: +(\d+)", output)
     if empty is None:
         return False
-    jvm.start(heap_mb)
     try:
-        index = LuceneIndex(shard, k1=0.9, b=0.4)
+        index = LuceneIndex(shard, options.k1, options.b, options.heap_mb)
     except jvm.java_exception():
         return False
     found = len(index)
@@ -97,7 +91,7 @@ def _whole(shard: Path, count: int, output: str, heap_mb: int) -> bool:
 
 
 def _merge(shards: list[Path], target: Path, options: BuildOptions) -> None:
-    """One index out of all shards. Scores do not depend on how the corpus was cut."""
+    """Merge all shards into one index. Scores do not depend on how the corpus was divided."""
     shutil.rmtree(target, ignore_errors=True)
     jvm.start(options.heap_mb)
     try:
@@ -123,16 +117,14 @@ def _merge_in_java(shards: list[Path], target: Path, one_segment: bool) -> None:
         one.close()
 
 
-def _write_rows(folder: Path, scan: Scan) -> None:
-    """``rows.npy``: Lucene document number -> row of the corpus, joined on the id's hash."""
-    index = LuceneIndex(folder / "lucene", k1=0.9, b=0.4)
+def _write_rows(folder: Path, scan: Scan, options: BuildOptions) -> None:
+    """Write ``rows.npy``: Lucene document number -> row of the corpus, joined on the id's hash."""
+    index = LuceneIndex(folder / "lucene", options.k1, options.b, options.heap_mb)
     ids = np.fromiter(map(id_hash, index.ids()), np.uint64, len(index))
     index.close()
     order = np.argsort(scan.id_hashes)
     position = np.searchsorted(scan.id_hashes, ids, sorter=order)
     rows = order[np.minimum(position, len(order) - 1)]
     if not np.array_equal(scan.id_hashes[rows], ids):
-        raise CorpusError(
-            "the Lucene index holds ids that the corpus lacks. Fix: build again from one corpus."
-        )
+        raise CorpusError("the Lucene index holds ids that the corpus lacks. Fix: build it again.")
     np.save(folder / "rows.npy", rows.astype(np.int32 if scan.passages < 2**31 else np.int64))

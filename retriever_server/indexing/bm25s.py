@@ -1,6 +1,6 @@
-"""Build a bm25s index: in memory, in one go, so a stopped build begins again.
+"""Build a bm25s index in memory; an interrupted build starts over.
 
-Its scores need the document frequencies of the whole corpus, and bm25s keeps nothing on disk before it has them.
+The scores need the document frequencies of the whole corpus, and bm25s writes nothing to disk before it has them.
 """
 
 from __future__ import annotations
@@ -8,16 +8,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..backends import bm25s
+from ..backends.bm25s import Tokenizer
 from ..corpus import Scan, passages
 from .base import BuildOptions, Progress
 
 
-def build(
-    documents: Path, scan: Scan, folder: Path, options: BuildOptions, progress: Progress
-) -> dict[str, Any]:
-    """Write ``bm25s/``. bm25s fixes k1 and b when it indexes."""
-    texts = (contents for _, _, contents in passages(documents))
-    bm25s.write(folder / "bm25s", texts, options.k1, options.b)
+def build(scan: Scan, folder: Path, options: BuildOptions, progress: Progress) -> dict[str, Any]:
+    """Write ``bm25s/``. bm25s applies k1 and b when it indexes."""
+    import bm25s
+
+    tokenize = Tokenizer()
+    model = bm25s.BM25(method="lucene", k1=options.k1, b=options.b)
+    model.index([tokenize(contents) for _, _, contents in passages(scan.documents)], show_progress=False)
+    model.save(str(folder / "bm25s"))
     progress(scan.passages, scan.passages)
     return {"k1": options.k1, "b": options.b, "method": "lucene"}

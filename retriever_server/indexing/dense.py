@@ -1,4 +1,4 @@
-"""Encode a corpus into ``vectors.npy``, resumable, and on request an approximate FAISS index over it."""
+"""Encode a corpus into ``vectors.npy``, resumably, and optionally build an approximate FAISS index of it."""
 
 from __future__ import annotations
 
@@ -16,46 +16,43 @@ from . import faiss_approximate
 from .base import WORK, BuildError, BuildOptions, Progress
 from .faiss_flat import check_first, read_flat
 
-CHUNK = 2048  # passages encoded between two notes of progress
-CHECKED = 8  # vectors of others compared with the encoder's own
+CHUNK = 2048  # passages encoded between two checkpoints
+CHECKED = 8  # given vectors that are compared with the encoder's
 
 
-def build(
-    documents: Path, scan: Scan, folder: Path, options: BuildOptions, progress: Progress
-) -> dict[str, Any]:
+def build(scan: Scan, folder: Path, options: BuildOptions, progress: Progress) -> dict[str, Any]:
     """Write ``vectors.npy`` (float32 ``[passages, d]``) and, with a factory string, ``faiss.index``.
 
     Returns:
-        The build's settings, for the manifest: the encoder's description above all.
+        The settings of the build, for the manifest.
     """
     if options.encoder is None:
         raise BuildError("--encoder is missing: the folder of the encoder.")
     spec = EncoderSpec.of(options.encoder, options.encoder_prefixes)
     encoder = Encoder(options.encoder, spec, options.encoder_runtime, options.device, options.threads)
-    path, note = folder / "vectors.npy", folder / WORK / "encoded.json"
+    path, checkpoint = folder / "vectors.npy", folder / WORK / "encoded.json"
     width = encoder.passages(["width"]).shape[1]
     shape = (scan.passages, width)
     given = None
     if options.vectors is not None:
         given, _index = read_flat(options.vectors, *shape)
-        first = [contents for _, _, contents in itertools.islice(passages(documents), CHECKED)]
+        first = [contents for _, _, contents in itertools.islice(passages(scan.documents), CHECKED)]
         check_first(given, first, encoder)
-    done = _finished(path, note, spec, shape)
+    done = _encoded_passages(path, checkpoint, spec, shape)
     vectors = np.lib.format.open_memmap(path, "r+" if done else "w+", np.float32, None if done else shape)
-    with path.open(
-        "rb+"
-    ) as file:  # claim the disk now: writing to a mapped file on a full one ends the process
+    # Allocate the disk space now: writing to a mapped file on a full disk kills the process (SIGBUS).
+    with path.open("rb+") as file:
         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    texts = (contents for _, _, contents in passages(documents))
+    texts = (contents for _, _, contents in passages(scan.documents))
     next(itertools.islice(texts, done, done), None)
     while chunk := list(itertools.islice(texts, CHUNK)):
         rows = slice(done, done + len(chunk))
         vectors[rows] = encoder.passages(chunk) if given is None else given[rows]
         done += len(chunk)
         vectors.flush()
-        temporary = note.with_suffix(".tmp")
+        temporary = checkpoint.with_suffix(".tmp")
         temporary.write_text(json.dumps({"done": done, "encoder": spec.as_dict()}))
-        temporary.rename(note)
+        temporary.rename(checkpoint)
         progress(done, scan.passages)
     if options.factory:
         target = folder / "faiss.index"
@@ -63,10 +60,10 @@ def build(
     return {"encoder": spec.as_dict(), "width": width, "factory": options.factory}
 
 
-def _finished(path: Path, note: Path, spec: EncoderSpec, shape: tuple[int, int]) -> int:
-    """How many passages an earlier, stopped build has encoded with the same encoder."""
-    if not path.is_file() or not note.is_file():
+def _encoded_passages(path: Path, checkpoint: Path, spec: EncoderSpec, shape: tuple[int, int]) -> int:
+    """Return the number of passages that an interrupted build has encoded with the same encoder."""
+    if not path.is_file() or not checkpoint.is_file():
         return 0
-    found = json.loads(note.read_text())
+    found = json.loads(checkpoint.read_text())
     same = found["encoder"] == spec.as_dict() and np.load(path, mmap_mode="r").shape == shape
     return int(found["done"]) if same else 0

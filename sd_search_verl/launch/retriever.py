@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from retriever_server.testing import StartError, serving
+from retriever_server.launcher import StartError, serving
 from sd_search_verl.errors import UserError
 
 

@@ -15,7 +15,7 @@ from retriever_server import manifest as manifests
 from retriever_server.indexing.base import BuildOptions
 from retriever_server.indexing.build import build
 from retriever_server.java import jvm
-from retriever_server.testing import ServerProcess, serving
+from retriever_server.launcher import ServerProcess, serving
 
 WORDS = """
     river mountain castle painter engine bridge harbour violin comet garden library market desert island

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-from retriever_server.backends import Hit
+from retriever_server.backends.base import Hit
 from retriever_server.batcher import Batcher
 from retriever_server.metrics import Metrics
 

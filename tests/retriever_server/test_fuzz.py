@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from support.retrieval_server import raw
 
-from retriever_server.testing import ServerProcess
+from retriever_server.launcher import ServerProcess
 
 REQUESTS = 5000  # of each kind
 GENERATED = 150  # per route, by schemathesis; docs/retriever.md has the command for more

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from support.retrieval_server import metric, raw
 
-from retriever_server.testing import ServerProcess, StartError, serving
+from retriever_server.launcher import ServerProcess, StartError, serving
 
 
 def post(url: str, body: Any, headers: dict[str, str] | None = None) -> tuple[int, Any, Any]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from retriever_server.testing import ServerProcess
+from retriever_server.launcher import ServerProcess
 
 requests = pytest.importorskip("requests", reason="the clients under test use requests")
 

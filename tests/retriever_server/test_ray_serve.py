@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.retrieval_server import post
 
-from retriever_server.testing import ServerProcess
+from retriever_server.launcher import ServerProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from support.retrieval_server import get, metric, post
 
-from retriever_server.testing import ServerProcess
+from retriever_server.launcher import ServerProcess
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 512])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from retriever_server.testing import ServerProcess, StartError, serving
+from retriever_server.launcher import ServerProcess, StartError, serving
 
 
 def ask(url: str, query: str) -> list[str]:

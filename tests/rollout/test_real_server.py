@@ -36,7 +36,7 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def test_odd_queries_reach_a_real_server(arguments: list[str]) -> None:
-    from retriever_server.testing import serving
+    from retriever_server.launcher import serving
 
     queries = ["word7", "", " ", "\ud800 word3", "word4\0", "word5 😀", "?" * 20_000]
 
@@ -52,7 +52,7 @@ def test_odd_queries_reach_a_real_server(arguments: list[str]) -> None:
 
 
 def test_a_killed_and_restarted_server_costs_only_retries(arguments: list[str]) -> None:
-    from retriever_server.testing import serving
+    from retriever_server.launcher import serving
 
     async def rollouts(retriever: RetrieverClient, seconds: float) -> list[SearchResult]:
         end = time.monotonic() + seconds

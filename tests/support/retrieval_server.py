@@ -64,7 +64,7 @@ def running(backend: str, **settings: Any) -> Iterator[str]:
     """A server in a thread of this process (a process of its own would import torch again); its URL."""
     ready = threading.Event()
     sock = bind("127.0.0.1", 0)
-    app = make_app(Settings(backend=backend, **settings), ready.set, ready.set)
+    app = make_app(Settings(backend=backend, **settings), ready.set)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
     thread.start()

@@ -13,7 +13,7 @@ from retriever_server.indexing import bm25 as builder
 from retriever_server.indexing.base import BuildOptions
 from retriever_server.indexing.build import build
 from retriever_server.java import jvm
-from retriever_server.testing import serving
+from retriever_server.launcher import serving
 
 
 def anserini(

@@ -10,7 +10,7 @@ from support.retrieval_server import ask, running
 
 from retriever_server.indexing.base import BuildOptions
 from retriever_server.indexing.build import build
-from retriever_server.testing import serving
+from retriever_server.launcher import serving
 
 QUERIES = ["a passage on castles", "passage7 comet", "merchant at the harbour", "", "violin library"]
 

@@ -20,7 +20,7 @@ from retriever_server.corpus import CorpusDocuments, CorpusError, scan
 from retriever_server.indexing import bm25 as builder
 from retriever_server.indexing.base import BuildError, BuildOptions
 from retriever_server.indexing.build import build
-from retriever_server.testing import StartError, serving
+from retriever_server.launcher import StartError, serving
 
 ROOT = Path(__file__).resolve().parents[3]
 GOOD = {"id": "a", "contents": "Title\ncastle text"}

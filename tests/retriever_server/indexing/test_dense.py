@@ -46,7 +46,7 @@ def test_a_stopped_encoding_goes_on(encoder_folder: Path, small: Path, tmp_path:
 def test_a_stopped_approximate_build_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     faiss = pytest.importorskip("faiss", reason="needs faiss-cpu")
     monkeypatch.setattr(faiss_approximate, "ADD", 500)
-    monkeypatch.setattr(faiss_approximate, "KEEP_EVERY_S", 0.0)
+    monkeypatch.setattr(faiss_approximate, "CHECKPOINT_EVERY_S", 0.0)
     stored = unit(np.random.default_rng(0), 3000)
     seen: list[int] = []
 

@@ -13,7 +13,7 @@ import pytest
 
 from retriever_server import manifest as manifests
 from retriever_server.backends.bm25 import LuceneIndex
-from retriever_server.testing import serving
+from retriever_server.launcher import serving
 
 ROOT = Path(__file__).resolve().parents[3]
 PASSAGES = 2000

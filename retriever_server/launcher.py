@@ -1,4 +1,4 @@
-"""A server as a child process: for demos, benchmarks and tests that need one and want it gone afterwards."""
+"""A server as a child process, for tests, benchmarks and launchers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from .errors import RetrieverError
 
-class StartError(RuntimeError):
+
+class StartError(RetrieverError):
     """The server ended or was not ready in time. The message holds the end of its log."""
 
 
@@ -22,13 +24,13 @@ class StartError(RuntimeError):
 class ServerProcess:
     """A running server."""
 
-    url: str
-    """``http://host:port``"""
     process: subprocess.Popen[bytes]
     log: Path
+    url: str = ""
+    """``http://host:port``"""
 
     def stop(self, timeout_s: float = 15.0) -> int:
-        """Ask it to end (SIGTERM), insist after ``timeout_s``; its exit code."""
+        """Send SIGTERM, after ``timeout_s`` SIGKILL, and return the exit status."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
@@ -42,10 +44,10 @@ class ServerProcess:
 def serving(
     *arguments: str | Path, folder: Path | None = None, timeout_s: float = 120.0
 ) -> Iterator[ServerProcess]:
-    """Run ``python -m retriever_server`` with ``arguments`` until the block ends.
+    """Run ``python -m retriever_server`` with ``arguments`` until the block ends; without ``--port`` on a free port.
 
-    Without a ``--port`` among the arguments a free one is picked. ``folder`` receives the server's address in
-    ``retriever.url`` and its log in ``retriever.log``; default: a temporary folder.
+    Args:
+        folder: gets the address in ``retriever.url`` and the log in ``retriever.log``; by default a temporary folder.
 
     Raises:
         StartError: it ended by itself, or was not ready after ``timeout_s``.
@@ -54,26 +56,18 @@ def serving(
         port_file, log = Path(place) / "retriever.url", Path(place) / "retriever.log"
         port_file.unlink(missing_ok=True)
         command = [sys.executable, "-m", "retriever_server", *map(str, arguments)]
-        if "--port" not in arguments:
-            command += ["--port", "0"]
-        # The package is found next to this file, wherever the caller runs and whether or not it is installed.
-        root = str(Path(__file__).resolve().parent.parent)
-        paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [*command, "--port-file", str(port_file)], stdout=output, stderr=output, env=environment
-            )
-        server = ServerProcess("", process, log)
+        command += [*([] if "--port" in arguments else ["--port", "0"]), "--port-file", str(port_file)]
+        # The child finds the package next to this file, wherever the caller runs and whether or not it is installed.
+        path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+        with log.open("wb") as out:
+            environment = os.environ | {"PYTHONPATH": path}
+            server = ServerProcess(subprocess.Popen(command, stdout=out, stderr=out, env=environment), log)
         try:
             end = time.monotonic() + timeout_s
             while not port_file.exists():
-                if process.poll() is not None or time.monotonic() > end:
-                    state = (
-                        f"ended with code {process.returncode}"
-                        if process.returncode is not None
-                        else "is late"
-                    )
+                code = server.process.poll()
+                if code is not None or time.monotonic() > end:
+                    state = "is late" if code is None else f"ended with code {code}"
                     text = log.read_text(encoding="utf-8", errors="replace")[-3000:]
                     raise StartError(f"the retrieval server {state}:\n{text}")
                 time.sleep(0.02)
