@@ -14,6 +14,7 @@ from pathlib import Path
 from packaging.specifiers import SpecifierSet
 
 from sd_search_verl.finding import Finding
+from sd_search_verl.gpu_stack import check_driver, check_flash_attention, check_trl
 from sd_search_verl.rollout.retriever_check import check_retriever
 
 DISK_GIB = 6
@@ -41,7 +42,7 @@ def examine(retrievers: Sequence[str] = ()) -> list[Finding]:
         *check_versions(),
         check_plugin(),
         _accelerator(),
-        *_flash_attention(),
+        *_gpu_stack(),
         check_java(),
         *map(check_retriever, retrievers),
         _disk(),
@@ -118,18 +119,14 @@ def _accelerator() -> Finding:
     )
 
 
-def _flash_attention() -> list[Finding]:
+def _gpu_stack() -> list[Finding]:
     """verl packs sequences, and on a GPU transformers then asks for flash-attn by its default."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return []
-    found = _installed("flash-attn")
-    fix = (
-        "`make install-gpu` builds it (needs nvcc); or set "
-        "+actor_rollout_ref.model.override_config.attn_implementation=sdpa, which is slower"
-    )
-    return [Finding("flash-attn", found is not None, found or "not installed", fix)]
+    try:
+        import torch
+    except ImportError:
+        return check_trl()
+    flash_attention = [check_flash_attention()] if torch.cuda.is_available() else []
+    return [*check_driver(torch.version.cuda), *flash_attention, *check_trl()]
 
 
 def check_java() -> Finding:

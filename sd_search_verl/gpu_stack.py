@@ -1,0 +1,107 @@
+"""Checks of the GPU software: driver against CUDA, flash-attn's extension, and trl beside verl."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+
+from sd_search_verl.finding import Finding
+
+MIN_DRIVER = {13: 580, 12: 525, 11: 450}
+"""Oldest driver branch of each CUDA major version (CUDA release notes, minor version compatibility)."""
+
+WITHOUT_FLASH_ATTENTION = (
+    "+actor_rollout_ref.model.override_config.attn_implementation=sdpa "
+    "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=4096"
+)
+"""Overrides with which a GPU trains without flash-attn; docs/troubleshooting.md says what they cost."""
+
+_EXTENSION = "import torch, flash_attn_2_cuda"
+
+# The import of verl/models/transformers/monkey_patch.py (apply_monkey_patch) where trl is installed.
+_VALUE_HEAD = """
+try:
+    from trl.experimental.ppo import AutoModelForCausalLMWithValueHead
+except ImportError:
+    from trl import AutoModelForCausalLMWithValueHead
+"""
+
+
+def check_driver(cuda: str | None) -> list[Finding]:
+    """Compare the driver that nvidia-smi reports with the CUDA version that torch was built for.
+
+    Args:
+        cuda: ``torch.version.cuda``, None for a build without CUDA.
+
+    Returns:
+        One finding, or none where there is no nvidia-smi.
+    """
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    query = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]
+    done = subprocess.run(query, capture_output=True, text=True, timeout=60)
+    driver = (done.stdout.split() or [""])[0]
+    if done.returncode != 0 or not driver.partition(".")[0].isdigit():
+        said = (done.stderr or done.stdout).strip()[:200]
+        return [Finding("driver", False, f"nvidia-smi failed: {said}", "install or load the NVIDIA driver")]
+    if cuda is None:
+        return [Finding("driver", True, f"{driver}; torch is a build without CUDA and does not use it")]
+    needed = MIN_DRIVER.get(int(cuda.split(".")[0]), max(MIN_DRIVER.values()))
+    fix = (
+        f"update the driver to R{needed} or newer; on data-centre GPUs NVIDIA's cuda-compat package of CUDA {cuda} on "
+        "LD_LIBRARY_PATH may do"
+    )
+    ok = int(driver.partition(".")[0]) >= needed
+    found = f"{driver}; torch was built for CUDA {cuda}, which needs R{needed} or newer"
+    return [Finding("driver", ok, found, fix)]
+
+
+def check_flash_attention() -> Finding:
+    """Import flash-attn's compiled extension, which fails when it was built for another torch."""
+    torch, found = _installed("torch"), _installed("flash-attn")
+    without = (
+        f"without it, train with {WITHOUT_FLASH_ATTENTION} (docs/troubleshooting.md, 'Without flash-attn')"
+    )
+    if found is None:
+        fix = (
+            f"`make install-gpu` compiles it (needs nvcc), or FLASH_ATTN_WHEEL=FILE takes a wheel; {without}"
+        )
+        return Finding("flash-attn", False, "not installed", fix)
+    error = _error_of(_EXTENSION)
+    if error is None:
+        return Finding("flash-attn", True, found)
+    fix = (
+        f"it was built for another torch or CUDA: pip uninstall flash-attn, and compile it against torch {torch} with "
+        f"`make install-gpu`, or FLASH_ATTN_WHEEL=FILE takes a wheel built for it; {without}"
+    )
+    return Finding("flash-attn", False, f"{found} cannot be loaded with torch {torch}: {error}", fix)
+
+
+def check_trl() -> list[Finding]:
+    """Import from trl what verl imports where trl is installed; a failure there stops verl's workers."""
+    if find_spec("trl") is None:
+        return []
+    found, error = _installed("trl") or "unknown version", _error_of(_VALUE_HEAD)
+    if error is None:
+        return [Finding("trl", True, found)]
+    fix = (
+        "pip uninstall trl, or pip install 'trl>=0.27,<1.13'; verl imports that class where trl is installed"
+    )
+    return [Finding("trl", False, f"{found} stops verl's workers: {error}", fix)]
+
+
+def _error_of(code: str) -> str | None:
+    """Return the last line of the error that ``code`` ends with in a fresh interpreter, None without one."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    return None if done.returncode == 0 else (done.stderr.strip().splitlines() or ["it crashed"])[-1]
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
