@@ -6,8 +6,8 @@ set -euo pipefail
 data=${1:?usage: paper_data.sh DATA_DIR [E5_BASE_V2_DIR]}
 encoder=${2:-}
 
-sd-search data --out "$data" --protocol autorefine
-sd-search corpus --out "$data" --yes
+sd-search data build --out "$data" --protocol autorefine
+sd-search corpus fetch --out "$data" --yes
 if [ -n "$encoder" ]; then
   python -m retriever_server.build_index --backend dense --encoder "$encoder" --device cuda:0 \
     --corpus "$data/wiki-18.jsonl" --index "$data/index"

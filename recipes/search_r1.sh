@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Plain Search-R1: GRPO on exact match from its own start. Add sd_search.alpha=1e-3 for SD-Search from there.
-# Its prompts differ, so its data do: sd-search data --out DATA_DIR --protocol search_r1
+# Its prompts differ, so its data do: sd-search data build --out DATA_DIR --protocol search_r1
 # usage: search_r1.sh DATA_DIR RUN_DIR [HYDRA_OVERRIDES...]
 set -euo pipefail
 data=${1:?usage: search_r1.sh DATA_DIR RUN_DIR [HYDRA_OVERRIDES...]}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sd_search_verl import __version__
-from sd_search_verl.command_line import Parser, run_command
+from sd_search_verl.command_line import Parser, add_command, run_command
 from sd_search_verl.data.commands import add_commands as data_commands
 from sd_search_verl.evaluation.commands import add_commands as evaluation_commands
 from sd_search_verl.world.commands import add_commands as world_commands
@@ -20,27 +20,30 @@ def parser() -> Parser:
     root.add_argument("--version", action="version", version=__version__)
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    doctor = commands.add_parser(
-        "doctor", help="check this machine and installation, with the fix for what is wrong"
+    doctor = add_command(
+        commands, "doctor", "check this machine and installation, with the fix for what is wrong", _doctor
     )
     doctor.add_argument(
         "--retriever", action="append", default=[], metavar="URL", help="also ask this retriever"
     )
-    doctor.set_defaults(action=_doctor)
 
-    check = commands.add_parser(
+    check = add_command(
+        commands,
         "check",
-        help="what is wrong with a run before it starts; takes the arguments of main_ppo",
-        prefix_chars="\0",  # all that follows is Hydra's
+        "find what is wrong with a run before it starts",
+        prefix_chars="\0",  # the options are Hydra's
         add_help=False,
     )
-    check.add_argument("arguments", nargs="*")
-    check.set_defaults(action=_check)
+    check.add_argument("arguments", nargs="*", metavar="ARGUMENT", help="as main_ppo takes them")
+    check.set_defaults(action=lambda arguments: _check(check, arguments.arguments))
 
-    local = commands.add_parser(
-        "local", help="index, retriever, training and report on this machine's CPU; leaves no process behind"
+    local = add_command(
+        commands,
+        "local",
+        "index, retriever, training and report on this machine's CPU; leaves no process behind",
+        _local,
     )
-    local.add_argument("--run", type=Path, required=True, help="folder for everything the run leaves")
+    local.add_argument("--run", type=Path, required=True, help="folder for all that the run writes")
     local.add_argument(
         "--inputs", type=Path, required=True, help="folder with corpus.jsonl, *.parquet and model/"
     )
@@ -48,21 +51,25 @@ def parser() -> Parser:
         "--config-dir",
         type=Path,
         default=Path(__file__).with_name("hydra_configs"),
-        help="folder of the Hydra configs; default: the package's own",
+        help="folder of the Hydra configs (default: the package's own)",
     )
     local.add_argument("--config", required=True, help="name of the config")
-    local.add_argument("--steps", type=int, help="training steps; default: the config's")
-    local.add_argument("--corpus", type=Path, help="default: corpus.jsonl in the folder of inputs")
+    local.add_argument("--steps", type=int, help="training steps (default: the config's)")
+    local.add_argument(
+        "--corpus", type=Path, help="JSON lines to index (default: corpus.jsonl of the inputs)"
+    )
     local.add_argument("--retriever", metavar="URL", help="use this running server instead of starting one")
     local.add_argument("overrides", nargs="*", help="Hydra overrides, as main_ppo takes them")
-    local.set_defaults(action=_local)
 
-    report = commands.add_parser("report", help="one HTML page of curves and trajectories from run folders")
+    report = add_command(
+        commands, "report", "write one HTML page of curves and trajectories from run folders", _report
+    )
     report.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="folder with metrics.jsonl and traces.jsonl"
     )
-    report.add_argument("--out", type=Path, help="default: report.html in the first run's folder")
-    report.set_defaults(action=_report)
+    report.add_argument(
+        "--out", type=Path, help="file to write (default: report.html in the first run's folder)"
+    )
 
     world_commands(commands)
     evaluation_commands(commands)
@@ -84,11 +91,14 @@ def _doctor(arguments: argparse.Namespace) -> int:
     return 0 if all(finding.ok for finding in findings) else 1
 
 
-def _check(arguments: argparse.Namespace) -> int:
+def _check(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
+    if {"-h", "--help"} & {*arguments}:
+        parser.print_help()
+        return 0
     from sd_search_verl.finding import show
     from sd_search_verl.verl_adapter.preflight import check_run, compose
 
-    findings = check_run(compose(arguments.arguments))
+    findings = check_run(compose(arguments))
     print(show(findings))
     return 0 if all(finding.ok for finding in findings) else 1
 

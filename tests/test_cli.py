@@ -1,11 +1,17 @@
-"""What the command line prints when a command fails."""
+"""The command line: what a failed command prints, and help that is complete and fast."""
 
 from __future__ import annotations
 
+import argparse
 import json
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.cli import sd_search
 
 from sd_search_verl import cli
 from sd_search_verl.errors import UserError
@@ -29,3 +35,56 @@ def test_an_error_of_the_program_keeps_its_traceback(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text("{")
     with pytest.raises(json.JSONDecodeError):  # a ValueError
         cli.main(["compare", str(tmp_path), str(tmp_path)])
+
+
+def commands(
+    parser: argparse.ArgumentParser, *path: str
+) -> Iterator[tuple[tuple[str, ...], argparse.ArgumentParser]]:
+    """Yield every command, groups included, with its name in words."""
+    yield path, parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, command in action.choices.items():
+                yield from commands(command, *path, name)
+
+
+COMMANDS = dict(commands(cli.parser()))
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_command_has_a_description_and_every_option_a_help_text(path: tuple[str, ...]) -> None:
+    assert COMMANDS[path].description
+    for action in COMMANDS[path]._actions:
+        assert action.help or isinstance(action, argparse._SubParsersAction), action.dest
+
+
+def test_check_answers_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", "--help"]) == 0
+    assert capsys.readouterr().out.startswith("usage: sd-search check")
+
+
+def test_a_mistyped_command_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["corpus", "chekc"])
+    assert "did you mean 'check'?" in capsys.readouterr().err
+
+
+def test_no_help_loads_a_framework() -> None:
+    program = f"""
+import contextlib, sys
+from sd_search_verl.cli import main
+for path in {list(COMMANDS)}:
+    with contextlib.suppress(SystemExit):
+        main([*path, "--help"])
+print([name for name in ("torch", "verl", "vllm", "transformers", "ray", "datasets") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_help_takes_well_below_a_second_of_processor_time() -> None:
+    """Measured 0.25 s; importing torch alone takes more than the limit."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(sd_search("--help"), capture_output=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.8

@@ -1,4 +1,4 @@
-"""``sd-search data`` and ``corpus`` on the command line."""
+"""``sd-search data`` and ``sd-search corpus`` on the command line."""
 
 from __future__ import annotations
 
@@ -7,71 +7,78 @@ from pathlib import Path
 from typing import Any
 
 from sd_search_verl.cli_options import add_options, given_options
+from sd_search_verl.command_line import add_command, add_group
 from sd_search_verl.config import read_config
 from sd_search_verl.data.config import DataConfig
 from sd_search_verl.errors import UserError
 
 
 def add_commands(commands: Any) -> None:
-    """Add the sub-commands; ``commands`` is what argparse's ``add_subparsers`` gave."""
-    data = commands.add_parser(
-        "data", help="build verl parquet: NQ + HotpotQA train, seven evaluation sets, own"
+    """Add both groups to what ``add_subparsers`` returned."""
+    data = add_group(commands, "data", "verl parquet of questions, and the manifest of what was built")
+    build = add_command(
+        data, "build", "build the training sets NQ + HotpotQA and the seven evaluation sets", _build
     )
-    data.add_argument(
-        "--out", type=Path, required=True, help="folder of train.parquet, eval/ and manifest.json"
-    )
-    add_options(data, DataConfig)
-    data.add_argument(
-        "--own", metavar="NAME=FILE", help="instead: own JSON lines with question and golden_answers"
-    )
-    data.add_argument(
-        "--verify", action="store_true", help="instead: check the files in --out by their manifest"
-    )
-    data.set_defaults(action=_data)
+    own = add_command(data, "own", "build a set from JSON lines with question and golden_answers", _own)
+    own.add_argument("name", metavar="NAME", help="name of the set: NAME.parquet is written")
+    own.add_argument("file", type=Path, metavar="FILE", help="JSON lines, plain or .gz")
+    for command in (build, own):
+        command.add_argument(
+            "--out", type=Path, required=True, help="folder of the parquet files and manifest.json"
+        )
+    add_options(build, DataConfig)
+    add_options(own, DataConfig, {"protocol"})
+    verify = add_command(data, "verify", "compare built files with their manifest", _verify)
+    verify.add_argument("folder", type=Path, metavar="DIR", help="folder of manifest.json")
 
-    corpus = commands.add_parser(
-        "corpus", help="wiki-18 and its E5 index: says what it costs, then downloads"
+    corpus = add_group(commands, "corpus", "wiki-18 and its E5 index, or a corpus that you have")
+    fetch = add_command(corpus, "fetch", "say what a download costs; with --yes download and unpack", _fetch)
+    fetch.add_argument(
+        "--part",
+        choices=["corpus", "e5-index"],
+        default="corpus",
+        help="passages or vectors (default: %(default)s)",
     )
-    corpus.add_argument("--out", type=Path, default=Path("."), help="folder (default: here)")
-    corpus.add_argument("--part", choices=["corpus", "e5-index"], default="corpus")
-    corpus.add_argument("--yes", action="store_true", help="begin; without it nothing is downloaded")
-    corpus.add_argument(
-        "--file", type=Path, help="instead: check a corpus that you have; the corrected wiki-18 is converted"
-    )
-    corpus.set_defaults(action=_corpus)
+    fetch.add_argument("--yes", action="store_true", help="begin; without it nothing is downloaded")
+    check = add_command(corpus, "check", "check the lines of a corpus that you have", _check)
+    convert = add_command(corpus, "convert", "convert doc_id, title and text to id and contents", _convert)
+    for command in (check, convert):
+        command.add_argument("file", type=Path, metavar="FILE", help="JSON lines, plain or .gz")
+    for command in (fetch, convert):
+        command.add_argument("--out", type=Path, default=Path("."), help="folder to write (default: here)")
 
 
-def _data(arguments: argparse.Namespace) -> int:
-    from sd_search_verl.data.build import build, build_own, verify
+def _build(arguments: argparse.Namespace) -> int:
+    from sd_search_verl.data.build import build
 
-    if arguments.verify:
-        differences = verify(arguments.out)
-        print("\n".join(differences) or f"{arguments.out}: every file is as written")
-        return 1 if differences else 0
-    config = read_config(DataConfig, given_options(arguments, DataConfig), "data")
-    if arguments.own:
-        name, _, path = arguments.own.partition("=")
-        if not name or not path:
-            raise UserError(f"--own {arguments.own}: give NAME=FILE")
-        build_own(Path(path), name, config.protocol, arguments.out)
-        return 0
-    build(config, arguments.out)
+    build(read_config(DataConfig, given_options(arguments, DataConfig), "data"), arguments.out)
     return 0
 
 
-def _corpus(arguments: argparse.Namespace) -> int:
+def _own(arguments: argparse.Namespace) -> int:
+    from sd_search_verl.data.build import build_own
+
+    config = read_config(DataConfig, given_options(arguments, DataConfig, {"protocol"}), "data")
+    build_own(arguments.file, arguments.name, config.protocol, arguments.out)
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from sd_search_verl.data.build import verify
+
+    differences = verify(arguments.folder)
+    print("\n".join(differences) or f"{arguments.folder}: every file is as written")
+    return 1 if differences else 0
+
+
+def _fetch(arguments: argparse.Namespace) -> int:
     import shutil
 
-    from sd_search_verl.data.corpus import PARTS, check_corpus, convert, fetch, has_titles, plan
+    from sd_search_verl.data.corpus import PARTS, fetch, plan
 
     part = PARTS[arguments.part]
-    found = arguments.file or arguments.out / part.result
-    if arguments.file and has_titles(found):
-        found = arguments.out / f"{found.stem}.contents.jsonl"
-        print(f"{found}: {convert(arguments.file, found):,} passages, of titles and texts")
-    elif arguments.file:
-        print(f"{found}: the first {check_corpus(found)} lines are a corpus")
-    elif not found.exists():
+    found = arguments.out / part.result
+    if not found.exists():
         job = plan(part)
         arguments.out.mkdir(parents=True, exist_ok=True)
         print(job.describe(shutil.disk_usage(arguments.out).free))
@@ -79,5 +86,25 @@ def _corpus(arguments: argparse.Namespace) -> int:
             print("nothing was downloaded; add --yes to begin")
             return 0
         fetch(job, arguments.out)
-    print(f"{found} is ready; next:\n  {part.use.format(file=found)}")
+    print(part.next_step(found))
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from sd_search_verl.data.corpus import PARTS, check_corpus, has_titles
+
+    file = arguments.file
+    if has_titles(file):
+        raise UserError(f"{file} has titles and texts. Fix: `sd-search corpus convert {file}`")
+    print(f"{file}: the first {check_corpus(file)} lines are a corpus")
+    print(PARTS["corpus"].next_step(file))
+    return 0
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from sd_search_verl.data.corpus import PARTS, convert
+
+    result = arguments.out / f"{arguments.file.stem}.contents.jsonl"
+    print(f"{result}: {convert(arguments.file, result):,} passages, of titles and texts")
+    print(PARTS["corpus"].next_step(result))
     return 0

@@ -45,6 +45,10 @@ class Part:
     serving: str
     use: str
 
+    def next_step(self, file: Path) -> str:
+        """Return the line that names the next command."""
+        return f"{file} is ready; next:\n  {self.use.format(file=file)}"
+
 
 PARTS = {
     "corpus": Part(

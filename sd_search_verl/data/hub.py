@@ -44,7 +44,7 @@ def find(repository: str, name: str) -> RemoteFile:
     ) as error:  # of the HTTP client that the hub's client has, which differs from version to version
         raise UserError(
             f"{repository}: {name} cannot be reached ({_first_line(error)}); set HF_ENDPOINT to a mirror, or give a "
-            "copy that you have: data --source FOLDER, corpus --file FILE"
+            "copy that you have: data build --source FOLDER, corpus check FILE"
         ) from error
     if found.size is None:
         raise UserError(f"{url} has no size; is HF_ENDPOINT a mirror of the hub?")

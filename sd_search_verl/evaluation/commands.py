@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sd_search_verl.command_line import add_command
 from sd_search_verl.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,20 +16,29 @@ if TYPE_CHECKING:
 
 
 def add_commands(commands: Any) -> None:
-    """Add the sub-commands; ``commands`` is what argparse's ``add_subparsers`` gave."""
-    score = commands.add_parser("score", help="EM, F1 and cover-EM of trajectories that anyone made")
+    """Add the commands to what ``add_subparsers`` returned."""
+    score = add_command(
+        commands, "score", "EM, F1 and cover-EM of recorded trajectories, whoever made them", _score
+    )
     score.add_argument("file", type=Path, help="JSON lines, plain or .gz")
     score.add_argument(
-        "--text", default="response", metavar="FIELD", help="the trajectory (default: %(default)s)"
+        "--text", default="response", metavar="FIELD", help="text of the trajectory (default: %(default)s)"
     )
     score.add_argument("--answer", metavar="FIELD", help="an extracted answer, in place of --text")
-    score.add_argument("--golden", default="golden_answers", metavar="FIELD", help="default: %(default)s")
+    score.add_argument(
+        "--golden",
+        default="golden_answers",
+        metavar="FIELD",
+        help="list of golden answers (default: %(default)s)",
+    )
     score.add_argument("--by", metavar="FIELD", help="one line for each value of this field")
-    score.add_argument("--protocol", help="default: the one whose tags a text has")
-    score.set_defaults(action=_score)
+    score.add_argument("--protocol", help="protocol of the texts (default: the one whose tags a text has)")
 
-    evaluate = commands.add_parser(
-        "evaluate", help="ask a checkpoint questions, with the training's agent loop; goes on after a kill"
+    evaluate = add_command(
+        commands,
+        "evaluate",
+        "ask a checkpoint questions with the training's agent loop; resumes after interruption",
+        _evaluate,
     )
     _add_model(evaluate)
     evaluate.add_argument(
@@ -41,10 +51,9 @@ def add_commands(commands: Any) -> None:
     evaluate.add_argument(
         "--out", type=Path, required=True, help="folder of results.json and trajectories.jsonl"
     )
-    evaluate.set_defaults(action=_evaluate)
 
-    compare = commands.add_parser(
-        "compare", help="paired differences of two evaluations, or of two groups of them"
+    compare = add_command(
+        commands, "compare", "paired differences of two evaluations, or of two groups of them", _compare
     )
     compare.add_argument(
         "a", nargs="+", type=Path, metavar="RUN", help="folders of `evaluate`: A and B, or all of A"
@@ -57,15 +66,13 @@ def add_commands(commands: Any) -> None:
         type=int,
         default=5,
         metavar="N",
-        help="questions to show each way (default: %(default)s)",
+        help="number of gained and of lost questions to list (default: %(default)s)",
     )
     compare.add_argument("--out", type=Path, help="write everything here as JSON")
-    compare.set_defaults(action=_compare)
 
-    ask = commands.add_parser("ask", help="one question, shown step by step")
-    ask.add_argument("question")
+    ask = add_command(commands, "ask", "ask one question and show every step", _ask)
+    ask.add_argument("question", help="the question's text")
     _add_model(ask)
-    ask.set_defaults(action=_ask)
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:
@@ -73,7 +80,13 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--model", type=Path, required=True, help="Hugging Face folder, or a global_step_N of verl's"
     )
-    command.add_argument("--retriever", action="append", default=[], metavar="URL", help="may be repeated")
+    command.add_argument(
+        "--retriever",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="/retrieve address; may be repeated (default: the training's)",
+    )
     command.add_argument(
         "--training",
         type=Path,

@@ -44,7 +44,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def data(source: Path, out: Path, *more: str) -> int:
-    return main(["data", "--source", str(source), "--out", str(out), "--any-rows", *more])
+    return main(["data", "build", "--source", str(source), "--out", str(out), "--any-rows", *more])
 
 
 def test_all_sets_become_rows_that_verl_and_the_evaluation_read(source: Path, tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_files_that_are_not_the_published_ones_are_refused(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    one = ["data", "--source", str(source), "--out", str(out), "--train", "--evaluation"]
+    one = ["data", "build", "--source", str(source), "--out", str(out), "--train", "--evaluation"]
     assert main([*one, "bamboogle"]) == 0  # this one is as large as the published set
     assert main([*one, "nq"]) == 1
     assert "has 10 rows, the published nq test has 3610" in capsys.readouterr().err
@@ -108,17 +108,17 @@ def test_a_second_start_builds_what_is_missing(
 def test_verify_finds_every_damage(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     assert data(source, out) == 0
-    assert main(["data", "--out", str(out), "--verify"]) == 0
+    assert main(["data", "verify", str(out)]) == 0
     (out / "eval" / "nq.parquet").unlink()
     whole = (out / "train.parquet").read_bytes()
     (out / "train.parquet").write_bytes(whole[:-1] + b"?")
     capsys.readouterr()
-    assert main(["data", "--out", str(out), "--verify"]) == 1
+    assert main(["data", "verify", str(out)]) == 1
     assert sorted(capsys.readouterr().out.splitlines()) == [
         "eval/nq.parquet is missing",
         "train.parquet is not what was written (sha256)",
     ]
-    assert main(["data", "--out", str(tmp_path / "none"), "--verify"]) == 1
+    assert main(["data", "verify", str(tmp_path / "none")]) == 1
 
 
 def ids(path: Path) -> list[str]:
@@ -184,13 +184,12 @@ def test_a_broken_source_names_its_lines(
         (["--protocol", "react"], "data.protocol='react' must be 'search_r1' or 'autorefine'"),
         (["--source", "/nowhere"], "neither a folder nor the name of a hub repository"),
         (["--source", "some/repository"], "set HF_ENDPOINT to a mirror, or give a copy"),
-        (["--own", "mine"], "give NAME=FILE"),
     ],
 )
 def test_wrong_arguments_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    assert main(["data", "--out", str(tmp_path), *arguments]) == 1
+    assert main(["data", "build", "--out", str(tmp_path), *arguments]) == 1
     assert message in capsys.readouterr().err
 
 
@@ -198,13 +197,13 @@ def test_own_questions(tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
     rows = [{"question": "who?", "golden_answers": "Bo"}, {"question": "é", "golden_answers": ["x", "y"]}]
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    assert main(["data", "--out", str(tmp_path / "out"), "--own", f"mine={path}"]) == 0
+    assert main(["data", "own", "mine", str(path), "--out", str(tmp_path / "out")]) == 0
     first, second = pq.read_table(tmp_path / "out" / "mine.parquet").to_pylist()
     assert first["reward_model"]["ground_truth"]["target"] == ["Bo"]
     assert second["prompt"] == R1.prompt("é")
-    assert main(["data", "--out", str(tmp_path / "out"), "--verify"]) == 0
+    assert main(["data", "verify", str(tmp_path / "out")]) == 0
     path.write_text(json.dumps(rows[0]) + "\n{}\n")
     with pytest.raises(MalformedRowsError, match="1 malformed rows"):
         read_questions(path, None, R1)
-    assert main(["data", "--out", str(tmp_path / "bad"), "--own", f"mine={path}"]) == 1
+    assert main(["data", "own", "mine", str(path), "--out", str(tmp_path / "bad")]) == 1
     assert not (tmp_path / "bad").exists()

@@ -57,22 +57,22 @@ def test_what_it_costs_is_said(tmp_path: Path) -> None:
 
 def test_what_is_there_is_not_fetched_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "wiki-18.jsonl").write_text("{}")
-    assert main(["corpus", "--out", str(tmp_path)]) == 0  # the hub is out of reach
+    assert main(["corpus", "fetch", "--out", str(tmp_path)]) == 0  # the hub is out of reach
     assert "wiki-18.jsonl is ready" in capsys.readouterr().out
     assert fetch(Plan(PARTS["corpus"], []), tmp_path) == tmp_path / "wiki-18.jsonl"
 
 
 def test_without_the_hub_the_way_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["corpus", "--out", str(tmp_path)]) == 1
+    assert main(["corpus", "fetch", "--out", str(tmp_path)]) == 1
     shown = capsys.readouterr().err
     assert "set HF_ENDPOINT to a mirror, or give a copy that you have" in shown
-    assert "corpus --file FILE" in shown
+    assert "corpus check FILE" in shown
 
 
 def test_a_corpus_that_the_user_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "corrected.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    assert main(["corpus", "--file", str(path)]) == 0
+    assert main(["corpus", "check", str(path)]) == 0
     assert f"build_index --backend bm25 --corpus {path}" in capsys.readouterr().out
     bad = [ROWS[0], {"id": "1", "contents": "no title"}, {"contents": "T\nt"}, {"id": 3}]
     path.write_text("".join(json.dumps(row) + "\n" for row in bad))
@@ -92,7 +92,7 @@ def test_the_corrected_corpus_is_converted(tmp_path: Path, capsys: pytest.Captur
         {"doc_id": 21015324, "title": "Añadido", "text": " New text.\n", "more": 1},
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert main(["corpus", "--file", str(path), "--out", str(tmp_path / "out")]) == 0
+    assert main(["corpus", "convert", str(path), "--out", str(tmp_path / "out")]) == 0
     made = tmp_path / "out" / "wiki-fixed.contents.jsonl"
     assert f"--corpus {made}" in capsys.readouterr().out
     assert [json.loads(line) for line in made.read_text().splitlines()] == [
@@ -102,7 +102,7 @@ def test_the_corrected_corpus_is_converted(tmp_path: Path, capsys: pytest.Captur
     assert check_corpus(made) == 2
     path.write_text(path.read_text() + '{"doc_id": "2", "title": "no text"}\n')
     made.unlink()
-    assert main(["corpus", "--file", str(path), "--out", str(tmp_path / "out")]) == 1
+    assert main(["corpus", "convert", str(path), "--out", str(tmp_path / "out")]) == 1
     assert "line 3, field 'text': is missing" in capsys.readouterr().err
     assert list((tmp_path / "out").iterdir()) == []
 

@@ -81,7 +81,7 @@ def test_question_sets_from_a_mirror(hub: Hub, tmp_path: Path) -> None:
     musique, popqa = f"{REPOSITORY}/musique/dev.jsonl", f"{REPOSITORY}/popqa/test.jsonl"
     size = len(hub.files[musique])
     hub.breaks[musique] = [KEPT + 5000]  # the client goes on by itself
-    build = ["data", "--out", str(out), "--train", "--evaluation", "bamboogle", "musique"]
+    build = ["data", "build", "--out", str(out), "--train", "--evaluation", "bamboogle", "musique"]
     code, shown = finish(start(hub, *build, "nq"))
     # The two whole sets are built; the third is not the published one.
     assert code == 1
@@ -113,7 +113,7 @@ def test_question_sets_from_a_mirror(hub: Hub, tmp_path: Path) -> None:
 
 @pytest.mark.timeout(200)
 def test_a_killed_download_goes_on(hub: Hub, tmp_path: Path) -> None:
-    command = ["corpus", "--part", "e5-index", "--out", str(tmp_path), "--yes"]
+    command = ["corpus", "fetch", "--part", "e5-index", "--out", str(tmp_path), "--yes"]
     first = f"{INDEX}/part_aa"
     size = len(hub.files[first])
     part = tmp_path / "part_aa.part"
@@ -141,7 +141,7 @@ def test_a_killed_download_goes_on(hub: Hub, tmp_path: Path) -> None:
 
 @pytest.mark.timeout(100)
 def test_the_corpus_is_unpacked(hub: Hub, tmp_path: Path) -> None:
-    code, shown = finish(start(hub, "corpus", "--out", str(tmp_path), "--yes"))
+    code, shown = finish(start(hub, "corpus", "fetch", "--out", str(tmp_path), "--yes"))
     assert code == 0, shown
     assert (tmp_path / "wiki-18.jsonl").read_bytes() == PASSAGES
     assert f"build_index --backend bm25 --corpus {tmp_path / 'wiki-18.jsonl'}" in shown

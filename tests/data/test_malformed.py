@@ -97,7 +97,7 @@ def test_the_command_names_them_all_and_writes_nothing(
 ) -> None:
     path = tmp_path / "mine.jsonl"
     path.write_bytes(b"\n".join(kind for kind in KINDS) + b"\n")
-    assert main(["data", "--out", str(tmp_path / "out"), "--own", f"mine={path}"]) == 1
+    assert main(["data", "own", "mine", str(path), "--out", str(tmp_path / "out")]) == 1
     shown = capsys.readouterr().err
     assert all(f"\n  line {number}" in shown for number in range(1, len(KINDS)))
     assert not (tmp_path / "out").exists()

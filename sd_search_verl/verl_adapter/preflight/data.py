@@ -34,22 +34,30 @@ def _parquet(path: Path, config: DictConfig) -> tuple[int, str, str]:
     import pyarrow.parquet as pq
 
     if not path.is_file():
-        return 0, f"{path} does not exist", "build it with `sd-search data --out DIR`, or give another path"
+        return (
+            0,
+            f"{path} does not exist",
+            "build it with `sd-search data build --out DIR`, or give another path",
+        )
     try:
         table = pq.ParquetFile(path)
     except Exception as error:
-        return 0, f"{path} is not parquet: {error}", "build it with `sd-search data --out DIR`"
+        return 0, f"{path} is not parquet: {error}", "build it with `sd-search data build --out DIR`"
     if config.data.custom_cls.path:  # a data set class of the user's own reads what it wants
         return table.metadata.num_rows, "", ""
     there = table.schema_arrow.names
     wanted = {config.data.prompt_key, config.data.reward_fn_key, "reward_model"}
     if missing := sorted(wanted - set(there)):
         wrong = f"{path} has no column {', '.join(missing)}; it has {', '.join(there)}"
-        return 0, wrong, "`sd-search data --own NAME=FILE` makes every column that is needed"
+        return 0, wrong, "`sd-search data own NAME FILE` makes every column that is needed"
     if other := _other_protocol(table, config):
         ours = config.search.protocol
         wrong = f"the prompts of {path} speak {other}, but search.protocol={ours}"
-        return 0, wrong, f"rebuild it with `sd-search data --protocol {ours}`, or set search.protocol={other}"
+        return (
+            0,
+            wrong,
+            f"rebuild it with `sd-search data build --protocol {ours}`, or set search.protocol={other}",
+        )
     return table.metadata.num_rows, "", ""
 
 

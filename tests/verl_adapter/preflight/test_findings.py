@@ -125,7 +125,7 @@ FAILURES: list[tuple[Callable[[DictConfig, Path], str], list[str]]] = [
     (key_on_the_command_line, ["Could not override 'sd_search.alfa'", "Key 'alfa' is not in struct"]),
     (
         missing_column,
-        ["bad.parquet has no column reward_model; it has data_source", "`sd-search data --own NAME=FILE`"],
+        ["bad.parquet has no column reward_model; it has data_source", "`sd-search data own NAME FILE`"],
     ),
     (
         whole_rollouts_in_a_short_block,
@@ -135,8 +135,8 @@ FAILURES: list[tuple[Callable[[DictConfig, Path], str], list[str]]] = [
             "set sd_search.hindsight.max_tokens to at least 5632, better 28160 for a group of 5",
         ],
     ),
-    (no_such_file, ["none.parquet does not exist", "build it with `sd-search data --out DIR`"]),
-    (not_parquet, ["text.parquet is not parquet", "build it with `sd-search data --out DIR`"]),
+    (no_such_file, ["none.parquet does not exist", "build it with `sd-search data build --out DIR`"]),
+    (not_parquet, ["text.parquet is not parquet", "build it with `sd-search data build --out DIR`"]),
     (
         other_protocol,
         ["speak autorefine, but search.protocol=search_r1", "--protocol search_r1`, or set search.protocol"],
