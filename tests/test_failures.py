@@ -71,7 +71,7 @@ def other_verl(folder: Path) -> str:
 
 
 def disk_full_during_the_run(folder: Path) -> str:
-    from sd_search_verl.verl_adapter.run_files import append_metrics
+    from sd_search_verl.runs.writer import append_metrics
 
     (folder / "metrics.jsonl").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space") as caught:

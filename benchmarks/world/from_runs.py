@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.world.experiment import Row
 from sd_search_verl.errors import UserError
-from sd_search_verl.report.read import read_metrics, read_traces
+from sd_search_verl.runs.reader import read_metrics, read_traces
 from sd_search_verl.world.config import TrainConfig
 
 WINDOW = TrainConfig().evaluate_every
@@ -39,12 +39,13 @@ def _rows(folder: Path) -> list[Row]:
     right: dict[int, list[float]] = {}
     rollouts: dict[int, int] = {}
     traces = read_traces(folder)
-    for trace in traces.load(traces.lines):
-        step = trace["step"]
-        rollouts[step] = rollouts.get(step, 0) + 1
-        relations = _relations(trace["prompt"][-1]["content"])
-        for relation, query in zip(relations, trace["queries"], strict=False):
-            right.setdefault(step, []).append(float({*oracle[relation]["right"].split()} <= {*query.split()}))
+    for trace in traces.load(traces.refs):
+        rollouts[trace.step] = rollouts.get(trace.step, 0) + 1
+        relations = _relations(trace.prompt[-1]["content"])
+        for relation, query in zip(relations, trace.queries, strict=False):
+            right.setdefault(trace.step, []).append(
+                float({*oracle[relation]["right"].split()} <= {*query.split()})
+            )
     steps = read_metrics(folder).steps
     done, rows = 0, []
     previous = 0

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from sd_search_verl.errors import UserError
 from sd_search_verl.launch.log_diagnosis import RAY_TOO_SLOW, diagnose
 from sd_search_verl.launch.process_tree import start, tail
-from sd_search_verl.report.line import describe
+from sd_search_verl.runs.console import format_step
 
 # After such a line verl's workers wait for each other for ever.
 _DEADLY = re.compile(r"WorkerProc hit an exception|EngineDeadError|EngineCore encountered a fatal error")
@@ -80,7 +80,7 @@ def _train(
                 seen.add(line)
                 step = json.loads(line)
                 bar.set_postfix_str("", refresh=False)
-                bar.write(describe(step))
+                bar.write(format_step(step))
                 bar.update(step["step"] - bar.n)
             text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
             if len(seen) == first:

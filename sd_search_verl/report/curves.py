@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sd_search_verl.report.runs import Run
+from sd_search_verl.report.run_names import Run
 
 ALPHA = "sd_search/alpha"
 REWARD = "critic/score/mean"
 EM = "search/em"
+_PREFIXES = ("sd_search/", "search/", "health/")
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,8 @@ def build(runs: Sequence[Run]) -> dict[str, Any]:
     for run in runs:
         series.setdefault(run.series, []).append(run)
     sections, absent = [], []
-    for title, panels in (SECTIONS | {"Time": _timings(runs)}).items():
+    names = {name for run in runs for values in run.metrics.steps.values() for name in values}
+    for title, panels in (SECTIONS | {"More": _more(names), "Time": _timings(names)}).items():
         drawn = []
         for panel in panels:
             lines = [
@@ -171,8 +173,18 @@ def non_finite(run: Run) -> list[str]:
     return found
 
 
-def _timings(runs: Sequence[Run]) -> list[Panel]:
-    names = {name for run in runs for values in run.metrics.steps.values() for name in values}
+def _more(names: Iterable[str]) -> list[Panel]:
+    """Return panels for the plugin's metrics that no section names, one for each family ``a/b/*``."""
+    drawn = {metric for panels in SECTIONS.values() for panel in panels for metric in panel.metrics.values()}
+    families: dict[str, dict[str, str]] = {}
+    for name in sorted(names):
+        if name.startswith(_PREFIXES) and name not in drawn | {ALPHA}:
+            family = name.rpartition("/")[0] if name.count("/") > 1 else name
+            families.setdefault(family, {})[name.removeprefix(f"{family}/")] = name
+    return [Panel(family, f"The metric {family}.", metrics) for family, metrics in families.items()]
+
+
+def _timings(names: Iterable[str]) -> list[Panel]:
     timings = sorted((n for n in names if n.startswith("timing_s/")), key=lambda n: (n != "timing_s/step", n))
     return [Panel(name.removeprefix("timing_s/"), "Seconds.", {"seconds": name}) for name in timings]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from sd_search_verl.report import curves, trajectories
-from sd_search_verl.report.read import METRICS, TRACES
-from sd_search_verl.report.runs import Run, read_runs
+from sd_search_verl.report.run_names import Run, read_runs
+from sd_search_verl.runs.schema import METRICS, TRACES
 
 _HERE = Path(__file__).parent
 _SCRIPTS = ("page.js", "curves.js", "viewer.js")
@@ -91,7 +91,7 @@ def _summary(run: Run) -> dict[str, Any]:
         "name": run.name,
         "series": run.series,
         "steps": f"{len(steps):,} ({min(steps)} to {max(steps)})",
-        "rollouts": f"{len(run.traces.lines):,}",
+        "rollouts": f"{len(run.traces.refs):,}",
         "reward": _change(run, curves.REWARD),
         "em": _change(run, curves.EM),
         "alpha": _alpha(run),

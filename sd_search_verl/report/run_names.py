@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sd_search_verl.errors import UserError
-from sd_search_verl.report.read import Metrics, Traces, read_metrics, read_traces
+from sd_search_verl.runs.reader import Metrics, Traces, read_metrics, read_traces
 
 _SEED = re.compile(r"[-_]seed\d+$")
 

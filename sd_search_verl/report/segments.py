@@ -1,7 +1,7 @@
-"""A response cut into what it consists of: thinking, queries token by token, documents, answer.
+"""Split a response into segments: thinking, queries token by token, documents, answer.
 
-The mask tells the policy's tokens from the environment's, and the recorded spans say which are query tokens; tags
-only say what the rest of the policy's text is.
+The mask separates the policy's tokens from the environment's, and the recorded spans are the query tokens; tags only
+classify the rest of the policy's text.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+from sd_search_verl.runs.schema import Trace
 
 Segment = tuple[Any, ...]
 """``(kind, text)``, or ``("query", tokens, credits, divergences)``, the last two None where they were not recorded.
@@ -23,16 +25,15 @@ _OBSERVATION = re.compile(r"(\s*)(<(information|documents)>)(.*?)(</\3>)?(\s*)",
 _BROKEN = "\ufffd"
 
 
-def segments(trace: dict[str, Any]) -> list[Segment]:
-    """Segments of a trace, in order; their texts joined are the response."""
-    tokens = whole_characters(trace["tokens"], trace["response"])
-    spans = [tuple(span) for span in trace["spans"]]
-    credits, divergences = (
-        dict(zip(spans, trace.get(name) or [None] * len(spans), strict=True))
-        for name in ("credit", "divergence")
-    )
+def segments(trace: Trace) -> list[Segment]:
+    """Return the segments of a trace, in order; their texts joined are the response."""
+    tokens = whole_characters(trace.tokens, trace.response)
+    spans = [tuple(span) for span in trace.spans]
+    nothing = [None] * len(spans)
+    credits = dict(zip(spans, trace.credit or nothing, strict=True))
+    divergences = dict(zip(spans, trace.divergence or nothing, strict=True))
     found: list[Segment] = []
-    for start, end, policy in _turns(trace["mask"]):
+    for start, end, policy in _turns(trace.mask):
         if not policy:
             found += _observation("".join(tokens[start:end]))
             continue
@@ -47,7 +48,7 @@ def segments(trace: dict[str, Any]) -> list[Segment]:
 
 
 def whole_characters(tokens: Sequence[str], response: str) -> list[str]:
-    """Tokens whose texts join to the response.
+    """Return tokens whose texts join to the response.
 
     A token that holds part of a character shows as U+FFFD. The character goes to the first of its tokens, and
     nothing to the others. Tokens that cannot be matched with the response stay as they are.
@@ -76,7 +77,7 @@ def whole_characters(tokens: Sequence[str], response: str) -> list[str]:
 
 
 def _turns(mask: Sequence[int]) -> Iterator[tuple[int, int, bool]]:
-    """Maximal ranges of tokens by one author, and whether it is the policy."""
+    """Yield maximal ranges of tokens by one author, and whether it is the policy."""
     start = 0
     for index in range(1, len(mask) + 1):
         if index == len(mask) or bool(mask[index]) != bool(mask[start]):
@@ -89,7 +90,7 @@ def _inside(spans: Sequence[Sequence[int]], start: int, end: int) -> list[tuple[
 
 
 def _observation(text: str) -> list[Segment]:
-    """Documents whole, whatever tags they hold; text without observation tags is a notice."""
+    """Return the segments of an observation: documents stay whole; text without observation tags is a notice."""
     match = _OBSERVATION.fullmatch(text)
     if match is None:
         return [("notice", text)]
@@ -105,7 +106,7 @@ def _observation(text: str) -> list[Segment]:
 
 
 def _by_tags(text: str, opened: list[str]) -> Iterator[Segment]:
-    """Segments of the policy's text. ``opened[0]`` is the kind of what follows, and is kept for the next call."""
+    """Yield the segments of the policy's text; ``opened[0]`` is the kind of the next one, also across calls."""
     for piece in _TAG.split(text):
         if _TAG.fullmatch(piece):
             opened[0] = "text" if piece.startswith("</") else piece.strip("<>")

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
-from sd_search_verl.report.read import TraceLine
-from sd_search_verl.report.runs import Run
+from sd_search_verl.report.run_names import Run
 from sd_search_verl.report.segments import segments
+from sd_search_verl.runs.reader import TraceRef
+from sd_search_verl.runs.schema import Trace
 
 _QUESTION = re.compile(r".*Question:\s*", re.DOTALL)
+_PLACED = {"step", "group", "prompt", "golden_answers"} | {
+    *("response", "tokens", "mask", "spans", "credit", "divergence"),
+    *("queries", "gold_in_documents", "answer", "em", "f1", "score", "status", "blocks"),
+}
+"""Fields of a trace that have a place of their own on the page; all others are listed under the response."""
 
 
 def build(runs: Sequence[Run], limit: int) -> dict[str, Any]:
-    """Up to ``limit`` rollouts over all runs, in whole groups spread evenly over the steps.
+    """Return up to ``limit`` rollouts over all runs, in whole groups spread evenly over the steps.
 
     Returns:
         ``recorded`` (how many there are in the files), ``credit`` (the size that gets the full shade; None when no
@@ -25,12 +32,12 @@ def build(runs: Sequence[Run], limit: int) -> dict[str, Any]:
     shared = _Texts()
     groups: list[dict[str, Any]] = []
     rollouts: list[dict[str, Any]] = []
-    recorded = sum(len(run.traces.lines) for run in runs)
+    recorded = sum(len(run.traces.refs) for run in runs)
     for number, run in enumerate(runs):
-        chosen = _spread(_whole_groups(run.traces.lines), recorded, limit)
+        chosen = _spread(_whole_groups(run.traces.refs), recorded, limit)
         places: dict[tuple[int, str], int] = {}
         for trace in run.traces.load(chosen):
-            key = (trace["step"], trace["group"])
+            key = (trace.step, trace.group)
             if key not in places:
                 places[key] = len(groups)
                 groups.append(_group(trace, number, shared))
@@ -45,7 +52,7 @@ def build(runs: Sequence[Run], limit: int) -> dict[str, Any]:
 
 
 def question(messages: Sequence[dict[str, Any]]) -> str:
-    """The question a prompt poses: what follows its last ``Question:``, or the last user message."""
+    """Return the question of a prompt: the text after its last ``Question:``, or the last user message."""
     users = [str(message.get("content", "")) for message in messages if message.get("role") == "user"]
     return _QUESTION.sub("", users[-1], count=1).strip() if users else ""
 
@@ -62,30 +69,30 @@ class _Texts:
         return self._places[text]
 
 
-def _whole_groups(lines: Sequence[TraceLine]) -> list[list[TraceLine]]:
-    groups: dict[tuple[int, str], list[TraceLine]] = {}
-    for line in lines:
-        groups.setdefault((line.step, line.group), []).append(line)
+def _whole_groups(refs: Sequence[TraceRef]) -> list[list[TraceRef]]:
+    groups: dict[tuple[int, str], list[TraceRef]] = {}
+    for ref in refs:
+        groups.setdefault((ref.step, ref.group), []).append(ref)
     return list(groups.values())
 
 
-def _spread(groups: Sequence[list[TraceLine]], recorded: int, limit: int) -> list[TraceLine]:
-    """Every k-th group, with k the share that ``limit`` allows."""
-    keep = len(groups) if recorded <= limit else len(groups) * limit // recorded
-    return [line for i in range(keep) for line in groups[i * len(groups) // keep]]
+def _spread(groups: Sequence[list[TraceRef]], recorded: int, limit: int) -> list[TraceRef]:
+    """Return every k-th group, with k as ``limit`` asks for."""
+    count = len(groups) if recorded <= limit else len(groups) * limit // recorded
+    return [ref for i in range(count) for ref in groups[i * len(groups) // count]]
 
 
-def _group(trace: dict[str, Any], run: int, shared: _Texts) -> dict[str, Any]:
+def _group(trace: Trace, run: int, shared: _Texts) -> dict[str, Any]:
     return {
         "run": run,
-        "step": trace["step"],
-        "question": question(trace["prompt"]),
-        "prompt": [[str(m.get("role", "")), shared.add(str(m.get("content", "")))] for m in trace["prompt"]],
-        "golden": [str(answer) for answer in trace["golden_answers"]],
+        "step": trace.step,
+        "question": question(trace.prompt),
+        "prompt": [[str(m.get("role", "")), shared.add(str(m.get("content", "")))] for m in trace.prompt],
+        "golden": trace.golden_answers,
     }
 
 
-def _rollout(trace: dict[str, Any], group: int, shared: _Texts) -> dict[str, Any]:
+def _rollout(trace: Trace, group: int, shared: _Texts) -> dict[str, Any]:
     parts = [
         (kind, shared.add(rest[0])) if kind in ("documents", "notice") else (kind, *rest)
         for kind, *rest in _finite_credits(segments(trace))
@@ -93,15 +100,20 @@ def _rollout(trace: dict[str, Any], group: int, shared: _Texts) -> dict[str, Any
     return {
         "group": group,
         "parts": parts,
-        "queries": [str(query) for query in trace["queries"]],
-        "gold": [bool(value) for value in trace["gold_in_documents"]],
-        "answer": trace["answer"],
-        "em": _finite(trace["em"]),
-        "f1": _finite(trace["f1"]),
-        "score": _finite(trace["score"]),
-        "status": trace["status"],
-        "blocks": [shared.add(str(block)) for block in trace["blocks"]],
+        "queries": trace.queries,
+        "gold": [bool(value) for value in trace.gold_in_documents],
+        "answer": trace.answer,
+        "em": _finite(trace.em),
+        "f1": _finite(trace.f1),
+        "score": _finite(trace.score),
+        "status": trace.status,
+        "blocks": [shared.add(block) for block in trace.blocks],
+        "more": {name: _text(value) for name, value in trace if name not in _PLACED},
     }
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _finite_credits(parts: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
@@ -114,7 +126,7 @@ def _finite_credits(parts: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
 
 
 def _credit_scale(rollouts: Sequence[dict[str, Any]]) -> float | None:
-    """The 95th percentile of the credits' sizes: a few extreme tokens must not make all others pale."""
+    """Return the 95th percentile of the absolute credits: a few extreme tokens must not make all others pale."""
     sizes = sorted(
         abs(value)
         for rollout in rollouts

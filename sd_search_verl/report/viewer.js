@@ -159,6 +159,7 @@ const viewer = (() => {
       el("div", { className: "chips" }, chip("golden:", group.golden.join(" | ")), chip("answer:", rollout.answer ?? "none")),
       el("h2", {}, `Group of ${members[rollout.group].length}`), siblings(rollout.group),
       el("h2", {}, "Response"), ...response(rollout, group),
+      el("div", { className: "chips" }, ...Object.entries(rollout.more).map(([name, value]) => chip(name.replaceAll("_", " "), value))),
       el("details", { open: true }, el("summary", {}, "Hindsight block the teacher saw"), ...blocks(rollout)),
       el("details", {}, el("summary", {}, "Prompt"), ...group.prompt.map(([role, content]) =>
         el("div", { className: "text block" }, el("span", { className: "badge" }, role), text(content)))),

@@ -1,4 +1,4 @@
-"""A training step as one line that a person can read."""
+"""A training step as one line of text."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 _ALARM = "health/alarm/"
 
 
-def describe(metrics: Mapping[str, Any]) -> str:
-    """The line of a step, from its metrics and ``step``; what is not there is left out."""
+def format_step(metrics: Mapping[str, Any]) -> str:
+    """Return the line of a step, given its metrics and ``step``; absent metrics are left out."""
 
-    def show(name: str, key: str, form: str = ".3f") -> str:
-        return f"{name} {metrics[key]:{form}}" if key in metrics else ""
+    def show(label: str, metric: str, spec: str = ".3f") -> str:
+        return f"{label} {metrics[metric]:{spec}}" if metric in metrics else ""
 
-    raised = [key.removeprefix(_ALARM) for key in metrics if key.startswith(_ALARM) and metrics[key]]
+    raised = [name.removeprefix(_ALARM) for name in metrics if name.startswith(_ALARM) and metrics[name]]
     parts = [
         f"step {metrics['step']:>4.0f}",
         show("reward", "critic/score/mean"),

@@ -8,47 +8,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from sd_search_verl.errors import UserError
-
-METRICS = "metrics.jsonl"
-TRACES = "traces.jsonl"
-
-_TRACE_TYPES: dict[str, type | tuple[type, ...]] = {
-    "step": int,
-    "group": str,
-    "prompt": list,
-    "response": str,
-    "tokens": list,
-    "mask": list,
-    "queries": list,
-    "spans": list,
-    "gold_in_documents": list,
-    "answer": (str, type(None)),
-    "golden_answers": list,
-    "em": (int, float),
-    "f1": (int, float),
-    "score": (int, float),
-    "status": str,
-    "blocks": list,
-}
+from sd_search_verl.runs.schema import FORMAT_VERSION, METRICS, TRACES, StepMetrics, Trace
 
 
 @dataclass
 class LineCounts:
-    """What was left out of a file.
+    """Lines of a file that were left out.
 
     Attributes:
         bad: lines that are not what the trainer writes.
         unfinished: the last line has no end: a run still writing, or killed while it wrote.
         superseded: lines of steps that a resumed run did again.
+        newer: lines of a later format.
     """
 
     bad: int = 0
     unfinished: bool = False
     superseded: int = 0
+    newer: int = 0
 
     def notes(self, name: str) -> list[str]:
-        """One sentence per kind, for the reader of the page."""
+        """Return a sentence per kind, for the reader of the report."""
         found = []
         if self.bad:
             found.append(f"{name}: {_count(self.bad, 'unreadable line')} left out")
@@ -57,6 +40,10 @@ class LineCounts:
         if self.superseded:
             found.append(
                 f"{name}: {_count(self.superseded, 'line')} of steps done again after a resume left out"
+            )
+        if self.newer:
+            found.append(
+                f"{name}: {_count(self.newer, 'line')} of a newer format left out; update sd_search_verl"
             )
         return found
 
@@ -70,8 +57,8 @@ class Metrics:
 
 
 @dataclass(frozen=True)
-class TraceLine:
-    """Where a trace stands in its file. Traces are large; they are held as places until one is wanted."""
+class TraceRef:
+    """Place of a trace in its file. Traces are large, so they are loaded only when needed."""
 
     offset: int
     step: int
@@ -83,55 +70,60 @@ class Traces:
     """A run's traces in the order of the file; none when the run wrote no such file."""
 
     path: Path
-    lines: list[TraceLine] = field(default_factory=list)
+    refs: list[TraceRef] = field(default_factory=list)
     counts: LineCounts = field(default_factory=LineCounts)
 
-    def load(self, lines: Sequence[TraceLine]) -> Iterator[dict[str, Any]]:
-        """The traces at these places."""
-        if not lines:
+    def load(self, refs: Sequence[TraceRef]) -> Iterator[Trace]:
+        """Yield the traces at these places."""
+        if not refs:
             return
         with self.path.open("rb") as file:
-            for line in lines:
-                file.seek(line.offset)
-                yield json.loads(file.readline())
+            for ref in refs:
+                file.seek(ref.offset)
+                yield Trace.model_validate(json.loads(file.readline()))
 
 
 def read_metrics(folder: Path) -> Metrics:
-    """Metrics of a run folder.
+    """Return the metrics of a run folder.
 
     Raises:
-        UserError: no such folder, or no metrics in it; not one step in the file.
+        UserError: no such folder, no metrics in it, or not one finished step.
     """
     path = _existing(folder)
     metrics = Metrics()
     for _, line in _json_lines(path, metrics.counts):
-        step = line.pop("step", None)
-        if not _is_int(step) or not all(isinstance(value, (int, float)) for value in line.values()):
+        read = _step_metrics(line)
+        if read is None:
             metrics.counts.bad += 1
             continue
-        while metrics.steps and next(reversed(metrics.steps)) >= step:
+        while metrics.steps and next(reversed(metrics.steps)) >= read.step:
             metrics.steps.popitem()
             metrics.counts.superseded += 1
-        metrics.steps[step] = line
+        metrics.steps[read.step] = read.values
     if not metrics.steps:
         raise UserError(f"{path} holds no finished step; wait for the run's first step, or look at its log")
     return metrics
 
 
 def read_traces(folder: Path) -> Traces:
-    """Places of the traces in a run folder; none, and no error, for ``search.traces_per_step=0``."""
+    """Return the places of the traces in a run folder; none, and no error, for ``search.traces_per_step=0``."""
     traces = Traces(folder / TRACES)
     if not traces.path.is_file():
         return traces
     for offset, line in _json_lines(traces.path, traces.counts):
-        if not _is_trace(line):
+        if _is_int(version := line.get("version", FORMAT_VERSION)) and version > FORMAT_VERSION:
+            traces.counts.newer += 1
+            continue
+        try:
+            trace = Trace.model_validate(line)
+        except ValidationError:
             traces.counts.bad += 1
             continue
-        if traces.lines and line["step"] < traces.lines[-1].step:
-            kept = [done for done in traces.lines if done.step < line["step"]]
-            traces.counts.superseded += len(traces.lines) - len(kept)
-            traces.lines = kept
-        traces.lines.append(TraceLine(offset, line["step"], line["group"]))
+        if traces.refs and trace.step < traces.refs[-1].step:
+            kept = [ref for ref in traces.refs if ref.step < trace.step]
+            traces.counts.superseded += len(traces.refs) - len(kept)
+            traces.refs = kept
+        traces.refs.append(TraceRef(offset, trace.step, trace.group))
     return traces
 
 
@@ -148,7 +140,7 @@ def _existing(folder: Path) -> Path:
 
 
 def _json_lines(path: Path, counts: LineCounts) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Offset and object of every readable line; the others are counted."""
+    """Yield offset and object of every readable line; count the others."""
     offset = 0
     with path.open("rb") as file:
         for raw in file:
@@ -167,39 +159,11 @@ def _json_lines(path: Path, counts: LineCounts) -> Iterator[tuple[int, dict[str,
                 counts.bad += 1
 
 
-def _is_trace(line: dict[str, Any]) -> bool:
-    typed = all(isinstance(line.get(name), kind) for name, kind in _TRACE_TYPES.items())
-    if not typed or not _is_int(line["step"]):
-        return False
-    length = len(line["tokens"])
-    return (
-        len(line["mask"]) == length
-        and all(isinstance(token, str) for token in line["tokens"])
-        and all(isinstance(message, dict) for message in line["prompt"])
-        and all(_is_range(span, length) for span in line["spans"])
-        and all(_is_per_token(line.get(name) or [], line["spans"]) for name in ("credit", "divergence"))
-    )
-
-
-def _is_per_token(values: Any, spans: Sequence[Sequence[int]]) -> bool:
-    """One list per span, one value per token of it; or nothing at all."""
-    return values == [] or (
-        isinstance(values, list)
-        and len(values) == len(spans)
-        and all(
-            isinstance(part, list) and len(part) == end - start
-            for part, (start, end) in zip(values, spans, strict=True)
-        )
-    )
-
-
-def _is_range(span: Any, length: int) -> bool:
-    return (
-        isinstance(span, list)
-        and len(span) == 2
-        and all(map(_is_int, span))
-        and 0 <= span[0] <= span[1] <= length
-    )
+def _step_metrics(line: dict[str, Any]) -> StepMetrics | None:
+    step = line.pop("step", None)
+    if not _is_int(step) or not all(isinstance(value, (int, float)) for value in line.values()):
+        return None
+    return StepMetrics(step, line)
 
 
 def _is_int(value: Any) -> bool:

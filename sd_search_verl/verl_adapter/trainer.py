@@ -22,9 +22,12 @@ from sd_search_verl.hindsight.teacher_inputs import TeacherInputs, build_teacher
 from sd_search_verl.protocol.base import Messages
 from sd_search_verl.protocol.prompt import encode_messages
 from sd_search_verl.protocol.spans import token_bytes
-from sd_search_verl.report.line import describe
-from sd_search_verl.verl_adapter import data_plane, resume, run_files, step_metrics
-from sd_search_verl.verl_adapter.credit import by_span, merge
+from sd_search_verl.runs import writer
+from sd_search_verl.runs.console import format_step
+from sd_search_verl.runs.resume import save_with_checkpoint, truncate_after
+from sd_search_verl.runs.schema import Trace
+from sd_search_verl.verl_adapter import data_plane, resume, step_metrics
+from sd_search_verl.verl_adapter.credit import SpanCredit, by_span, merge
 from sd_search_verl.verl_adapter.finite import stop_on_non_finite
 from sd_search_verl.verl_adapter.loss import PREFIX
 from sd_search_verl.verl_adapter.preflight import refuse_bad_start
@@ -72,7 +75,7 @@ class SDSearchTrainer(PPOTrainerSync):
         if self.config.trainer.get("val_only", False):
             return  # trains nothing, so the files stay as they are
         checkpoint = resume.folder_of(self._folder, self.global_steps)
-        self._history = run_files.go_on_after(self._folder, self.global_steps, checkpoint)
+        self._history = truncate_after(self._folder, self.global_steps, checkpoint)
 
     def _save_checkpoint(self) -> None:
         checkpoint = resume.before_saving(self._folder, self.global_steps)
@@ -83,8 +86,8 @@ class SDSearchTrainer(PPOTrainerSync):
                 {**self.timing_raw, "step": time.perf_counter() - self._began},
             )
             epoch = (self.global_steps - 1) // self.steps_per_epoch
-            self._measure(self._batch, metrics, timing, self.global_steps, epoch)
-            run_files.keep_with_checkpoint(checkpoint, self.global_steps, metrics)
+            self._compute_step_metrics(self._batch, metrics, timing, self.global_steps, epoch)
+            save_with_checkpoint(checkpoint, self.global_steps, metrics)
         super()._save_checkpoint()
 
     def on_step_begin(self) -> None:
@@ -111,7 +114,7 @@ class SDSearchTrainer(PPOTrainerSync):
             **step_metrics.group_metrics(step.rollouts, self._sd_search.hindsight),
             **step_metrics.health_metrics(step, *sizes, self._sd_search.hindsight),
         }
-        traced = run_files.traced(step.rollouts, self._search.traces_per_step)
+        traced = writer.select_traced(step.rollouts, self._search.traces_per_step)
         inputs: list[TeacherInputs] | None = None
         if alpha > 0:
             with marked_timer("sd_search_prepare", self.timing_raw):
@@ -122,7 +125,7 @@ class SDSearchTrainer(PPOTrainerSync):
             ours.update(step_metrics.prepared_metrics(inputs))
         batch.extra_info[ALPHA] = alpha
         batch = super()._update_actor(batch, metrics)
-        self._lift(metrics)
+        self._rename_worker_metrics(metrics)
         metrics.update(ours | {"health/skipped_updates": float(is_skipped_update(metrics))})
         if self._health.stop_on_non_finite:
             stop_on_non_finite(self._folder, self.global_steps, step, batch, metrics)
@@ -133,32 +136,35 @@ class SDSearchTrainer(PPOTrainerSync):
     def _write_traces(
         self, step: data_plane.StepRollouts, inputs: list[TeacherInputs] | None, traced: list[int]
     ) -> None:
-        credits = {}
+        teacher: dict[int, dict[str, Any]] = {}
         if inputs is not None and traced:
-            values = merge(self.actor_rollout_wg.take_credits())
-            credits = {i: by_span(step.rollouts[i], inputs[i], found) for i, found in values.items()}
-        tokens = {
-            i: [
-                piece.decode("utf-8", errors="replace")
-                for piece in token_bytes(step.rollouts[i].response_ids, self.tokenizer)
-            ]
-            for i in traced
-        }
-        run_files.append_traces(self._folder, self.global_steps, step, inputs, tokens, credits)
+            credits = merge(self.actor_rollout_wg.take_credits())
+            for i in traced:
+                found = (
+                    by_span(step.rollouts[i], inputs[i], credits[i]) if i in credits else SpanCredit([], [])
+                )
+                teacher[i] = {"blocks": inputs[i].blocks, **vars(found)}
+        traces = []
+        for i in traced:
+            rollout = step.rollouts[i]
+            pieces = token_bytes(rollout.response_ids, self.tokenizer)
+            tokens = [piece.decode("utf-8", errors="replace") for piece in pieces]
+            traces.append(Trace.of(self.global_steps, rollout, step.rewards[i], tokens, **teacher.get(i, {})))
+        writer.append_traces(self._folder, traces)
 
     def _compute_metrics(
         self, batch: Any, metrics: dict[str, Any], timing_raw: dict[str, float], global_steps: int, epoch: int
     ) -> None:
-        found = self._measure(batch, metrics, timing_raw, global_steps, epoch)
-        run_files.append_metrics(self._folder, global_steps, metrics)
+        found = self._compute_step_metrics(batch, metrics, timing_raw, global_steps, epoch)
+        writer.append_metrics(self._folder, global_steps, metrics)
         self._history.append({name: metrics[name] for name in WATCHED if name in metrics})
         for alarm in found:
             if alarm.name not in self._alarmed:
                 logger.warning("step %d: health alarm %s: %s", global_steps, alarm.name, alarm.text)
         self._alarmed = {alarm.name for alarm in found}
-        print(describe({"step": global_steps, **metrics}), flush=True)
+        print(format_step({"step": global_steps, **metrics}), flush=True)
 
-    def _measure(
+    def _compute_step_metrics(
         self, batch: Any, metrics: dict[str, Any], timing_raw: dict[str, float], global_steps: int, epoch: int
     ) -> list[Alarm]:
         """Add verl's metrics of the step and the alarms to ``metrics``."""
@@ -175,7 +181,7 @@ class SDSearchTrainer(PPOTrainerSync):
         )
         return encode_messages(messages, self.tokenizer, kwargs)  # type: ignore[arg-type]
 
-    def _lift(self, metrics: dict[str, Any]) -> None:
+    def _rename_worker_metrics(self, metrics: dict[str, Any]) -> None:
         """Our metrics come back from the workers under verl's ``actor/`` prefix; give them their own names."""
         theirs = f"actor/{PREFIX}"
         for name in [name for name in metrics if name.startswith(theirs)]:

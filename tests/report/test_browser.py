@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from sd_search_verl.report import write_report
-from sd_search_verl.verl_adapter import run_files
+from sd_search_verl.runs.writer import append_metrics
 
 MakeRun = Callable[..., Path]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -82,7 +82,7 @@ def test_curves_viewer_and_keys(make_run: MakeRun, tmp_path: Path) -> None:
         "demo", values, answers=["Jane Austen", "Bronte", "Scott"], blocks=["1. CORRECT: author Emma\n"]
     )
     for step, metrics in enumerate(more, start=4):
-        run_files.append_metrics(run, step, metrics)
+        append_metrics(run, step, metrics)
     steps = """
     seen.figures = document.querySelectorAll("#panels figure").length;
     seen.warmups = document.querySelectorAll("#panels .warmup").length;

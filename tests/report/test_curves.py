@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sd_search_verl.report import curves
-from sd_search_verl.report.runs import read_runs
+from sd_search_verl.report.run_names import read_runs
 
 MakeRun = Callable[..., Path]
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from sd_search_verl.report.segments import segments, whole_characters
+from sd_search_verl.rollout.types import Prompt, Rollout
+from sd_search_verl.runs.schema import Trace
 
 
-def trace(tokens: list[tuple[str, int]], spans: list[list[int]], **more: Any) -> dict[str, Any]:
+def trace(tokens: list[tuple[str, int]], spans: list[list[int]], **more: Any) -> Trace:
     texts = [text for text, _ in tokens]
-    return {
-        "tokens": texts,
-        "mask": [m for _, m in tokens],
-        "spans": spans,
-        "response": "".join(texts),
-        **more,
-    }
+    rollout = Rollout(Prompt("g", [], []), response="".join(texts), response_mask=[m for _, m in tokens])
+    recorded = Trace.of(1, rollout, 0.0, texts)
+    return Trace(**{**dict(recorded), "spans": spans, **more})
 
 
 def joined(parts: list[tuple[Any, ...]]) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from sd_search_verl.errors import UserError
-from sd_search_verl.report.read import read_metrics, read_traces
-from sd_search_verl.report.runs import Run, read_runs, run_names
+from sd_search_verl.report.run_names import read_runs
+from sd_search_verl.runs.reader import read_metrics, read_traces
 
 MakeRun = Callable[..., Path]
 
@@ -28,10 +28,10 @@ def test_what_the_trainer_writes_is_read(make_run: MakeRun) -> None:
     metrics, traces = read_metrics(run), read_traces(run)
     assert metrics.steps[1] == {"search/em": 0.5}
     assert list(metrics.steps) == [1, 2]
-    assert [(line.step, line.group) for line in traces.lines] == [
+    assert [(ref.step, ref.group) for ref in traces.refs] == [
         (s, f"{s}-Who wrote Emma?") for s in (1, 1, 2, 2)
     ]
-    assert [trace["answer"] for trace in traces.load(traces.lines[1:3])] == ["Bronte", "Jane Austen"]
+    assert [trace.answer for trace in traces.load(traces.refs[1:3])] == ["Bronte", "Jane Austen"]
     assert metrics.counts.notes("metrics.jsonl") == traces.counts.notes("traces.jsonl") == []
 
 
@@ -41,7 +41,7 @@ def test_a_half_written_last_line_is_left_out_and_reported(make_run: MakeRun) ->
     append(run / "traces.jsonl", '{"step": 2, "group": "é'.encode()[:-1])
     metrics, traces = read_metrics(run), read_traces(run)
     assert list(metrics.steps) == [1]
-    assert len(traces.lines) == 1
+    assert len(traces.refs) == 1
     assert metrics.counts.notes("m") == ["m: the last line is half-written and left out"]
     assert traces.counts.notes("t") == ["t: the last line is half-written and left out"]
 
@@ -77,7 +77,7 @@ def test_bad_traces_are_counted(make_run: MakeRun, change: dict[str, Any]) -> No
     good = json.loads((run / "traces.jsonl").read_text())
     append(run / "traces.jsonl", json.dumps(good | change) + "\n" + json.dumps(good) + "\n")
     traces = read_traces(run)
-    assert len(traces.lines) == 2
+    assert len(traces.refs) == 2
     assert traces.counts.notes("t") == ["t: 1 unreadable line left out"]
 
 
@@ -86,7 +86,7 @@ def test_traces_after_a_line_that_is_not_text_are_found(make_run: MakeRun) -> No
     good = (run / "traces.jsonl").read_bytes()
     append(run / "traces.jsonl", b"\xff and \xc3\xa9\n" + good.replace(b"Jane Austen", b"Bronte"))
     traces = read_traces(run)
-    assert [trace["answer"] for trace in traces.load(traces.lines)] == ["Jane Austen", "Bronte"]
+    assert [trace.answer for trace in traces.load(traces.refs)] == ["Jane Austen", "Bronte"]
     assert traces.counts.bad == 1
 
 
@@ -98,7 +98,7 @@ def test_steps_done_again_after_a_resume_count_once(make_run: MakeRun) -> None:
         append(run / "metrics.jsonl", json.dumps({"step": line["step"], "search/em": 0.9}) + "\n")
     metrics, traces = read_metrics(run), read_traces(run)
     assert {step: row["search/em"] for step, row in metrics.steps.items()} == {1: 0.0, 2: 0.9, 3: 0.9}
-    assert [line.group for line in traces.lines] == ["1-Who wrote Emma?", "again", "again"]
+    assert [ref.group for ref in traces.refs] == ["1-Who wrote Emma?", "again", "again"]
     assert metrics.counts.notes("m") == ["m: 3 lines of steps done again after a resume left out"]
     assert traces.counts.superseded == 3
 
@@ -112,29 +112,4 @@ def test_missing_files_name_the_file_and_the_fix(make_run: MakeRun, tmp_path: Pa
     (tmp_path / "empty" / "metrics.jsonl").write_text("")
     with pytest.raises(UserError, match=r"metrics\.jsonl holds no finished step; wait"):
         read_runs([tmp_path / "empty"])
-    assert read_traces(make_run("untraced", [{"search/em": 0.5}])).lines == []
-
-
-def test_names_are_the_shortest_that_differ() -> None:
-    def names(*folders: str) -> list[str]:
-        return run_names([Path(folder) for folder in folders])
-
-    assert names("/x/a/run", "/x/b") == ["run", "b"]
-    assert names("/x/a/run", "/x/b/run", "/x/b/c") == ["a/run", "b/run", "b/c"]
-    with pytest.raises(UserError, match="given twice"):
-        names("/x/a", "/x/b/../a")
-
-
-@pytest.mark.parametrize(
-    ("name", "series"),
-    [
-        ("sd-seed1", "sd"),
-        ("sd_seed12", "sd"),
-        ("sd-seed", "sd-seed"),
-        ("sd-seed1-b", "sd-seed1-b"),
-        ("-seed1", "-seed1"),
-    ],
-)
-def test_a_trailing_seed_is_not_part_of_the_series(name: str, series: str, make_run: MakeRun) -> None:
-    folder = make_run("run", [{"search/em": 0.5}])
-    assert Run(name, read_metrics(folder), read_traces(folder)).series == series
+    assert read_traces(make_run("untraced", [{"search/em": 0.5}])).refs == []

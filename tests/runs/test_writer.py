@@ -8,14 +8,10 @@ from pathlib import Path
 from support.engine import recorded_rows
 from support.tiny import byte_tokenizer
 
-from sd_search_verl.verl_adapter.data_plane import StepRollouts
-from sd_search_verl.verl_adapter.run_files import (
-    append_metrics,
-    append_traces,
-    go_on_after,
-    keep_with_checkpoint,
-    traced,
-)
+from sd_search_verl.rollout.types import Rollout
+from sd_search_verl.runs.resume import save_with_checkpoint, truncate_after
+from sd_search_verl.runs.schema import Trace
+from sd_search_verl.runs.writer import append_metrics, append_traces, select_traced
 
 
 def test_half_a_line_stays_alone(tmp_path: Path) -> None:
@@ -29,18 +25,17 @@ def test_half_a_line_stays_alone(tmp_path: Path) -> None:
     assert json.loads(lines[2]) == {"step": 2, "a": 0.25}
 
 
-def rollouts_of_three_groups() -> StepRollouts:
+def rollouts_of_three_groups() -> list[Rollout]:
     rollouts = [row.rollout for row in recorded_rows(byte_tokenizer(), groups=3, size=4)]
     for rollout in rollouts:
         rollout.answer = "\ud800"  # half a surrogate pair, as a policy may write it
-    return StepRollouts(list(range(12)), rollouts, [0.0] * 12, [])
+    return rollouts
 
 
 def add_traces(folder: Path, number: int) -> None:
-    step = rollouts_of_three_groups()
-    chosen = traced(step.rollouts, limit=10)
-    texts = {i: [chr(t) for t in step.rollouts[i].response_ids] for i in chosen}
-    append_traces(folder, number, step, None, texts, {})
+    rollouts = rollouts_of_three_groups()
+    chosen = [rollouts[i] for i in select_traced(rollouts, limit=10)]
+    append_traces(folder, [Trace.of(number, r, 0.0, list(map(chr, r.response_ids))) for r in chosen])
 
 
 def steps(path: Path) -> list[int]:
@@ -63,7 +58,7 @@ def test_files_end_with_the_checkpoint_that_a_run_goes_on_from(tmp_path: Path) -
     for name in ("metrics.jsonl", "traces.jsonl"):
         with (tmp_path / name).open("a") as file:
             file.write('{"step": 4, "a"')
-    assert go_on_after(tmp_path, 2, tmp_path / "global_step_2") == [
+    assert truncate_after(tmp_path, 2, tmp_path / "global_step_2") == [
         {"step": 1, "a": 1.0},
         {"step": 2, "a": 2.0},
     ]
@@ -83,15 +78,15 @@ def test_a_step_killed_between_its_checkpoint_and_its_line_is_taken_from_the_che
     checkpoint = tmp_path / "global_step_2"
     checkpoint.mkdir()
     append_metrics(tmp_path, 1, {"a": 1})
-    keep_with_checkpoint(checkpoint, 2, {"a": 2})
-    rows = go_on_after(tmp_path, 2, checkpoint)
+    save_with_checkpoint(checkpoint, 2, {"a": 2})
+    rows = truncate_after(tmp_path, 2, checkpoint)
     assert rows[-1] == {"step": 2, "a": 2.0}
     assert steps(tmp_path / "metrics.jsonl") == [1, 2]
-    assert go_on_after(tmp_path, 2, checkpoint) == rows  # once
+    assert truncate_after(tmp_path, 2, checkpoint) == rows  # once
 
 
 def test_a_new_start_keeps_the_old_files_aside(tmp_path: Path) -> None:
     append_metrics(tmp_path, 1, {"a": 1})
-    assert go_on_after(tmp_path, 0, tmp_path / "global_step_0") == []
+    assert truncate_after(tmp_path, 0, tmp_path / "global_step_0") == []
     assert not (tmp_path / "metrics.jsonl").exists()
     assert steps(tmp_path / "metrics.jsonl.old") == [1]

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from sd_search_verl.hindsight.teacher_inputs import TeacherInputs
 from sd_search_verl.rollout.types import Prompt, Rollout, Search
-from sd_search_verl.verl_adapter import run_files
-from sd_search_verl.verl_adapter.data_plane import StepRollouts
+from sd_search_verl.runs.schema import Trace
+from sd_search_verl.runs.writer import append_metrics, append_traces
 
 Tokens = list[tuple[str, int]]
 """Text of each response token with its mask."""
@@ -37,7 +36,7 @@ def add_step(
     blocks: list[str] | None = None,
 ) -> None:
     """Write a step as the trainer does: its metrics, and a group with one rollout per answer."""
-    run_files.append_metrics(folder, step, metrics)
+    append_metrics(folder, step, metrics)
     texts = [text for text, _ in tokens]
     messages = [{"role": "user", "content": f"Answer the question. Question: {question}\n"}]
     prompt = Prompt(f"{step}-{question}", messages, [0], ["Jane Austen"])
@@ -59,9 +58,7 @@ def add_step(
                 f1=right,
             )
         )
-    inputs = [TeacherInputs(rows=[], weight=1.0, blocks=blocks or [], num_dropped=0) for _ in rollouts]
-    finished = StepRollouts([], rollouts, [rollout.f1 for rollout in rollouts], [])
-    run_files.append_traces(folder, step, finished, inputs, dict.fromkeys(range(len(rollouts)), texts), {})
+    append_traces(folder, [Trace.of(step, r, r.f1, texts, blocks=blocks or []) for r in rollouts])
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ from benchmarks.world.from_runs import read_stack_runs
 from benchmarks.world.plot import plot_learning, plot_oracle
 from sd_search_verl.errors import UserError
 from sd_search_verl.rollout.types import Prompt, Rollout
-from sd_search_verl.verl_adapter.data_plane import StepRollouts
-from sd_search_verl.verl_adapter.run_files import append_metrics, append_traces
+from sd_search_verl.runs.schema import Trace
+from sd_search_verl.runs.writer import append_metrics, append_traces
 from sd_search_verl.world import Question, World, WorldConfig, questions, text
 from sd_search_verl.world.config import CHECKPOINT, TrainConfig
 from sd_search_verl.world.files import write_world
@@ -219,8 +219,7 @@ def test_runs_of_the_whole_stack_become_rows_of_the_same_table(tmp_path: Path) -
             Rollout(prompt, response_ids=[2], response_mask=[1], queries=queries)
             for queries in ([first, second], [first, f"{wrong} {question.subject}"])
         ]
-        done = StepRollouts([0, 1], rollouts, [0.0, 0.0], [torch.zeros(1), torch.zeros(1)])
-        append_traces(folder, step, done, None, {0: ["a"], 1: ["a"]}, {})
+        append_traces(folder, [Trace.of(step, rollout, 0.0, ["a"]) for rollout in rollouts])
         append_metrics(folder, step, {"search/em": step / 14, "sd_search/loss": 0.1})
     early, late = read_stack_runs([folder])
     assert (early.arm, early.seed, early.step, late.step) == ("sd", 5, 7, 14)
