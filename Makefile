@@ -5,7 +5,10 @@ PYTHON ?= python3.11
 VENV ?= .venv
 # PyTorch's own package index for CPU wheels, needed where the default index answers `torch` with a CUDA build.
 TORCH_INDEX ?=
-FLASH_ATTN_INDEX ?=
+# A wheel of flash-attn, file or address, that was built for the torch of requirements/gpu.txt.
+FLASH_ATTN_WHEEL ?=
+# Oldest NVIDIA driver branch for CUDA 13, for which torch and vLLM of requirements/gpu.txt are built; 0 = do not check.
+MIN_DRIVER ?= 580
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 SETS = requirements/versions.txt requirements/cpu.txt
 export PIP_NO_INPUT = 1
@@ -52,12 +55,19 @@ install-retriever: | $(VENV)/bin/python
 	@$(PIP) install -r requirements/retriever.txt
 	@$(PIP) install --no-deps -c requirements/versions.txt pyserini
 
-# Into the Python environment that is active; for machines with an accelerator. flash-attn is compiled (needs nvcc)
-# unless it is there already or FLASH_ATTN_INDEX is an index that has its wheel, such as verl's wheelhouse.
+# Into the Python environment that is active; for machines with an accelerator. flash-attn publishes no wheel for this torch
+# with CUDA 13, so it is compiled (nvcc 13, an hour and more) unless it is there already or FLASH_ATTN_WHEEL is given. pip
+# cannot see for which torch a wheel was built: an index whose wheel is for another one gives undefined symbols, which
+# `sd-search doctor` finds.
 install-gpu:
+	@echo "installing the GPU set into the active environment: 250 packages, 11 GB, built for CUDA 13;"
+	@echo "it needs an NVIDIA driver of R580 or newer, and nvcc 13 for flash-attn"
+	@driver=$$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n 1); \
+	  [ "$${driver%%.*}" -lt $(MIN_DRIVER) ] 2>/dev/null || exit 0; \
+	  echo "this machine's driver is $$driver, too old for CUDA 13: update it to R$(MIN_DRIVER) or newer, or install"; \
+	  echo "all the same (for other nodes, or with NVIDIA's cuda-compat package) with make install-gpu MIN_DRIVER=0"; exit 1
 	$(PYTHON) -m pip install -r requirements/gpu.txt
-	$(PYTHON) -m pip install --no-build-isolation -c requirements/versions.txt \
-	  $(if $(FLASH_ATTN_INDEX),--extra-index-url $(FLASH_ATTN_INDEX)) flash-attn
+	$(PYTHON) -m pip install --no-build-isolation -c requirements/versions.txt $(or $(FLASH_ATTN_WHEEL),flash-attn)
 	$(PYTHON) -m pip install --no-deps -c requirements/versions.txt pyserini
 	$(PYTHON) -m pip install --no-deps -e .
 

@@ -75,7 +75,9 @@ def test_the_linter_is_silent(dockerfile: Path) -> None:
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
 def test_images_install_with_make_alone(dockerfile: Path) -> None:
     """The targets are those of the Makefile, so an image cannot drift from what is installed without one."""
-    made = [run for run in all_of(dockerfile, "RUN") if not run.startswith("apt-get update &&")]
+    made = [
+        run for run in all_of(dockerfile, "RUN") if not run.startswith(("apt-get update &&", "python3 -c "))
+    ]
     target = shlex.split(make_of(dockerfile))[1]
     assert re.search(rf"^{target}:", (REPO / "Makefile").read_text(), re.MULTILINE)
     assert len(made) == 1
@@ -83,6 +85,18 @@ def test_images_install_with_make_alone(dockerfile: Path) -> None:
     for source in {word for copy in all_of(dockerfile, "COPY") for word in copy.split()[:-1]}:
         assert (REPO / source).exists(), source
     assert before.index("COPY") < len(before) - 1 - before[::-1].index("RUN")
+
+
+def test_the_trainers_image_imports_what_it_trains_with() -> None:
+    """After the installation, which may change packages under the base image's compiled ones."""
+    runs = all_of(REPO / "docker" / "Dockerfile.trainer", "RUN")
+    assert runs[-1].startswith("python3 -c ")
+    assert {"verl,", "vllm,", "flash_attn_2_cuda"} <= set(runs[-1].replace('"', " ").split())
+
+
+def test_the_trainer_downloads_its_model_once() -> None:
+    assert "huggingface:/root/.cache/huggingface" in COMPOSE["services"]["trainer-gpu"]["volumes"]
+    assert "huggingface" in COMPOSE["volumes"]
 
 
 def test_compose_starts_each_service_when_what_it_needs_is_there() -> None:
