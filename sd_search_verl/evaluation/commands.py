@@ -100,7 +100,8 @@ def _add_model(command: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="OPTION=VALUE",
-        help="such as temperature=1 seeds=[0,1,2] search.top_k=5; all options: docs/evaluation.md",
+        help="such as temperature=1 seeds=[0,1,2] search.top_k=5, or tensor_parallel_size=2 for two GPUs (the "
+        "training's is not taken over); all options: docs/evaluation.md",
     )
 
 
