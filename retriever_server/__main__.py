@@ -1,4 +1,4 @@
-"""``python -m retriever_server``: serve an index over HTTP."""
+"""Serve an index over HTTP: python -m retriever_server."""
 
 from __future__ import annotations
 

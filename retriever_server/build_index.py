@@ -1,4 +1,4 @@
-"""``python -m retriever_server.build_index``: build an index folder from a corpus."""
+"""Build an index folder from a corpus: python -m retriever_server.build_index."""
 
 from __future__ import annotations
 

@@ -52,12 +52,13 @@ def flag(name: str) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser, model: type[Options]) -> None:
-    """Add every field of ``model`` to ``parser`` as an option, with its docstring and default as help.
+    """Add every field of ``model`` to ``parser`` as an option, required ones first. Help is docstring and default.
 
     Values stay strings, and options that are not given stay out of the namespace: :meth:`Options.from_strings` reads
     both.
     """
-    for name, field in model.model_fields.items():
+    fields = sorted(model.model_fields.items(), key=lambda item: not item[1].is_required())
+    for name, field in fields:
         kind: dict[str, Any] = {"metavar": name.rpartition("_")[2].upper()}
         if field.annotation is bool:
             kind = {"action": argparse.BooleanOptionalAction}

@@ -86,7 +86,7 @@ def build(
         raise CorpusError(f"--corpus {corpus} is not a file. Fix: give a .jsonl or .jsonl.gz corpus.")
     partial = index.with_name(index.name + ".partial")
     (partial / WORK).mkdir(parents=True, exist_ok=True)
-    with _locked(partial), _full_disk_named(partial):
+    with _locked(partial), _report_full_disk(partial):
         _check_resources(backend, corpus, partial, out)
         scan = _scan(corpus, partial, skip_bad_lines, out)
         print(f"indexing {scan.passages:,} passages with {backend}", file=out)
@@ -112,7 +112,7 @@ def build(
 
 
 @contextmanager
-def _full_disk_named(folder: Path) -> Iterator[None]:
+def _report_full_disk(folder: Path) -> Iterator[None]:
     """Turn the errors of numpy, FAISS and Lucene on a full disk into one that says so."""
     try:
         yield

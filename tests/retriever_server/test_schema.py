@@ -133,6 +133,14 @@ def test_health_ready_metrics_openapi(bm25: ServerProcess) -> None:
     assert post(bm25.url, content["example"])[0] == 200
 
 
+def test_get_routes_answer_head_too(bm25: ServerProcess) -> None:
+    for path in ("/health", "/ready", "/metrics", "/openapi.json"):
+        request = urllib.request.Request(bm25.url + path, method="HEAD")
+        with urllib.request.urlopen(request, timeout=30) as response:
+            assert (response.status, response.read()) == (200, b"")
+            assert int(response.headers["Content-Length"]) > 0
+
+
 def test_long_queries_are_cut_and_counted(bm25: ServerProcess) -> None:
     before = metric(bm25.url, "retriever_queries_truncated_total")
     assert post(bm25.url, {"queries": ["castle " + "x" * 100_000]})[0] == 200
