@@ -10,21 +10,16 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from support.retrieval_server import ids
 
 from retriever_server.launcher import ServerProcess, StartError, serving
-
-
-def ask(url: str, query: str) -> list[str]:
-    body = json.dumps({"queries": [query], "topk": 3}).encode()
-    with urllib.request.urlopen(url + "/retrieve", body, timeout=30) as response:
-        return [document["id"] for document in json.loads(response.read())["result"][0]]
 
 
 @pytest.mark.parametrize("stop", ["TERM", "INT"])
 def test_signals_end_it_cleanly(bm25_index: Path, corpus: Path, stop: str) -> None:
     arguments = ["--backend", "bm25", "--index", bm25_index, "--corpus", corpus]
     with serving(*arguments) as server:
-        assert ask(server.url, "passage5")[0] == "doc-5"
+        assert ids(server.url, "passage5")[0] == "doc-5"
         subprocess.run(["kill", f"-{stop}", str(server.process.pid)], check=True)
         assert server.process.wait(15) == 0
         assert "Traceback" not in server.log.read_text()

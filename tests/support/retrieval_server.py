@@ -48,6 +48,13 @@ def ask(url: str, queries: list[str], topk: int = 3) -> list[list[tuple[str, flo
     return [[(item["document"]["id"], item["score"]) for item in items] for items in results]
 
 
+def ids(url: str, query: str) -> list[str]:
+    """The ids of a query's documents, best first."""
+    status, answer = post(url, {"queries": [query]})
+    assert status == 200
+    return [document["id"] for document in answer["result"][0]]
+
+
 def raw(url: str, data: bytes, wait_s: float = 10.0) -> bytes:
     """Everything that the server sends on a connection of its own after ``data``."""
     host, port = url.removeprefix("http://").split(":")

@@ -9,10 +9,10 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 
 import pytest
+from support.retrieval_server import ids
 
 from retriever_server import manifest as manifests
 from retriever_server.build_index import main
@@ -30,12 +30,6 @@ OPTIONS = BuildOptions(heap_mb=512)
 def write(path: Path, lines: list[str]) -> Path:
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     return path
-
-
-def ask(url: str, query: str) -> list[str]:
-    body = json.dumps({"queries": [query]}).encode()
-    with urllib.request.urlopen(url + "/retrieve", body, timeout=30) as response:
-        return [document["id"] for document in json.loads(response.read())["result"][0]]
 
 
 BAD_LINES = [
@@ -73,7 +67,7 @@ def test_bad_lines_can_be_left_out_and_gz_needs_no_corpus_when_served(java: None
     assert "line 20: " in out.getvalue()
     assert "and 8 more" in out.getvalue()
     with serving("--backend", "bm25", "--index", tmp_path / "index") as server:
-        assert ask(server.url, "castle") == ["a", "b"]
+        assert ids(server.url, "castle") == ["a", "b"]
 
 
 def test_duplicate_ids_are_refused(tmp_path: Path) -> None:
@@ -146,7 +140,7 @@ def test_a_stopped_build_goes_on_with_what_is_finished(
     assert kept == times, "finished shards were not built again"
     with serving("--backend", "bm25", "--index", tmp_path / "index", "--corpus", corpus) as server:
         for number in (5, 205):
-            assert ask(server.url, f"passage{number}")[0] == f"doc-{number}"
+            assert ids(server.url, f"passage{number}")[0] == f"doc-{number}"
 
 
 def test_a_killed_build_leaves_no_index_and_can_be_repeated(java: None, corpus: Path, tmp_path: Path) -> None:
