@@ -75,6 +75,9 @@ class SDSearchConfig(ConfigModel):
     control that must not help."""
     chunk_rows: Annotated[Count, Unit("tokens")] = 128
     """Scored tokens whose fp32 distributions exist at a time; each takes about 14 V bytes (30 V without top-k)."""
+    grad_share_every: Annotated[Count | None, Unit("steps"), Affects.OPERATION] = 50
+    """Steps between two measurements of sd_search/grad_share = |alpha grad L_SD| / |grad L_GRPO|; each takes two more
+    forwards and backwards over one mini-batch. null = never."""
     hindsight: HindsightConfig = HindsightConfig()
     """What the teacher sees in addition to the student's context."""
 
@@ -155,6 +158,9 @@ class HealthConfig(ConfigModel):
     """Share of the best window's reward that is lost."""
     max_correct_log_prob_drop: Annotated[Annotated[float, Field(ge=0)] | None, Unit("nats")] = 0.3
     """Nats per policy token by which the CORRECT rollouts of a window have become less likely than in the best one."""
+    min_grad_share: Annotated[Share | None, Unit("share")] = 0.01
+    """The method's gradient relative to GRPO's, in each of the last three measurements (sd_search.grad_share_every):
+    below it the run is GRPO in all but name."""
     max_partial_groups: Annotated[Share | None, Unit("share")] = 0.0
     """Share of a step's groups that lack rollouts; looked at step by step."""
     max_shortened_blocks: Annotated[Share | None, Unit("share")] = 0.5

@@ -14,6 +14,7 @@ from sd_search_verl.doctor import check_plugin, examine
 from sd_search_verl.finding import Finding, show
 from sd_search_verl.rollout.retriever_check import check_retriever
 
+REPO = Path(__file__).resolve().parents[1]
 PROBE = """
 import json, verl
 from hydra.core.config_store import ConfigStore
@@ -101,3 +102,32 @@ def test_the_doctor_finds_nothing_wrong_here() -> None:
     }
     software = [finding for finding in findings if finding.name not in ("disk", "memory")]
     assert [finding for finding in software if not finding.ok] == []
+
+
+ADAPTER = sorted(
+    ".".join(path.relative_to(REPO).with_suffix("").parts)
+    for path in (REPO / "sd_search_verl" / "verl_adapter").rglob("*.py")
+    if path.name not in ("__init__.py", "vllm_worker.py")  # vLLM imports that one
+)
+
+
+@pytest.mark.parametrize("module", ADAPTER)
+def test_any_module_of_the_adapter_may_be_imported_first(module: str) -> None:
+    code = f"import {module}; from sd_search_verl import plugin; assert not plugin.errors, plugin.errors"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_a_platform_of_the_cpu_does_not_stop_verl_beside_an_accelerator() -> None:
+    """The commands that ask for the CPU (tests, benchmarks, `sd-search local`) are run on machines with a GPU too."""
+    code = (
+        "import torch; torch.cuda.is_available = lambda: True\n"
+        "import os, verl; from verl.plugin.platform import get_platform\n"
+        "print(get_platform().device_name, os.environ.get('VERL_PLATFORM'))"
+    )
+    environment = {**os.environ, "VERL_PLATFORM": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split()[-2:] == ["cuda", "None"]

@@ -20,8 +20,9 @@ REWARD = "critic/score/mean"
 CORRECT_LOG_PROB = "health/correct_log_prob"
 PARTIAL_GROUPS = "health/partial_groups"
 SHORTENED_BLOCKS = "health/shortened_blocks"
+GRAD_SHARE = "sd_search/grad_share"
 
-WATCHED = (SEARCHES, LENGTH, ENTROPY, REWARD, CORRECT_LOG_PROB, PARTIAL_GROUPS, SHORTENED_BLOCKS)
+WATCHED = (SEARCHES, LENGTH, ENTROPY, REWARD, CORRECT_LOG_PROB, PARTIAL_GROUPS, SHORTENED_BLOCKS, GRAD_SHARE)
 """The metrics that :func:`alarms` reads."""
 
 NAMES = (
@@ -32,6 +33,7 @@ NAMES = (
     "entropy",
     "reward",
     "correct_log_prob",
+    "grad_share",
 )
 
 
@@ -50,7 +52,13 @@ def alarms(history: Sequence[Mapping[str, float]], config: HealthConfig) -> list
         history: metrics of the steps so far, in order; a step may lack some.
         config: thresholds.
     """
-    return [*_of_last_step(history, config), *_of_levels(history, config)] if history else []
+    if not history:
+        return []
+    return [
+        *_of_last_step(history, config),
+        *_of_grad_share(history, config),
+        *_of_levels(history, config),
+    ]
 
 
 def levels(history: Sequence[Mapping[str, float]], metric: str, window: int) -> list[float]:
@@ -76,6 +84,17 @@ def _of_last_step(history: Sequence[Mapping[str, float]], config: HealthConfig) 
             "shortened_blocks",
             f"{share:.0%} of the hindsight blocks lost rollouts, more than health.max_shortened_blocks={allowed:.0%}; "
             "an empty block makes the teacher equal to the student. Raise sd_search.hindsight.max_tokens",
+        )
+
+
+def _of_grad_share(history: Sequence[Mapping[str, float]], config: HealthConfig) -> Iterator[Alarm]:
+    last = [row[GRAD_SHARE] for row in history if GRAD_SHARE in row][-3:]
+    low = config.min_grad_share
+    if low is not None and len(last) == 3 and max(last) < low:
+        yield Alarm(
+            "grad_share",
+            f"alpha * L_SD has {last[-1]:.2%} of GRPO's gradient, below {low:.2%} in three measurements: the run is "
+            "GRPO in all but name. docs/method.md says how to choose sd_search.alpha",
         )
 
 

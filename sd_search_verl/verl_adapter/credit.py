@@ -19,15 +19,17 @@ class CreditRecord:
     """What one mini-batch's loss finds out about each of its scored tokens, on the device of its micro-batches."""
 
     def __init__(self, num_slots: int, device: torch.device | int) -> None:
-        self._values = torch.full((num_slots, 2), torch.nan, device=device)
+        # The last row takes the placeholders: to leave them out, the host would wait for the device.
+        self._values = torch.full((num_slots + 1, 2), torch.nan, device=device)
 
     def add(self, slots: Tensor, log_ratio: Tensor, divergence: Tensor) -> None:
-        """A micro-batch's tokens: ``[n]`` slots, log P_teacher - log P_student, divergence."""
-        self._values.index_copy_(0, slots, torch.stack([log_ratio, divergence.detach()], dim=-1).float())
+        """A micro-batch's tokens: ``[n]`` slots (-1: a placeholder), log P_teacher - log P_student, divergence."""
+        values = torch.stack([log_ratio, divergence.detach()], dim=-1).float()
+        self._values.index_copy_(0, slots.remainder(len(self._values)), values)
 
     def of(self, traces: Tensor, tokens_per_trajectory: Tensor) -> dict[int, Values]:
         """By trace number; ``traces`` ``[B]`` is -1 where a trajectory is not traced."""
-        parts = self._values.cpu().split(tokens_per_trajectory.tolist())
+        parts = self._values[:-1].cpu().split(tokens_per_trajectory.tolist())
         return {
             trace: [(ratio, divergence) for ratio, divergence in part.tolist()]
             for trace, part in zip(traces.tolist(), parts, strict=True)

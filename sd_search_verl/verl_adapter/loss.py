@@ -18,7 +18,7 @@ from sd_search_verl.distill.loss import sd_loss
 from sd_search_verl.distill.select_rows import select_rows
 from sd_search_verl.distill.support import TeacherTargets, teacher_targets
 from sd_search_verl.verl_adapter.credit import CreditRecord
-from sd_search_verl.verl_adapter.teacher_pass import Slice, packed_index
+from sd_search_verl.verl_adapter.teacher_pass import Slice, packed_index, packed_positions
 
 PREFIX = "sd_search/"
 
@@ -27,7 +27,8 @@ PREFIX = "sd_search/"
 class Teacher:
     """What one mini-batch's loss needs: the teacher at N scored positions, and the counts over all ranks.
 
-    ``credit`` takes what the loss finds at each position; None where no trajectory is traced.
+    ``credit`` takes what the loss finds at each position; None where no trajectory is traced. ``policy_weight``
+    multiplies verl's own loss: 0 leaves alpha * L_SD alone.
     """
 
     targets: TeacherTargets
@@ -35,6 +36,7 @@ class Teacher:
     num_trajectories: int
     num_tokens: int
     credit: CreditRecord | None = None
+    policy_weight: float = 1.0
 
 
 class SDSearchLoss:
@@ -126,8 +128,9 @@ class SDSearchLoss:
             name: output[f"sd_{name}"].values() for name in ("divergence", "weight", "credit", *_MEANS)
         }
         if teacher.credit is not None:
-            index, slots = packed_index(data, "sd_student_positions", "sd_slots")
-            teacher.credit.add(slots, columns["credit"][index], columns["divergence"][index])
+            index = packed_positions(data, "sd_student_positions")
+            credit, divergence = columns["credit"][index], columns["divergence"][index]
+            teacher.credit.add(data["sd_slots"].values(), credit, divergence)
         # verl averages gradients and SUM metrics over ranks; times dp_size turns both averages into sums.
         dp_size = data["dp_size"]
         part = sd_loss(columns["divergence"], columns["weight"], teacher.num_trajectories) * dp_size
@@ -140,8 +143,12 @@ class SDSearchLoss:
             **means,
             "entropy_gap": means["student_entropy"] - means["teacher_entropy"],
         }
-        ours = {PREFIX + name: Metric(AggregationType.SUM, value.float()) for name, value in values.items()}
-        return loss + teacher.alpha * part, {**metrics, **ours}
+        numbers = torch.stack([value.float() for value in values.values()]).tolist()  # one copy to the host
+        ours = {
+            PREFIX + name: Metric(AggregationType.SUM, number)
+            for name, number in zip(values, numbers, strict=True)
+        }
+        return teacher.policy_weight * loss + teacher.alpha * part, {**metrics, **ours}
 
 
 _MEANS = {

@@ -82,21 +82,24 @@ class Slice:
         return cls(start, start + share)
 
 
-def packed_index(
-    data: TensorDict, positions: str, *others: str, part: Slice | None = None
-) -> tuple[Tensor, ...]:
+def packed_positions(data: TensorDict, name: str) -> Tensor:
+    """Return every entry of field ``name``, a position in its row, as an index in the packed tokens.
+
+    A placeholder (-1) gives the index before its row's start.
+    """
+    field = data[name]
+    values = field.values()
+    starts = data["input_ids"].offsets()[:-1]
+    return starts.repeat_interleave(field.offsets().diff(), output_size=len(values)) + values
+
+
+def packed_index(data: TensorDict, positions: str, *others: str, part: Slice) -> tuple[Tensor, ...]:
     """Index of positions in the packed tokens of a micro-batch, and the other fields at the same entries.
 
-    ``positions`` counts from each row's start; entries of -1 are placeholders and left out, and so is what is not in
-    ``part``. Waits for the device once, to know how many there are.
+    Placeholders are left out, and so is what is not in ``part``. Waits for the device once, to know how many are left.
     """
-    field = data[positions]
-    row = torch.arange(field.shape[0], device=field.device).repeat_interleave(field.offsets().diff())
-    values = field.values()
-    index = data["input_ids"].offsets()[row] + values
-    wanted = values >= 0
-    if part is not None:
-        wanted = wanted & (index >= part.start) & (index < part.stop)
+    index = packed_positions(data, positions)
+    wanted = (data[positions].values() >= 0) & (index >= part.start) & (index < part.stop)
     at = wanted.nonzero().squeeze(-1)
     return (index[at], *(data[name].values()[at] for name in others))
 
@@ -152,9 +155,14 @@ def _forward(
     inputs, _ = engine.prepare_model_inputs(micro_batch=micro_batch.to(device))
     with _autocast(engine), head_rows(engine.module, rows):
         logits = engine.module(**inputs, use_cache=False).logits.squeeze(0)
-    if settings["temperature"] != 1:
-        logits = logits / max(settings["temperature"], 1e-8)
-    return slots, teacher_targets(logits, config, following)
+    return slots, teacher_targets(scaled(logits, settings["temperature"]), config, following)
+
+
+def scaled(logits: Tensor, temperature: float) -> Tensor:
+    """``logits / temperature``, the temperature rounded to the logits' type as verl rounds it for the student."""
+    if temperature == 1:
+        return logits
+    return logits / logits.new_full((1,), max(temperature, 1e-8))
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 from sd_search_verl.distill.loss import token_weights
 from sd_search_verl.verl_adapter.credit import CreditRecord, Values
+from sd_search_verl.verl_adapter.grad_share import grad_share
 from sd_search_verl.verl_adapter.loss import PREFIX, SDSearchLoss, Teacher
 from sd_search_verl.verl_adapter.settings import read_sd_search
 from sd_search_verl.verl_adapter.teacher_pass import MiniBatchRows, nested, read_rows, run_teacher_pass
@@ -22,19 +23,27 @@ from sd_search_verl.verl_adapter.teacher_pass import MiniBatchRows, nested, read
 ALPHA = "sd_alpha"
 """Non-tensor entry of a batch: this step's alpha. Absent or 0 means an ordinary update."""
 
+MEASURE = "sd_measure_grad_share"
+"""Non-tensor entry of a batch: whether :func:`grad_share` is measured on its first mini-batch."""
+
 
 class SDTrainingWorker(TrainingWorker):
     """A training worker whose loss function is an :class:`SDSearchLoss`."""
 
     _teacher_seconds = 0.0
+    _measure = False
+    _grad_share: float | None = None
     _credits: dict[int, Values]
 
     @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="train"), blocking=False)
     def train_mini_batch(self, data: TensorDict) -> TensorDict:
-        self._teacher_seconds, self._credits = 0.0, {}
+        self._teacher_seconds, self._credits, self._grad_share = 0.0, {}, None
+        self._measure = tu.get(data, MEASURE, default=False)
         output = super().train_mini_batch(data)
-        if output is not None and self._teacher_seconds:
-            tu.get(output, "metrics")[f"{PREFIX}teacher_s"] = [self._teacher_seconds]
+        found = {"teacher_s": self._teacher_seconds or None, "grad_share": self._grad_share}
+        if output is not None:
+            metrics = tu.get(output, "metrics")
+            metrics.update({PREFIX + name: [value] for name, value in found.items() if value is not None})
         return output
 
     @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="train"), blocking=False)
@@ -51,7 +60,8 @@ class SDTrainingWorker(TrainingWorker):
         num_trajectories, num_tokens = _sum_over_ranks([int((counts > 0).sum()), int(counts.sum())], group)
         if num_tokens == 0:  # on every rank alike, so none waits for another
             return super().train_batch(data)
-        with self.engine.train_mode(disable_auto_offload=tu.get(data, "disable_auto_offload", default=False)):
+        offload_off = tu.get(data, "disable_auto_offload", default=False)
+        with self.engine.train_mode(disable_auto_offload=offload_off):
             targets = run_teacher_pass(
                 self.engine, rows, self._forward_settings(data), group, self.loss_fn.config
             )
@@ -61,7 +71,12 @@ class SDTrainingWorker(TrainingWorker):
         self._teacher_seconds += time.perf_counter() - start
         traced = bool((rows.traces >= 0).any())
         credit = CreditRecord(int(counts.sum()), get_device_id()) if traced else None
-        with self.loss_fn.teaching(Teacher(targets, alpha, num_trajectories, num_tokens, credit)):
+        teacher = Teacher(targets, alpha, num_trajectories, num_tokens, credit)
+        if self._measure:
+            self._measure = False
+            with self.engine.train_mode(disable_auto_offload=offload_off):
+                self._grad_share = grad_share(self.engine, self._with_options(data), self.loss_fn, teacher)
+        with self.loss_fn.teaching(teacher):
             output = super().train_batch(data)
         if credit is not None:
             # Of several epochs the first: there the student is still the policy that made the rollout.
@@ -71,6 +86,20 @@ class SDTrainingWorker(TrainingWorker):
     def take_credits(self) -> dict[int, Values]:
         """Credit of this rank's traced rollouts in the last ``train_mini_batch``."""
         return self._credits
+
+    def _with_options(self, data: TensorDict) -> TensorDict:
+        """Fill in the options of verl's update that the batch leaves out, as verl's ``train_batch`` does."""
+        present = set(data.keys())
+        options = {"use_remove_padding": self.model_config.get("use_remove_padding", False)}
+        for name in (
+            "use_dynamic_bsz",
+            "max_token_len_per_gpu",
+            "micro_batch_size_per_gpu",
+            "use_fused_kernels",
+        ):
+            options[name] = getattr(self.engine_config, name)
+        tu.assign_non_tensor(data, **{name: value for name, value in options.items() if name not in present})
+        return data
 
     def _forward_settings(self, data: TensorDict) -> dict[str, Any]:
         """Options of the teacher's forward; micro-batches are as large as in verl's log-prob pass."""

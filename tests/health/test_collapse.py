@@ -10,6 +10,7 @@ import pytest
 from sd_search_verl.config import ConfigError, HealthConfig, read_config
 from sd_search_verl.health.collapse import (
     CORRECT_LOG_PROB,
+    GRAD_SHARE,
     ENTROPY,
     LENGTH,
     NAMES,
@@ -120,3 +121,13 @@ def test_steps_without_a_metric_are_passed_over() -> None:
 def test_bad_thresholds_name_their_field(values: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"health.{next(iter(values))}="):
         read_config(HealthConfig, values, "health")
+
+
+def test_a_small_share_of_the_gradient_is_an_alarm_after_three_measurements() -> None:
+    small = [{}, {GRAD_SHARE: 0.002}, {}, {GRAD_SHARE: 0.003}, {GRAD_SHARE: 0.004}, {}]
+    (alarm,) = alarms(small, HealthConfig())
+    assert alarm.name == "grad_share"
+    assert "0.40% of GRPO's gradient" in alarm.text
+    assert alarms(small[:4], HealthConfig()) == []
+    assert alarms([*small, {GRAD_SHARE: 0.02}], HealthConfig()) == []
+    assert alarms(small, HealthConfig(min_grad_share=None)) == []

@@ -49,6 +49,7 @@ def compose(model: Path, overrides: Sequence[str] = ()) -> Any:
     import verl  # noqa: F401  (loads the plugin)
     from hydra import compose as hydra_compose
     from hydra import initialize_config_module
+    from verl.utils.device import get_device_name
 
     base = [
         "+sd_search=default",
@@ -65,7 +66,7 @@ def compose(model: Path, overrides: Sequence[str] = ()) -> Any:
         "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4",
         "actor_rollout_ref.rollout.name=vllm",
         "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=4",
-        "trainer.device=cpu",
+        f"trainer.device={get_device_name()}",
     ]
     with initialize_config_module("verl.trainer.config", version_base=None):
         return hydra_compose("ppo_trainer", overrides=[*base, *overrides])
@@ -198,8 +199,8 @@ def batch_of(
 
 
 def full(tensor: Tensor) -> Tensor:
-    """A parameter or gradient as a plain tensor, whatever FSDP made of it."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    """A parameter or gradient as a plain tensor on the CPU, whatever FSDP made of it."""
+    return (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).cpu()
 
 
 def full_gradients(module: Any) -> dict[str, Tensor]:

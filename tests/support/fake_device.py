@@ -30,7 +30,6 @@ WAITS = {
     aten._local_scalar_dense.default: "item",
     aten.nonzero.default: "nonzero",
     aten.masked_select.default: "nonzero",
-    aten.repeat_interleave.Tensor: "repeat_interleave",
     aten.equal.default: "equal",
 }
 """Operations for whose result the host waits, besides copies to the host."""
@@ -88,8 +87,8 @@ class FakeDevice(TorchDispatchMode):
         if not touched and not on_device:
             return func(*args, **kwargs)
         _refuse_mixtures(func, args, kwargs)
-        if touched and (func in WAITS or not on_device):
-            self.waits[WAITS.get(func, "copy to the host")] += 1
+        if touched and (func in WAITS or not on_device or _counts(func, args, kwargs)):
+            self.waits[WAITS.get(func, "nonzero" if on_device else "copy to the host")] += 1
         return _run(func, args, kwargs, on_device)
 
 
@@ -106,6 +105,13 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any], on_device: bool) -> Any:
     return out if func in CROSSES else return_and_correct_aliasing(func, args, kwargs, out)
 
 
+def _counts(func: Any, args: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether the size of the result depends on values."""
+    if func is aten.repeat_interleave.Tensor:
+        return kwargs.get("output_size") is None
+    return func in HOST_INDICES and any(index is not None and index.dtype == torch.bool for index in args[1])
+
+
 def _result_on_device(func: Any, args: Any, kwargs: dict[str, Any], touched: bool) -> bool:
     if func is aten.copy_.default:
         return isinstance(args[0], DeviceTensor)
@@ -116,9 +122,11 @@ def _result_on_device(func: Any, args: Any, kwargs: dict[str, Any], touched: boo
 def _refuse_mixtures(func: Any, args: Any, kwargs: dict[str, Any]) -> None:
     if func in CROSSES:
         return
+    if any(value.is_meta and not isinstance(value, DeviceTensor) for value in _tensors((args, kwargs))):
+        raise AssertionError(f"{func} got a tensor of the device that holds no values")
     if func in HOST_INDICES and isinstance(args[0], DeviceTensor):
         args = (args[0], *args[2:])
-    tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+    tensors = _tensors((args, kwargs))
     if torch.Tag.pointwise in func.tags:  # numbers of the host may go with tensors of the device
         tensors = [tensor for tensor in tensors if tensor.dim() or isinstance(tensor, DeviceTensor)]
     devices = sorted({str(tensor.device) for tensor in tensors})
@@ -127,6 +135,10 @@ def _refuse_mixtures(func: Any, args: Any, kwargs: dict[str, Any]) -> None:
             f"Expected all tensors to be on the same device, but found at least two devices, "
             f"{' and '.join(devices)}! (in {func})"
         )
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [value for value in tree_leaves(tree) if isinstance(value, Tensor)]
 
 
 @contextmanager

@@ -22,10 +22,12 @@ from support.engine import (
     weights,
 )
 from support.tiny import byte_tokenizer
+from verl.workers.engine.fsdp.transformer_impl import _scale_logits_by_temperature
 
 from sd_search_verl.config import ConfigError, HindsightConfig, SDSearchConfig
 from sd_search_verl.config_base import ConfigModel
 from sd_search_verl.hindsight.teacher_inputs import TeacherInputs
+from sd_search_verl.verl_adapter.teacher_pass import scaled
 
 COMBINATIONS = [
     {"kind": kind, "top_k": top_k, "support": support, "tail": tail}
@@ -95,6 +97,13 @@ def test_options_reach_the_engine(worker: Any, model: Path, rows: list[Row], cha
     ours, _ = sd_gradients(worker, rows[:8], config)
     theirs, _ = reference(model, rows[:8], config)
     assert relative_difference(ours, theirs) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_temperature_is_the_same_number_for_teacher_and_student(dtype: torch.dtype) -> None:
+    logits = torch.randn(64, 512, generator=torch.Generator().manual_seed(0)).to(dtype)
+    student = _scale_logits_by_temperature(logits, torch.full((64, 1), 0.7), is_unit_temperature=False)
+    assert torch.equal(scaled(logits, 0.7), student)
 
 
 def test_empty_block_gives_no_divergence(worker: Any, rows: list[Row]) -> None:

@@ -1,0 +1,84 @@
+"""The measured share of the method's gradient, against the two gradients; and an update that it leaves alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.engine import (
+    Row,
+    batch_of,
+    compose,
+    gradients,
+    make_worker,
+    recorded_rows,
+    settings,
+    single_rank_environment,
+    teacher_inputs,
+    weights,
+)
+from support.tiny import byte_tokenizer
+
+from sd_search_verl.verl_adapter.grad_share import is_due
+from sd_search_verl.verl_adapter.worker import MEASURE
+
+OPTIONS = {"mini_batch_size": 8, "micro_batch_size_per_gpu": 2}
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[Row]:
+    return recorded_rows(byte_tokenizer())
+
+
+def batch(rows: list[Row], alpha: float, **options: Any) -> Any:
+    inputs = teacher_inputs(rows, settings(), byte_tokenizer())
+    return batch_of(rows, inputs, alpha, traced=[0, 1], **options)
+
+
+def norm(found: dict[str, torch.Tensor]) -> float:
+    return float(torch.stack([gradient.double().square().sum() for gradient in found.values()]).sum().sqrt())
+
+
+def test_the_share_is_that_of_two_gradients(worker: Any, rows: list[Row]) -> None:
+    worker.loss_fn.config = settings()
+    part = rows[:8]
+    still = [Row(row.rollout, 0.0, row.old_log_probs) for row in part]
+    method, _ = gradients(worker, batch(still, 0.3))
+    policy, _ = gradients(worker, batch(part, 0.0))
+    _, metrics = gradients(worker, batch(part, 0.3, **{MEASURE: True}))
+    assert metrics["sd_search/grad_share"] == [pytest.approx(norm(method) / norm(policy), rel=1e-4)]
+
+
+def test_nothing_is_measured_unasked_or_where_grpo_has_no_gradient(worker: Any, rows: list[Row]) -> None:
+    worker.loss_fn.config = settings()
+    still = [Row(row.rollout, 0.0, row.old_log_probs) for row in rows[:8]]
+    assert "sd_search/grad_share" not in gradients(worker, batch(rows[:8], 0.3))[1]
+    assert "sd_search/grad_share" not in gradients(worker, batch(still, 0.3, **{MEASURE: True}))[1]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [[], ["actor_rollout_ref.actor.fsdp_config.mixed_precision.param_dtype=bf16"]],
+    ids=["fp32", "bf16"],
+)
+def test_the_update_is_bitwise_the_same_with_and_without(
+    model: Path, rows: list[Row], overrides: list[str]
+) -> None:
+    single_rank_environment()
+    workers = [make_worker(compose(model, overrides)) for _ in range(2)]
+    found = []
+    for worker, measure in zip(workers, (False, True), strict=True):
+        worker.loss_fn.config = settings()
+        for _ in range(2):
+            worker.update_actor(batch(rows, 0.3, **OPTIONS, **{MEASURE: measure}))
+        found.append((weights(worker), worker.take_credits()))
+    assert all(torch.equal(found[0][0][name], value) for name, value in found[1][0].items())
+    assert found[0][1] == found[1][1]
+
+
+def test_it_is_measured_in_the_first_step_with_alpha_and_then_at_intervals() -> None:
+    config = settings(warmup_steps=5, grad_share_every=10)
+    assert [step for step in range(1, 40) if is_due(step, config)] == [6, 16, 26, 36]
+    assert not any(is_due(step, settings(grad_share_every=None)) for step in range(200))
