@@ -10,8 +10,8 @@ import pytest
 from sd_search_verl.config import ConfigError, HealthConfig, read_config
 from sd_search_verl.health.collapse import (
     CORRECT_LOG_PROB,
-    GRAD_SHARE,
     ENTROPY,
+    GRAD_SHARE,
     LENGTH,
     NAMES,
     PARTIAL_GROUPS,
