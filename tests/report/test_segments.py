@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from sd_search_verl.runs.schema import Trace
-
 from sd_search_verl.report.segments import segments, whole_characters
 from sd_search_verl.rollout.types import Prompt, Rollout
+from sd_search_verl.runs.schema import Trace
 
 
 def trace(tokens: list[tuple[str, int]], spans: list[list[int]], **more: Any) -> Trace:

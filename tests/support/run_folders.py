@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sd_search_verl.runs.schema import Trace
 
 from sd_search_verl.rollout.types import Prompt, Rollout, Search
+from sd_search_verl.runs.schema import Trace
 from sd_search_verl.runs.writer import append_metrics, append_traces
 
 Tokens = list[tuple[str, int]]

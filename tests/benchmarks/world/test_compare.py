@@ -11,7 +11,6 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
-from sd_search_verl.runs.schema import Trace
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.world import oracle, summary
@@ -23,6 +22,7 @@ from benchmarks.world.from_runs import read_stack_runs
 from benchmarks.world.plot import plot_learning, plot_oracle
 from sd_search_verl.errors import UserError
 from sd_search_verl.rollout.types import Prompt, Rollout
+from sd_search_verl.runs.schema import Trace
 from sd_search_verl.runs.writer import append_metrics, append_traces
 from sd_search_verl.world import Question, World, WorldConfig, questions, text
 from sd_search_verl.world.config import CHECKPOINT, TrainConfig

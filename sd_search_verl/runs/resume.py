@@ -1,0 +1,64 @@
+"""Make the run files end with the step that a resumed run continues from, so that each step stands in them once.
+
+Traces of a step are written before its checkpoint. Its metrics are complete only after it, so the checkpoint carries
+those known by then, and a run that was killed in between takes them from there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sd_search_verl.runs.schema import METRICS, TRACES, StepMetrics
+from sd_search_verl.runs.writer import append_lines
+
+CHECKPOINT_METRICS = "metrics.json"
+"""File in a checkpoint's folder with the metrics of its step."""
+
+
+def save_with_checkpoint(checkpoint: Path, step: int, metrics: Mapping[str, Any]) -> None:
+    """Store a step's metrics in its checkpoint's folder."""
+    line = StepMetrics.of(step, metrics).to_line()
+    (checkpoint / CHECKPOINT_METRICS).write_text(json.dumps(line), encoding="utf-8")
+
+
+def truncate_after(folder: Path, step: int, checkpoint: Path) -> list[dict[str, Any]]:
+    """Drop the lines after ``step``, whose ``checkpoint`` a run continues from; returns the metrics of each step left.
+
+    A run that starts at step 0 moves the files of an earlier one to ``*.old``.
+    """
+    if step == 0:
+        for name in (METRICS, TRACES):
+            if (folder / name).exists():
+                (folder / name).replace(folder / f"{name}.old")
+        return []
+    for name in (METRICS, TRACES):
+        _truncate(folder / name, step)
+    path, stored = folder / METRICS, checkpoint / CHECKPOINT_METRICS
+    lines = [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+    if stored.exists() and (not lines or lines[-1]["step"] < step):
+        lines.append(json.loads(stored.read_bytes()))
+        append_lines(path, lines[-1:])
+    return lines
+
+
+def _truncate(path: Path, step: int) -> None:
+    """Keep the whole lines of steps up to ``step``."""
+    if not path.exists():
+        return
+    new = path.with_suffix(".new")
+    with path.open("rb") as lines, new.open("wb") as kept:
+        for line in lines:
+            if _step_of(line) <= step:
+                kept.write(line)
+    new.replace(path)
+
+
+def _step_of(line: bytes) -> float:
+    try:
+        return int(json.loads(line)["step"]) if line.endswith(b"\n") else math.inf
+    except (ValueError, KeyError, TypeError):
+        return math.inf  # half a line, left by a kill
