@@ -21,9 +21,9 @@ from verl.workers.utils.padding import response_from_nested
 from benchmarks.floor import now
 from benchmarks.trajectories import Rollout
 from sd_search_verl.verl_adapter import worker
-from sd_search_verl.verl_adapter.data_plane import pack
+from sd_search_verl.verl_adapter.fields import ALPHA, pack
 from sd_search_verl.verl_adapter.teacher_pass import run_teacher_pass
-from sd_search_verl.verl_adapter.worker import ALPHA, SDActorRolloutRefWorker
+from sd_search_verl.verl_adapter.worker import SDActorRolloutRefWorker
 from sd_search_verl.world.tokenizer import save_tokenizer
 
 SHAPES: dict[str, dict[str, Any]] = {

@@ -291,3 +291,11 @@ def test_a_stale_name_is_found(tmp_path: Path, check: Any, text: str) -> None:
     page.write_text(text, encoding="utf-8")
     with pytest.raises(AssertionError):
         check(page)
+
+
+def test_the_glossary_names_every_term_once() -> None:
+    rows = re.findall(
+        r"^\| ([^|]+) \|", (REPO / "docs" / "glossary.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    terms = [term.strip() for row in rows if row not in {"term", "---"} for term in row.split(",")]
+    assert len(terms) == len(set(terms)) > 40

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import transfer_queue as tq
 from torch import Tensor
 from verl.utils import tensordict_utils as tu
@@ -17,6 +16,7 @@ from verl.utils import tensordict_utils as tu
 from sd_search_verl.hindsight.teacher_inputs import TeacherInputs
 from sd_search_verl.rollout.record import from_plain
 from sd_search_verl.rollout.types import Rollout
+from sd_search_verl.verl_adapter.fields import nested, pack
 
 EXTRA = "sd_search"
 """Key of the rollout in the agent loop's extra fields."""
@@ -114,60 +114,21 @@ def read_values(batch: Any, rows: Sequence[int]) -> dict[str, list[Tensor]]:
 def write_teacher_inputs(
     batch: Any, rows: Sequence[int], inputs: Sequence[TeacherInputs], traced: Sequence[int]
 ) -> Any:
-    """Attach the teacher's rows to the batch; returns the batch to go on with.
+    """Write the teacher's fields (see :mod:`.fields`) and return the batch that lists them.
 
-    ``traced`` are the places, in ``rows``, of the rollouts whose credit is wanted back.
-
-    Every row of a batch must own every field, so rows without anything to score get placeholders of length one:
-    position -1, weight 0.
+    Args:
+        rows: row of each rollout in the batch.
+        inputs: of each rollout.
+        traced: indices into ``rows`` of the rollouts whose credit is returned.
     """
     packed = [pack(TeacherInputs([], 0.0, [], 0)) for _ in batch.keys]
     for place, (row, item) in enumerate(zip(rows, inputs, strict=True)):
         packed[row] = pack(item, place if place in traced else -1)
-    fields = {name: _nested([row[name] for row in packed]) for name in packed[0]}
+    fields = {name: nested([row[name] for row in packed]) for name in packed[0]}
     put = tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=tu.get_tensordict(fields))
     # Workers receive only the fields listed in the meta; the one returned lists the new ones, but has no extra_info.
     put.extra_info.update(batch.extra_info)
     return put
-
-
-def pack(inputs: TeacherInputs, trace: int = -1) -> dict[str, Tensor]:
-    """One trajectory's teacher rows as flat tensors, all at least one long.
-
-    sd_ids: tokens of all rows, one after the other. sd_lengths: tokens of each row. sd_teacher_positions: index into
-    sd_ids of each scored token's logits. sd_student_positions: the same in the student's row. sd_weight: ``[1]``.
-    sd_trace: ``[1]``, what the worker calls the trajectory when it returns its credit, -1 = it does not.
-    """
-    if not inputs.rows:
-        one = torch.zeros(1, dtype=torch.long)
-        none = one - 1
-        return {
-            "sd_ids": one,
-            "sd_lengths": none,
-            "sd_teacher_positions": none,
-            "sd_student_positions": none,
-            "sd_weight": torch.zeros(1),
-            "sd_trace": none,
-        }
-    ids: list[int] = []
-    teacher_positions: list[int] = []
-    student_positions: list[int] = []
-    for row in inputs.rows:
-        teacher_positions += [len(ids) + position for position in row.teacher_positions]
-        student_positions += row.student_positions
-        ids += row.input_ids
-    return {
-        "sd_ids": torch.tensor(ids),
-        "sd_lengths": torch.tensor([len(row.input_ids) for row in inputs.rows]),
-        "sd_teacher_positions": torch.tensor(teacher_positions),
-        "sd_student_positions": torch.tensor(student_positions),
-        "sd_weight": torch.tensor([inputs.weight]),
-        "sd_trace": torch.tensor([trace]),
-    }
-
-
-def _nested(rows: Sequence[Tensor]) -> Tensor:
-    return torch.nested.as_nested_tensor(list(rows), layout=torch.jagged)
 
 
 def _unbound(field: Tensor) -> Sequence[Tensor]:

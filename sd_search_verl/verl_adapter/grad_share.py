@@ -17,7 +17,7 @@ from verl.utils.device import get_torch_device
 from verl.utils.fsdp_utils import fsdp2_clip_grad_norm_
 
 from sd_search_verl.config import SDSearchConfig
-from sd_search_verl.verl_adapter.loss import SDSearchLoss, Teacher
+from sd_search_verl.verl_adapter.loss import SDSearchLoss, TeacherBatch
 
 
 def is_due(step: int, config: SDSearchConfig) -> bool:
@@ -26,7 +26,7 @@ def is_due(step: int, config: SDSearchConfig) -> bool:
     return config.grad_share_every is not None and since >= 0 and since % config.grad_share_every == 0
 
 
-def grad_share(engine: Any, data: TensorDict, loss: SDSearchLoss, teacher: Teacher) -> float | None:
+def grad_share(engine: Any, data: TensorDict, loss: SDSearchLoss, teacher: TeacherBatch) -> float | None:
     """Return the share, the same on every rank; None where GRPO has no gradient or one of the two is not finite.
 
     Args:
@@ -45,10 +45,10 @@ def grad_share(engine: Any, data: TensorDict, loss: SDSearchLoss, teacher: Teach
     return share if math.isfinite(share) else None
 
 
-def _gradient_norm(engine: Any, data: TensorDict, loss: SDSearchLoss, teacher: Teacher) -> float:
+def _gradient_norm(engine: Any, data: TensorDict, loss: SDSearchLoss, teacher: TeacherBatch) -> float:
     """Norm over all ranks, without clipping."""
     try:
-        with loss.teaching(teacher):
+        with loss.with_teacher(teacher):
             engine.forward_backward_batch(data, loss_function=loss)
         module = engine.module
         if isinstance(module, FullyShardedDataParallel):

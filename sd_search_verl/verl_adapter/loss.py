@@ -1,4 +1,4 @@
-"""L = L_GRPO + alpha * L_SD as verl's loss function, and the hook that computes L_SD where the logits live."""
+"""L = L_GRPO + alpha * L_SD as verl's loss function, with verl's hook that computes L_SD while the logits exist."""
 
 from __future__ import annotations
 
@@ -18,17 +18,22 @@ from sd_search_verl.distill.loss import sd_loss
 from sd_search_verl.distill.select_rows import select_rows
 from sd_search_verl.distill.support import TeacherTargets, teacher_targets
 from sd_search_verl.verl_adapter.credit import CreditRecord
-from sd_search_verl.verl_adapter.teacher_pass import Slice, packed_index, packed_positions
+from sd_search_verl.verl_adapter.fields import SLOTS, STUDENT_POSITIONS, TOKEN_WEIGHTS
+from sd_search_verl.verl_adapter.packed import SequenceShard, packed_positions, positions_in_shard
 
 PREFIX = "sd_search/"
 
 
 @dataclass(frozen=True)
-class Teacher:
-    """What one mini-batch's loss needs: the teacher at N scored positions, and the counts over all ranks.
+class TeacherBatch:
+    """Inputs of one mini-batch's L_SD.
 
-    ``credit`` takes what the loss finds at each position; None where no trajectory is traced. ``policy_weight``
-    multiplies verl's own loss: 0 leaves alpha * L_SD alone.
+    Attributes:
+        targets: the teacher at this rank's scored positions.
+        num_trajectories: with scored tokens, over all ranks.
+        num_tokens: scored tokens over all ranks.
+        credit: receives the credit of each position; None if no trajectory is traced.
+        policy_weight: factor of verl's own loss; 0 leaves alpha * L_SD alone.
     """
 
     targets: TeacherTargets
@@ -43,16 +48,16 @@ class SDSearchLoss:
     """Wraps verl's policy loss.
 
     verl calls it twice per micro-batch: first with the student's logits, while they exist, then with the model's
-    outputs. Outside of :meth:`teaching` it is the wrapped loss and nothing else.
+    outputs. Outside of :meth:`with_teacher` it is the wrapped loss and nothing else.
     """
 
     def __init__(self, base: Callable[..., Any], config: SDSearchConfig) -> None:
         self.base = base
         self.config = config
-        self._teacher: Teacher | None = None
+        self._teacher: TeacherBatch | None = None
 
     @contextmanager
-    def teaching(self, teacher: Teacher) -> Iterator[None]:
+    def with_teacher(self, teacher: TeacherBatch) -> Iterator[None]:
         """Add the distillation term while the context lasts."""
         self._teacher = teacher
         try:
@@ -79,17 +84,15 @@ class SDSearchLoss:
         assert data is not None
         return self._add_sd_loss(loss, metrics, model_output, data, self._teacher)
 
-    def _on_logits(self, logits: Tensor, data: TensorDict, teacher: Teacher) -> dict[str, Tensor]:
-        """Per-token values ``[1, n]`` for logits ``[1, n, V]``, zero outside the scored positions.
+    def _on_logits(self, logits: Tensor, data: TensorDict, teacher: TeacherBatch) -> dict[str, Tensor]:
+        """Return per-token values ``[1, n]`` for logits ``[1, n, V]``, zero outside the scored positions.
 
-        With sequence parallelism the logits are this rank's share; verl gathers what is returned.
+        With sequence parallelism the logits are this rank's shard; verl gathers the returned values.
         """
         tokens = data["input_ids"].values()
-        part = Slice.of(len(tokens))
-        index, slots, weights = packed_index(
-            data, "sd_student_positions", "sd_slots", "sd_token_weights", part=part
-        )
-        student = select_rows(logits, index - part.start)
+        shard = SequenceShard.of(len(tokens))
+        index, slots, weights = positions_in_shard(data, STUDENT_POSITIONS, SLOTS, TOKEN_WEIGHTS, shard=shard)
+        student = select_rows(logits, index - shard.start)
         targets = self._replace_target(teacher.targets.map(lambda rows: rows.index_select(0, slots)), student)
         stats = position_divergence(student, targets, self.config, tokens[index + 1])
         assert stats.token_log_prob is not None
@@ -105,7 +108,7 @@ class SDSearchLoss:
         }
         length = logits.shape[1]
         return {
-            f"sd_{name}": _scatter(column, index - part.start, length) for name, column in columns.items()
+            f"sd_{name}": _scatter(column, index - shard.start, length) for name, column in columns.items()
         }
 
     def _replace_target(self, targets: TeacherTargets, student: Tensor) -> TeacherTargets:
@@ -122,15 +125,15 @@ class SDSearchLoss:
         metrics: dict[str, Any],
         output: dict[str, Tensor],
         data: TensorDict,
-        teacher: Teacher,
+        teacher: TeacherBatch,
     ) -> tuple[Tensor, dict[str, Any]]:
         columns = {
             name: output[f"sd_{name}"].values() for name in ("divergence", "weight", "credit", *_MEANS)
         }
         if teacher.credit is not None:
-            index = packed_positions(data, "sd_student_positions")
+            index = packed_positions(data, STUDENT_POSITIONS)
             credit, divergence = columns["credit"][index], columns["divergence"][index]
-            teacher.credit.add(data["sd_slots"].values(), credit, divergence)
+            teacher.credit.add(data[SLOTS].values(), credit, divergence)
         # verl averages gradients and SUM metrics over ranks; times dp_size turns both averages into sums.
         dp_size = data["dp_size"]
         part = sd_loss(columns["divergence"], columns["weight"], teacher.num_trajectories) * dp_size
@@ -162,7 +165,7 @@ _MEANS = {
 
 
 def _scatter(values: Tensor, index: Tensor, length: int) -> Tensor:
-    """``values`` at ``index`` of an otherwise zero ``[1, length]``, the shape verl's hook returns."""
+    """Return ``[1, length]``, the shape verl's hook returns, with ``values`` at ``index`` and zeros elsewhere."""
     return (
         torch.zeros(length, dtype=values.dtype, device=values.device)
         .index_copy(0, index, values)

@@ -28,12 +28,13 @@ from sd_search_verl.runs.resume import save_with_checkpoint, truncate_after
 from sd_search_verl.runs.schema import Trace
 from sd_search_verl.verl_adapter import data_plane, resume, step_metrics
 from sd_search_verl.verl_adapter.credit import SpanCredit, by_span, merge
+from sd_search_verl.verl_adapter.fields import ALPHA, MEASURE_GRAD_SHARE
 from sd_search_verl.verl_adapter.finite import stop_on_non_finite
 from sd_search_verl.verl_adapter.grad_share import is_due
 from sd_search_verl.verl_adapter.loss import PREFIX
 from sd_search_verl.verl_adapter.preflight import refuse_bad_start
 from sd_search_verl.verl_adapter.settings import read_health, read_sd_search, read_search, refuse_unsupported
-from sd_search_verl.verl_adapter.worker import ALPHA, MEASURE, SDActorRolloutRefWorker
+from sd_search_verl.verl_adapter.worker import SDActorRolloutRefWorker
 
 logger = logging.getLogger("verl.sd_search")  # below verl's, which is shown where the root logger is not
 
@@ -125,7 +126,7 @@ class SDSearchTrainer(PPOTrainerSync):
                 batch = data_plane.write_teacher_inputs(batch, step.rows, inputs, traced)
             ours.update(step_metrics.prepared_metrics(inputs))
         batch.extra_info[ALPHA] = alpha
-        batch.extra_info[MEASURE] = is_due(self.global_steps, self._sd_search)
+        batch.extra_info[MEASURE_GRAD_SHARE] = is_due(self.global_steps, self._sd_search)
         batch = super()._update_actor(batch, metrics)
         self._rename_worker_metrics(metrics)
         metrics.update(ours | {"health/skipped_updates": float(is_skipped_update(metrics))})

@@ -1,4 +1,4 @@
-"""verl's FSDP actor with the teacher pass: before every mini-batch's update, with the weights of that moment."""
+"""verl's FSDP actor with the teacher pass: one teacher forward before each mini-batch update, by current weights."""
 
 from __future__ import annotations
 
@@ -13,18 +13,12 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_id, get_torch_device
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
-from sd_search_verl.distill.loss import token_weights
 from sd_search_verl.verl_adapter.credit import CreditRecord, Values
+from sd_search_verl.verl_adapter.fields import ALPHA, MEASURE_GRAD_SHARE, TeacherMiniBatch
 from sd_search_verl.verl_adapter.grad_share import grad_share
-from sd_search_verl.verl_adapter.loss import PREFIX, SDSearchLoss, Teacher
+from sd_search_verl.verl_adapter.loss import PREFIX, SDSearchLoss, TeacherBatch
 from sd_search_verl.verl_adapter.settings import read_sd_search
-from sd_search_verl.verl_adapter.teacher_pass import MiniBatchRows, nested, read_rows, run_teacher_pass
-
-ALPHA = "sd_alpha"
-"""Non-tensor entry of a batch: this step's alpha. Absent or 0 means an ordinary update."""
-
-MEASURE = "sd_measure_grad_share"
-"""Non-tensor entry of a batch: whether :func:`grad_share` is measured on its first mini-batch."""
+from sd_search_verl.verl_adapter.teacher_pass import run_teacher_pass
 
 
 class SDTrainingWorker(TrainingWorker):
@@ -38,7 +32,7 @@ class SDTrainingWorker(TrainingWorker):
     @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="train"), blocking=False)
     def train_mini_batch(self, data: TensorDict) -> TensorDict:
         self._teacher_seconds, self._credits, self._grad_share = 0.0, {}, None
-        self._measure = tu.get(data, MEASURE, default=False)
+        self._measure = tu.get(data, MEASURE_GRAD_SHARE, default=False)
         output = super().train_mini_batch(data)
         found = {"teacher_s": self._teacher_seconds or None, "grad_share": self._grad_share}
         if output is not None:
@@ -54,37 +48,37 @@ class SDTrainingWorker(TrainingWorker):
         if not isinstance(self.loss_fn, SDSearchLoss):
             raise TypeError(f"the worker's loss function is {type(self.loss_fn).__name__}, not SDSearchLoss")
         start = time.perf_counter()
-        rows = read_rows(data)
+        batch = TeacherMiniBatch.read(data)
         group = self.engine.get_data_parallel_group()
-        counts = rows.tokens_per_trajectory
+        counts = batch.tokens_per_trajectory
         num_trajectories, num_tokens = _sum_over_ranks([int((counts > 0).sum()), int(counts.sum())], group)
         if num_tokens == 0:  # on every rank alike, so none waits for another
             return super().train_batch(data)
         offload_off = tu.get(data, "disable_auto_offload", default=False)
         with self.engine.train_mode(disable_auto_offload=offload_off):
             targets = run_teacher_pass(
-                self.engine, rows, self._forward_settings(data), group, self.loss_fn.config
+                self.engine, batch, self._forward_settings(data), group, self.loss_fn.config
             )
-        _attach(data, rows, counts)
+        batch.attach_slots(data)
         tu.assign_non_tensor(data, distillation_use_topk=True)
         get_torch_device().synchronize()  # once a mini-batch, for a time that means something
         self._teacher_seconds += time.perf_counter() - start
-        traced = bool((rows.traces >= 0).any())
+        traced = bool((batch.traces >= 0).any())
         credit = CreditRecord(int(counts.sum()), get_device_id()) if traced else None
-        teacher = Teacher(targets, alpha, num_trajectories, num_tokens, credit)
+        teacher = TeacherBatch(targets, alpha, num_trajectories, num_tokens, credit)
         if self._measure:
             self._measure = False
             with self.engine.train_mode(disable_auto_offload=offload_off):
                 self._grad_share = grad_share(self.engine, self._with_options(data), self.loss_fn, teacher)
-        with self.loss_fn.teaching(teacher):
+        with self.loss_fn.with_teacher(teacher):
             output = super().train_batch(data)
         if credit is not None:
-            # Of several epochs the first: there the student is still the policy that made the rollout.
-            self._credits = credit.of(rows.traces, counts) | self._credits
+            # Keep the first PPO epoch's values: only there does the student equal the rollout policy.
+            self._credits = credit.of(batch.traces, counts) | self._credits
         return output
 
     def take_credits(self) -> dict[int, Values]:
-        """Credit of this rank's traced rollouts in the last ``train_mini_batch``."""
+        """Return the credit of this rank's traced rollouts in the last ``train_mini_batch``."""
         return self._credits
 
     def _with_options(self, data: TensorDict) -> TensorDict:
@@ -102,7 +96,7 @@ class SDTrainingWorker(TrainingWorker):
         return data
 
     def _forward_settings(self, data: TensorDict) -> dict[str, Any]:
-        """Options of the teacher's forward; micro-batches are as large as in verl's log-prob pass."""
+        """Return the options of the teacher's forward; micro-batches are as large as in verl's log-prob pass."""
         config = self.engine_config
         return {
             "temperature": tu.get(data, "temperature"),  # the student's logits are scaled by it too
@@ -130,21 +124,6 @@ class SDActorRolloutRefWorker(ActorRolloutRefWorker):
     def take_credits(self) -> dict[int, Values]:
         """See :meth:`SDTrainingWorker.take_credits`."""
         return self.actor.take_credits()
-
-
-def _attach(data: TensorDict, rows: MiniBatchRows, counts: torch.Tensor) -> None:
-    """Give every row of the mini-batch the slots of its teacher logits and the weights of its tokens."""
-    sizes = counts.tolist()
-    slots = torch.arange(sum(sizes)).split(sizes)
-    weights = token_weights(counts, rows.weights).split(sizes)
-    device = data["input_ids"].device
-    data["sd_slots"] = _filled(slots, torch.tensor([-1]), device)
-    data["sd_token_weights"] = _filled(weights, torch.zeros(1), device)
-
-
-def _filled(rows: tuple[torch.Tensor, ...], placeholder: torch.Tensor, device: torch.device) -> torch.Tensor:
-    filled = [row if len(row) else placeholder for row in rows]
-    return nested(filled).to(device)
 
 
 def _sum_over_ranks(values: list[int], group: Any) -> list[int]:

@@ -161,8 +161,7 @@ def batch_of(
     """The TensorDict a worker receives for these rows, with or without the fields of the method."""
     from verl.utils import tensordict_utils as tu
 
-    from sd_search_verl.verl_adapter.data_plane import pack
-    from sd_search_verl.verl_adapter.worker import ALPHA
+    from sd_search_verl.verl_adapter.fields import ALPHA, pack
 
     def nested(values: list[Tensor]) -> Tensor:
         return torch.nested.as_nested_tensor(values, layout=torch.jagged)

@@ -30,7 +30,7 @@ from sd_search_verl.distill.support import TeacherTargets
 from sd_search_verl.verl_adapter import loss as loss_module
 from sd_search_verl.verl_adapter import teacher_pass
 from sd_search_verl.verl_adapter import worker as worker_module
-from sd_search_verl.verl_adapter.worker import MEASURE
+from sd_search_verl.verl_adapter.fields import MEASURE_GRAD_SHARE
 
 pytestmark = pytest.mark.fake_device
 
@@ -58,7 +58,7 @@ def update(worker: Any, rows: list[Row], changes: dict[str, Any], **options: Any
         ({}, PACKED, {}),
         ({}, PACKED, {"use_dynamic_bsz": True, "max_token_len_per_gpu": 600}),
         ({}, [], {"temperature": 0.7, "calculate_entropy": True}),
-        ({}, PACKED, {MEASURE: True}),
+        ({}, PACKED, {MEASURE_GRAD_SHARE: True}),
         ({"support": "union"}, PACKED, {}),
         ({"top_k": None, "divergence": "forward_kl"}, [], {}),
         ({"target": "uniform"}, PACKED, {}),
@@ -81,7 +81,7 @@ def test_an_update_on_the_device_is_that_of_the_cpu(
     for trace, values in credits.items():
         assert torch.tensor(theirs[trace]) == pytest.approx(torch.tensor(values), abs=1e-5)
     ours = {name for name in metrics if name.startswith("sd_search/") and name != "sd_search/teacher_s"}
-    assert len(ours) == (8 if options.get(MEASURE) else 7)
+    assert len(ours) == (8 if options.get(MEASURE_GRAD_SHARE) else 7)
     for name in ours:
         assert others[name] == pytest.approx(metrics[name], rel=1e-5, abs=2e-6)
 
@@ -103,7 +103,7 @@ def on_host(function: Callable[..., Any]) -> Callable[..., Any]:
     [
         (worker_module, "get_device_id", {}),  # where the credit record lies
         (worker_module, "run_teacher_pass", {}),
-        (loss_module, "packed_index", {}),
+        (loss_module, "positions_in_shard", {}),
         (loss_module, "select_rows", {}),
         (loss_module, "teacher_targets", {"target": "uniform"}),
         (loss_module, "_scatter", {}),

@@ -21,8 +21,8 @@ from support.engine import (
 )
 from support.tiny import byte_tokenizer
 
+from sd_search_verl.verl_adapter.fields import MEASURE_GRAD_SHARE
 from sd_search_verl.verl_adapter.grad_share import is_due
-from sd_search_verl.verl_adapter.worker import MEASURE
 
 OPTIONS = {"mini_batch_size": 8, "micro_batch_size_per_gpu": 2}
 
@@ -47,7 +47,7 @@ def test_the_share_is_that_of_two_gradients(worker: Any, rows: list[Row]) -> Non
     still = [Row(row.rollout, 0.0, row.old_log_probs) for row in part]
     method, _ = gradients(worker, batch(still, 0.3))
     policy, _ = gradients(worker, batch(part, 0.0))
-    _, metrics = gradients(worker, batch(part, 0.3, **{MEASURE: True}))
+    _, metrics = gradients(worker, batch(part, 0.3, **{MEASURE_GRAD_SHARE: True}))
     assert metrics["sd_search/grad_share"] == [pytest.approx(norm(method) / norm(policy), rel=1e-4)]
 
 
@@ -55,7 +55,7 @@ def test_nothing_is_measured_unasked_or_where_grpo_has_no_gradient(worker: Any, 
     worker.loss_fn.config = settings()
     still = [Row(row.rollout, 0.0, row.old_log_probs) for row in rows[:8]]
     assert "sd_search/grad_share" not in gradients(worker, batch(rows[:8], 0.3))[1]
-    assert "sd_search/grad_share" not in gradients(worker, batch(still, 0.3, **{MEASURE: True}))[1]
+    assert "sd_search/grad_share" not in gradients(worker, batch(still, 0.3, **{MEASURE_GRAD_SHARE: True}))[1]
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_the_update_is_bitwise_the_same_with_and_without(
     for worker, measure in zip(workers, (False, True), strict=True):
         worker.loss_fn.config = settings()
         for _ in range(2):
-            worker.update_actor(batch(rows, 0.3, **OPTIONS, **{MEASURE: measure}))
+            worker.update_actor(batch(rows, 0.3, **OPTIONS, **{MEASURE_GRAD_SHARE: measure}))
         found.append((weights(worker), worker.take_credits()))
     assert all(torch.equal(found[0][0][name], value) for name, value in found[1][0].items())
     assert found[0][1] == found[1][1]

@@ -229,7 +229,7 @@ def test_teacher_and_student_score_the_same_tokens(worker: Any, rows: list[Row])
     prepare = engine.prepare_model_inputs
 
     def record(micro_batch: Any) -> Any:
-        if "sd_positions" in micro_batch:  # the teacher's
+        if "sd_row_positions" in micro_batch:  # the teacher's
             sent.extend(row for row in micro_batch["input_ids"].unbind() if len(row) > 2)
         return prepare(micro_batch=micro_batch)
 

@@ -1,0 +1,134 @@
+"""The fields that carry the method through verl's batches: their names, and typed views of them.
+
+verl moves a batch as named jagged tensors with one row a trajectory. Every row has every field, so a trajectory without
+scored tokens has placeholders of length one: position, slot and trace -1, weight 0.
+
+    made by       field                 content of a trajectory's row
+    driver        sd_ids                token ids of its teacher rows, one after the other
+                  sd_lengths            number of tokens of each teacher row
+                  sd_teacher_positions  index into sd_ids of each scored token's logits
+                  sd_student_positions  the same in the student's prompt + response
+                  sd_weight             factor of the trajectory's term in L_SD
+                  sd_trace              number under which its credit is returned; -1: it is not traced
+    worker        sd_slots              index of each scored token among those of the rank's mini-batch
+                  sd_token_weights      weight of each scored token in L_SD
+    teacher pass  sd_row_positions      positions of a teacher row's scored logits; sd_slots beside it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from sd_search_verl.distill.loss import token_weights
+from sd_search_verl.hindsight.teacher_inputs import TeacherInputs
+
+IDS = "sd_ids"
+LENGTHS = "sd_lengths"
+TEACHER_POSITIONS = "sd_teacher_positions"
+STUDENT_POSITIONS = "sd_student_positions"
+WEIGHT = "sd_weight"
+TRACE = "sd_trace"
+SLOTS = "sd_slots"
+TOKEN_WEIGHTS = "sd_token_weights"
+ROW_POSITIONS = "sd_row_positions"
+
+ALPHA = "sd_alpha"
+"""Non-tensor entry of a batch: this step's alpha. Absent or 0 means an ordinary update."""
+MEASURE_GRAD_SHARE = "sd_measure_grad_share"
+"""Non-tensor entry of a batch: whether the size of the method's gradient is measured on its first mini-batch."""
+
+
+def pack(inputs: TeacherInputs, trace: int = -1) -> dict[str, Tensor]:
+    """Return one trajectory's row of every field that the driver makes."""
+    if not inputs.rows:
+        none = torch.tensor([-1])
+        return {
+            IDS: torch.zeros(1, dtype=torch.long),
+            LENGTHS: none,
+            TEACHER_POSITIONS: none,
+            STUDENT_POSITIONS: none,
+            WEIGHT: torch.zeros(1),
+            TRACE: none,
+        }
+    ids: list[int] = []
+    teacher_positions: list[int] = []
+    student_positions: list[int] = []
+    for row in inputs.rows:
+        teacher_positions += [len(ids) + position for position in row.teacher_positions]
+        student_positions += row.student_positions
+        ids += row.input_ids
+    return {
+        IDS: torch.tensor(ids),
+        LENGTHS: torch.tensor([len(row.input_ids) for row in inputs.rows]),
+        TEACHER_POSITIONS: torch.tensor(teacher_positions),
+        STUDENT_POSITIONS: torch.tensor(student_positions),
+        WEIGHT: torch.tensor([inputs.weight]),
+        TRACE: torch.tensor([trace]),
+    }
+
+
+@dataclass(frozen=True)
+class TeacherMiniBatch:
+    """One rank's part of a mini-batch as the teacher pass needs it, on the host.
+
+    Attributes:
+        rows: teacher sequences.
+        positions: per sequence, indices of the logits to keep.
+        student_positions: per trajectory, indices of the student's logits to compare, in slot order.
+        weights: ``[B]`` trajectory weights.
+        traces: ``[B]`` number of the trajectory's trace, -1 if it is not traced.
+    """
+
+    rows: list[Tensor]
+    positions: list[Tensor]
+    student_positions: list[Tensor]
+    weights: Tensor
+    traces: Tensor
+
+    @classmethod
+    def read(cls, data: TensorDict) -> TeacherMiniBatch:
+        """Unpack the driver's fields of a mini-batch."""
+        fields = (IDS, LENGTHS, TEACHER_POSITIONS, STUDENT_POSITIONS)
+        packed = zip(*(data[name].cpu().unbind() for name in fields), strict=True)
+        weights, traces = (data[name].values().cpu() for name in (WEIGHT, TRACE))
+        batch = cls([], [], [], weights.float(), traces)
+        for ids, lengths, teacher, student in packed:
+            batch.student_positions.append(student[student >= 0])
+            if int(lengths[0]) < 0:
+                continue
+            start = 0
+            for row in ids.split(lengths.tolist()):
+                inside = (teacher >= start) & (teacher < start + len(row))
+                batch.rows.append(row)
+                batch.positions.append(teacher[inside] - start)
+                start += len(row)
+        return batch
+
+    @property
+    def tokens_per_trajectory(self) -> Tensor:
+        """``[B]`` number of scored tokens."""
+        return torch.tensor([len(positions) for positions in self.student_positions])
+
+    def attach_slots(self, data: TensorDict) -> None:
+        """Add the worker's fields to the mini-batch: slot and weight of every scored token."""
+        counts = self.tokens_per_trajectory
+        sizes = counts.tolist()
+        slots = torch.arange(sum(sizes)).split(sizes)
+        weights = token_weights(counts, self.weights).split(sizes)
+        device = data["input_ids"].device
+        data[SLOTS] = _with_placeholders(slots, torch.tensor([-1])).to(device)
+        data[TOKEN_WEIGHTS] = _with_placeholders(weights, torch.zeros(1)).to(device)
+
+
+def nested(rows: Sequence[Tensor]) -> Tensor:
+    """Return rows of different lengths as one jagged tensor."""
+    return torch.nested.as_nested_tensor(list(rows), layout=torch.jagged)
+
+
+def _with_placeholders(rows: Sequence[Tensor], placeholder: Tensor) -> Tensor:
+    return nested([row if len(row) else placeholder for row in rows])
