@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
+from support import build_context
 
 from sd_search_verl.rollout.retriever_check import check_retriever
 
@@ -45,10 +46,6 @@ def make_of(dockerfile: Path) -> str:
     return make
 
 
-def ignored() -> list[str]:
-    return [pattern.removeprefix("**/") for pattern in (REPO / ".dockerignore").read_text().split()]
-
-
 def copy_context(dockerfile: Path, app: Path) -> None:
     """What the COPY lines put into /app."""
     for arguments in all_of(dockerfile, "COPY"):
@@ -57,9 +54,7 @@ def copy_context(dockerfile: Path, app: Path) -> None:
             path = REPO / source
             if path.is_dir():
                 destination = app / (source if target == source else target)
-                shutil.copytree(
-                    path, destination, ignore=shutil.ignore_patterns(*ignored()), dirs_exist_ok=True
-                )
+                shutil.copytree(path, destination, ignore=build_context.ignore, dirs_exist_ok=True)
             else:
                 app.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(path, app / target)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support import build_context
 
 from sd_search_verl import __version__
 
@@ -32,8 +33,7 @@ def run(*command: object, cwd: Path, **environment: str) -> str:
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The wheel, made from the sdist, and the sdist."""
     folder = tmp_path_factory.mktemp("build")
-    patterns = [line.removeprefix("**/") for line in (REPO / ".dockerignore").read_text().split()]
-    shutil.copytree(REPO, folder / "tree", symlinks=True, ignore=shutil.ignore_patterns(*patterns))
+    shutil.copytree(REPO, folder / "tree", symlinks=True, ignore=build_context.ignore)
     run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder / "dist", cwd=folder / "tree")
     (wheel,) = (folder / "dist").glob("*.whl")
     (sdist,) = (folder / "dist").glob("*.tar.gz")
