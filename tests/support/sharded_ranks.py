@@ -62,7 +62,8 @@ def main(model: str, out: str, *cases: str) -> None:
             )
         options = {"micro_batch_size_per_gpu": 1, "mini_batch_size": 8, "global_batch_size": 8}
         options |= DYNAMIC if "dynamic" in case else {}
-        found[case] = {"units": units(worker.actor.engine.module)}
+        module = worker.actor.engine.module
+        found[case] = {"units": units(module), "stored": sum(map(local_size, module.parameters()))}
         for name, rows in batches.items():
             grads, metrics = sd_gradients(worker, rows, settings(), share=share, **options)
             found[case][name] = {"gradients": grads, "loss": float(metrics["sd_search/loss"][0])}
@@ -80,6 +81,11 @@ def batch(rows: list[Any], share: slice, options: dict[str, Any]) -> Any:
 
     inputs = teacher_inputs(rows, settings(), byte_tokenizer())
     return batch_of(rows[share], inputs[share], 0.7, **options)
+
+
+def local_size(parameter: Any) -> int:
+    """Return how many values of a parameter this rank stores."""
+    return parameter.to_local().numel() if hasattr(parameter, "to_local") else parameter.numel()
 
 
 def units(module: Any) -> list[str]:

@@ -110,6 +110,21 @@ def test_the_head_is_a_unit_of_its_own_or_part_of_the_root(
     assert own("untied", "fsdp1, head a unit")
 
 
+@pytest.mark.timeout(600)
+def test_each_rank_stores_its_share(
+    two_ranks: dict[str, dict[str, list[Any]]], four_ranks: dict[str, list[Any]]
+) -> None:
+    """An equal one, but for what fills up the last; a hybrid mesh of two by two stores the model twice."""
+    parts = {2: two_ranks["untied"], 4: four_ranks}
+    for ranks, cases in parts.items():
+        for case, found in cases.items():
+            whole = sum(gradient.numel() for gradient in found[0]["uneven"]["gradients"].values())
+            shards = 2 if "hybrid" in case else ranks
+            assert [rank["stored"] for rank in found] == pytest.approx([whole / shards] * ranks, rel=0.01), (
+                case
+            )
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_one_rank_of_fsdp1_is_not_sharded_and_agrees(models: dict[str, Path], head: str) -> None:
     single_rank_environment()

@@ -1,0 +1,259 @@
+"""The counts of ``benchmarks.memory`` against what torch holds.
+
+    python -m benchmarks.memory_points       # prints counted / found, writes benchmarks/memory.csv
+
+Engine points are small models that are trained for one step. Points of the real shapes are forwards under torch's
+FakeTensorMode, which computes no values and allocates nothing.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("VERL_PLATFORM", "cpu")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
+from transformers.masking_utils import AttentionMaskInterface
+
+from benchmarks import memory
+from benchmarks.machine import device_name
+from benchmarks.memory import Plan, Shape
+
+HERE = Path(__file__).resolve().parent
+ATTENTION = "memory_points"
+
+
+@dataclass(frozen=True)
+class Point:
+    """A counted and a found number of bytes."""
+
+    where: str
+    shape: str
+    dtype: str
+    part: str
+    counted: float
+    found: float
+
+    @property
+    def ratio(self) -> float:
+        """Counted over found; 1 where there is nothing of either."""
+        return self.counted / self.found if self.found else float(self.counted == 0)
+
+
+ENGINE_SHAPES = {
+    "wide, tied": Shape(2, 256, 1024, 4, 2, 2048, True, 64),
+    "deep, untied": Shape(6, 128, 384, 4, 1, 1024, False, 32),
+    "large vocabulary, tied": Shape(2, 128, 512, 2, 2, 16384, True, 64),
+    "Qwen3, untied": Shape(4, 192, 512, 4, 2, 2048, False, 64, biases=False),
+}
+
+
+def config_of(shape: Shape) -> Any:
+    """The Hugging Face configuration of a shape."""
+    return AutoConfig.for_model(
+        "qwen2" if shape.biases else "qwen3",
+        vocab_size=shape.vocab,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        tie_word_embeddings=shape.tied,
+        max_position_embeddings=32768,
+        use_cache=False,
+        bos_token_id=None,
+        eos_token_id=1,
+        pad_token_id=0,
+        layer_types=["full_attention"] * shape.layers,
+    )
+
+
+class _Attention(torch.autograd.Function):
+    """Keeps what a flash-attention kernel keeps: queries, keys, values, its output."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
+        ctx.save_for_backward(query, key, value, out)
+        ctx.scale = scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value = (tensor.detach().requires_grad_() for tensor in ctx.saved_tensors[:3])
+        with torch.enable_grad():
+            out = F.scaled_dot_product_attention(
+                query, key, value, is_causal=True, scale=ctx.scale, enable_gqa=True
+            )
+        return (*torch.autograd.grad(out, (query, key, value), gradient), None)
+
+
+def install_attention() -> None:
+    """Register the attention under :data:`ATTENTION`; rows are causal and have no padding."""
+
+    def forward(
+        _: Any, query: Tensor, key: Tensor, value: Tensor, *__: Any, scaling: float, **___: Any
+    ) -> Any:
+        return _Attention.apply(query, key, value, scaling).transpose(1, 2).contiguous(), None
+
+    AttentionInterface.register(ATTENTION, forward)
+    AttentionMaskInterface.register(ATTENTION, lambda *_, **__: None)
+
+
+@contextmanager
+def kept_by(module: Any) -> Iterator[list[float]]:
+    """Bytes that autograd keeps of every forward of ``module``, parameters left out; one number a forward."""
+    found: list[float] = []
+    stack: list[Any] = []
+
+    def start(*_: Any) -> None:
+        storages: dict[int, Tensor] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            whole = tensor if tensor._base is None else tensor._base
+            if not (whole.is_leaf and whole.requires_grad):
+                storages[tensor.untyped_storage()._cdata] = tensor
+            return tensor
+
+        hooks = saved_tensors_hooks(pack, lambda tensor: tensor)
+        hooks.__enter__()
+        stack.append((hooks, storages))
+
+    def stop(*_: Any) -> None:
+        hooks, storages = stack.pop()
+        hooks.__exit__(None, None, None)
+        if torch.is_grad_enabled():
+            found.append(float(sum(tensor.untyped_storage().nbytes() for tensor in storages.values())))
+
+    handles = [module.register_forward_pre_hook(start), module.register_forward_hook(stop)]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def real_shape(name: str, tokens: int, checkpointing: bool) -> Point:
+    """Bytes that autograd keeps of the decoder's forward in bf16, without data."""
+    install_attention()
+    shape = memory.SHAPES[name]
+    with FakeTensorMode():
+        model = AutoModelForCausalLM.from_config(
+            config_of(shape), attn_implementation=ATTENTION, dtype=torch.bfloat16
+        )
+        assert sum(p.numel() for p in model.parameters()) == shape.parameters
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.train()
+        with kept_by(model.model) as found, torch.autocast("cpu", torch.bfloat16):
+            model.model(
+                input_ids=torch.zeros(1, tokens, dtype=torch.long),
+                position_ids=torch.arange(tokens)[None],
+                use_cache=False,
+            )
+    part = "kept with checkpointing" if checkpointing else "kept without checkpointing"
+    return Point("fake tensors", name, "bf16", part, kept(shape, tokens, checkpointing, 2), found[0])
+
+
+def kept(shape: Shape, tokens: int, checkpointing: bool, compute: int) -> float:
+    """Counted bytes that the decoder's forward keeps: its layers, and the last norm less its output."""
+    last = compute * tokens * shape.hidden * (3 if compute == 2 else 2)
+    if checkpointing:
+        return memory.checkpoints(shape, tokens, compute) + last
+    return shape.layers * memory.layer_activations(shape, tokens, compute) + last
+
+
+def engine(name: str, dtype: str, rank: int, checkpointing: bool, tokens: int = 512) -> list[Point]:
+    """One update of verl's FSDP2 actor, of one rollout of ``tokens`` tokens: stored parts, and what autograd keeps."""
+    from benchmarks import actor, trajectories
+    from sd_search_verl.verl_adapter.worker import SDActorRolloutRefWorker
+    from sd_search_verl.world.tokenizer import save_tokenizer
+
+    install_attention()
+    shape = ENGINE_SHAPES[name]
+    stored = 4 if dtype == "fp32" else 2
+    setting = actor.Setting(name, "cpu", dtype, ATTENTION, False, checkpointing, None, 1)
+    overrides = [f"actor_rollout_ref.model.lora_rank={rank}"] if rank else []
+    with tempfile.TemporaryDirectory() as folder:
+        model = AutoModelForCausalLM.from_config(config_of(shape), dtype=torch.float32)
+        model.save_pretrained(folder)
+        save_tokenizer(Path(folder))
+        actor._single_rank()
+        worker = SDActorRolloutRefWorker(
+            config=actor.configuration(setting, Path(folder), 1, overrides), role="actor"
+        )
+        worker.init_model()
+    lengths = trajectories.Lengths(64, tokens - 64, [])
+    batch = actor._batch(trajectories.rollouts([[lengths]], shape.vocab, seed=0), 0.0)
+    batch["old_log_probs"] = batch["ref_log_prob"] = batch["advantages"] * 0
+    held: dict[str, float] = {}
+    fsdp = worker.actor.engine
+    step = fsdp.optimizer_step
+
+    def record() -> Any:
+        held["gradients"] = _bytes(p.grad for p in fsdp.module.parameters() if p.grad is not None)
+        result = step()
+        held["moments"] = _bytes(
+            value for state in fsdp.optimizer.state.values() for key, value in state.items() if key != "step"
+        )
+        return result
+
+    fsdp.optimizer_step = record
+    base = fsdp.module.base_model.model if rank else fsdp.module
+    with kept_by(base.model) as found:
+        worker.update_actor(batch)
+    plan = Plan(1, rank, stored, tokens)
+    counted = {
+        "weights": (memory.weights(shape, plan), _bytes(fsdp.module.parameters())),
+        "gradients": (memory.gradients(shape, plan), held["gradients"]),
+        "moments": (memory.moments(shape, plan), held["moments"]),
+    }
+    if not rank:  # frozen norms keep less, so the count is an upper bound for adapters
+        part = "kept with checkpointing" if checkpointing else "kept without checkpointing"
+        counted[part] = (kept(shape, tokens, checkpointing, stored), found[-1])
+    kind = f"{dtype}, LoRA {rank}" if rank else dtype
+    return [Point("engine", name, kind, part, *values) for part, values in counted.items()]
+
+
+def _bytes(tensors: Any) -> float:
+    """Bytes of the tensors' storages, each once: gradients of one FSDP unit share theirs."""
+    local = [t.to_local() if hasattr(t, "to_local") else t for t in tensors]
+    storages = {s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in local)}
+    return float(sum(storages.values()))
+
+
+def points() -> Iterator[Point]:
+    """All points, the engine's first."""
+    for name in ENGINE_SHAPES:
+        yield from engine(name, "fp32", 0, checkpointing=True)
+        yield from engine(name, "bf16", 0, checkpointing=False)
+        yield from engine(name, "fp32", 8, checkpointing=True)
+    for name in memory.SHAPES:
+        for checkpointing in (True, False):
+            yield real_shape(name, 16384 if checkpointing else 2048, checkpointing)
+
+
+if __name__ == "__main__":
+    with (HERE / "memory.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(
+            ["device", "where", "shape", "dtype", "part", "counted_bytes", "found_bytes", "ratio"]
+        )
+        for point in points():
+            row = [point.where, point.shape, point.dtype, point.part, int(point.counted), int(point.found)]
+            writer.writerow([device_name("cpu"), *row, f"{point.ratio:.4f}"])
+            print(*row, f"{point.ratio:.4f}", sep="  ", flush=True)
