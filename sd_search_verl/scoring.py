@@ -20,28 +20,28 @@ METRICS = ("em", "f1")
 
 
 def extract_answer(response: str, protocol: str | None = None) -> str | None:
-    """The policy's last closed ``<answer>`` in a response, stripped, or None.
+    """Return the policy's last closed ``<answer>`` in a response, stripped, or None.
 
     Text of the environment does not count: an ``<answer>`` inside a retrieved passage is not the policy's.
 
     Args:
         response: the whole response, observations included.
-        protocol: its protocol; None = the one whose observation tags it has.
+        protocol: name of its protocol; None = detect it.
     """
-    spoken = protocols.get(protocol) if protocol else protocols.detect(response)
-    return spoken.parse(response).answer
+    found = protocols.get(protocol) if protocol else protocols.detect(response)
+    return found.parse(response).answer
 
 
 def normalize_answer(text: str) -> str:
-    """Lower case, without punctuation and articles, white space collapsed."""
+    """Return the text in lower case, without punctuation and articles, with single spaces."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
 def exact_match(prediction: str | None, golden_answers: str | Sequence[str]) -> float:
-    """1.0 if the normalised prediction equals a normalised golden answer, else 0.0. No prediction (None) scores 0.0.
+    """Return 1.0 if the normalised prediction equals a normalised golden answer, else 0.0; 0.0 without a prediction.
 
-    Normalisation leaves nothing of an answer such as `---`, which Natural Questions has: it is matched by every
-    prediction of which nothing is left either, an empty one included, as in Search-R1's and FlashRAG's scorers.
+    Natural Questions has answers such as `---`, which normalisation empties: every prediction that it empties too
+    matches them, as in Search-R1's and FlashRAG's scorers.
     """
     if prediction is None:
         return 0.0
@@ -50,9 +50,9 @@ def exact_match(prediction: str | None, golden_answers: str | Sequence[str]) -> 
 
 
 def cover_exact_match(prediction: str | None, golden_answers: str | Sequence[str]) -> float:
-    """1.0 if a golden answer stands, normalised and in whole words, in the prediction; else 0.0. Never below EM.
+    """Return 1.0 if the prediction contains a golden answer, normalised and in whole words, else 0.0. Never below EM.
 
-    Whole words, because `1` is not an answer in `1912`; an answer of which normalisation leaves nothing is in no text.
+    Whole words, because `1` is not an answer in `1912`; an answer that is empty after normalisation is in no text.
     """
     if prediction is None:
         return 0.0
@@ -60,7 +60,7 @@ def cover_exact_match(prediction: str | None, golden_answers: str | Sequence[str
 
 
 def token_f1(prediction: str | None, golden_answers: str | Sequence[str]) -> float:
-    """Best token F1 of the normalised prediction over the golden answers, in [0, 1].
+    """Return the best token F1 of the normalised prediction over the golden answers, in [0, 1].
 
     ``yes``, ``no`` and ``noanswer`` get no partial credit, as in HotpotQA's official scorer; two texts without a word
     share none, so that F1 is 0 where :func:`exact_match` is 1 for `---`.
@@ -85,14 +85,14 @@ def _f1(predicted: str, golden: str) -> float:
 
 
 def contains_answer(documents: Sequence[str], golden_answers: str | Sequence[str]) -> bool:
-    """Whether a golden answer stands, normalised and in whole words, in any of the documents."""
+    """Return whether any document contains a golden answer, normalised and in whole words."""
     padded = [f" {normalize_answer(document)} " for document in documents]
     wanted = [f" {answer} " for g in _as_list(golden_answers) if (answer := normalize_answer(g))]
     return any(answer in document for answer in wanted for document in padded)
 
 
 def golden_answers(ground_truth: Any) -> list[str]:
-    """The list of golden answers in any form data sets carry: a string, a list, or ``{"target": ...}``.
+    """Return the golden answers from any form of data sets: a string, a list, or ``{"target": ...}``.
 
     Raises:
         UserError: there is none.
@@ -119,10 +119,10 @@ def compute_score(
     extra_info: Mapping[str, Any] | None = None,
     metric: str = "em",
 ) -> dict[str, float]:
-    """verl's reward signature. ``score`` is the ``metric``; ``em`` and ``f1`` are reported beside it.
+    """Score a response, with verl's reward signature. ``score`` is the ``metric``; ``em`` and ``f1`` come with it.
 
-    Where the agent loop recorded the answer from its own tokens (``extra_info["sd_search"]["answer"]``) that is used,
-    otherwise it is read from ``solution_str``.
+    The answer is the one that the agent loop recorded from its own tokens, ``extra_info["sd_search"]["answer"]``;
+    without such a record it is extracted from ``solution_str``.
 
     Raises:
         UserError: unknown metric, or no golden answer.

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from sd_search_verl import protocol as protocols
 from sd_search_verl import scoring
-from sd_search_verl.config import ProtocolName
 from sd_search_verl.data.jsonl import Problem, check_answers, check_text, get_field, read_objects
 from sd_search_verl.evaluation.statistics import bootstrap, macro_average, micro_average, percent
 from sd_search_verl.protocol.base import Protocol
@@ -85,8 +84,7 @@ def score_file(path: Path, fields: Fields, protocol: str | None = None) -> Score
 
 def response_of(text: str, protocol: Protocol) -> str:
     """``text`` without its prompt, if it has one: the prompt holds an example answer, which nobody gave."""
-    instructions = protocol.prompt_template.partition("{question}")[0]
-    return text.rpartition(instructions)[2]
+    return text.rpartition(protocol.instructions)[2]
 
 
 def table(scored: Scored) -> str:
@@ -134,14 +132,5 @@ def _answer(
     text = get_field(row, fields.text)
     if (problem := check_text(number, fields.text, text, free=True)) is not None:
         return None, problem
-    spoken = protocols.get(protocol) if protocol else _spoken(text)
-    return scoring.extract_answer(response_of(text, spoken), spoken.name), None
-
-
-def _spoken(text: str) -> Protocol:
-    """The protocol of a text: by its prompt where it has one, which names its own tags, else by the observations'."""
-    for name in get_args(ProtocolName):
-        protocol = protocols.get(name)
-        if response_of(text, protocol) != text:
-            return protocol
-    return protocols.detect(text)
+    found = protocols.get(protocol) if protocol else protocols.detect(text)
+    return scoring.extract_answer(response_of(text, found), found.name), None

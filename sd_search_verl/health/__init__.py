@@ -1,1 +1,1 @@
-"""What is alarming in a run: pure functions of its metrics."""
+"""Detect runs that collapse or diverge: pure functions of their metrics."""

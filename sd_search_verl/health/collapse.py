@@ -1,8 +1,7 @@
-"""Alarms of a run that is collapsing, from its metrics so far.
+"""Alarms of a collapsing run, from its metrics so far.
 
-What they watch for is what trained search agents were seen to die of: they stop to search or search without end,
-responses shrink or run on, entropy vanishes or explodes, reward falls, and the likelihood of CORRECT rollouts sinks
-before reward does.
+Known ways in which search agents collapse: searches per rollout fall to zero or grow without bound, responses shrink or
+grow, entropy vanishes or explodes, reward falls, and the likelihood of CORRECT rollouts falls before reward does.
 """
 
 from __future__ import annotations
@@ -39,14 +38,14 @@ NAMES = (
 
 @dataclass(frozen=True)
 class Alarm:
-    """One thing that is wrong; ``name`` is one of :data:`NAMES`."""
+    """One alarm; ``name`` is one of :data:`NAMES`."""
 
     name: str
     text: str
 
 
 def alarms(history: Sequence[Mapping[str, float]], config: HealthConfig) -> list[Alarm]:
-    """What is wrong at the last of these steps.
+    """Return the alarms of the last step.
 
     Args:
         history: metrics of the steps so far, in order; a step may lack some.
@@ -62,7 +61,7 @@ def alarms(history: Sequence[Mapping[str, float]], config: HealthConfig) -> list
 
 
 def levels(history: Sequence[Mapping[str, float]], metric: str, window: int) -> list[float]:
-    """Mean of ``metric`` over every ``window`` neighbouring steps that have it, oldest first."""
+    """Return the mean of ``metric`` over every ``window`` neighbouring steps that have it, oldest first."""
     values = [row[metric] for row in history if math.isfinite(row.get(metric, math.nan))]
     sums = [0.0]
     for value in values:
@@ -101,7 +100,8 @@ def _of_grad_share(history: Sequence[Mapping[str, float]], config: HealthConfig)
 def _of_levels(history: Sequence[Mapping[str, float]], config: HealthConfig) -> Iterator[Alarm]:
     def level(metric: str) -> list[float]:
         found = levels(history, metric, config.window)
-        return found if len(found) > config.window else []  # the first window overlaps until then
+        # Before this the latest window still overlaps the reference window, which is the first.
+        return found if len(found) > config.window else []
 
     searches = level(SEARCHES)
     if searches:

@@ -1,4 +1,4 @@
-"""Which numbers of a step are NaN or infinite."""
+"""Find the values of a step that are NaN or infinite."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from sd_search_verl.errors import UserError
 
 GRADIENT = "actor/grad_norm"
-"""Not finite: verl has left the update out, and goes on."""
+"""Not finite: verl skipped the update and continued."""
 
 _LOSSES = ("actor/", "sd_search/")
 
@@ -23,7 +23,7 @@ class NonFiniteError(UserError):
 
 
 def non_finite_losses(metrics: Mapping[str, Any]) -> list[str]:
-    """Names of the actor's and our metrics that are not finite, without the gradient's norm."""
+    """Return the names of the actor's and the plugin's metrics that are not finite, except the gradient norm."""
     return sorted(
         name
         for name, value in metrics.items()
@@ -35,12 +35,12 @@ def non_finite_losses(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def is_skipped_update(metrics: Mapping[str, Any]) -> bool:
-    """Whether verl has left out an update of the step for its gradient."""
+    """Return whether verl skipped an update of the step because its gradient was not finite."""
     return not math.isfinite(metrics.get(GRADIENT, 0.0))
 
 
 def non_finite_rows(fields: Mapping[str, Sequence[Tensor]]) -> dict[int, list[str]]:
-    """Rows with a value that is not finite, and the names of the fields that hold one.
+    """Return the rows with a value that is not finite, and the names of the fields that hold one.
 
     Args:
         fields: per field one tensor of any shape for each row.

@@ -1,4 +1,4 @@
-"""What a trajectory looks like: tags, prompt, observation text, parsing, and query token spans.
+"""The text format of a trajectory: tags, prompt, observation text, parsing, and query token spans.
 
 ``get("search_r1")`` returns the protocol of https://arxiv.org/abs/2503.09516, ``get("autorefine")`` that of
 https://arxiv.org/abs/2505.11277. The prompts and observation texts are those projects' own, because released models
@@ -12,26 +12,30 @@ from sd_search_verl.protocol.autorefine import AUTOREFINE
 from sd_search_verl.protocol.base import ParsedTrajectory, Protocol
 from sd_search_verl.protocol.search_r1 import SEARCH_R1
 
-__all__ = ["ParsedTrajectory", "Protocol", "detect", "get"]
+__all__ = ["ParsedTrajectory", "Protocol", "detect", "get", "names"]
 
 _PROTOCOLS = {protocol.name: protocol for protocol in (SEARCH_R1, AUTOREFINE)}
 
 
 def get(name: str) -> Protocol:
-    """The protocol called ``name``.
+    """Return the protocol called ``name``.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: no protocol has that name.
     """
     try:
         return _PROTOCOLS[name]
     except KeyError:
-        raise UserError(
-            f"protocol {name!r} is unknown; choose one of {', '.join(sorted(_PROTOCOLS))}"
-        ) from None
+        raise UserError(f"protocol {name!r} is unknown; choose one of {', '.join(sorted(names()))}") from None
 
 
-def detect(response: str) -> Protocol:
-    """The protocol whose observation tags a response has; Search-R1's where it has none."""
-    spoken = (protocol for protocol in _PROTOCOLS.values() if protocol.observation_close in response)
-    return next(spoken, SEARCH_R1)
+def names() -> tuple[str, ...]:
+    """Return the names of all protocols."""
+    return tuple(_PROTOCOLS)
+
+
+def detect(text: str, default: Protocol = SEARCH_R1) -> Protocol:
+    """Return the protocol of a text: by its prompt if it has one, else by its observation tags, else the default."""
+    by_prompt = [protocol for protocol in _PROTOCOLS.values() if protocol.instructions in text]
+    by_tags = [protocol for protocol in _PROTOCOLS.values() if protocol.observation_close in text]
+    return next(iter(by_prompt or by_tags), default)

@@ -11,7 +11,7 @@ Messages = list[dict[str, str]]
 
 @dataclass(frozen=True)
 class ParsedTrajectory:
-    """What a trajectory did. ``queries`` are stripped and in order; ``answer`` is None when there is none."""
+    """Queries and answer of a trajectory. ``queries`` are stripped and in order; ``answer`` is None without one."""
 
     queries: list[str]
     answer: str | None
@@ -32,14 +32,20 @@ class Protocol:
     prompt_template: str
     """One user message; ``{question}`` is replaced."""
     invalid_action: str
-    """What the environment says after a turn that neither searches nor answers."""
+    """Observation after a turn that neither searches nor answers."""
     unavailable: str = "Search is unavailable at the moment."
-    """Stands in place of the documents when retrieval failed."""
+    """Replaces the documents when retrieval failed."""
     no_results: str = "No documents were found."
+    """Replaces the documents when none was found."""
     search_open: str = "<search>"
     search_close: str = "</search>"
     answer_open: str = "<answer>"
     answer_close: str = "</answer>"
+
+    @property
+    def instructions(self) -> str:
+        """The prompt up to the question."""
+        return self.prompt_template.partition("{question}")[0]
 
     @property
     def stop(self) -> list[str]:
@@ -47,7 +53,7 @@ class Protocol:
         return [self.search_close, self.answer_close]
 
     def prompt(self, question: str) -> Messages:
-        """The chat messages that pose ``question``. A question mark is added where there is none, as peers do."""
+        """Return the chat messages for ``question``; a missing question mark is added, as Search-R1 does."""
         question = question.strip()
         if question and not question.endswith("?"):
             question += "?"
@@ -62,13 +68,13 @@ class Protocol:
         return "".join(lines)
 
     def observation(self, text: str) -> str:
-        """Wrap rendered documents (or a message in their place) in the observation tags."""
+        """Return rendered documents, or a message in their place, within the observation tags."""
         return f"\n\n{self.observation_open}{text.strip()}{self.observation_close}\n\n"
 
     def policy_segments(self, response: str) -> Iterator[tuple[int, int]]:
-        """Character ranges of ``response`` that the policy wrote, found by the environment's own marks.
+        """Yield the character ranges of ``response`` that the policy wrote, found by tags and notices.
 
-        For text whose token mask is not at hand; with a mask use :mod:`sd_search_verl.protocol.spans`.
+        For text without a token mask; with a mask use :mod:`sd_search_verl.protocol.spans`.
         """
         start = 0
         for match in self._environment_pattern().finditer(response):
@@ -79,7 +85,7 @@ class Protocol:
             yield start, len(response)
 
     def parse(self, response: str) -> ParsedTrajectory:
-        """Queries and answer of a whole response, observations included. The last closed answer counts."""
+        """Parse a whole response, observations included; the last closed answer counts."""
         queries: list[str] = []
         answer: str | None = None
         for start, end in self.policy_segments(response):
@@ -91,7 +97,7 @@ class Protocol:
         return ParsedTrajectory(queries, answer)
 
     def turns(self, text: str) -> Iterator[str]:
-        """Split policy text after every closing tag; a last unfinished turn is included."""
+        """Yield the policy's text split after every closing tag; a last unfinished turn is included."""
         start = 0
         for match in re.finditer("|".join(map(re.escape, self.stop)), text):
             yield text[start : match.end()]
@@ -100,11 +106,11 @@ class Protocol:
             yield text[start:]
 
     def query(self, turn: str) -> str | None:
-        """The stripped query a turn issues, or None: no closed search, or an empty one."""
+        """Return the stripped query of a turn, or None: no closed search, or an empty one."""
         return self._between(turn, self.search_open, self.search_close) or None
 
     def answer(self, turn: str) -> str | None:
-        """The stripped answer a turn gives, or None. An empty answer is an answer."""
+        """Return the stripped answer of a turn, or None. An empty answer is an answer."""
         return self._between(turn, self.answer_open, self.answer_close)
 
     def _between(self, turn: str, opening: str, closing: str) -> str | None:

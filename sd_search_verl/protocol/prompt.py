@@ -1,4 +1,4 @@
-"""Chat messages to prompt token ids: one function for the student's prompts and for the teacher's."""
+"""Encode chat messages as prompt token ids: one function for the student's prompts and for the teacher's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sd_search_verl.protocol.base import Messages
 def encode_messages(
     messages: Messages, tokenizer: Any, template_kwargs: Mapping[str, Any] | None = None
 ) -> list[int]:
-    """Token ids of a prompt, ready for the assistant's first token.
+    """Return the token ids of a prompt that the assistant's first token follows.
 
     Args:
         messages: chat messages with ``role`` and ``content``.
@@ -26,9 +26,9 @@ def encode_messages(
 def render_messages(
     messages: Messages, tokenizer: Any, template_kwargs: Mapping[str, Any] | None = None
 ) -> str:
-    """The prompt as text. Base and instruct models get the same words, each in its own tokenizer's template.
+    """Return the prompt as text, in the tokenizer's chat template where it has one.
 
-    Peers do the same, so that Qwen2.5's base models too are asked within a template.
+    Base models get it too, as in Search-R1: Qwen2.5's base models have a template.
     """
     kwargs = dict(template_kwargs or {})
     if "chat_template" in kwargs or getattr(tokenizer, "chat_template", None):

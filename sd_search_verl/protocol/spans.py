@@ -1,4 +1,4 @@
-"""Query spans: which tokens of a trajectory are query tokens, from token ids and never from re-tokenised text.
+"""Query spans: find the query tokens of a trajectory from its token ids, never from re-tokenised text.
 
 A query token is one whose characters all lie strictly between a turn's first ``<search>`` and its ``</search>``. A
 token that straddles a tag (Qwen's ``?</``) lies outside. Offsets are bytes, because a byte-level token may hold
@@ -21,7 +21,7 @@ Span = tuple[int, int]
 def query_spans(
     token_ids: Sequence[int], tokenizer: Any, protocol: Protocol, policy_mask: Sequence[int] | None = None
 ) -> list[Span]:
-    """Half-open token ranges of the queries in a trajectory, in order.
+    """Return the half-open token ranges of the queries in a trajectory, in order.
 
     Args:
         token_ids: response tokens, length L.
@@ -49,7 +49,7 @@ def query_spans(
 
 
 def token_bytes(token_ids: Sequence[int], tokenizer: Any) -> list[bytes]:
-    """The bytes each token contributes to the decoded text; ids the tokenizer does not know contribute none."""
+    """Return the bytes that each token contributes to the decoded text; unknown ids contribute none."""
     ids = list(token_ids)
     if _is_byte_level(tokenizer):
         table = _byte_table(tokenizer)
@@ -78,7 +78,7 @@ def _is_byte_level(tokenizer: Any) -> bool:
 
 
 def _byte_table(tokenizer: Any) -> dict[int, bytes]:
-    """Bytes of every token of a byte-level vocabulary; built once per tokenizer, because asking per token is slow."""
+    """Return the bytes of every token of a byte-level vocabulary; built once per tokenizer, for speed."""
     table = _TABLES.get(tokenizer)
     if table is None:
         added = {index: token.content for index, token in tokenizer.added_tokens_decoder.items()}
@@ -91,7 +91,7 @@ def _byte_table(tokenizer: Any) -> dict[int, bytes]:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """The printable character that stands for each byte in byte-level BPE vocabularies, inverted (GPT-2)."""
+    """Return the byte of each printable character in byte-level BPE vocabularies (GPT-2's table, inverted)."""
     printable = [
         *range(ord("!"), ord("~") + 1),
         *range(ord("¡"), ord("¬") + 1),
@@ -107,7 +107,7 @@ _TABLES: WeakKeyDictionary[Any, dict[int, bytes]] = WeakKeyDictionary()
 
 
 def _offsets(pieces: Sequence[bytes]) -> tuple[list[int], bytes]:
-    """Byte offset of every token's start, with the total length as a last entry, and the whole text."""
+    """Return the byte offset of every token's start, with the total length as a last entry, and the whole text."""
     starts = [0]
     for piece in pieces:
         starts.append(starts[-1] + len(piece))
@@ -117,7 +117,7 @@ def _offsets(pieces: Sequence[bytes]) -> tuple[list[int], bytes]:
 def _policy_ranges(
     text: bytes, starts: list[int], protocol: Protocol, mask: Sequence[int] | None
 ) -> Iterator[Span]:
-    """Byte ranges written by the policy without a break."""
+    """Yield the byte ranges of uninterrupted policy text."""
     if mask is None:
         # latin-1 keeps one character per byte, so character offsets are byte offsets.
         yield from protocol.policy_segments(text.decode("latin-1"))
@@ -132,7 +132,7 @@ def _policy_ranges(
 
 
 def _query_ranges(text: bytes, begin: int, end: int, protocol: Protocol) -> Iterator[Span]:
-    """Byte ranges strictly between the tags of every issued query in ``text[begin:end]``."""
+    """Yield the byte ranges strictly between the tags of every issued query in ``text[begin:end]``."""
     position = begin
     for turn in protocol.turns(text[begin:end].decode("latin-1")):
         if protocol.query(turn):
@@ -142,7 +142,7 @@ def _query_ranges(text: bytes, begin: int, end: int, protocol: Protocol) -> Iter
 
 
 def _tokens_inside(starts: list[int], open_end: int, close_start: int) -> Span | None:
-    """Tokens that begin at or after ``open_end`` and end at or before ``close_start``."""
+    """Return the tokens that begin at or after ``open_end`` and end at or before ``close_start``."""
     first = bisect_left(starts, open_end)
     last = bisect_right(starts, close_start) - 1
     return (first, last) if first < last else None

@@ -106,7 +106,7 @@ SECTIONS: dict[str, list[Panel]] = {
 
 
 def build(runs: Sequence[Run]) -> dict[str, Any]:
-    """Everything the plots need.
+    """Return the data of the plots.
 
     Returns:
         ``series`` (names), ``sections`` of panels with lines, ``first`` and ``last`` step, ``warmup`` (shaded
@@ -145,7 +145,7 @@ def build(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def warmup(runs: Sequence[Run]) -> list[list[int]]:
-    """Step ranges, ends included, in which a run that distils (or every run, if none does) has alpha 0."""
+    """Return the step ranges, ends included, in which a distilling run (or every run, if none distils) has alpha 0."""
     alphas = [{step: values.get(ALPHA) for step, values in run.metrics.steps.items()} for run in runs]
     distilling = [by_step for by_step in alphas if any(by_step.values())]
     zero = sorted({step for by_step in distilling or alphas for step, alpha in by_step.items() if alpha == 0})
@@ -159,7 +159,7 @@ def warmup(runs: Sequence[Run]) -> list[list[int]]:
 
 
 def non_finite(run: Run) -> list[str]:
-    """Plotted metrics that were NaN or infinite, with the number of steps."""
+    """Return a sentence per plotted metric that was NaN or infinite."""
     panels = [panel for panels in SECTIONS.values() for panel in panels]
     found = []
     for metric in [metric for panel in panels for metric in panel.metrics.values()]:
@@ -190,7 +190,7 @@ def _timings(names: Iterable[str]) -> list[Panel]:
 
 
 def _line(members: Sequence[Run], metric: str) -> dict[str, Any] | None:
-    """Mean, lowest and highest over the seeds that have the step; None where none has it."""
+    """Return mean, lowest and highest over the seeds that have the step; None without any value."""
     values: dict[int, list[float]] = {}
     for run in members:
         for step, row in run.metrics.steps.items():

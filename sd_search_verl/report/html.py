@@ -18,12 +18,12 @@ _SCRIPTS = ("page.js", "curves.js", "viewer.js")
 
 
 def write_report(runs: Sequence[Path], out: Path, max_rollouts: int = 10_000) -> Path:
-    """One HTML page about run folders; works offline.
+    """Write one HTML page about run folders; it works offline.
 
     Args:
         runs: folders with ``metrics.jsonl`` and, where trajectories were recorded, ``traces.jsonl``.
         out: the file, or a folder for ``report.html``.
-        max_rollouts: largest number of trajectories in the page; of more, whole groups are left out evenly.
+        max_rollouts: largest number of trajectories in the page; beyond it whole groups are left out evenly.
 
     Returns:
         The file written.
@@ -55,13 +55,13 @@ def write_report(runs: Sequence[Path], out: Path, max_rollouts: int = 10_000) ->
 
 
 def script_json(data: Any) -> str:
-    """JSON for a script element: plain ASCII without ``<``, so that no text can end the element."""
+    """Return JSON for a script element: plain ASCII without ``<``, so that no text can end the element."""
     text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c")
 
 
 def fill(template: str, values: dict[str, str]) -> str:
-    """Put the values in place of ``{{name}}``, in one pass: a value with braces of its own stays as it is."""
+    """Replace each ``{{name}}`` by its value, in one pass: braces within a value stay unchanged."""
     return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], template)
 
 

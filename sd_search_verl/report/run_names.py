@@ -1,4 +1,4 @@
-"""Run folders as the page names them: short names, and the series a run is a seed of."""
+"""Short names of run folders, and the series that a run is a seed of."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def run_names(folders: Sequence[Path]) -> list[str]:
-    """The shortest ends of the folders' paths that tell them apart.
+    """Return the shortest path suffixes that distinguish the folders.
 
     Raises:
         UserError: a folder is given twice.

@@ -1,1 +1,1 @@
-"""One rollout: the agent loop as a plain coroutine, and the client of the retrieval server."""
+"""Rollouts: their type, the agent loop as a plain coroutine, and the client of the retrieval server."""

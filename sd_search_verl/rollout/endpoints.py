@@ -1,4 +1,4 @@
-"""The health of retrieval servers: which to ask next, and which to leave alone for a while (a circuit breaker)."""
+"""Health of the retrieval servers: a circuit breaker for each, and the order in which to try them."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ COOL_DOWN_S = (1.0, 30.0)  # an open circuit's first and longest pause
 
 @dataclass
 class Endpoint:
-    """One server and what is known of its health."""
+    """A server, its requests in flight and its recent failures."""
 
     url: str
     in_flight: int = 0
     failures: int = 0
-    """In a row."""
+    """Consecutive failures."""
     open_until: float = 0.0
-    """Monotonic time before which it is left alone."""
+    """Monotonic time until which the circuit is open: no request is sent."""
 
     @classmethod
     def at(cls, url: str) -> Endpoint:
-        """The endpoint of a URL; a bare ``http://host:port`` gets the path ``/retrieve``.
+        """Return the endpoint of a URL; a bare ``http://host:port`` gets the path ``/retrieve``.
 
         Raises:
             UserError: not an HTTP URL.
@@ -37,10 +37,11 @@ class Endpoint:
         return cls(f"{scheme}://{rest}" if "/" in rest else f"{scheme}://{rest}/retrieve")
 
     def succeeded(self) -> None:
+        """Close the circuit."""
         self.failures, self.open_until = 0, 0.0
 
     def failed(self) -> bool:
-        """Note a failure; True when it opened the circuit."""
+        """Count a failure; returns whether it opened the circuit."""
         self.failures += 1
         if self.failures < OPEN_AFTER:
             return False
@@ -50,8 +51,8 @@ class Endpoint:
         return self.failures == OPEN_AFTER
 
 
-def in_order(endpoints: Sequence[Endpoint]) -> list[Endpoint]:
-    """Servers to try in one round: those with closed circuits, least busy first; at least one."""
+def by_preference(endpoints: Sequence[Endpoint]) -> list[Endpoint]:
+    """Return the servers to try in one round: those with closed circuits, least busy first; at least one."""
     now = time.monotonic()
     shuffled = random.sample(endpoints, len(endpoints))
     usable = sorted((e for e in shuffled if e.open_until <= now), key=lambda e: (e.failures, e.in_flight))

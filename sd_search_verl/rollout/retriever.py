@@ -1,6 +1,6 @@
-"""The retrieval client of a rollout worker: queries coalesced, retried, spread over servers.
+"""The retrieval client of a rollout worker: it coalesces queries into requests, retries, and fails over.
 
-It never raises into a rollout: when search is unavailable the result says so, and the counters show it.
+It never raises into a rollout: an unavailable search is a result with an error, and is counted.
 """
 
 from __future__ import annotations
@@ -17,19 +17,18 @@ from weakref import WeakKeyDictionary
 import aiohttp
 
 from sd_search_verl.errors import UserError
-
-from .answers import Document, parse_answer
-from .endpoints import Endpoint, in_order
+from sd_search_verl.rollout.endpoints import Endpoint, by_preference
+from sd_search_verl.rollout.retriever_reply import Document, parse_reply
 
 __all__ = ["Document", "RetrieverClient", "RetrieverStats", "SearchResult"]
 
-COALESCE_S = 0.003  # how long a query waits for company
+COALESCE_S = 0.003  # longest wait of a query for others to share its request
 MAX_BATCH = 64  # queries in one request
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What one search gave. ``documents`` is None when search was unavailable; ``error`` then says why."""
+    """Result of one search. ``documents`` is None when search was unavailable; ``error`` then says why."""
 
     documents: list[Document] | None
     latency_s: float
@@ -42,46 +41,46 @@ class RetrieverStats:
 
     searches: int = 0
     failures: int = 0
-    """Searches without an answer."""
+    """Searches without a reply."""
     requests: int = 0
     retries: int = 0
     """Requests after the first for the same queries."""
     throttled: int = 0
-    """Answers 429 or 503."""
+    """Replies 429 or 503."""
     timeouts: int = 0
     circuits_opened: int = 0
 
     def as_dict(self) -> dict[str, int]:
-        """Counter name -> value."""
+        """Return the counters by name."""
         return dataclasses.asdict(self)
 
 
 @dataclass
-class _Waiting:
-    query: str
+class _PendingQuery:
+    text: str
     future: asyncio.Future[list[Document]]
 
 
 @dataclass
-class _Loop:
-    """What belongs to one event loop: sockets and futures cannot cross loops."""
+class _LoopState:
+    """State of the client in one event loop: sockets and futures cannot cross loops."""
 
     session: aiohttp.ClientSession
-    waiting: list[_Waiting] = field(default_factory=list)
+    pending: list[_PendingQuery] = field(default_factory=list)
     requests: set[asyncio.Task[None]] = field(default_factory=set)
     flush: asyncio.TimerHandle | None = None
 
 
 class UnavailableError(Exception):
-    """A batch of queries got no answer."""
+    """No server replied to a batch of queries."""
 
 
-class _RefusedError(Exception):
-    """The server refused the request itself (4xx): sending it again is no use."""
+class _RejectedError(Exception):
+    """The server rejected the request itself (4xx), so a retry is useless."""
 
 
-class _TryAgainError(Exception):
-    """An attempt failed in a way that another one may mend."""
+class _RetryableError(Exception):
+    """An attempt failed for a reason that may be temporary."""
 
     def __init__(self, reason: str, retry_after_s: float | None = None) -> None:
         super().__init__(reason)
@@ -111,10 +110,10 @@ class RetrieverClient:
         self.endpoints = [Endpoint.at(url) for url in urls]
         self.stats = RetrieverStats()
         self._top_k, self._timeout_s, self._max_retries = top_k, timeout_s, max_retries
-        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop] = WeakKeyDictionary()
+        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopState] = WeakKeyDictionary()
 
     async def search(self, query: str) -> SearchResult:
-        """Documents for one query. Never raises (but for the caller's own cancellation)."""
+        """Return the documents for one query. Never raises, except when the caller is cancelled."""
         start = time.monotonic()
         self.stats.searches += 1
         error: str | None = None
@@ -132,7 +131,7 @@ class RetrieverClient:
         return SearchResult(documents, time.monotonic() - start, error)
 
     async def close(self) -> None:
-        """Close this event loop's connections; searches under way end as unavailable."""
+        """Close this event loop's connections; running searches end as unavailable."""
         state = self._loops.pop(asyncio.get_running_loop(), None)
         if state is None:
             return
@@ -142,82 +141,83 @@ class RetrieverClient:
             task.cancel()
         if state.requests:
             await asyncio.wait(state.requests)
-        for waiting in state.waiting:
-            _fail(waiting, UnavailableError("the client was closed"))
+        for query in state.pending:
+            _fail(query, UnavailableError("the client was closed"))
         await state.session.close()
 
     def _enqueue(self, query: str) -> asyncio.Future[list[Document]]:
         loop = asyncio.get_running_loop()
         state = self._loops.get(loop)
         if state is None:
-            # Idle connections are dropped before the server drops them, so that none dies under a request.
+            # Idle connections close before the server closes them, so that no request meets a closed one.
             connector = aiohttp.TCPConnector(limit=128, keepalive_timeout=30)
-            state = self._loops[loop] = _Loop(aiohttp.ClientSession(connector=connector))
-        waiting = _Waiting(query, loop.create_future())
-        state.waiting.append(waiting)
-        if len(state.waiting) >= MAX_BATCH:
+            state = self._loops[loop] = _LoopState(aiohttp.ClientSession(connector=connector))
+        pending = _PendingQuery(query, loop.create_future())
+        state.pending.append(pending)
+        if len(state.pending) >= MAX_BATCH:
             self._flush(state)
         elif state.flush is None:
             state.flush = loop.call_later(COALESCE_S, self._flush, state)
-        return waiting.future
+        return pending.future
 
-    def _flush(self, state: _Loop) -> None:
+    def _flush(self, state: _LoopState) -> None:
         if state.flush is not None:
             state.flush.cancel()
             state.flush = None
-        batch, state.waiting = state.waiting, []
+        batch, state.pending = state.pending, []
         if batch:
-            task = asyncio.get_running_loop().create_task(self._answer(state, batch))
+            task = asyncio.get_running_loop().create_task(self._resolve(state, batch))
             state.requests.add(task)
             task.add_done_callback(state.requests.discard)
 
-    async def _answer(self, state: _Loop, batch: list[_Waiting]) -> None:
-        """Give every waiting search of the batch its documents or its error."""
-        batch = [waiting for waiting in batch if not waiting.future.done()]
+    async def _resolve(self, state: _LoopState, batch: list[_PendingQuery]) -> None:
+        """Resolve every pending query of the batch with its documents or its error."""
+        batch = [query for query in batch if not query.future.done()]
         try:
-            answers = await self._send(state, batch)
-        except _RefusedError as error:
+            replies = await self._send(state, batch)
+        except _RejectedError as error:
             if len(batch) == 1:
                 _fail(batch[0], UnavailableError(str(error)))
-            else:  # one bad query must not cost the others their answer
-                await asyncio.gather(*(self._answer(state, [waiting]) for waiting in batch))
+            else:  # one bad query must not fail the others
+                await asyncio.gather(*(self._resolve(state, [query]) for query in batch))
         except asyncio.CancelledError:
-            for waiting in batch:
-                _fail(waiting, UnavailableError("the client was closed"))
+            for query in batch:
+                _fail(query, UnavailableError("the client was closed"))
             raise
         except Exception as error:
-            for waiting in batch:
-                _fail(waiting, error)
+            for query in batch:
+                _fail(query, error)
         else:
-            for waiting, documents in zip(batch, answers, strict=True):
-                if not waiting.future.done():
-                    waiting.future.set_result(documents)
+            for query, documents in zip(batch, replies, strict=True):
+                if not query.future.done():
+                    query.future.set_result(documents)
 
-    async def _send(self, state: _Loop, batch: list[_Waiting]) -> list[list[Document]]:
-        """Rounds over the servers until one answers, within the deadline.
+    async def _send(self, state: _LoopState, batch: list[_PendingQuery]) -> list[list[Document]]:
+        """Try the servers in rounds until one replies, within the deadline.
 
         Raises:
-            UnavailableError: none answered. _RefusedError: a server refused the queries.
+            UnavailableError: no server replied.
+            _RejectedError: a server rejected the queries.
         """
         deadline = time.monotonic() + self._timeout_s
         reason = "no server"
         for round_number in range(self._max_retries + 1):
             wait_s = 0.0
-            for attempt, endpoint in enumerate(in_order(self.endpoints)):
+            for attempt, endpoint in enumerate(by_preference(self.endpoints)):
                 if round_number or attempt:
                     self.stats.retries += 1
-                # With a second server to turn to, a hanging one may take at most half of what is left.
+                # Where there is another server, one that hangs may take at most half of the time left.
                 left = deadline - time.monotonic()
                 try:
                     return await self._post(
                         state, endpoint, batch, left / (2 if len(self.endpoints) > 1 else 1)
                     )
-                except _TryAgainError as error:
+                except _RetryableError as error:
                     reason = f"{endpoint.url}: {error}"
                     wait_s = max(wait_s, error.retry_after_s or 0.0)
-                if all(waiting.future.done() for waiting in batch):
-                    break  # nobody waits any more
-            # Pauses grow, all together under half of the deadline: a restarting server is waited for.
+                if all(query.future.done() for query in batch):
+                    break  # all callers were cancelled or timed out
+            # Pauses double and sum to less than half of the deadline, which bridges a server's restart.
             pause = self._timeout_s * 2.0 ** (round_number - self._max_retries - 1) * random.uniform(0.5, 1.0)
             pause = max(pause, wait_s * random.uniform(1.0, 1.2))
             if round_number == self._max_retries or time.monotonic() + pause >= deadline:
@@ -226,30 +226,30 @@ class RetrieverClient:
         raise UnavailableError(f"search is unavailable: {reason}")
 
     async def _post(
-        self, state: _Loop, endpoint: Endpoint, batch: list[_Waiting], timeout_s: float
+        self, state: _LoopState, endpoint: Endpoint, batch: list[_PendingQuery], timeout_s: float
     ) -> list[list[Document]]:
-        body = {"queries": [w.query for w in batch], "topk": self._top_k, "return_scores": True}
+        body = {"queries": [query.text for query in batch], "topk": self._top_k, "return_scores": True}
         self.stats.requests += 1
         endpoint.in_flight += 1
         try:
             timeout = aiohttp.ClientTimeout(total=max(timeout_s, 0.01))
             async with state.session.post(endpoint.url, json=body, timeout=timeout) as response:
                 if response.status in (429, 503):
-                    self.stats.throttled += 1  # busy is not broken: the circuit stays closed
-                    raise _TryAgainError(f"HTTP {response.status}", _retry_after(response))
+                    self.stats.throttled += 1  # the server works, so the circuit stays closed
+                    raise _RetryableError(f"HTTP {response.status}", _retry_after(response))
                 if 400 <= response.status < 500 and response.status != 408:
                     endpoint.succeeded()
-                    raise _RefusedError(
+                    raise _RejectedError(
                         f"{endpoint.url}: HTTP {response.status}: {(await response.text())[:300]}"
                     )
                 if response.status != 200:
                     raise OSError(f"HTTP {response.status}: {(await response.text())[:300]}")
-                answers = parse_answer(json.loads(await response.read()), len(batch))
+                documents = parse_reply(json.loads(await response.read()), len(batch))
             endpoint.succeeded()
-            return answers
+            return documents
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             self.stats.circuits_opened += endpoint.failed()
-            raise _TryAgainError(f"{type(error).__name__}: {error}") from error
+            raise _RetryableError(f"{type(error).__name__}: {error}") from error
         finally:
             endpoint.in_flight -= 1
 
@@ -258,9 +258,9 @@ def _retry_after(response: aiohttp.ClientResponse) -> float:
     try:
         return max(0.0, float(response.headers.get("Retry-After", "0")))
     except ValueError:
-        return 1.0  # a date; none of our servers sends one
+        return 1.0  # an HTTP date, which retriever_server never sends
 
 
-def _fail(waiting: _Waiting, error: Exception) -> None:
-    if not waiting.future.done():
-        waiting.future.set_exception(error)
+def _fail(query: _PendingQuery, error: Exception) -> None:
+    if not query.future.done():
+        query.future.set_exception(error)

@@ -1,4 +1,4 @@
-"""Whether a retrieval server answers, as a finding."""
+"""Check that a retrieval server replies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sd_search_verl.finding import Finding
 
 
 def check_retriever(url: str) -> Finding:
-    """Ask the retrieval server at ``url`` one query; never raises."""
+    """Send one query to the server at ``url``; never raises."""
     name = f"retriever {url}"
     body = json.dumps({"queries": ["test"], "topk": 1, "return_scores": True}).encode()
     request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"})

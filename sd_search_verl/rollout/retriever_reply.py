@@ -1,4 +1,4 @@
-"""What a retrieval server answers: ``{"result": [[document, …], …]}``, with scores or without."""
+"""Parse the reply of a retrieval server: ``{"result": [[document, …], …]}``, with scores or without."""
 
 from __future__ import annotations
 
@@ -15,23 +15,27 @@ class Document:
     score: float | None
 
 
-def parse_answer(answer: Any, queries: int) -> list[list[Document]]:
-    """Documents per query from a server's answer, with scores or without.
+def parse_reply(reply: Any, num_queries: int) -> list[list[Document]]:
+    """Return the documents of each query.
 
     Raises:
-        ValueError: it is not ``{"result": [...]}`` with one list per query. A short answer is never padded.
+        ValueError: the reply is not ``{"result": [...]}`` with one list per query. A short one is never padded.
     """
-    result = answer.get("result") if isinstance(answer, dict) else None
-    if not isinstance(result, list) or len(result) != queries or not all(isinstance(r, list) for r in result):
-        raise ValueError(f'malformed answer: expected {{"result": [{queries} lists]}}')
-    return [[_document(item) for item in items] for items in result]
+    result = reply.get("result") if isinstance(reply, dict) else None
+    if (
+        not isinstance(result, list)
+        or len(result) != num_queries
+        or not all(isinstance(documents, list) for documents in result)
+    ):
+        raise ValueError(f'malformed reply: expected {{"result": [{num_queries} lists]}}')
+    return [[_document(item) for item in documents] for documents in result]
 
 
 def _document(item: Any) -> Document:
     scored = isinstance(item, dict) and isinstance(item.get("document"), dict)
     document, score = (item["document"], item.get("score")) if scored else (item, None)
     if not isinstance(document, dict) or not isinstance(document.get("contents"), str):
-        raise ValueError('malformed answer: a document without the string "contents"')
+        raise ValueError('malformed reply: a document without the string "contents"')
     return Document(
         str(document.get("id", "")), document["contents"], float(score) if score is not None else None
     )

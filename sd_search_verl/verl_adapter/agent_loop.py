@@ -1,4 +1,4 @@
-"""``sd_search_agent``: the rollout coroutine on verl's agent loop, vLLM server and data set."""
+"""``sd_search_agent``: the agent loop as a verl agent loop, on its vLLM server and data set."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _clients: dict[tuple[Any, ...], RetrieverClient] = {}
 
 
 def shared_client(config: SearchConfig) -> RetrieverClient:
-    """This process's client for the configured retrievers: verl makes a loop per rollout, connections are pooled."""
+    """Return this process's client for the configured retrievers; verl makes a loop per rollout, so it is shared."""
     key = (tuple(config.retriever_urls), config.top_k, config.timeout_s, config.max_retries)
     if key not in _clients:
         _clients[key] = RetrieverClient(
@@ -59,7 +59,7 @@ class SearchAgentLoop(AgentLoopBase):
         if self.rollout_config.max_model_len:
             room = min(room, self.rollout_config.max_model_len - len(prompt.token_ids))
 
-        # The same for all turns: they go to one server, which has their prefix cached.
+        # One id for all turns sends them to one server, which has their prefix cached.
         request_id = uuid4().hex
         versions: list[int] = []
 
@@ -101,6 +101,6 @@ class SearchAgentLoop(AgentLoopBase):
 
 
 def request_seed(seed: int, step: int, session: int, turn: int, prompt_ids: list[int]) -> int:
-    """Seed of one turn's sampling, below 2^56; depends on its arguments only."""
+    """Return the seed of one turn's sampling, below 2^56; it depends on the arguments only."""
     text = repr((seed, step, session, turn, prompt_ids))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")

@@ -1,4 +1,4 @@
-"""verl's data plane (TransferQueue): reading a step's finished rollouts, writing the teacher's rows.
+"""verl's data plane (TransferQueue): read a step's rollouts, write the teacher's rows.
 
 The only module that calls ``transfer_queue``, so that a change of verl's data plane stays in one file.
 """
@@ -36,7 +36,7 @@ _VALUES = ["rm_scores", "rollout_log_probs", "old_log_probs", "ref_log_prob", "a
 
 @dataclass(frozen=True)
 class StepRollouts:
-    """The rollouts of one step without padding rows, and where they stand in the batch.
+    """The rollouts of one step without padding rows, and their rows in the batch.
 
     Attributes:
         rows: row of each rollout in the batch.
@@ -51,9 +51,9 @@ class StepRollouts:
 
 
 def sort_rollouts(batch: Any, questions: Mapping[str, int]) -> None:
-    """Put a batch in the order of its questions and of the rollouts' places in their groups.
+    """Sort a batch by question, and by the rollouts' places in their groups.
 
-    verl has them in the order in which they finished, which no seed makes the same twice.
+    verl keeps them in the order in which they finished, which no seed can reproduce.
 
     Args:
         questions: place of each question, by ``uid``.
@@ -105,7 +105,7 @@ def read_rollouts(batch: Any, questions: Mapping[str, int]) -> StepRollouts:
 
 
 def read_values(batch: Any, rows: Sequence[int]) -> dict[str, list[Tensor]]:
-    """What the update computes with, at rows of a batch: per field one tensor ``[response tokens]`` for each row."""
+    """Return the inputs of the policy update: per field one tensor ``[response tokens]`` for each of ``rows``."""
     known = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id)
     values = {name: _unbound(known[name]) for name in _VALUES if name in known}
     return {name: [field[row].float() for row in rows] for name, field in values.items()}

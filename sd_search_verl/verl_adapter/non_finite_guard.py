@@ -1,7 +1,7 @@
-"""Stopping a step whose loss is NaN or infinite, with its batch on disk.
+"""Stop a run when a loss is NaN or infinite, and save the batch of that step.
 
-The workers have finished the update when this is known, and verl leaves out an update with such a gradient. So nobody
-waits for anybody, the weights are those of before the step, and the last checkpoint is sound.
+The workers have finished the update by then, so no rank hangs, and verl skips an update with such a gradient: the
+weights are those of before the step, and the last checkpoint is sound.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sd_search_verl.health.finite import NonFiniteError, non_finite_losses, non_finite_rows
+from sd_search_verl.health.non_finite import NonFiniteError, non_finite_losses, non_finite_rows
 from sd_search_verl.verl_adapter import data_plane
 
 
@@ -37,8 +37,8 @@ def stop_on_non_finite(
             file.write(json.dumps(_line(step, row, rows.get(row, []), values)) + "\n")
     raise NonFiniteError(
         f"step {number}: {', '.join(f'{name}={metrics[name]}' for name in losses)}. {_where(step, rows)} "
-        f"The batch is in {path}; the weights are those of before this step. Go on from the last checkpoint when the "
-        "cause is removed (health.stop_on_non_finite=false trains on and leaves such updates out)"
+        f"The batch is in {path}; the weights are those of before this step. Resume from the last checkpoint when the "
+        "cause is removed (health.stop_on_non_finite=false continues and skips such updates)"
     )
 
 
@@ -46,25 +46,26 @@ def _where(step: data_plane.StepRollouts, rows: Mapping[int, list[str]]) -> str:
     if not rows:
         return (
             f"Rewards, advantages and log-probs of all {len(step.rows)} rollouts are finite before the update, so the "
-            "loss became so inside of it: look at the learning rate, the precision and sd_search.divergence."
+            "loss became so inside of it: check the learning rate, the precision and sd_search.divergence."
         )
-    first = min(rows)
-    question = step.rollouts[first].prompt.messages[-1].get("content", "")
-    fields = sorted({name for names in rows.values() for name in names})
+    prompt = step.rollouts[min(rows)].prompt
+    question = prompt.messages[-1].get("content", "")
+    found = {name for names in rows.values() for name in names}
+    fields = [name for name in _SUSPECTS if name in found]
     return (
         f"{len(rows)} of {len(step.rows)} rollouts hold such values before the update, in {', '.join(fields)} "
-        f"({_HINTS[fields[-1]]}); the first is of group {step.rollouts[first].prompt.group}: {question[-200:]!r}."
+        f"({_SUSPECTS[fields[0]]}); the first is of group {prompt.group}: {question[-200:]!r}."
     )
 
 
-# By the field that comes last in the alphabet of those found; what it is computed from comes later in it.
-_HINTS = {
-    "advantages": "the advantage estimator",
-    "old_log_probs": "the policy's weights or logits",
-    "ref_log_prob": "the reference policy",
-    "rm_scores": "the reward function",
+_SUSPECTS = {
     "rollout_log_probs": "the rollout engine",
+    "rm_scores": "the reward function",
+    "ref_log_prob": "the reference policy",
+    "old_log_probs": "the policy's weights or logits",
+    "advantages": "the advantage estimator",
 }
+"""Suspect for each field of the batch, from cause to effect: the first field that is not finite names it."""
 
 
 def _line(

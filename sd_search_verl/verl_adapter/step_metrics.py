@@ -1,4 +1,4 @@
-"""The step's search metrics, from the agent loop's records: how the policy searches, and whether search works."""
+"""Metrics of a step's rollouts: how the policy searches, whether search works, and how groups end."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def search_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
 
 
 def group_metrics(rollouts: Sequence[Rollout], config: HindsightConfig) -> dict[str, float]:
-    """Shares of groups whose rollouts all end alike: no contrast in the block, no advantage in GRPO."""
+    """Return the shares of groups whose rollouts all have one label: no contrast in the block, no GRPO advantage."""
     groups: dict[str, list[bool]] = defaultdict(list)
     for rollout in rollouts:
         groups[rollout.prompt.group].append(is_correct(rollout.f1, config))
@@ -64,10 +64,10 @@ def group_metrics(rollouts: Sequence[Rollout], config: HindsightConfig) -> dict[
 def health_metrics(
     step: StepRollouts, group_size: int, groups: int, config: HindsightConfig
 ) -> dict[str, float]:
-    """What alarms are made of and verl does not report.
+    """Return the metrics that the alarms need and verl does not report.
 
     health/partial_groups: share of the step's groups with fewer rollouts than ``group_size``; health/missing_rollouts:
-    how many are missing; verl trains such groups and says nothing. health/correct_log_prob: mean log-prob of a policy
+    how many are missing; verl trains such groups without a warning. health/correct_log_prob: mean log-prob of a policy
     token in CORRECT rollouts, in nats, by the policy before the update; left out where no rollout is CORRECT.
     """
     sizes = Counter(rollout.prompt.group for rollout in step.rollouts)
@@ -87,7 +87,7 @@ def health_metrics(
 
 
 def prepared_metrics(inputs: Sequence[TeacherInputs]) -> dict[str, float]:
-    """What the teacher will read.
+    """Return the size of the teacher's rows.
 
     health/shortened_blocks: share of the rollouts with scored tokens whose block lost rollouts for length.
     """

@@ -1,4 +1,4 @@
-"""``trainer.v1.trainer_mode=sd_search``: verl's synchronous trainer, with hindsight before every actor update, run
+"""``trainer.v1.trainer_mode=sd_search``: verl's synchronous trainer, with teacher rows before every actor update, run
 files that survive a kill, and alarms."""
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from verl.utils.debug import marked_timer
 
 from sd_search_verl.distill.loss import alpha_at
 from sd_search_verl.health.collapse import NAMES, WATCHED, Alarm, alarms
-from sd_search_verl.health.finite import is_skipped_update
+from sd_search_verl.health.non_finite import is_skipped_update
 from sd_search_verl.hindsight.teacher_inputs import TeacherInputs, build_teacher_inputs
 from sd_search_verl.protocol.base import Messages
 from sd_search_verl.protocol.prompt import encode_messages
@@ -27,22 +27,23 @@ from sd_search_verl.runs.console import format_step
 from sd_search_verl.runs.resume import save_with_checkpoint, truncate_after
 from sd_search_verl.runs.schema import Trace
 from sd_search_verl.verl_adapter import data_plane, resume, step_metrics
-from sd_search_verl.verl_adapter.credit import SpanCredit, by_span, merge
+from sd_search_verl.verl_adapter.credit import by_span, merge
 from sd_search_verl.verl_adapter.fields import ALPHA, MEASURE_GRAD_SHARE
-from sd_search_verl.verl_adapter.finite import stop_on_non_finite
 from sd_search_verl.verl_adapter.grad_share import is_due
 from sd_search_verl.verl_adapter.loss import PREFIX
+from sd_search_verl.verl_adapter.non_finite_guard import stop_on_non_finite
 from sd_search_verl.verl_adapter.preflight import refuse_bad_start
 from sd_search_verl.verl_adapter.settings import read_health, read_sd_search, read_search, refuse_unsupported
 from sd_search_verl.verl_adapter.worker import SDActorRolloutRefWorker
 
-logger = logging.getLogger("verl.sd_search")  # below verl's, which is shown where the root logger is not
+# A child of verl's logger, which is shown where the root logger is not.
+logger = logging.getLogger("verl.sd_search")
 
 
 @register_trainer("sd_search")
 class SDSearchTrainer(PPOTrainerSync):
-    """verl's loop, unchanged but for ``_update_actor`` (teacher rows, traces), ``_compute_metrics`` (metrics, alarms)
-    and what stands around loading and saving of checkpoints."""
+    """verl's loop, extended in ``_update_actor`` (teacher rows, traces), ``_compute_metrics`` (metrics, alarms) and in
+    loading and saving of checkpoints."""
 
     def __init__(self, config: DictConfig) -> None:
         refuse_unsupported(config)
@@ -51,14 +52,14 @@ class SDSearchTrainer(PPOTrainerSync):
         self._health = read_health(config)
         refuse_bad_start(config)
         with open_dict(config):
-            # verl compares this string in many places; everything but our class is the synchronous mode.
+            # verl compares this string in many places; all but the trainer's class is the synchronous mode.
             config.trainer.v1.trainer_mode = "sync"
             # Workers receive this part of the config only.
             config.actor_rollout_ref.sd_search = config.sd_search
         super().__init__(config)
         self._folder = Path(config.trainer.default_local_dir)
-        self._batch: Any = None  # of the step at work, and its metrics so far
-        self._metrics: dict[str, Any] = {}
+        self._batch: Any = None  # of the current step, after its update
+        self._metrics: dict[str, Any] = {}  # of the current step, so far
         self._questions: dict[str, int] = {}  # place of each question of the step, by verl's uid
         self._history: list[dict[str, float]] = []
         self._alarmed: set[str] = set()
@@ -75,7 +76,7 @@ class SDSearchTrainer(PPOTrainerSync):
             resume.point_to_whole_checkpoint(self._folder)
         super()._load_checkpoint()
         if self.config.trainer.get("val_only", False):
-            return  # trains nothing, so the files stay as they are
+            return  # no training, so the run files stay unchanged
         checkpoint = resume.folder_of(self._folder, self.global_steps)
         self._history = truncate_after(self._folder, self.global_steps, checkpoint)
 
@@ -83,10 +84,8 @@ class SDSearchTrainer(PPOTrainerSync):
         checkpoint = resume.before_saving(self._folder, self.global_steps)
         if self._batch is not None:  # None while trainer.critic_warmup lasts
             # The step's line in metrics.jsonl is due after weight synchronisation and validation.
-            metrics, timing = (
-                dict(self._metrics),
-                {**self.timing_raw, "step": time.perf_counter() - self._began},
-            )
+            metrics = dict(self._metrics)
+            timing = {**self.timing_raw, "step": time.perf_counter() - self._began}
             epoch = (self.global_steps - 1) // self.steps_per_epoch
             self._compute_step_metrics(self._batch, metrics, timing, self.global_steps, epoch)
             save_with_checkpoint(checkpoint, self.global_steps, metrics)
@@ -139,20 +138,18 @@ class SDSearchTrainer(PPOTrainerSync):
     def _write_traces(
         self, step: data_plane.StepRollouts, inputs: list[TeacherInputs] | None, traced: list[int]
     ) -> None:
-        teacher: dict[int, dict[str, Any]] = {}
-        if inputs is not None and traced:
-            credits = merge(self.actor_rollout_wg.take_credits())
-            for i in traced:
-                found = (
-                    by_span(step.rollouts[i], inputs[i], credits[i]) if i in credits else SpanCredit([], [])
-                )
-                teacher[i] = {"blocks": inputs[i].blocks, **vars(found)}
+        credits = merge(self.actor_rollout_wg.take_credits()) if inputs is not None and traced else {}
         traces = []
         for i in traced:
             rollout = step.rollouts[i]
+            teacher: dict[str, Any] = {}
+            if inputs is not None:
+                teacher["blocks"] = inputs[i].blocks
+                if i in credits:
+                    teacher |= vars(by_span(rollout, inputs[i], credits[i]))
             pieces = token_bytes(rollout.response_ids, self.tokenizer)
             tokens = [piece.decode("utf-8", errors="replace") for piece in pieces]
-            traces.append(Trace.of(self.global_steps, rollout, step.rewards[i], tokens, **teacher.get(i, {})))
+            traces.append(Trace.of(self.global_steps, rollout, step.rewards[i], tokens, **teacher))
         writer.append_traces(self._folder, traces)
 
     def _compute_metrics(
@@ -185,9 +182,8 @@ class SDSearchTrainer(PPOTrainerSync):
         return encode_messages(messages, self.tokenizer, kwargs)  # type: ignore[arg-type]
 
     def _rename_worker_metrics(self, metrics: dict[str, Any]) -> None:
-        """Our metrics come back from the workers under verl's ``actor/`` prefix; give them their own names."""
-        theirs = f"actor/{PREFIX}"
-        for name in [name for name in metrics if name.startswith(theirs)]:
-            metrics[PREFIX + name.removeprefix(theirs)] = metrics.pop(name)
+        """Strip verl's ``actor/`` from the plugin's worker metrics, and move the teacher's time to the timings."""
+        for name in [name for name in metrics if name.startswith(f"actor/{PREFIX}")]:
+            metrics[name.removeprefix("actor/")] = metrics.pop(name)
         if (seconds := metrics.pop(f"{PREFIX}teacher_s", None)) is not None:
             self.timing_raw["sd_search_teacher"] = seconds

@@ -23,7 +23,7 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.metric import reduce_metrics
 from verl.utils.py_functional import rename_dict
 
-from sd_search_verl.health.finite import is_skipped_update, non_finite_losses, non_finite_rows
+from sd_search_verl.health.non_finite import is_skipped_update, non_finite_losses, non_finite_rows
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from sd_search_verl.rollout import endpoints
-from sd_search_verl.rollout.endpoints import OPEN_AFTER, Endpoint, in_order
+from sd_search_verl.rollout.endpoints import OPEN_AFTER, Endpoint, by_preference
 
 
 def test_the_circuit_opens_after_failures_in_a_row_and_closes_with_a_success() -> None:
@@ -34,10 +34,10 @@ def test_healthy_and_idle_servers_come_first_and_open_circuits_only_when_alone()
         Endpoint("soon", failures=9, open_until=now + 5),
         Endpoint("late", failures=9, open_until=now + 9),
     )
-    assert in_order([late, busy, soon, failed, idle]) == [idle, busy, failed]
-    assert in_order([late, soon]) == [soon]
+    assert by_preference([late, busy, soon, failed, idle]) == [idle, busy, failed]
+    assert by_preference([late, soon]) == [soon]
     late.open_until = now - 1  # its pause is over: it is tried again
-    assert in_order([late, soon]) == [late]
+    assert by_preference([late, soon]) == [late]
 
 
 @pytest.mark.parametrize(

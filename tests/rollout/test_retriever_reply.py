@@ -2,7 +2,7 @@
 
 import pytest
 
-from sd_search_verl.rollout.answers import Document, parse_answer
+from sd_search_verl.rollout.retriever_reply import Document, parse_reply
 
 
 @pytest.mark.parametrize(
@@ -14,7 +14,7 @@ from sd_search_verl.rollout.answers import Document, parse_answer
     ],
 )
 def test_answers_of_other_servers_are_understood(item: object, expected: Document) -> None:
-    assert parse_answer({"result": [[item]]}, 1) == [[expected]]
+    assert parse_reply({"result": [[item]]}, 1) == [[expected]]
 
 
 @pytest.mark.parametrize(
@@ -22,5 +22,5 @@ def test_answers_of_other_servers_are_understood(item: object, expected: Documen
     [None, [], {}, {"result": None}, {"result": [[]]}, {"result": [1, []]}, {"result": [[], [{"id": 1}]]}],
 )
 def test_malformed_answers_raise(value: object) -> None:
-    with pytest.raises(ValueError, match="malformed answer"):
-        parse_answer(value, 2)
+    with pytest.raises(ValueError, match="malformed reply"):
+        parse_reply(value, 2)

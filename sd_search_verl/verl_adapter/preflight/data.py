@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from omegaconf import DictConfig, ListConfig
 
 from sd_search_verl import protocol as protocols
-from sd_search_verl.config import ProtocolName
 from sd_search_verl.finding import Finding
 
 
@@ -62,15 +61,16 @@ def _parquet(path: Path, config: DictConfig) -> tuple[int, str, str]:
 
 
 def _other_protocol(table: Any, config: DictConfig) -> str | None:
-    """The protocol whose tag for documents the first prompt names, where that is not the configured one."""
+    """Return the protocol of the first prompt where it differs from the configured one."""
     if not table.metadata.num_rows:
         return None
     batch = next(table.iter_batches(batch_size=1, columns=[config.data.prompt_key]))
     text = json.dumps(batch.to_pylist()[0], default=str)
-    ours = config.search.protocol
-    names = get_args(ProtocolName)
-    spoken = [name for name in names if protocols.get(name).observation_open in text]
-    return spoken[0] if spoken and ours not in spoken else None
+    configured = protocols.get(config.search.protocol)
+    if configured.observation_open in text:
+        return None
+    found = protocols.detect(text, default=configured)
+    return found.name if found is not configured else None
 
 
 def _as_list(value: Any) -> list[Any]:

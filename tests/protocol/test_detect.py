@@ -1,0 +1,25 @@
+"""The protocol of a text: by its prompt, else by its observation tags, else the default."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+
+from sd_search_verl.config import ProtocolName
+from sd_search_verl.protocol import Protocol, detect, get, names
+
+
+def test_the_config_accepts_exactly_the_protocols_that_exist() -> None:
+    assert get_args(ProtocolName) == names()
+
+
+@pytest.mark.parametrize("protocol", map(get, names()), ids=names())
+def test_a_protocol_is_detected(protocol: Protocol) -> None:
+    other = next(get(name) for name in names() if name != protocol.name)
+    prompt = protocol.prompt("who")[0]["content"]
+    assert detect(prompt, default=other) is protocol
+    assert detect(f"a{protocol.observation('x')}b", default=other) is protocol
+    # Documents may hold any text; the prompt decides.
+    assert detect(prompt + other.observation("x")) is protocol
+    assert detect("<answer> x </answer>", default=protocol) is protocol
