@@ -260,13 +260,18 @@ def fits(shape: Shape, plan: Plan, card: float) -> bool:
 
 
 def host(shape: Shape, plan: Plan, cards_per_node: int) -> float:
-    """Bytes of a node's memory: every rank reads a tied model whole, and what is offloaded lies there."""
+    """Bytes of a node's memory: at the start every rank reads a tied model whole, later what is offloaded lies there.
+
+    The reference policy always does, in bf16: verl offloads it, and adapters need none.
+    """
     ranks = min(plan.cards, cards_per_node)
     loading = plan.stored * shape.parameters * (ranks if shape.tied else 1)
-    parked = weights(shape, plan) + moments(shape, plan)
+    parked = 0.0 if plan.rank else 2 * shape.parameters / plan.cards
+    if plan.offload or plan.offload_training:
+        parked += weights(shape, plan) + moments(shape, plan)
     if plan.offload_training:
         parked += gradients(shape, plan)
-    return max(loading, ranks * parked if plan.offload or plan.offload_training else 0.0)
+    return max(loading, ranks * parked)
 
 
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -130,3 +130,14 @@ def test_bf16_weights_lose_most_of_an_update_at_the_papers_rate(tmp_path: Path) 
         moved[dtype] = changed / sum(value.numel() for value in before.values())
     assert moved["fp32"] > 0.5
     assert moved["bf16"] < 0.1 * moved["fp32"]
+
+
+def test_the_host_holds_what_the_cards_do_not() -> None:
+    shape = SHAPES["Qwen2.5-7B"]
+    bytes_each = {"+": 2, "o": 2 + 12, "p": 2 + 16}  # the reference, weights and moments, gradients too
+    for option, each in bytes_each.items():
+        plan = dict(memory.plans(8, 0))[option]
+        assert memory.host(shape, plan, 8) == pytest.approx(max(each, 4) * shape.parameters)
+    # A tied model is read by every rank.
+    three = SHAPES["Qwen2.5-3B"]
+    assert memory.host(three, Plan(8), 8) == 8 * 4 * three.parameters
