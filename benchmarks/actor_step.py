@@ -5,7 +5,7 @@
 
 Random weights, trajectories of recorded lengths, verl's own workers in one process; no Ray and no vLLM. Prints the
 seconds of every part (on a CPU the process's own, which others' work does not lengthen), and appends a row to
-``benchmarks/actor_step.csv``.
+``benchmarks/actor_step.csv`` or ``--csv``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import json
 import os
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,9 @@ from benchmarks.peak import Peak
 HERE = Path(__file__).resolve().parent
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run, measure, print, append."""
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run, measure, print, append; the row."""
+    began = time.monotonic()
     options = _options(argv)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     gpu = device == "cuda"
@@ -64,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     skip = options.skip_old_log_prob
     found: dict[float, list[tuple[actor.Seconds, float]]] = {0.0: [], 1.0e-3: []}
     for repeat in tqdm(range(options.repeats + 1), desc="pairs of steps", disable=None):
+        if repeat > 1 and time.monotonic() - began > options.seconds:
+            break
         for alpha, results in found.items():
             memory = Peak(device)
             seconds = workers.step(rows, alpha, skip)
@@ -91,7 +95,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     plain, ours = found.values()
     row = where | summary(plain, ours, rows, floors, peak, 1 if skip else 2)
     print(json.dumps(row, indent=2))
-    _append(HERE / "actor_step.csv", row)
+    _append(options.csv, row)
+    return row
 
 
 def summary(
@@ -181,6 +186,10 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--override", action="append", default=[], help="a Hydra override; repeatable")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--seconds", type=float, default=float("inf"), help="start no further pair of steps after these"
+    )
+    parser.add_argument("--csv", type=Path, default=HERE / "actor_step.csv", help="file to append to")
     return parser.parse_args(argv)
 
 

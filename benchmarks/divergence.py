@@ -6,7 +6,7 @@
 
 All take turns. They make the logits of N query rows by one head, for a student and a teacher, and go back to the
 student's hidden states and the head. ``top-k`` compares the teacher's 50 likeliest entries and the rest as one more;
-all others compare the whole vocabulary. Appends to ``benchmarks/divergence.csv``.
+all others compare the whole vocabulary. Appends to ``benchmarks/divergence.csv`` or ``--csv``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +29,8 @@ from benchmarks.peak import Peak
 from sd_search_verl.config import SDSearchConfig
 from sd_search_verl.distill.divergence import position_divergence
 from sd_search_verl.distill.support import teacher_targets
+
+HERE = Path(__file__).resolve().parent
 
 Contender = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Student's hidden states ``[N, H]``, teacher's, head ``[V, H]``: the mean divergence."""
@@ -134,8 +137,8 @@ def summary(samples: Sequence[Sample]) -> dict[str, float]:
     }
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Measure every contender at every size, print and append."""
+def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Measure every contender at every size, print and append; the rows."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     gpu = device == "cuda"
     parser = argparse.ArgumentParser(
@@ -147,14 +150,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--hidden", type=int, nargs="+", default=[2048, 3584] if gpu else [64])
     parser.add_argument("--vocab", type=int, default=151936 if gpu else 16384)
     parser.add_argument("--repeats", type=int, default=10 if gpu else 5)
+    parser.add_argument("--csv", type=Path, default=HERE / "divergence.csv", help="file to append to")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     torch.manual_seed(0)
     dtype = torch.bfloat16 if gpu else torch.float32
-    path = Path(__file__).resolve().parent / "divergence.csv"
-    new = not path.exists()
+    new = not options.csv.exists()
+    written: list[dict[str, Any]] = []
     sizes = [(hidden, rows) for hidden in options.hidden for rows in options.rows]
-    with path.open("a", newline="") as file:
+    with options.csv.open("a", newline="") as file:
         writer = csv.DictWriter(file, FIELDS)
         if new:
             writer.writeheader()
@@ -175,6 +179,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 row |= {key: round(value, 6) for key, value in summary(samples).items()}
                 print(row)
                 writer.writerow(row)
+                written.append(row)
+    return written
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Whether SD-Search is right on a card, and what it costs there: ``python -m benchmarks.gpu``."""

@@ -1,0 +1,1 @@
+"""The parts: one a file, each with ``run(run, *arguments)``."""

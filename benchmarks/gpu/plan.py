@@ -1,0 +1,171 @@
+"""The parts in order of value, and the bar of every figure that has one. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from benchmarks.gpu.ways import BITWISE, WAYS
+
+FP32, BF16 = 1e-5, 0.05
+"""Largest relative error, in the 2-norm, of a value or gradient of those types."""
+
+ACTOR_RATIO, TEACHER_OVER_FLOOR, LOSS_SHARE, BESIDE_GB, CARD_GB = 1.10, 1.3, 0.02, 1.0, 80.0
+
+ERROR, GRADIENT, DIFFERENT, FAILED_TESTS = "error", "gradient error", "elements that differ", "failed tests"
+RATIO, TEACHER, LOSS, BESIDE, PEAK = (
+    "SD-Search / GRPO",
+    "teacher / its floor",
+    "SD loss / update",
+    "GB beside GRPO",
+    "peak GB",
+)
+SECONDS, MEMORY = "seconds / fastest other", "memory / smallest other"
+
+SIZES = (64, 256, 1024, 4096, 16384)
+"""Query rows of the comparison with other implementations."""
+OURS = ("ours top-k", "ours")
+QUERY_ROWS = (180, 1024, 4096)
+"""Query rows among 16,384 tokens: those of the recorded trajectories, and more."""
+TESTS = (
+    "tests/distill",
+    "tests/verl_adapter/test_worker.py",
+    "tests/verl_adapter/test_breadth.py",
+    "tests/verl_adapter/test_lora.py",
+    "tests/verl_adapter/test_credit.py",
+    "tests/verl_adapter/test_resume.py",
+)
+KINDS = ("jsd", "forward_kl", "reverse_kl", "mse")
+
+
+@dataclass(frozen=True)
+class Check:
+    """A figure and its bar: met if ``value <= bar``.
+
+    Attributes:
+        right: whether the figure says right or wrong; it says what SD-Search costs otherwise.
+    """
+
+    case: str
+    measure: str
+    bar: float
+    right: bool = False
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the run, in a process of its own.
+
+    Attributes:
+        module: has ``run(run, *arguments)``, see :class:`~benchmarks.gpu.results.Run`.
+        limit_s: seconds after which its process is ended.
+        compare: whether TRL and Liger must be importable; verl does not load beside TRL.
+    """
+
+    name: str
+    summary: str
+    module: str
+    limit_s: int
+    checks: Sequence[Check]
+    arguments: Sequence[str] = ()
+    compare: bool = False
+
+
+def _right(case: str, measure: str, bar: float) -> Check:
+    return Check(case, measure, bar, right=True)
+
+
+def _actor(shape: str) -> list[Check]:
+    return [
+        Check(shape, RATIO, ACTOR_RATIO),
+        Check(shape, TEACHER, TEACHER_OVER_FLOOR),
+        Check(shape, LOSS, LOSS_SHARE),
+        Check(shape, BESIDE, BESIDE_GB),
+        Check(shape, PEAK, CARD_GB),
+    ]
+
+
+PARTS = "benchmarks.gpu.parts"
+MACHINE = Part(
+    "machine",
+    "versions; whether verl, the plugin and the card come together",
+    f"{PARTS}.machine",
+    90,
+    [_right("plugin loads", ERROR, 0), _right("verl's device", ERROR, 0)],
+)
+GRADIENTS = Part(
+    "gradients",
+    "gradient of alpha L_SD in each of verl's ways against plain PyTorch; alpha = 0 against verl's own worker",
+    f"{PARTS}.gradients",
+    200,
+    [_right(way.name, GRADIENT, BF16 if way.bf16 else FP32) for way in WAYS]
+    + [_right(way.name, DIFFERENT, 0) for way in BITWISE],
+)
+VALUES = Part(
+    "values",
+    "every divergence and its gradient against float64, V = 151,936; attention over packed rows",
+    f"{PARTS}.values",
+    150,
+    [_right("packed attention", GRADIENT, BF16)]
+    + [
+        _right(f"{kind} {dtype}", measure, bar)
+        for dtype, bar in (("float32", FP32), ("bfloat16", BF16))
+        for kind in KINDS
+        for measure in (ERROR, GRADIENT)
+    ],
+)
+SUITE = Part(
+    "tests",
+    "the project's own tests that concern the card",
+    f"{PARTS}.suite",
+    230,
+    [_right(target, FAILED_TESTS, 0) for target in TESTS],
+)
+ACTOR_3B = Part(
+    "actor-3b",
+    "actor's part of a step, Qwen2.5-3B shape, fp32 weights, checkpointing, recorded lengths",
+    f"{PARTS}.actor",
+    170,
+    _actor("qwen2.5-3b"),
+    ["qwen2.5-3b", "fsdp2"],
+)
+DIVERGENCE = Part(
+    "divergence",
+    "divergence forward and backward against naive, TRL and Liger",
+    f"{PARTS}.divergence",
+    120,
+    [
+        Check(f"{rows} rows, {name}", measure, 1.0)
+        for rows in SIZES
+        for name in OURS
+        for measure in (SECONDS, MEMORY)
+    ],
+    compare=True,
+)
+ACTOR_7B = Part(
+    "actor-7b",
+    "the same at the Qwen2.5-7B shape, bf16 weights",
+    f"{PARTS}.actor",
+    200,
+    _actor("qwen2.5-7b"),
+    ["qwen2.5-7b", "fsdp2"],
+)
+HEAD = Part(
+    "head",
+    "head, log-probs and SD loss of a packed micro-batch of 16,384 tokens",
+    f"{PARTS}.head",
+    70,
+    [_right(f"{rows} query rows", GRADIENT, BF16) for rows in QUERY_ROWS]
+    + [Check(f"{QUERY_ROWS[0]} query rows, cost", BESIDE, BESIDE_GB)],
+)
+FSDP1_3B = Part(
+    "actor-3b-fsdp1",
+    "the actor's part at the 3B shape under FSDP1",
+    f"{PARTS}.actor",
+    150,
+    _actor("qwen2.5-3b"),
+    ["qwen2.5-3b", "fsdp"],
+)
+
+STAGES = [[MACHINE, GRADIENTS, VALUES, SUITE], [ACTOR_3B], [DIVERGENCE], [ACTOR_7B], [HEAD], [FSDP1_3B]]
+"""In order of value. Parts of one stage run side by side: they are small, and none is timed."""
