@@ -76,7 +76,7 @@ class WorldConfig(ConfigModel):
         return (1 - self.habit) / (self.phrasings - 1) if self.habit else 1 / self.phrasings
 
     def share_of(self, hops: int) -> float:
-        """Share of questions with ``hops`` hops."""
+        """Return the share of questions with ``hops`` hops."""
         if self.hops == 1:
             return float(hops == 1)
         return self.one_hop_share if hops == 1 else (1 - self.one_hop_share) / (self.hops - 1)

@@ -1,6 +1,6 @@
-"""Warm-start examples: the protocol, and how to read a hindsight block, in worlds that never come again.
+"""Warm-start examples of the protocol and of reading a hindsight block, each in a fresh world.
 
-Every example lives in a fresh world, so no fact and no right phrasing can be learnt by heart. Without a block
+No fact and no right phrasing occurs twice, so none can be memorised. Without a block
 the demonstration's phrasing is uniform, as the policy's must be before RL. With a block it is the right one,
 so the best prediction is the posterior given the attempts: copy what was CORRECT, avoid what was INCORRECT.
 """
@@ -38,7 +38,7 @@ class Stage:
 
 
 def stage(progress: float) -> Stage:
-    """The curriculum at ``progress`` in [0, 1): reading a block emerges sooner from easy examples."""
+    """Return the curriculum at ``progress`` in [0, 1): models learn to read a block sooner from easy examples."""
     return Stage(
         most_attempts=1 if progress < 0.08 else 2 if progress < 0.2 else 3 if progress < 0.3 else 6,
         more_hops=0.1 if progress < 0.1 else 0.3 if progress < 0.3 else 0.5,
@@ -63,7 +63,7 @@ PHRASING_WEIGHT = 2.0
 
 
 def demonstration(draw: Random, now: Stage, config: WorldConfig) -> Demonstration:
-    """One example of stage ``now`` in a fresh world of ``config``."""
+    """Return one example of stage ``now`` in a fresh world of ``config``."""
     world = World(config.replace(seed=draw.getrandbits(32)))
     hops = _hops(draw, now, config)
     question = Question(draw.choice(world.names), tuple(draw.sample(world.relations, hops)))
@@ -79,7 +79,7 @@ def demonstration(draw: Random, now: Stage, config: WorldConfig) -> Demonstratio
     block = render_block(attempts, 0, HindsightConfig())
     weights = [PHRASING_WEIGHT] * hops
     if hops > 1 and draw.random() < 0.5:
-        # A student's own hop: go on from the name in *its* document, not from the block's.
+        # The student's own hop: continue from the name in its own document, not from the block's.
         astray = draw.randrange(hops - 1) if hops > 2 else 0
         right[astray] = draw.choice(world.phrasings(question.relations[astray]))
         weights[astray] = 0.0
@@ -94,7 +94,7 @@ def _hops(draw: Random, now: Stage, config: WorldConfig) -> int:
 
 
 def _ignorant(draw: Random, world: World, relation: str) -> str:
-    """A phrasing by habit, or any (other) one."""
+    """Return a phrasing by habit, or any (other) one."""
     habit, phrasings = world.config.habit, world.phrasings(relation)
     if not habit:
         return draw.choice(phrasings)
@@ -104,7 +104,7 @@ def _ignorant(draw: Random, world: World, relation: str) -> str:
 def _response(
     draw: Random, world: World, question: Question, chosen: Sequence[str], weights: Sequence[float]
 ) -> list[Segment]:
-    """A whole trajectory with the ``chosen`` phrasings, whose tokens get ``weights``."""
+    """Return a whole trajectory with the ``chosen`` phrasings, whose tokens get ``weights``."""
     segments: list[Segment] = []
     name = question.subject
     filler = world.config.filler
@@ -137,7 +137,7 @@ def _lesson(draw: Random, world: World, question: Question) -> list[RolloutSumma
 
 
 def _attempts(draw: Random, now: Stage, world: World, question: Question) -> list[RolloutSummary]:
-    """A group of rollouts by a random policy: one random distribution over phrasings per hop."""
+    """Return a group of rollouts by a random policy: one random distribution over phrasings per hop."""
     never = draw.randrange(len(question.relations)) if draw.random() < now.never_right else None
     policy = [
         attempt_policy(draw, world, relation, 0.0 if hop == never else draw.uniform(*now.right_mass))

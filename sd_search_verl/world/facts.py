@@ -1,4 +1,4 @@
-"""What is true in a world, and its oracle.
+"""The facts of a world, and its oracle.
 
 A relation has several candidate phrasings. For every name and relation each phrasing has its own passage with
 its own value, and only one phrasing, the same for all names, gives the true value. The question never tells
@@ -27,12 +27,12 @@ class Question:
 
     @property
     def text(self) -> str:
-        """As the policy reads it: the last relation comes first."""
+        """The question as the policy reads it: the last relation comes first."""
         return " of ".join([*reversed(self.relations), self.subject]) + " ?"
 
 
 class World:
-    """A world is its config: every fact is drawn from the seed and the fact's own name, when asked for."""
+    """A world given by its config: every fact is drawn on demand from the seed and the fact's own name."""
 
     def __init__(self, config: WorldConfig) -> None:
         self.config = config
@@ -42,18 +42,18 @@ class World:
         self._values: dict[tuple[str, str], dict[str, str]] = {}
 
     def phrasings(self, relation: str) -> Sequence[str]:
-        """Candidate phrasings of a relation, each of ``words`` words. With a habit the first is the habitual one."""
+        """Return the candidate phrasings of a relation, each of ``words`` words; with a habit the habitual one first."""
         return _phrasings(relation, self.config.words, self.config.candidates)
 
     def right_phrasing(self, relation: str) -> str:
-        """The one phrasing of ``relation`` that finds the truth."""
+        """Return the one phrasing of ``relation`` that finds the truth."""
         if relation not in self._right:
             possible = self.phrasings(relation)[1 if self.config.habit else 0 :]
             self._right[relation] = self._draw(relation).choice(possible)
         return self._right[relation]
 
     def value(self, name: str, relation: str, phrasing: str) -> str:
-        """What the passage found by ``phrasing name`` says; distinct for each phrasing, never ``name``."""
+        """Return the value in the passage that ``phrasing name`` finds: distinct for each phrasing, never ``name``."""
         if (values := self._values.get((name, relation))) is None:
             candidates = self.phrasings(relation)
             drawn = self._draw(f"{name} {relation}").sample(self.names, len(candidates) + 1)
@@ -62,19 +62,19 @@ class World:
         return values[phrasing]
 
     def contents(self, name: str, relation: str, phrasing: str) -> str:
-        """The passage. The subject is its title too, so BM25 counts it twice; else ``X phrasing is NAME``
+        """Return the passage. The subject is its title too, so BM25 counts it twice; else ``X phrasing is NAME``
         would tie with ``NAME phrasing is X`` for the query ``phrasing NAME``."""
         return f"{name}\n{name} {phrasing} is {self.value(name, relation, phrasing)} ."
 
     def passages(self) -> Iterator[str]:
-        """Every passage of the corpus."""
+        """Yield every passage of the corpus."""
         for name in self.names:
             for relation in self.relations:
                 for phrasing in self._with_passage(relation):
                     yield self.contents(name, relation, phrasing)
 
     def retrieve(self, query: str) -> list[str]:
-        """The passages, best first, that a query of one whole phrasing and one name finds; none for other queries.
+        """Return the passages, best first, that a query of one whole phrasing and one name finds; else none.
 
         The first is the one that BM25 finds. Further ones (``documents``) are drawn from those about the same name
         and relation; BM25 may choose others.
@@ -94,11 +94,11 @@ class World:
         return [self.contents(names[0], relation, chosen) for chosen in found]
 
     def right_queries(self, question: Question) -> list[str]:
-        """The oracle: the queries that lead to the truth, one a hop."""
+        """Return the oracle: the queries that lead to the truth, one a hop."""
         return [f"{phrasing} {name}" for name, _, phrasing in self._right_path(question)]
 
     def answer(self, question: Question) -> str:
-        """The true answer."""
+        """Return the true answer."""
         return self.value(*self._right_path(question)[-1])
 
     @cached_property
@@ -146,7 +146,7 @@ def _phrasings(relation: str, words: int, candidates: int) -> Sequence[str]:
 
 @cache
 def _by_words(relations: int, words: int, candidates: int) -> dict[frozenset[str], tuple[str, str]]:
-    """The words of a phrasing, in any order -> its relation and itself."""
+    """Return the words of a phrasing, in any order -> its relation and itself."""
     return {
         frozenset(phrasing.split()): (relation, phrasing)
         for relation in list(RELATIONS)[:relations]

@@ -18,17 +18,17 @@ from sd_search_verl.world.facts import Question, World
 from sd_search_verl.world.questions import questions
 
 WORLD_FILE = "world.json"
-"""In a checkpoint's folder: the world that it was warmed up for."""
+"""File in a checkpoint's folder: the kind of world that it was trained for."""
 
 
 def write_difficulty(config: WorldConfig, checkpoint: Path) -> None:
-    """Note next to a checkpoint for which worlds it is; their seed does not matter."""
+    """Write the kind of world that a checkpoint was trained for beside it; the seed is left out."""
     fields = {name: value for name, value in config if name in DIFFICULTY}
     (checkpoint / WORLD_FILE).write_text(json.dumps(fields, indent=2) + "\n")
 
 
 def difficulty(checkpoint: Path) -> WorldConfig:
-    """The world that a checkpoint was warmed up for.
+    """Return the kind of world that a checkpoint was trained for.
 
     Raises:
         UserError: the folder does not say, or names fields that a world does not have.
@@ -67,7 +67,7 @@ def write_world(world: World, directory: Path, checkpoint: Path = CHECKPOINT) ->
 
 
 def row(world: World, question: Question, split: str, index: int) -> dict[str, Any]:
-    """A question in verl's RL format."""
+    """Return a question in verl's RL format."""
     return {
         "data_source": "world",
         "prompt": text.prompt(question.text),
@@ -84,7 +84,7 @@ def row(world: World, question: Question, split: str, index: int) -> dict[str, A
 
 
 def oracle(world: World) -> dict[str, Any]:
-    """The world's config and, of every relation, the candidate phrasings and the right one."""
+    """Return the world's config and, of every relation, the candidate phrasings and the right one."""
     relations = {
         relation: {"phrasings": list(world.phrasings(relation)), "right": world.right_phrasing(relation)}
         for relation in world.relations

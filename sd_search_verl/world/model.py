@@ -1,4 +1,4 @@
-"""The world's model: Qwen2's shape, as small as it can be and still learn from its context."""
+"""The world's model: the smallest Qwen2 found that learns to copy from its context."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ HEADS = 4
 
 
 def build_model(tokenizer: Any, seed: int = 0, head_dim: int = HEAD_DIM) -> Qwen2ForCausalLM:
-    """A random decoder, fp32, whose vocabulary is the tokenizer's: 0.39 M parameters, or 0.11 M with heads of 16, which
-    learn as well but which vLLM does not run on a CPU."""
+    """Return a random fp32 decoder with the tokenizer's vocabulary.
+
+    It has 0.39 M parameters, or 0.11 M with heads of 16, which learn as well but which vLLM does not run on a CPU.
+    """
     if head_dim < 2 or head_dim % 2:
         raise UserError(f"head_dim={head_dim} must be even, and at least 2: positions turn pairs of numbers")
     torch.manual_seed(seed)
@@ -42,5 +44,5 @@ def build_model(tokenizer: Any, seed: int = 0, head_dim: int = HEAD_DIM) -> Qwen
 
 
 def load_model(checkpoint: Path) -> Any:
-    """A checkpoint's model, fp32."""
+    """Return a checkpoint's model in fp32."""
     return Qwen2ForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""What a warm-started model can do, in fresh worlds: does it read the block, is it ignorant without?"""
+"""Measure a warm-started model in fresh worlds: does it read the block, and is it at chance without one?"""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Probe:
     chance: float
 
     def failures(self) -> list[str]:
-        """What a usable warm start lacks, in words; empty when nothing."""
+        """Return the requirements of a warm start that are not met, in words."""
         found = []
         if not 0.72 <= self.plain / self.chance <= 1.28:
             found.append(f"plain context: p(right) {self.plain:.3f}, but ignorance is {self.chance:.3f}")
@@ -59,7 +59,7 @@ def probe(model: Any, tokenizer: Any, config: WorldConfig, samples: int = 256, s
 
 
 def initial_success(model: Any, tokenizer: Any, config: WorldConfig, seed: int = 0, worlds: int = 4) -> float:
-    """Share of right answers at temperature 1 over the validation questions of some fresh worlds."""
+    """Return the share of right answers at temperature 1 over the validation questions of fresh worlds."""
     rates = []
     for index in range(worlds):
         world = World(config.replace(seed=seed + index))
@@ -86,7 +86,7 @@ def _mean_right(
 
 
 def _group(draw: Random, world: World, question: Question, correct: bool) -> list[RolloutSummary]:
-    """Attempts with at least one, or without any, that is CORRECT."""
+    """Return attempts of which at least one (``correct``) or none is CORRECT."""
     (relation,) = question.relations
     while True:
         policy = demonstrations.attempt_policy(

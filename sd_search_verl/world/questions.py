@@ -11,7 +11,7 @@ from sd_search_verl.world.facts import Question, World
 
 
 def questions(world: World, split: str) -> list[Question]:
-    """The distinct questions of a split ("train" or "val"), in random order.
+    """Return the distinct questions of a split ("train" or "val"), in random order.
 
     Raises:
         UserError: the world has fewer distinct questions than the config asks for.
@@ -38,7 +38,7 @@ def questions(world: World, split: str) -> list[Question]:
 
 
 def _numbered(number: int, subjects: Sequence[str], relations: Sequence[str], hops: int) -> Question:
-    """The question of this number among all of ``hops`` hops: by subject, then by each relation, without repetition."""
+    """Return question ``number`` of all with ``hops`` hops, ordered by subject, then by each relation."""
     number, free, chosen = number, list(relations), []
     subject, number = divmod(number, math.perm(len(free), hops))
     for left in range(hops - 1, -1, -1):

@@ -33,7 +33,7 @@ from sd_search_verl.world.sampling import rollouts
 
 @dataclass(frozen=True)
 class Step:
-    """What one training step did, for whoever watches.
+    """Record of one training step, passed to the ``after_step`` callback.
 
     Attributes:
         number: counted from 1.
@@ -69,8 +69,8 @@ def train(
 
     Args:
         model: a causal language model of transformers, fp32.
-        relabel: changes what the hindsight block is told of a rollout, and nothing else.
-        retarget: changes what the student is taught, given the teacher's logits; for controls too.
+        relabel: changes a rollout as the hindsight block describes it; for controls.
+        retarget: replaces the teacher's logits; for controls.
         after_step: called after every update.
     """
     optimizer = torch.optim.AdamW(
@@ -118,9 +118,9 @@ def train(
 
 
 def grpo_advantages(rewards: Tensor, group: int) -> Tensor:
-    """``[B]``: how much better than its group a rollout did, in the group's standard deviations.
+    """Return ``[B]`` advantages: reward minus the group's mean, divided by the group's standard deviation.
 
-    A group whose rollouts all end alike has advantage 0: GRPO learns nothing from it.
+    A group with equal rewards has advantage 0: GRPO learns nothing from it.
     """
     grouped = rewards.view(-1, group)
     centred = grouped - grouped.mean(-1, keepdim=True)
@@ -128,12 +128,12 @@ def grpo_advantages(rewards: Tensor, group: int) -> Tensor:
 
 
 def per_token(values: Tensor, batch: Sequence[Rollout]) -> Tensor:
-    """``[B]`` values, each repeated for every token the policy wrote: ``[N]``."""
+    """Return ``[B]`` values repeated for every token of the policy, ``[N]``."""
     return values.repeat_interleave(torch.tensor([sum(rollout.response_mask) for rollout in batch]))
 
 
 def policy_log_probs(logits: Tensor, batch: Sequence[Rollout]) -> Tensor:
-    """``[N]`` log-probs of the tokens the policy wrote, rollout after rollout, from ``[B, T, V]`` logits."""
+    """Return ``[N]`` log-probs of the policy's tokens, rollout after rollout, from ``[B, T, V]`` logits."""
     found = []
     for row, rollout in zip(logits, batch, strict=True):
         start = len(rollout.prompt.token_ids) - 1  # the logits at t predict token t + 1
@@ -144,7 +144,7 @@ def policy_log_probs(logits: Tensor, batch: Sequence[Rollout]) -> Tensor:
 
 
 def grpo_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, config: TrainConfig) -> Tensor:
-    """PPO's clipped objective, its mean over the batch's N policy tokens. All arguments are ``[N]``.
+    """Return PPO's clipped objective, its mean over the batch's N policy tokens. All arguments are ``[N]``.
 
     Losses of negative advantages are bounded too (dual clip, arXiv 1912.09729), as in verl.
     """
@@ -156,7 +156,7 @@ def grpo_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, conf
 
 
 def forward(model: Any, rows: Sequence[Sequence[int]], at_least: int = 0) -> Tensor:
-    """Logits ``[B, T, V]`` of rows padded at their end, where causal attention never looks back from a real token.
+    """Return logits ``[B, T, V]`` of rows padded at their end, where causal attention of real tokens does not reach.
 
     ``at_least``: smallest T.
     """
@@ -167,7 +167,7 @@ def forward(model: Any, rows: Sequence[Sequence[int]], at_least: int = 0) -> Ten
 
 @torch.no_grad()
 def teacher_pass(model: Any, inputs: Sequence[TeacherInputs], student_width: int) -> Tensor | None:
-    """``[M, V]`` logits of the policy that reads the block, at the batch's M query tokens; None if there are none.
+    """Return ``[M, V]`` logits of the policy reading the block, at the batch's M query tokens; None without any.
 
     ``student_width``: T of the student's batch. In a batch as wide, a row without a block gets the student's numbers to
     the last bit, so an empty block teaches exactly nothing.
@@ -180,7 +180,7 @@ def teacher_pass(model: Any, inputs: Sequence[TeacherInputs], student_width: int
 
 
 def at_query_tokens(logits: Tensor, inputs: Sequence[TeacherInputs]) -> Tensor:
-    """``[M, V]``: the student's logits at the same tokens, in the same order, from ``[B, T, V]``."""
+    """Return ``[M, V]``, the student's logits at the same tokens in the same order, from ``[B, T, V]``."""
     rows = [(part, row) for part, item in zip(logits, inputs, strict=True) for row in item.rows]
     return torch.cat([logits[0, :0], *(part[row.student_positions] for part, row in rows)])
 
@@ -191,7 +191,7 @@ def distillation_loss(
     inputs: Sequence[TeacherInputs],
     method: SDSearchConfig,
 ) -> Tensor:
-    """L_SD: mean over a trajectory's query tokens, then over the trajectories that have any; 0 without a teacher."""
+    """Return L_SD: mean over a trajectory's query tokens, then over the trajectories that have any; 0 without a teacher."""
     if teacher_logits is None:
         return torch.zeros(())
     top_k = method.top_k

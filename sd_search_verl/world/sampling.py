@@ -1,4 +1,4 @@
-"""Rollouts of a tiny model in the world, in one process and without a server: for probes, tests and the reference."""
+"""Sample rollouts of a tiny model in the world, in one process without a server: for probes, tests, the reference."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sd_search_verl.protocol.spans import query_spans
 from sd_search_verl.rollout.types import Prompt, Rollout
 from sd_search_verl.world import text
 from sd_search_verl.world.facts import Question, World
-from sd_search_verl.world.reader import Reader
+from sd_search_verl.world.kv_cache import CachedDecoder
 
 MAX_TURN_TOKENS = 12
 """Of a turn without thinking; with thinking a turn may have ``MAX_THOUGHTS`` more."""
@@ -29,7 +29,7 @@ class _Active:
 
 
 def max_searches(world: World) -> int:
-    """One more than a question can need."""
+    """Return the searches a rollout may make: one more than any question needs."""
     return world.config.hops + 1
 
 
@@ -37,19 +37,19 @@ def rollouts(model: Any, tokenizer: Any, world: World, asked: Sequence[Question]
     """Return one rollout of every question, sampled at temperature 1. A turn without a valid action ends it."""
     generator = torch.Generator().manual_seed(seed)
     started = [Rollout(_prompt(question, tokenizer, world)) for question in asked]
-    reader = Reader(model, len(started))
+    decoder = CachedDecoder(model, len(started))
     closers = {token for piece, token in tokenizer.get_vocab().items() if piece.endswith(">")}
     active = [_Active(rollout) for rollout in started]
     unread = [rollout.prompt.token_ids for rollout in started]
     while active:
-        drawn = torch.multinomial(reader.read(unread).softmax(-1), 1, generator=generator)[:, 0].tolist()
+        drawn = torch.multinomial(decoder.append(unread).softmax(-1), 1, generator=generator)[:, 0].tolist()
         unread = [
             [token, *_extend(one, token, tokenizer, world, token in closers)]
             for one, token in zip(active, drawn, strict=True)
         ]
         going = [place for place, one in enumerate(active) if not one.done]
         if going and len(going) < len(active):
-            reader.keep(going)
+            decoder.select(going)
         active, unread = [active[place] for place in going], [unread[place] for place in going]
     return [rollout.finish(tokenizer) for rollout in started]
 
@@ -62,8 +62,8 @@ def success_rate(model: Any, tokenizer: Any, world: World, asked: Sequence[Quest
 
 @torch.no_grad()
 def next_token_logits(model: Any, rows: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Logits ``[len(rows), vocabulary]`` of the token that follows each row."""
-    # Padding stands behind the causal mask of every position that is read, so its token does not matter.
+    """Return the logits ``[len(rows), vocabulary]`` of the token that follows each row."""
+    # Padding is at the end, where causal attention of the positions used does not reach it.
     width = max(map(len, rows))
     batch = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
     ends = torch.tensor([len(row) - 1 for row in rows])
@@ -74,7 +74,7 @@ def next_token_logits(model: Any, rows: Sequence[Sequence[int]]) -> torch.Tensor
 def phrasing_probability(
     model: Any, tokenizer: Any, begun: Sequence[str], phrasings: Sequence[str]
 ) -> torch.Tensor:
-    """``[len(begun)]``: probability that a text is continued with its phrasing, a product over the words of it."""
+    """Return ``[len(begun)]``, the probability that each text continues with its phrasing, a product over words."""
     rows, right = [], []
     for start, phrasing in zip(begun, phrasings, strict=True):
         words = phrasing.split()
@@ -91,13 +91,13 @@ def _prompt(question: Question, tokenizer: Any, world: World) -> Prompt:
 
 
 def _extend(active: _Active, token: int, tokenizer: Any, world: World, may_end: bool) -> list[int]:
-    """Add a sampled token, and act on the turn when it is complete: search, answer, or give up.
+    """Add a sampled token and, when the turn is complete, execute its search or end the rollout.
 
     Args:
         may_end: whether the token can end an action.
 
     Returns:
-        The observation that follows the token; empty where none does.
+        The observation that follows the token, or an empty list.
     """
     active.turn.append(token)
     turn = tokenizer.decode(active.turn) if may_end else ""

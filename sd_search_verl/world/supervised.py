@@ -1,4 +1,4 @@
-"""Supervised training of a tiny model on weighted tokens: the loop, and nothing of what is learnt."""
+"""Supervised training of a tiny model on weighted tokens. The caller supplies the examples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tqdm import tqdm
 from sd_search_verl.world.config import FitConfig
 
 Encoded = tuple[list[int], list[float]]
-"""Token ids of a whole example and the loss weight of each; 0 for what the policy does not write."""
+"""Token ids of an example and the loss weight of each; 0 for tokens that the policy does not write."""
 
 
 def fit(
@@ -51,14 +51,14 @@ def fit(
 
 
 def learning_rate_share(step: int, config: FitConfig) -> float:
-    """Linear warm-up, then a cosine to ``final_share``."""
+    """Return the share of the peak learning rate: linear warm-up, then a cosine to ``final_share``."""
     warmup = min(1.0, (step + 1) / config.warmup_steps)
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / config.steps)))
     return warmup * (config.final_share + (1 - config.final_share) * cosine)
 
 
 def accumulate_gradient(model: Any, examples: Sequence[Encoded], micro_batches: int) -> float:
-    """Add the gradient of the weighted mean loss over ``examples``; returns that loss."""
+    """Add the gradient of the weighted mean loss over ``examples`` and return the loss."""
     by_length = sorted(examples, key=lambda example: len(example[0]))
     total_weight = sum(sum(weights[1:]) for _, weights in by_length)
     size = math.ceil(len(by_length) / micro_batches)
@@ -74,7 +74,7 @@ def _loss_sum(model: Any, examples: Sequence[Encoded]) -> torch.Tensor:
     width = max(len(ids) for ids, _ in examples)
     ids = torch.tensor([[*ids, *[0] * (width - len(ids))] for ids, _ in examples])
     weights = torch.tensor([[*weights, *[0.0] * (width - len(weights))] for _, weights in examples])[:, 1:]
-    # Padding is at the end, where causal attention never looks back from a token that counts.
+    # Padding is at the end, where causal attention of tokens with weight does not reach it.
     hidden = model.model(input_ids=ids[:, :-1]).last_hidden_state
     counts = weights > 0
     losses = F.cross_entropy(model.lm_head(hidden[counts]), ids[:, 1:][counts], reduction="none")

@@ -1,4 +1,4 @@
-"""What the policy reads and writes in the world: texts of the search_r1 protocol, and a prompt of its own."""
+"""The texts of the world: a short prompt, and turns and observations of the search_r1 protocol."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ PROTOCOL = protocols.get("search_r1")
 
 
 def prompt(question: str) -> Messages:
-    """The chat messages that pose a question. Short: the warm start has taught the protocol already."""
+    """Return the chat messages of a question; short, because the warm start has taught the protocol."""
     return [{"role": "user", "content": f"Question: {question}\n"}]
 
 
 def render(messages: Messages) -> str:
-    """The prompt text that the checkpoint's chat template makes of ``messages``: their contents."""
+    """Return the prompt text that the checkpoint's chat template makes of ``messages``: their contents."""
     return "".join(message["content"] for message in messages)
 
 
 THOUGHTS = tuple(RELATIONS)
-"""Words to think with: they mean nothing here."""
+"""Words of thinking; they carry no information."""
 
 
 def thinking(draw: Random, filler: float) -> list[str]:
-    """Words before a turn's action, each with its space; another one follows with probability ``filler``."""
+    """Return the words before a turn's action, each with its space; another follows with probability ``filler``."""
     words = []
     while filler and draw.random() < filler:
         words.append(f" {draw.choice(THOUGHTS)}")
@@ -35,15 +35,15 @@ def thinking(draw: Random, filler: float) -> list[str]:
 
 
 def search_turn(query: str) -> str:
-    """A turn that searches, without thinking."""
+    """Return a turn that searches, without thinking."""
     return f"{PROTOCOL.search_open} {query} {PROTOCOL.search_close}"
 
 
 def answer_turn(answer: str) -> str:
-    """A turn that answers, without thinking."""
+    """Return a turn that answers, without thinking."""
     return f"{PROTOCOL.answer_open} {answer} {PROTOCOL.answer_close}"
 
 
 def observation(found: Sequence[str]) -> str:
-    """What the environment says to a search that found these passages, or none."""
+    """Return the observation after a search that found these passages."""
     return PROTOCOL.observation(PROTOCOL.documents(list(found)) if found else PROTOCOL.no_results)

@@ -1,6 +1,6 @@
 """The world's tokenizer: greedy longest pieces with their own leading space, so decoding is plain joining.
 
-Every text the stack shows in the world is made of few pieces: words, tags, and whole constant phrases
+Every text that occurs in the world consists of few pieces: words, tags, and whole constant phrases
 (headers, notices), which keeps sequences short. They are added tokens of Qwen2's own tokenizer, the class that
 transformers demands of a Qwen2 model; every other text is encoded byte by byte.
 """
@@ -24,7 +24,7 @@ CHAT_TEMPLATE = "{%- for message in messages -%}{{- message['content'] -}}{%- en
 
 
 def build_tokenizer() -> Qwen2Tokenizer:
-    """The tokenizer. Tags are ordinary pieces: special tokens would vanish from text, and the stops too."""
+    """Return the tokenizer. Tags are ordinary tokens: decoding drops special tokens, and with them stop strings."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Qwen2Tokenizer(
         vocab={token: index for index, token in enumerate([PAD, EOS, *letters])},
@@ -46,7 +46,7 @@ def save_tokenizer(directory: Path) -> None:
 
 
 def pieces() -> list[str]:
-    """Every piece, in the order of token ids."""
+    """Return every piece in the order of token ids."""
     phrasings = [phrasing for candidates in RELATIONS.values() for phrasing in candidates]
     words = [f" {word}" for word in (*RELATIONS, *phrasings, *NAMES)]
     return list(dict.fromkeys([*_constants(), *words, ":", ")", "\n"]))

@@ -23,7 +23,7 @@ class WarmStartError(UserError):
 
 
 class Encoder:
-    """Demonstrations as token ids."""
+    """Encode demonstrations as token ids with loss weights."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -103,7 +103,7 @@ def make_checkpoint(
 
 
 def check(model: Any, tokenizer: Any, world: WorldConfig) -> str:
-    """The measured abilities of a model, as a line of text.
+    """Return the measured abilities of a model as a line of text.
 
     Raises:
         WarmStartError: they do not suffice.

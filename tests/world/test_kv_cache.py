@@ -7,8 +7,8 @@ import random
 import torch
 
 from sd_search_verl.world.config import CHECKPOINT
+from sd_search_verl.world.kv_cache import CachedDecoder
 from sd_search_verl.world.model import load_model
-from sd_search_verl.world.reader import Reader
 from sd_search_verl.world.sampling import next_token_logits
 
 
@@ -20,13 +20,13 @@ def test_rows_that_grow_and_leave_read_as_if_whole() -> None:
         return [draw.randrange(20, 200) for _ in range(draw.randint(least, most))]
 
     rows = [some(3, 9) for _ in range(6)]
-    reader, added = Reader(model, len(rows)), rows
+    decoder, added = CachedDecoder(model, len(rows)), rows
     for _ in range(8):
-        assert torch.allclose(reader.read(added), next_token_logits(model, rows), atol=3e-5, rtol=1e-6)
+        assert torch.allclose(decoder.append(added), next_token_logits(model, rows), atol=3e-5, rtol=1e-6)
         added = [some(1, 5) for _ in rows]
         rows = [row + more for row, more in zip(rows, added, strict=True)]
         if len(rows) > 2:
             gone = draw.randrange(len(rows))
             kept = [place for place in range(len(rows)) if place != gone]
-            reader.keep(kept)
+            decoder.select(kept)
             rows, added = [rows[place] for place in kept], [added[place] for place in kept]

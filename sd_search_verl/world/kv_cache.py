@@ -1,4 +1,4 @@
-"""A model that reads growing rows, every token once: keys and values of what it has read are kept."""
+"""Decode growing rows with a key-value cache, so that the model computes every token once."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 from transformers import DynamicCache
 
 
-class Reader:
-    """Rows of different lengths grow at their own pace.
+class CachedDecoder:
+    """A batch of rows of different lengths, to each of which any number of tokens can be appended.
 
-    What a call adds is padded at its end to the longest addition. Padding is masked out for good, and a row's positions
-    count its own tokens only, so its logits are those of the row read alone.
+    Appended tokens are padded at their end to the longest. Padding stays masked and a row's positions count its own
+    tokens only, so its logits equal those of the row alone.
     """
 
     def __init__(self, model: Any, rows: int) -> None:
@@ -24,27 +24,27 @@ class Reader:
         self.cache = DynamicCache(config=model.config)
 
     @torch.no_grad()
-    def read(self, added: Sequence[Sequence[int]]) -> Tensor:
-        """Logits ``[rows, vocabulary]`` of the token after each row, once the row has its ``added`` tokens.
+    def append(self, added: Sequence[Sequence[int]]) -> Tensor:
+        """Append tokens and return the logits ``[rows, vocabulary]`` of the token after each row.
 
-        A row to which nothing is added has no meaningful logits.
+        The logits of a row to which nothing is appended have no meaning.
         """
         width = max(map(len, added))
         lengths = torch.tensor([len(tokens) for tokens in added])
-        read = self.mask.sum(-1, keepdim=True)
+        lengths_before = self.mask.sum(-1, keepdim=True)
         self.mask = torch.cat([self.mask, (torch.arange(width) < lengths[:, None]).long()], -1)
         hidden = self.model.model(
             input_ids=torch.tensor([[*tokens, *[0] * (width - len(tokens))] for tokens in added]),
             attention_mask=self.mask,
-            position_ids=read + torch.arange(width),
+            position_ids=lengths_before + torch.arange(width),
             past_key_values=self.cache,
             use_cache=True,
         ).last_hidden_state
         logits: Tensor = self.model.lm_head(hidden[torch.arange(len(added)), (lengths - 1).clamp_min(0)])
         return logits
 
-    def keep(self, rows: Sequence[int]) -> None:
-        """Forget all other rows."""
+    def select(self, rows: Sequence[int]) -> None:
+        """Drop all other rows."""
         chosen = torch.tensor(rows)
         self.mask = self.mask[chosen]
         self.cache.batch_select_indices(chosen)
