@@ -119,8 +119,8 @@ def _response(
     return [*segments, (text.answer_turn(name), 1.0)]
 
 
-MOST_LESSON = 7
-"""Most attempts of a lesson."""
+MAX_LESSON_ATTEMPTS = 7
+"""Attempts of a lesson, at most."""
 
 
 def _lesson(draw: Random, world: World, question: Question) -> list[RolloutSummary]:
@@ -129,7 +129,7 @@ def _lesson(draw: Random, world: World, question: Question) -> list[RolloutSumma
     pool, right = list(world.phrasings(relation)), world.right_phrasing(relation)
     if draw.random() < 0.5:
         pool.remove(right)
-    most = min(len(world.phrasings(relation)) - 1, MOST_LESSON)
+    most = min(len(world.phrasings(relation)) - 1, MAX_LESSON_ATTEMPTS)
     tried = draw.sample(pool, min(draw.randint(2, max(2, most)), len(pool)))
     return [
         RolloutSummary([f"{phrasing} {question.subject}"], float(phrasing == right)) for phrasing in tried

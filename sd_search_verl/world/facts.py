@@ -42,7 +42,7 @@ class World:
         self._values: dict[tuple[str, str], dict[str, str]] = {}
 
     def phrasings(self, relation: str) -> Sequence[str]:
-        """Return the candidate phrasings of a relation, each of ``words`` words; with a habit the habitual one first."""
+        """Return the candidate phrasings of a relation, of ``words`` words each, the habitual one first."""
         return _phrasings(relation, self.config.words, self.config.candidates)
 
     def right_phrasing(self, relation: str) -> str:

@@ -191,7 +191,7 @@ def distillation_loss(
     inputs: Sequence[TeacherInputs],
     method: SDSearchConfig,
 ) -> Tensor:
-    """Return L_SD: mean over a trajectory's query tokens, then over the trajectories that have any; 0 without a teacher."""
+    """Return L_SD: the mean over a trajectory's query tokens, then over trajectories with any; 0 without a teacher."""
     if teacher_logits is None:
         return torch.zeros(())
     top_k = method.top_k

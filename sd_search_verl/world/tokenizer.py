@@ -18,8 +18,8 @@ from sd_search_verl.world.text import PROTOCOL
 from sd_search_verl.world.words import NAMES, RELATIONS
 
 PAD, EOS = "<|pad|>", "<|eos|>"
-MOST_ROLLOUTS = 16
-MOST_DOCUMENTS = 5
+MAX_ROLLOUTS = 16
+MAX_DOCUMENTS = 5
 CHAT_TEMPLATE = "{%- for message in messages -%}{{- message['content'] -}}{%- endfor -%}"
 
 
@@ -54,11 +54,11 @@ def pieces() -> list[str]:
 
 def _constants() -> list[str]:
     before, after = PROTOCOL.observation("\0").split("\0")
-    documents = [f"Doc {number}(Title:" for number in range(1, MOST_DOCUMENTS + 1)]
+    documents = [f"Doc {number}(Title:" for number in range(1, MAX_DOCUMENTS + 1)]
     observation = [before, after, f"{before}{documents[0]}", f" .{after}", *documents, " is", " ."]
     tags = [PROTOCOL.search_open, PROTOCOL.answer_open, *PROTOCOL.stop, *(f" {tag}" for tag in PROTOCOL.stop)]
     notices = [PROTOCOL.invalid_action, PROTOCOL.unavailable, PROTOCOL.no_results]
     headers = [block.HEADER, block.HEADER_UNLABELLED, block.HEADER_DOCUMENTS]
-    numbers = [f"\n{number}." for number in range(1, MOST_ROLLOUTS + 1)]
+    numbers = [f"\n{number}." for number in range(1, MAX_ROLLOUTS + 1)]
     lines = [f" {CORRECT}:", f" {INCORRECT}:", block.SEPARATOR.rstrip(), f" {block.NO_SEARCH}"]
     return ["Question:", " of", " ?", *observation, *tags, *notices, *headers, *numbers, *lines]
