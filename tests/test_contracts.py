@@ -149,9 +149,8 @@ ATTRIBUTES = {
         "self.apply_chat_template_kwargs",
         "self.rollout_config",
         "self.server_manager",
-        "session_id",
-        "global_steps",
     ],
+    "verl.trainer.ppo.v1.agent_loop_tq": ["session_id", "global_steps", "uid"],
 }
 """Attributes and keys that upstream's code sets or reads; a class does not list those of its instances."""
 

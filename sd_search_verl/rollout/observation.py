@@ -1,4 +1,4 @@
-"""Observations: what the environment appends to a rollout after a turn, as token ids."""
+"""Encode observations: the text that the environment appends to a rollout after a turn."""
 
 from __future__ import annotations
 

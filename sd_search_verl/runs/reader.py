@@ -19,7 +19,7 @@ class LineCounts:
     """Lines of a file that were left out.
 
     Attributes:
-        bad: lines that are not what the trainer writes.
+        bad: lines that break the schema.
         unfinished: the last line has no end: a run still writing, or killed while it wrote.
         superseded: lines of steps that a resumed run did again.
         newer: lines of a later format.

@@ -52,7 +52,7 @@ class Trace(BaseModel):
         spans: half-open range of the query tokens of each query.
         gold_in_documents: per executed search, 1 if a golden answer stands in its documents.
         score: reward.
-        blocks: what the teacher read, one hindsight block per teacher row; empty while alpha is 0.
+        blocks: the hindsight block of each teacher row; empty while alpha is 0.
         credit: per span and token, log P_teacher - log P_student in nats; None for a token that is not scored.
         divergence: the same for the divergence of teacher and student.
     """

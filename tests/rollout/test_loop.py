@@ -1,4 +1,4 @@
-"""The rollout coroutine with a scripted policy: every way a turn or an rollout can end, and the invariants."""
+"""The rollout coroutine with a scripted policy: every way a turn or a rollout can end, and the invariants."""
 
 from __future__ import annotations
 
