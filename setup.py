@@ -1,8 +1,11 @@
-"""Packaging. Pinned environments are in requirements/; here stand only the ranges that the code supports."""
+"""Packaging. requirements/ holds pinned environments, sd_search_verl/supported.py the ranges that the code supports."""
 
+import runpy
 from pathlib import Path
 
 from setuptools import find_packages, setup
+
+SUPPORTED = runpy.run_path(str(Path(__file__).with_name("sd_search_verl") / "supported.py"))["SUPPORTED"]
 
 setup(
     name="sd-search-verl",
@@ -18,26 +21,13 @@ setup(
         "sd_search_verl.hydra_configs": ["*.yaml", "*/*.yaml"],
         "retriever_server": ["py.typed"],
     },
+    # verl's default trainer needs TransferQueue, and 0.9.0 does not declare it.
     install_requires=[
-        "verl>=0.9.0,<0.10",
-        # verl's default trainer needs it, and 0.9.0 does not declare it.
-        "TransferQueue>=0.1.10",
-        "aiohttp>=3.9",
-        "datasets",
-        "huggingface_hub",
-        "hydra-core>=1.3",
-        "numpy",
-        "omegaconf>=2.3",
-        "packaging",
-        "psutil",
-        "pydantic>=2.10",
-        "pyarrow",
-        "torch>=2.7",
-        "transformers>=5.5.3",
-        "tqdm",
+        *(f"{name}{versions}" for name, versions in SUPPORTED.items() if name != "vllm"),
+        *("datasets", "huggingface_hub", "numpy", "packaging", "psutil", "pyarrow", "tqdm"),
     ],
     extras_require={
-        "vllm": ["vllm>=0.18"],
+        "vllm": [f"vllm{SUPPORTED['vllm']}"],
         "retriever": [
             "pyserini>=1.6",
             "pyjnius>=1.6",

@@ -166,30 +166,73 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--shape", choices=actor.SHAPES, default="tiny")
-    parser.add_argument("--groups", type=int, default=4, help="questions a step")
-    parser.add_argument("--group-size", type=int, default=5, help="rollouts a question")
-    parser.add_argument("--repeats", type=int, default=5, help="measured pairs of steps")
+    parser.add_argument(
+        "--shape", choices=actor.SHAPES, default="tiny", help="shape of the model (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--groups", type=int, default=4, metavar="QUESTIONS", help="questions a step (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--group-size",
+        type=int,
+        default=5,
+        metavar="ROLLOUTS",
+        help="rollouts a question (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=5,
+        metavar="PAIRS",
+        help="measured pairs of steps (default: %(default)s)",
+    )
     parser.add_argument(
         "--data", type=Path, help="folder of recorded trajectories; default: built-in lengths"
     )
-    parser.add_argument("--dtype", choices=("fp32", "bf16"))
-    parser.add_argument("--attention", help="Hugging Face attention implementation")
-    parser.add_argument("--remove-padding", action=argparse.BooleanOptionalAction)
-    parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
-    parser.add_argument("--token-budget", type=int, help="tokens a micro-batch; default 8192 on a GPU")
     parser.add_argument(
-        "--micro-batch", type=int, default=10, help="rows a micro-batch without a token budget"
+        "--dtype", choices=("fp32", "bf16"), help="type of the weights (default: bf16 on a GPU, else fp32)"
+    )
+    parser.add_argument("--attention", help="Hugging Face attention implementation (default: the device's)")
+    parser.add_argument(
+        "--remove-padding", action=argparse.BooleanOptionalAction, help="pack sequences (default: on a GPU)"
+    )
+    parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
+    parser.add_argument(
+        "--token-budget",
+        type=int,
+        metavar="TOKENS",
+        help="tokens a micro-batch (default: 8192 on a GPU, else none)",
+    )
+    parser.add_argument(
+        "--micro-batch",
+        type=int,
+        default=10,
+        metavar="ROWS",
+        help="rows a micro-batch without a token budget (default: %(default)s)",
     )
     parser.add_argument(
         "--skip-old-log-prob", action="store_true", help="as with rollout_correction.bypass_mode"
     )
-    parser.add_argument("--override", action="append", default=[], help="a Hydra override; repeatable")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--seconds", type=float, default=float("inf"), help="start no further pair of steps after these"
+        "--override", action="append", default=[], help="a Hydra override; may be repeated (default: none)"
     )
-    parser.add_argument("--csv", type=Path, default=HERE / "actor_step.csv", help="file to append to")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="SEED",
+        help="seed of weights and lengths (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=float("inf"),
+        metavar="S",
+        help="start no further pair of steps after this time (default: no limit)",
+    )
+    parser.add_argument(
+        "--csv", type=Path, default=HERE / "actor_step.csv", help="file to append to (default: %(default)s)"
+    )
     return parser.parse_args(argv)
 
 

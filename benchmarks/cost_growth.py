@@ -114,10 +114,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--shape", choices=actor.SHAPES, default="tiny")
-    parser.add_argument("--repeats", type=int, default=2, help="pairs of steps a point")
-    parser.add_argument("--longest", type=int, help="longest response; default 2048 on a CPU, 8192 on a GPU")
-    parser.add_argument("--plot", type=Path, help="only draw the CSV into this file")
+    parser.add_argument(
+        "--shape", choices=actor.SHAPES, default="tiny", help="shape of the model (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=2,
+        metavar="PAIRS",
+        help="pairs of steps a point (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--longest",
+        type=int,
+        metavar="TOKENS",
+        help="longest response (default: 2048 on a CPU, 8192 on a GPU)",
+    )
+    parser.add_argument("--plot", type=Path, help="only draw the CSV into this file (default: measure)")
     parser.add_argument("--operations", action="store_true", help="measure nothing")
     options = parser.parse_args(argv)
     if options.plot:

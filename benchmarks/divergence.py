@@ -145,12 +145,38 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--rows", type=int, nargs="+", default=[2**i for i in range(6, 15)] if gpu else [16, 64, 256]
+        "--rows",
+        type=int,
+        nargs="+",
+        default=[2**i for i in range(6, 15)] if gpu else [16, 64, 256],
+        metavar="TOKENS",
+        help="scored tokens (default: %(default)s)",
     )
-    parser.add_argument("--hidden", type=int, nargs="+", default=[2048, 3584] if gpu else [64])
-    parser.add_argument("--vocab", type=int, default=151936 if gpu else 16384)
-    parser.add_argument("--repeats", type=int, default=10 if gpu else 5)
-    parser.add_argument("--csv", type=Path, default=HERE / "divergence.csv", help="file to append to")
+    parser.add_argument(
+        "--hidden",
+        type=int,
+        nargs="+",
+        default=[2048, 3584] if gpu else [64],
+        metavar="NUMBERS",
+        help="width of the last layer (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--vocab",
+        type=int,
+        default=151936 if gpu else 16384,
+        metavar="TOKENS",
+        help="size of the vocabulary (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=10 if gpu else 5,
+        metavar="TIMES",
+        help="repeats of each measurement (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--csv", type=Path, default=HERE / "divergence.csv", help="file to append to (default: %(default)s)"
+    )
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -25,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="folder of recorded trajectories")
     options = parser.parse_args()
     protocol = get("search_r1")
     asked: dict[str, list[tuple[str, str]]] = defaultdict(list)

@@ -54,7 +54,7 @@ def make_app(index: str) -> FastAPI:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--index", required=True, help="Lucene folder with stored raw documents")
-    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--port", type=int, required=True, metavar="PORT", help="port to serve on")
     arguments = parser.parse_args()
     uvicorn.run(
         make_app(arguments.index),

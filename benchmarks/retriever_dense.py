@@ -39,10 +39,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--vectors", type=int, default=200_000)
-    parser.add_argument("--width", type=int, default=768)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--csv", type=Path, default=Path(__file__).with_suffix(".csv"))
+    parser.add_argument(
+        "--vectors",
+        type=int,
+        default=200_000,
+        metavar="VECTORS",
+        help="stored vectors (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--width", type=int, default=768, metavar="NUMBERS", help="numbers of a vector (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=3,
+        metavar="TIMES",
+        help="repeats of each measurement (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--csv",
+        type=Path,
+        default=Path(__file__).with_suffix(".csv"),
+        help="file of the rows (default: %(default)s)",
+    )
     options = parser.parse_args()
     rng = np.random.default_rng(0)
     stored = rng.standard_normal((options.vectors, options.width), dtype=np.float32)

@@ -54,10 +54,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--server", action="append", required=True, metavar="NAME=URL")
-    parser.add_argument("--questions", type=Path, required=True)
-    parser.add_argument("--device", default=f"{os.cpu_count()} cores, {platform.machine()}")
-    parser.add_argument("--csv", type=Path, default=Path(__file__).with_suffix(".csv"))
+    parser.add_argument(
+        "--server",
+        action="append",
+        required=True,
+        metavar="NAME=URL",
+        help="a server and its name in the table; may be repeated",
+    )
+    parser.add_argument(
+        "--questions", type=Path, required=True, help="JSON lines with question and golden_answers"
+    )
+    parser.add_argument(
+        "--device",
+        default=f"{os.cpu_count()} cores, {platform.machine()}",
+        help="name of this machine in the table (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--csv",
+        type=Path,
+        default=Path(__file__).with_suffix(".csv"),
+        help="file of the rows (default: %(default)s)",
+    )
     options = parser.parse_args()
     new = not options.csv.exists()
     with options.csv.open("a", newline="", encoding="utf-8") as file:

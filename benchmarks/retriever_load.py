@@ -214,16 +214,51 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--server", action="append", required=True, metavar="NAME=URL@PID")
+    parser.add_argument(
+        "--server",
+        action="append",
+        required=True,
+        metavar="NAME=URL@PID",
+        help="a server, its name in the table and its process; may be repeated",
+    )
     parser.add_argument("--queries", type=Path, required=True, help="one query a line")
-    parser.add_argument("--corpus", default="", help="its name, for the table")
-    parser.add_argument("--clients", default="1,64,256")
-    parser.add_argument("--seconds", type=float, default=5.0, help="length of one slice")
-    parser.add_argument("--rounds", type=int, default=2, help="A B, then B A, and so on")
-    parser.add_argument("--duplicates", type=float, default=0.0, help="share of queries asked before")
-    parser.add_argument("--rate", type=float, default=0.0, help="open loop, queries a second")
-    parser.add_argument("--device", default=f"{os.cpu_count()} cores, {platform.machine()}")
-    parser.add_argument("--csv", type=Path, default=Path(__file__).with_name("retriever.csv"))
+    parser.add_argument("--corpus", default="", help="name of the corpus in the table (default: %(default)s)")
+    parser.add_argument("--clients", default="1,64,256", help="numbers of clients (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, metavar="S", help="length of one slice (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=2,
+        metavar="ROUNDS",
+        help="rounds: A B, then B A, and so on (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--duplicates",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of queries asked before (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--rate",
+        type=float,
+        default=0.0,
+        metavar="QUERIES/S",
+        help="open loop, in queries a second; 0 = closed (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--device",
+        default=f"{os.cpu_count()} cores, {platform.machine()}",
+        help="name of this machine in the table (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--csv",
+        type=Path,
+        default=Path(__file__).with_name("retriever.csv"),
+        help="file of the rows (default: %(default)s)",
+    )
     options = parser.parse_args()
     options.query_list = options.queries.read_text(encoding="utf-8").splitlines()
     targets = [Target.parse(text) for text in options.server]

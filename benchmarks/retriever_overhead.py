@@ -54,18 +54,45 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--server", action="append", required=True, metavar="NAME=URL@PID")
-    parser.add_argument("--index", type=Path, required=True)
-    parser.add_argument("--queries", type=Path, required=True)
-    parser.add_argument("--corpus", default="")
-    parser.add_argument("--clients", type=int, default=64)
-    parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument(
-        "--bare-queries", type=int, default=2000, help="in one bare slice, all threads together"
+        "--server",
+        action="append",
+        required=True,
+        metavar="NAME=URL@PID",
+        help="a server, its name in the table and its process; may be repeated",
     )
-    parser.add_argument("--device", default=f"{os.cpu_count()} cores, {platform.machine()}")
-    parser.add_argument("--csv", type=Path, default=Path(__file__).with_name("retriever.csv"))
+    parser.add_argument(
+        "--index", type=Path, required=True, help="index that is also searched without a server"
+    )
+    parser.add_argument("--queries", type=Path, required=True, help="file with one query a line")
+    parser.add_argument("--corpus", default="", help="name of the corpus in the table (default: %(default)s)")
+    parser.add_argument(
+        "--clients", type=int, default=64, metavar="CLIENTS", help="clients at a time (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, metavar="S", help="length of one slice (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=6, metavar="ROUNDS", help="rounds (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--bare-queries",
+        type=int,
+        default=2000,
+        metavar="QUERIES",
+        help="queries in one bare slice, all threads together (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--device",
+        default=f"{os.cpu_count()} cores, {platform.machine()}",
+        help="name of this machine in the table (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--csv",
+        type=Path,
+        default=Path(__file__).with_name("retriever.csv"),
+        help="file of the rows (default: %(default)s)",
+    )
     options = parser.parse_args()
     options.query_list = queries = options.queries.read_text(encoding="utf-8").splitlines()
     options.rate = options.duplicates = 0.0

@@ -46,8 +46,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--corpus", default="synthetic-1M, fourth")
-    parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "retriever_load.svg")
+    parser.add_argument(
+        "--corpus",
+        default="synthetic-1M, fourth",
+        help="name of the corpus in the table (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=HERE.parent / "docs" / "retriever_load.svg",
+        help="file of the plot (default: %(default)s)",
+    )
     options = parser.parse_args()
     with (HERE / "retriever.csv").open(encoding="utf-8") as file:
         rows = [

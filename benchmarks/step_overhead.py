@@ -40,9 +40,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    arguments.add_argument("--inputs", type=Path, required=True)
-    arguments.add_argument("--steps", type=int, default=44)
-    arguments.add_argument("--device", default=f"CPU, {os.cpu_count()} cores, {platform.machine()}")
+    arguments.add_argument(
+        "--inputs", type=Path, required=True, help="folder with corpus.jsonl, *.parquet and model/"
+    )
+    arguments.add_argument(
+        "--steps", type=int, default=44, metavar="STEPS", help="training steps (default: %(default)s)"
+    )
+    arguments.add_argument(
+        "--device",
+        default=f"CPU, {os.cpu_count()} cores, {platform.machine()}",
+        help="name of this machine in the table (default: %(default)s)",
+    )
     options = arguments.parse_args(argv)
 
     os.environ["VERL_USE_EXTERNAL_MODULES"] = "benchmarks.alternate_alpha"

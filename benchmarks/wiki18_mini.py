@@ -258,9 +258,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("data", type=Path, help=f"folder with {QUESTIONS} and {TRAJECTORIES}")
     parser.add_argument("tokenizer", type=Path, help="folder of a transformers tokenizer")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--seed", type=int, default=FIT.seed)
     parser.add_argument(
-        "--steps", type=int, default=FIT.steps, help="of the warm start (default: %(default)s)"
+        "--seed", type=int, default=FIT.seed, metavar="SEED", help="of the warm start (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=FIT.steps,
+        metavar="STEPS",
+        help="of the warm start (default: %(default)s)",
     )
     parser.set_defaults(action=_build)
     return run_command(parser, argv)

@@ -24,7 +24,11 @@ def parser() -> Parser:
         commands, "doctor", "check this machine and installation, with the fix for what is wrong", _doctor
     )
     doctor.add_argument(
-        "--retriever", action="append", default=[], metavar="URL", help="also ask this retriever"
+        "--retriever",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="also ask this retriever (default: none)",
     )
 
     check = add_command(
@@ -54,11 +58,11 @@ def parser() -> Parser:
         help="folder of the Hydra configs (default: the package's own)",
     )
     local.add_argument("--config", required=True, help="name of the config")
-    local.add_argument("--steps", type=int, help="training steps (default: the config's)")
+    local.add_argument("--steps", type=int, metavar="STEPS", help="training steps (default: the config's)")
     local.add_argument(
         "--corpus", type=Path, help="JSON lines to index (default: corpus.jsonl of the inputs)"
     )
-    local.add_argument("--retriever", metavar="URL", help="use this running server instead of starting one")
+    local.add_argument("--retriever", metavar="URL", help="use this running server (default: start one)")
     local.add_argument("overrides", nargs="*", help="Hydra overrides, as main_ppo takes them")
 
     report = add_command(

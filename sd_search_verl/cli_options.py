@@ -29,7 +29,7 @@ def add_options(parser: Any, model: type[BaseModel], only: Collection[str] | Non
                 dest=name,
                 default=argparse.SUPPRESS,
                 help=_help(field),
-                **_kind(field),
+                **_kind(name, field),
             )
 
 
@@ -53,10 +53,10 @@ def listing(model: type[BaseModel], prefix: str = "") -> str:
 
 def _help(field: FieldInfo) -> str:
     about = ", ".join(filter(None, (unit(field), f"default: {default_text(field)}")))
-    return f"{description(field).rstrip('.')} ({about})".replace("%", "%%")
+    return f"{description(field).rstrip('.')} ({about})".replace("%", "%%").replace("``", "")
 
 
-def _kind(field: FieldInfo) -> dict[str, Any]:
+def _kind(name: str, field: FieldInfo) -> dict[str, Any]:
     """Return argparse's keywords for a field's type."""
     kind: Any = field.annotation
     if type(None) in get_args(kind):
@@ -73,5 +73,5 @@ def _kind(field: FieldInfo) -> dict[str, Any]:
     if get_origin(kind) is list:
         (kind,), many = get_args(kind), {"nargs": "*"}
         kind = getattr(kind, "__origin__", kind)
-    metavar = (unit(field).split("(")[0].strip() or kind.__name__).upper().replace(" ", "")
+    metavar = (unit(field) or name).upper().replace(" ", "")
     return {"type": kind, "metavar": metavar, **many}

@@ -16,23 +16,10 @@ from packaging.specifiers import SpecifierSet
 from sd_search_verl.finding import Finding
 from sd_search_verl.gpu_stack import check_driver, check_flash_attention, check_trl
 from sd_search_verl.rollout.retriever_check import check_retriever
+from sd_search_verl.supported import SUPPORTED
 
 DISK_GIB = 6
 MEMORY_GIB = 12
-
-# What the code was written for; pinned environments are in requirements/.
-SUPPORTED = {
-    "verl": ">=0.9.0,<0.10",
-    "TransferQueue": ">=0.1.10",
-    "tensordict": ">=0.10,<0.11",
-    "transformers": ">=5.5.3,<5.11,!=5.6.0",
-    "torch": ">=2.7",
-    "ray": ">=2.47",
-    "hydra-core": ">=1.3",
-    "omegaconf": ">=2.3",
-    "aiohttp": ">=3.9",
-    "vllm": ">=0.18",
-}
 
 
 def examine(retrievers: Sequence[str] = ()) -> list[Finding]:

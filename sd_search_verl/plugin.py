@@ -15,7 +15,7 @@ from typing import Any
 from packaging.specifiers import SpecifierSet
 
 from sd_search_verl.config import HealthConfig, SDSearchConfig, SearchConfig
-from sd_search_verl.doctor import SUPPORTED
+from sd_search_verl.supported import SUPPORTED
 
 logger = logging.getLogger(__name__)
 

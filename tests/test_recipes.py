@@ -6,14 +6,16 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from sd_search_verl.config import SDSearchConfig
+from sd_search_verl.config import HealthConfig, SDSearchConfig, SearchConfig
 from sd_search_verl.verl_adapter.preflight import check_hindsight, check_keys, check_verl, compose
 
 REPO = Path(__file__).resolve().parents[1]
@@ -162,6 +164,26 @@ def test_every_field_of_the_papers_config_is_stated_or_marked() -> None:
         value = re.match(r"\s+(\w+): \S", line)
         if value and "our choice" not in line:
             assert value[1] in stated | follows, f"paper.yaml:{number}: {line}"
+
+
+def test_configs_do_not_restate_a_default() -> None:
+    """A default stands in the models alone; the paper's config marks the values that are the paper's own."""
+    defaults = {"sd_search": SDSearchConfig(), "search": SearchConfig(), "health": HealthConfig()}
+    for path in sorted((REPO / "hydra_configs").rglob("*.yaml")):
+        config, lines = yaml.safe_load(path.read_text()), path.read_text().splitlines()
+        for section in defaults.keys() & config.keys():
+            for name in restated(config[section], defaults[section].model_dump()):
+                marked = [line for line in lines if f" {name}: " in line and "the paper's" in line]
+                assert path.name == "paper.yaml" and marked, f"{path.name}: {section}.{name}"  # noqa: PT018
+
+
+def restated(values: dict[str, Any], defaults: dict[str, Any]) -> Iterator[str]:
+    """Yield the names of fields whose value is the default."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from restated(value, defaults[name])
+        elif value == defaults[name]:
+            yield name
 
 
 def test_the_ablations_change_one_field_each(tmp_path: Path) -> None:

@@ -35,23 +35,29 @@ def parser() -> Parser:
     commands = root.add_subparsers(required=True, metavar="COMMAND")
 
     one = add_command(commands, "run", "one arm on one seed, in plain PyTorch on one core", _run)
-    one.add_argument("arm", choices=ARMS, metavar="ARM")
+    one.add_argument(
+        "arm", choices=ARMS, metavar="ARM", help="see the list in `python -m benchmarks.world --help`"
+    )
     add_options(one, TrainConfig, ["seed"])
-    one.add_argument("--out", type=Path, help="write the evaluations here as CSV")
+    one.add_argument("--out", type=Path, help="write the evaluations here as CSV (default: not written)")
     _add_training(one)
 
     many = add_command(commands, "compare", "arms times seeds, paired; resumes after interruption", _compare)
     many.add_argument("arms", nargs="*", metavar="ARM", help=f"{BASELINE} is the baseline")
-    many.add_argument("--seeds", metavar="N[-M]", help="for instance 100-105")
+    many.add_argument(
+        "--seeds", metavar="N[-M]", help="for instance 100-105 (default: none, needed without --preset)"
+    )
     many.add_argument(
         "--preset",
         choices=["acceptance"],
         help="in place of arms and seeds: a warm start of its own, 12 paired seeds and all controls; exit code 1 when "
-        "a bar is missed",
+        "a bar is missed (default: none)",
     )
     many.add_argument("--out", type=Path, default=Path("runs/world"), help="default: %(default)s")
-    many.add_argument("--csv", type=Path, help="write all evaluations here")
-    many.add_argument("--jobs", type=int, default=1, help="runs at a time (default: %(default)s)")
+    many.add_argument("--csv", type=Path, help="write all evaluations here as CSV (default: not written)")
+    many.add_argument(
+        "--jobs", type=int, default=1, metavar="RUNS", help="runs at a time (default: %(default)s)"
+    )
     _add_training(many)
 
     plot = add_command(commands, "plot", "table and curves of a comparison", _plot)
@@ -61,7 +67,7 @@ def parser() -> Parser:
 
     stack = add_command(commands, "from-runs", "the same table from runs of main_ppo", _from_runs)
     stack.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders named <arm>-seed<N>")
-    stack.add_argument("--csv", type=Path, help="write all rows here")
+    stack.add_argument("--csv", type=Path, help="write all rows here as CSV (default: not written)")
     return root
 
 
@@ -72,7 +78,7 @@ TRAINING = ("steps", "questions", "group", "learning_rate", "evaluate_every")
 def _add_training(command: argparse.ArgumentParser) -> None:
     add_options(command, TrainConfig, TRAINING)
     command.add_argument(
-        "--alpha", type=float, metavar="A", help=f"of every arm but {BASELINE} (default: each arm's own)"
+        "--alpha", type=float, metavar="WEIGHT", help=f"of every arm but {BASELINE} (default: each arm's own)"
     )
     command.add_argument(
         "--model",

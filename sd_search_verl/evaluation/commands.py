@@ -6,38 +6,34 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from sd_search_verl.cli_options import add_options, given_options, listing
 from sd_search_verl.command_line import add_command
+from sd_search_verl.config import read_config
 from sd_search_verl.errors import UserError
-
-if TYPE_CHECKING:
-    from sd_search_verl.evaluation.config import ResolvedConfig
+from sd_search_verl.evaluation.config import (
+    EvaluationConfig,
+    ResolvedConfig,
+    ScoreFields,
+    find_training_config,
+    read_settings,
+)
 
 
 def add_commands(commands: Any) -> None:
-    """Add the commands to what ``add_subparsers`` returned."""
-    score = add_command(
-        commands, "score", "EM, F1 and cover-EM of recorded trajectories, whoever made them", _score
-    )
+    """Add the sub-commands to what argparse's ``add_subparsers`` returned."""
+    score = add_command(commands, "score", "compute EM, F1 and cover-EM of given trajectories", _score)
     score.add_argument("file", type=Path, help="JSON lines, plain or .gz")
+    add_options(score, ScoreFields)
     score.add_argument(
-        "--text", default="response", metavar="FIELD", help="text of the trajectory (default: %(default)s)"
+        "--protocol", metavar="NAME", help="tags of the texts (default: detected in each text)"
     )
-    score.add_argument("--answer", metavar="FIELD", help="an extracted answer, in place of --text")
-    score.add_argument(
-        "--golden",
-        default="golden_answers",
-        metavar="FIELD",
-        help="list of golden answers (default: %(default)s)",
-    )
-    score.add_argument("--by", metavar="FIELD", help="one line for each value of this field")
-    score.add_argument("--protocol", help="protocol of the texts (default: the one whose tags a text has)")
 
     evaluate = add_command(
         commands,
         "evaluate",
-        "ask a checkpoint questions with the training's agent loop; resumes after interruption",
+        "evaluate a checkpoint with the training's agent loop; resumable",
         _evaluate,
     )
     _add_model(evaluate)
@@ -53,30 +49,43 @@ def add_commands(commands: Any) -> None:
     )
 
     compare = add_command(
-        commands, "compare", "paired differences of two evaluations, or of two groups of them", _compare
+        commands,
+        "compare",
+        "compute paired differences of two evaluations, or of two groups of them",
+        _compare,
     )
     compare.add_argument(
         "a", nargs="+", type=Path, metavar="RUN", help="folders of `evaluate`: A and B, or all of A"
     )
     compare.add_argument(
-        "--with", dest="b", nargs="+", type=Path, default=[], metavar="RUN", help="all of B (other seeds)"
+        "--with",
+        dest="b",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="RUN",
+        help="all of B (default: the second RUN)",
     )
     compare.add_argument(
         "--changed",
         type=int,
         default=5,
-        metavar="N",
+        metavar="QUESTIONS",
         help="number of gained and of lost questions to list (default: %(default)s)",
     )
-    compare.add_argument("--out", type=Path, help="write everything here as JSON")
+    compare.add_argument(
+        "--out", type=Path, metavar="FILE", help="write the comparison as JSON (default: not written)"
+    )
 
-    ask = add_command(commands, "ask", "ask one question and show every step", _ask)
-    ask.add_argument("question", help="the question's text")
+    ask = add_command(commands, "ask", "answer one question and show every turn", _ask)
+    ask.add_argument("question", help="text of the question")
     _add_model(ask)
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:
-    """What a model needs to answer a question."""
+    """Add the options that an agent needs to answer a question."""
+    command.formatter_class = argparse.RawDescriptionHelpFormatter
+    command.epilog = f"options of --set, with unit and default:\n{listing(EvaluationConfig)}"
     command.add_argument(
         "--model", type=Path, required=True, help="Hugging Face folder, or a global_step_N of verl's"
     )
@@ -85,13 +94,13 @@ def _add_model(command: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="URL",
-        help="/retrieve address; may be repeated (default: the training's)",
+        help="retrieval server; may be repeated (default: the training's search.retriever_urls)",
     )
     command.add_argument(
         "--training",
         type=Path,
         metavar="CONFIG",
-        help="the training's .hydra/config.yaml: its limits are taken over; found by itself beside a checkpoint",
+        help=".hydra/config.yaml of the training, whose limits are taken over (default: the one beside the checkpoint)",
     )
     command.add_argument(
         "--set",
@@ -100,15 +109,14 @@ def _add_model(command: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="OPTION=VALUE",
-        help="such as temperature=1 seeds=[0,1,2] search.top_k=5, or tensor_parallel_size=2 for two GPUs (the "
-        "training's is not taken over); all options: docs/evaluation.md",
+        help="such as temperature=1 seeds=[0,1,2] search.top_k=5 (default: the training's values, else those below)",
     )
 
 
 def _score(arguments: argparse.Namespace) -> int:
-    from sd_search_verl.evaluation.score import Fields, score_file, table
+    from sd_search_verl.evaluation.score import score_file, table
 
-    fields = Fields(arguments.text, arguments.golden, arguments.answer, arguments.by)
+    fields = read_config(ScoreFields, given_options(arguments, ScoreFields), "score")
     scored = score_file(arguments.file, fields, arguments.protocol)
     for complaint in scored.complaints():
         print(f"{arguments.file}: {complaint}", file=sys.stderr)
@@ -120,8 +128,6 @@ def _score(arguments: argparse.Namespace) -> int:
 
 
 def _settings(arguments: argparse.Namespace) -> ResolvedConfig:
-    from sd_search_verl.evaluation.config import find_training_config, read_settings
-
     training = arguments.training or find_training_config(arguments.model)
     settings = read_settings(training, arguments.overrides, arguments.retriever)
     for warning in settings.warnings():

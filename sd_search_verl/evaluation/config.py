@@ -9,10 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import AfterValidator, Field, model_validator
-from yaml import YAMLError
 
 from sd_search_verl import protocol as protocols
 from sd_search_verl.config import ConfigError, SearchConfig, read_config
@@ -64,7 +61,7 @@ class EvaluationConfig(ConfigModel):
     gpu_memory_utilization: Annotated[PositiveShare, Affects.OPERATION] = 0.9
     """Share of each GPU that vLLM may take."""
     tensor_parallel_size: Annotated[Count, Unit("GPUs"), Affects.OPERATION] = 1
-    """GPUs that share the model."""
+    """GPUs that share the model; the training's number is not taken over."""
     chat_template_kwargs: Annotated[str, AfterValidator(_json_object)] = "{}"
     """Further arguments of the tokenizer's chat template, as JSON."""
     search: SearchConfig = SearchConfig()
@@ -78,6 +75,19 @@ class EvaluationConfig(ConfigModel):
                 "for all. Fix: set temperature above 0, or one seed"
             )
         return self
+
+
+class ScoreFields(ConfigModel):
+    """Names of the fields that ``sd-search score`` reads, each a dotted path."""
+
+    text: str = "response"
+    """Field of the trajectory, with or without its prompt."""
+    golden: str = "golden_answers"
+    """Field of the golden answers: a text, a list of texts, or an object with ``target``."""
+    answer: str | None = None
+    """Field of an answer already extracted, in place of --text."""
+    by: str | None = None
+    """Field whose values get a line each, such as the question set."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +118,10 @@ def read_settings(
     Raises:
         ConfigError: an unknown option or a value that is not allowed.
     """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
     known = _training_values(training) if training else {}
     try:
         merged = OmegaConf.merge(known, OmegaConf.from_dotlist(list(overrides)))
@@ -167,6 +181,8 @@ def protocol_hash(config: EvaluationConfig) -> str:
 
 def _training_values(path: Path) -> dict[str, Any]:
     """What an evaluation shares with the training whose whole Hydra config is at ``path``."""
+    from omegaconf import OmegaConf
+
     if not path.is_file():
         raise UserError(f"--training {path} is missing; give the .hydra/config.yaml of the run")
     whole = OmegaConf.load(path)

@@ -10,6 +10,7 @@ from typing import Any
 from sd_search_verl import protocol as protocols
 from sd_search_verl import scoring
 from sd_search_verl.data.jsonl import Problem, check_answers, check_text, get_field, read_objects
+from sd_search_verl.evaluation.config import ScoreFields
 from sd_search_verl.evaluation.statistics import bootstrap, macro_average, micro_average, percent
 from sd_search_verl.protocol.base import Protocol
 from sd_search_verl.table import render
@@ -19,23 +20,6 @@ METRICS = {
     "F1": scoring.token_f1,
     "cover-EM": scoring.cover_exact_match,
 }
-
-
-@dataclass(frozen=True)
-class Fields:
-    """Names of the fields, each a dotted path.
-
-    Attributes:
-        text: the trajectory, with or without its prompt.
-        golden: a text, a list of texts, or an object with ``target``.
-        answer: an answer already extracted, in place of the text; null = none was given.
-        by: the row's question set, for a line per set.
-    """
-
-    text: str = "response"
-    golden: str = "golden_answers"
-    answer: str | None = None
-    by: str | None = None
 
 
 @dataclass
@@ -61,7 +45,7 @@ class Scored:
         return sum(len(values["EM"]) for values in self.sets.values())
 
 
-def score_file(path: Path, fields: Fields, protocol: str | None = None) -> Scored:
+def score_file(path: Path, fields: ScoreFields, protocol: str | None = None) -> Scored:
     """Score every well-formed row of a JSONL file; ``protocol`` None = the one whose tags a text has.
 
     Raises:
@@ -101,7 +85,7 @@ def table(scored: Scored) -> str:
 
 
 def _rows(
-    path: Path, fields: Fields, protocol: str | None
+    path: Path, fields: ScoreFields, protocol: str | None
 ) -> Iterator[Problem | tuple[str, str | None, list[str]]]:
     """Set, answer and golden answers of every row, or its problem."""
     for number, row in read_objects(path):
@@ -122,7 +106,7 @@ def _rows(
 
 
 def _answer(
-    number: int, row: dict[str, Any], fields: Fields, protocol: str | None
+    number: int, row: dict[str, Any], fields: ScoreFields, protocol: str | None
 ) -> tuple[str | None, Problem | None]:
     if fields.answer is not None:
         answer = get_field(row, fields.answer)

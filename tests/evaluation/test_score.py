@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from sd_search_verl.cli import main
-from sd_search_verl.evaluation.score import Fields, response_of, score_file
+from sd_search_verl.evaluation.config import ScoreFields
+from sd_search_verl.evaluation.score import response_of, score_file
 from sd_search_verl.protocol import get
 
 R1 = get("search_r1")
@@ -21,22 +22,22 @@ def write(path: Path, rows: list[Any]) -> Path:
     return path
 
 
-def ems(path: Path, fields: Fields | None = None, protocol: str | None = None) -> list[float]:
-    return score_file(path, fields or Fields(), protocol).sets[path.name]["EM"]
+def ems(path: Path, fields: ScoreFields | None = None, protocol: str | None = None) -> list[float]:
+    return score_file(path, fields or ScoreFields(), protocol).sets[path.name]["EM"]
 
 
 def test_every_recorded_trajectory(real_data: Path) -> None:
     path = real_data / "wiki18-mini" / "trajectories_nq.jsonl.gz"
     with gzip.open(path, "rt") as file:
         recorded = [json.loads(line)["metric"] for line in file]
-    scored = score_file(path, Fields())
+    scored = score_file(path, ScoreFields())
     values = scored.sets[path.name]
     assert (scored.rows, scored.problems) == (2000, [])
     assert values["EM"] == [metric["em"] for metric in recorded]
     assert values["F1"] == pytest.approx([metric["f1"] for metric in recorded], abs=1e-6)
     assert all(cover >= em for cover, em in zip(values["cover-EM"], values["EM"], strict=True))
     # The same from the recorded predictions.
-    assert score_file(path, Fields(answer="pred")).sets[path.name]["EM"] == values["EM"]
+    assert score_file(path, ScoreFields(answer="pred")).sets[path.name]["EM"] == values["EM"]
 
 
 def test_a_prompt_in_the_text_gives_no_answer(tmp_path: Path) -> None:
@@ -49,7 +50,7 @@ def test_a_prompt_in_the_text_gives_no_answer(tmp_path: Path) -> None:
         {"response": prompt + "<answer>Beijing</answer>", "golden_answers": ["Beijing"]},
         {"response": get("autorefine").prompt("x")[0]["content"], "golden_answers": ["Donald Trump"]},
     ]
-    scored = score_file(write(tmp_path / "rows.jsonl", rows), Fields())
+    scored = score_file(write(tmp_path / "rows.jsonl", rows), ScoreFields())
     assert scored.sets["rows.jsonl"]["EM"] == [0.0, 0.0, 1.0, 0.0]
     assert scored.unanswered == 3
     assert response_of("no prompt", R1) == "no prompt"
@@ -75,7 +76,7 @@ def test_fields_of_other_peoples_files(tmp_path: Path) -> None:
         },
         {"output": "<answer>Zürich</answer>", "reward_model": {"ground_truth": "Rom"}},
     ]
-    fields = Fields(text="output", golden="reward_model.ground_truth")
+    fields = ScoreFields(text="output", golden="reward_model.ground_truth")
     assert ems(write(tmp_path / "rows.jsonl", rows), fields) == [1.0, 0.0]
 
 
