@@ -108,9 +108,26 @@ def measure(counted_rows: int, repeats: int) -> Iterator[Row]:
 def main() -> None:
     """Measure and append to the CSV."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".csv"))
-    parser.add_argument("--rows", type=int, default=64, help="rows of logits that are counted")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path(__file__).with_suffix(".csv"),
+        help="file of the rows (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--rows",
+        type=int,
+        default=64,
+        metavar="ROWS",
+        help="rows of logits that are counted (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=5,
+        metavar="TIMES",
+        help="repeats of each measurement (default: %(default)s)",
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     device = device_name("cpu")
