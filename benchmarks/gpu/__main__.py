@@ -105,20 +105,46 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--minutes", type=float, default=8.0, help="of all parts together")
-    parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="folder for the results")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART")
-    parser.add_argument("--limit", type=_limit, action="append", default=[], metavar="PART=SECONDS")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=8.0,
+        metavar="MINUTES",
+        help="time of all parts together (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/gpu"), help="folder for the results (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=PARTS,
+        default=list(PARTS),
+        metavar="PART",
+        help="parts to run (default: all)",
+    )
+    parser.add_argument(
+        "--limit",
+        type=_limit,
+        action="append",
+        default=[],
+        metavar="PART=SECONDS",
+        help="time limit of a part (default: the part's own)",
+    )
     parser.add_argument("--list", action="store_true", help="print the parts and stop")
     parser.add_argument("--rehearse", action="store_true", help="tiny shapes on the CPU")
-    parser.add_argument("--bundle", type=Path, metavar="DIR", help="packages that this machine lacks")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--bundle", type=Path, metavar="DIR", help="packages that this machine lacks (default: none)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="SEED", help="seed of all parts (default: %(default)s)"
+    )
     parser.add_argument(
         "--inject-error",
         type=float,
         default=0.0,
         metavar="RELATIVE",
-        help="falsify what the checks see by this much; they must then say WRONG",
+        help="falsify what the checks see by this much; they must then say WRONG (default: %(default)s)",
     )
     return parser.parse_args(argv)
 
