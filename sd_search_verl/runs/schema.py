@@ -82,27 +82,25 @@ class Trace(BaseModel):
     def of(cls, step: int, rollout: Rollout, score: float, tokens: Sequence[str], **teacher: Any) -> Trace:
         """Return the trace of a rollout with the text of each of its tokens.
 
+        A field that a rollout has too, by the same name, is copied.
+
         Args:
             **teacher: ``blocks``, ``credit`` and ``divergence``, where there was a teacher.
         """
-        return cls(
-            step=step,
-            group=rollout.prompt.group,
-            prompt=rollout.prompt.messages,
-            response=rollout.response,
-            tokens=list(tokens),
-            mask=rollout.response_mask,
-            queries=rollout.queries,
-            spans=[list(span) for span in rollout.spans],
-            gold_in_documents=[int(search.has_gold) for search in rollout.searches],
-            answer=rollout.answer,
-            golden_answers=list(rollout.prompt.golden_answers),
-            em=rollout.em,
-            f1=rollout.f1,
-            score=score,
-            status=rollout.status,
-            **{"blocks": [], **teacher},
-        )
+        values = {name: value for name, value in vars(rollout).items() if name in cls.model_fields}
+        values |= {
+            "step": step,
+            "group": rollout.prompt.group,
+            "prompt": rollout.prompt.messages,
+            "golden_answers": list(rollout.prompt.golden_answers),
+            "tokens": list(tokens),
+            "mask": rollout.response_mask,
+            "spans": [list(span) for span in rollout.spans],
+            "gold_in_documents": [int(search.has_gold) for search in rollout.searches],
+            "score": score,
+            "blocks": [],
+        }
+        return cls(**values | teacher)
 
     def to_line(self) -> dict[str, Any]:
         """Return the JSON object of the line."""
