@@ -11,9 +11,9 @@ from typing import Any
 from sd_search_verl import protocol as protocols
 from sd_search_verl.data.questions import Question
 from sd_search_verl.evaluation.config import EvaluationConfig
+from sd_search_verl.evaluation.engine import open_session
 from sd_search_verl.evaluation.model import resolve_model
-from sd_search_verl.evaluation.run import Generate, Search, play
-from sd_search_verl.evaluation.session import open_session
+from sd_search_verl.evaluation.run import Generate, Search, run_question
 from sd_search_verl.protocol.base import Protocol
 from sd_search_verl.rollout.loop import Generation
 from sd_search_verl.rollout.retriever import SearchResult
@@ -58,7 +58,7 @@ async def step_by_step(
         return found
 
     show(f"question: {question.question}")
-    row = await play(question, config.seeds[0], shown_turn, shown_search, tokenizer, config)
+    row = await run_question(question, config.seeds[0], shown_turn, shown_search, tokenizer, config)
     if row["truncated_prompt"]:
         show(
             f"\nthe prompt of {row['prompt_tokens']} tokens lost its start "

@@ -1,23 +1,30 @@
-"""The model in vLLM's asynchronous engine: many episodes at once, token ids in and token ids out."""
+"""A model in vLLM's asynchronous engine, token ids in and token ids out, and a retriever: what an evaluation needs."""
 
 from __future__ import annotations
 
 import importlib.util
 import itertools
 import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sd_search_verl.config import ConfigError
 from sd_search_verl.errors import UserError
 from sd_search_verl.evaluation.config import EvaluationConfig
+from sd_search_verl.evaluation.run import Generate, Search
 from sd_search_verl.launch.environment import ENVIRONMENT
+from sd_search_verl.launch.process_tree import kill_children_on_death
 from sd_search_verl.protocol.base import Protocol
 from sd_search_verl.rollout.loop import Generation
+from sd_search_verl.rollout.retriever import RetrieverClient
 
 
 class Engine:
-    """A model ready to generate. Make it inside the event loop that uses it.
+    """A model ready to generate; to be created inside the event loop that uses it.
 
     Args:
         model: Hugging Face folder.
@@ -37,7 +44,7 @@ class Engine:
         length = config.max_prompt_tokens + config.max_response_tokens
         devices: dict[str, Any] = {}
         if on_cpu:
-            # A prompt in pieces ends vLLM's CPU worker where a request has a seed: it sets back the random generator's
+            # Chunked prefill crashes vLLM's CPU worker where a request has a seed: it rewinds the random generator's
             # offset (gpu_model_runner.py, _bookkeeping_sync), which a generator on the CPU does not have.
             devices = {
                 "enforce_eager": True,
@@ -62,7 +69,7 @@ class Engine:
     async def generate(
         self, context: list[int], max_tokens: int, protocol: Protocol, seed: int
     ) -> Generation:
-        """One turn. ``seed`` makes a sampled turn the same whatever else is in the batch."""
+        """Generate one turn; with ``seed`` a sampled turn does not depend on the rest of the batch."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -85,8 +92,39 @@ class Engine:
         self._llm.shutdown()
 
 
+@dataclass(frozen=True)
+class Session:
+    """Functions that generate a turn and search for documents, and the model's tokenizer."""
+
+    generate: Generate
+    search: Search
+    tokenizer: Any
+
+
+@asynccontextmanager
+async def open_session(model: Path, config: EvaluationConfig) -> AsyncIterator[Session]:
+    """Yield retriever client and engine and close both at the end; the engine's processes end with this one.
+
+    Raises:
+        UserError: the retriever does not answer; checked before the model is loaded, which takes minutes.
+    """
+    search = config.search
+    client = RetrieverClient(search.retriever_urls, search.top_k, search.timeout_s, search.max_retries)
+    try:
+        found = await client.search("test")
+        if found.error is not None:
+            raise UserError(f"the retriever does not answer: {found.error}")
+        from transformers import AutoTokenizer  # takes as long as loading a small model
+
+        print(f"loading {model} into vLLM", file=sys.stderr)
+        with kill_children_on_death(), closing(Engine(model, config)) as engine:
+            yield Session(engine.generate, client.search, AutoTokenizer.from_pretrained(model))
+    finally:
+        await client.close()
+
+
 def prepare_environment() -> bool:
-    """Set what vLLM reads when it is imported; returns whether this is a machine without an accelerator."""
+    """Set the environment that vLLM reads at import; return whether the machine has no accelerator."""
     if importlib.util.find_spec("vllm") is None:
         raise UserError("vLLM is not installed; `make install` (CPU) or `make install-gpu` brings it")
     import torch

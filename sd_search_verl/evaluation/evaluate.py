@@ -1,9 +1,9 @@
-"""``sd-search evaluate``: settings, questions, engine and retriever put together, and the files it leaves.
+"""``sd-search evaluate``: run questions through a checkpoint and write these files.
 
-``run.json``           what was asked of what, written before the first question; a second start must agree with it
-``trajectories.jsonl`` a line per episode, in the order in which they ended
-``results.json``       the numbers; the same for the same trajectories
-``timing.json``        latencies, which no second run repeats
+``run.json``           model, config and questions, written before the first question; a restart must agree with it
+``trajectories.jsonl`` a line per rollout, in order of completion
+``results.json``       the metrics; equal trajectories give an equal file
+``timing.json``        latencies, apart because no second run repeats them
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from sd_search_verl.evaluation.config import (
     identity,
     protocol_hash,
 )
+from sd_search_verl.evaluation.engine import open_session
 from sd_search_verl.evaluation.model import resolve_model
-from sd_search_verl.evaluation.results import in_order, summarize, timing
-from sd_search_verl.evaluation.run import ask_all
-from sd_search_verl.evaluation.session import open_session
+from sd_search_verl.evaluation.results import ordered, summarize, timing
+from sd_search_verl.evaluation.run import run_questions
 from sd_search_verl.evaluation.trajectories import TrajectoryFile
 from sd_search_verl.fingerprint import fingerprint
 
@@ -38,22 +38,22 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What to evaluate: ``questions`` are files with the name of their set, or None for the file's own."""
+    """What to evaluate. ``questions``: files with the name of their set, or None for the file's own."""
 
     model: Path
     questions: Sequence[tuple[str | None, Path]]
     out: Path
-    settings: ResolvedConfig
+    resolved: ResolvedConfig
 
 
 def evaluate(job: Evaluation) -> dict[str, Any]:
-    """Ask what is not answered yet and write the results; returns them.
+    """Run the questions that have no trajectory yet, write the results and return them.
 
     Raises:
         ConfigError, FileNotFoundError, ValueError: the job cannot be done as given.
         RuntimeError: the folder holds another evaluation, or search failed too often.
     """
-    config = job.settings.config
+    config = job.resolved.config
     protocol = protocols.get(config.search.protocol)
     questions = [
         question
@@ -69,7 +69,7 @@ def evaluate(job: Evaluation) -> dict[str, Any]:
     with TrajectoryFile(job.out / "trajectories.jsonl") as file:
         if any(key not in file.rows for key in keys):
             asyncio.run(_ask(questions, model, config, file))
-        rows = in_order(file.rows, keys)
+        rows = ordered(file.rows, keys)
     results = {"format": FORMAT, **asked, **summarize(rows)}
     _write(job.out / "results.json", results)
     _write(job.out / "timing.json", timing(rows.values()))
@@ -80,27 +80,27 @@ async def _ask(
     questions: Sequence[Question], model: Path, config: EvaluationConfig, file: TrajectoryFile
 ) -> None:
     async with open_session(model, config) as session:
-        await ask_all(questions, session.generate, session.search, session.tokenizer, config, file)
+        await run_questions(questions, session.generate, session.search, session.tokenizer, config, file)
 
 
 def _describe(job: Evaluation, model: Path, questions: Sequence[Question]) -> dict[str, Any]:
-    """What the answers depend on. Where the retriever stands and how much runs at once does not belong to it."""
-    config = identity(job.settings.config)
-    training = job.settings.training
+    """Return everything that an answer depends on; see :func:`.config.identity`."""
+    config = identity(job.resolved.config)
+    training = job.resolved.training
     return {
         "model": str(job.model),
         "model_fingerprint": fingerprint(model),
         "protocol": config["search"]["protocol"],
-        "protocol_hash": protocol_hash(job.settings.config),
+        "protocol_hash": protocol_hash(job.resolved.config),
         "training_protocol_hash": protocol_hash(training) if training else None,
-        "warnings": job.settings.warnings(),
+        "warnings": job.resolved.warnings(),
         "config": config,
         "questions": _digest([dataclasses.asdict(question) for question in questions]),
     }
 
 
 def _check_same(path: Path, asked: dict[str, Any]) -> None:
-    """Write what is asked; where it was written before it must be the same."""
+    """Write ``run.json``, or require that it holds the same."""
     if not path.exists():
         _write(path, asked)
         return
@@ -131,7 +131,7 @@ def _digest(value: Any) -> str:
 
 
 def _write(path: Path, value: Any) -> None:
-    """Whole or not at all."""
+    """Write atomically."""
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(value, indent=2) + "\n")
     part.replace(path)

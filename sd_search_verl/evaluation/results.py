@@ -33,18 +33,18 @@ RATES: dict[str, Callable[[Mapping[str, Any]], float]] = {
     "context_overflow": lambda row: row["status"] == "context_overflow",
     "search_failed": lambda row: row["failures"] > 0,
 }
-"""Per episode; a set's rate is their mean, so all but the first are shares of episodes."""
+"""Value of each rollout; a set's rate is their mean, so all but the first are shares of rollouts."""
 
 LIMITS = {
     "truncated_prompts": "of the prompts lost their start (max_prompt_tokens)",
     "context_overflow": "ran out of room (max_response_tokens)",
     "turn_limit": "were still searching after the last turn (search.max_turns)",
 }
-"""Rates that are about a limit of the evaluation; the table names them where they are not 0."""
+"""Rates of rollouts that met a limit; the table names them where they are not 0."""
 
 
 def per_question(rows: Rows, metric: str) -> dict[str, dict[str, float]]:
-    """Set -> question id -> the metric's mean over seeds, both in the rows' order."""
+    """Return set -> question id -> mean of the metric over seeds, in the order of the rows."""
     values: dict[str, dict[str, list[float]]] = {}
     for (name, question, _), row in rows.items():
         values.setdefault(name, {}).setdefault(question, []).append(row[metric])
@@ -52,10 +52,10 @@ def per_question(rows: Rows, metric: str) -> dict[str, dict[str, float]]:
 
 
 def summarize(rows: Rows) -> dict[str, Any]:
-    """Every metric per set with its interval, both averages, rates, and the spread over seeds.
+    """Return every metric per set with its interval, both averages, rates, and the spread over seeds.
 
     Args:
-        rows: trajectories in the order of the questions, not of their ends: seeds of resampling go by it.
+        rows: trajectories in the order of the questions, on which the bootstrap's result depends.
     """
     metrics = {metric: per_question(rows, metric) for metric in METRICS}
     summary: dict[str, Any] = {"sets": {}}
@@ -76,7 +76,7 @@ def summarize(rows: Rows) -> dict[str, Any]:
 
 
 def timing(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Seconds per question (others running beside it) and per search: the parts of a run that no second run repeats."""
+    """Return latencies in s per question, others running beside it, and per search; no second run repeats them."""
     questions, searches = [], []
     for row in rows:
         questions.append(row["latency_s"])
@@ -89,7 +89,7 @@ def timing(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def latency_line(found: Mapping[str, float]) -> str:
-    """:func:`timing` for a person."""
+    """Return one line about :func:`timing`."""
     return "latency, median (99th percentile): " + ", ".join(
         f"{found[f'{name}_latency_s_p50']:.3g} s ({found[f'{name}_latency_s_p99']:.3g} s) a {name}"
         for name in ("question", "search")
@@ -97,7 +97,7 @@ def latency_line(found: Mapping[str, float]) -> str:
 
 
 def table(summary: Mapping[str, Any]) -> str:
-    """The summary for a person: a line per set, both averages, and mean and s.d. where there are several seeds."""
+    """Return the summary as text: a line per set, both averages, and mean and s.d. over several seeds."""
     head = [
         "set",
         "n",
@@ -142,7 +142,7 @@ def table(summary: Mapping[str, Any]) -> str:
 
 
 def seeds_line(label: str, seeds: Mapping[str, Any]) -> str:
-    """``EM, macro average over 3 seeds: 42.0 ± 0.8``."""
+    """Return a line such as ``EM, macro average over 3 seeds: 42.0 ± 0.8``."""
     return (
         f"{label}, macro average over {len(seeds['values'])} seeds: "
         f"{100 * seeds['mean']:.1f} ± {100 * (seeds['sd'] or 0.0):.1f} (s.d.)"
@@ -150,7 +150,7 @@ def seeds_line(label: str, seeds: Mapping[str, Any]) -> str:
 
 
 def _over_seeds(rows: Rows) -> dict[str, Any]:
-    """Of every metric the macro average of each seed, their mean and sample standard deviation."""
+    """Return the macro average of each seed, their mean and sample standard deviation, for every metric."""
     found: dict[str, Any] = {}
     for metric in METRICS:
         by_seed: dict[int, dict[str, list[float]]] = {}
@@ -166,6 +166,6 @@ def _over_seeds(rows: Rows) -> dict[str, Any]:
     return found
 
 
-def in_order(rows: Rows, keys: Sequence[Key]) -> dict[Key, Mapping[str, Any]]:
-    """The rows of ``keys``, in their order."""
+def ordered(rows: Rows, keys: Sequence[Key]) -> dict[Key, Mapping[str, Any]]:
+    """Return the rows of ``keys``, in the order of ``keys``."""
     return {key: rows[key] for key in keys}

@@ -1,4 +1,4 @@
-"""Asking questions: many episodes of the training's own agent loop at once, each written down when it ends."""
+"""Run questions through the training's own agent loop, many at once; each rollout is written when it ends."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ from sd_search_verl.rollout.retriever import SearchResult
 from sd_search_verl.rollout.types import Prompt
 
 Generate = Callable[[list[int], int, Protocol, int], Awaitable[Generation]]
-"""Context, most tokens, protocol and seed of a turn -> its tokens."""
+"""Context, token limit, protocol and seed of a turn -> its tokens."""
 Search = Callable[[str], Awaitable[SearchResult]]
-FEW_FAILURES = 5  # happen to any server, and are a large share of few searches
+MIN_FAILURES = 5
+"""Fewer failures do not stop an evaluation: of few searches they are a large share."""
 
 
 class SearchFailedError(UserError):
-    """Too many searches got no answer; what was finished stays, and a second start goes on."""
+    """Too many searches failed; finished rollouts are kept, and the same command resumes."""
 
 
-async def ask_all(
+async def run_questions(
     questions: Sequence[Question],
     generate: Generate,
     search: Search,
@@ -40,10 +41,10 @@ async def ask_all(
     config: EvaluationConfig,
     file: TrajectoryFile,
 ) -> None:
-    """Ask what the file does not hold yet, once for each seed, and append it.
+    """Run every question that the file lacks, once per seed, and append the rollouts to the file.
 
-    An episode with a failed search is put off to the end and asked once more; then it counts as it is, because a
-    server may refuse a query for good.
+    A rollout with a failed search is repeated once, after all others; then it counts as it is, because a server may
+    refuse a query for good.
 
     Raises:
         SearchFailedError: more than ``max_failure_rate`` of the searches failed.
@@ -54,23 +55,23 @@ async def ask_all(
         for question in questions
         if (question.set, question.id, seed) not in file.rows
     ]
-    watch = _Watch(search, config.max_failure_rate)
+    monitor = _FailureMonitor(search, config.max_failure_rate)
     done = len(questions) * len(config.seeds) - len(todo)
     with tqdm(total=done + len(todo), initial=done, unit="question", dynamic_ncols=True) as bar:
 
-        async def ask(question: Question, seed: int, last_time: bool) -> bool:
-            row = await play(question, seed, generate, watch.search, tokenizer, config)
-            if row["failures"] and not last_time:
+        async def ask(question: Question, seed: int, final: bool) -> bool:
+            row = await run_question(question, seed, generate, monitor.search, tokenizer, config)
+            if row["failures"] and not final:
                 return False
             file.append(row)
             bar.update()
             return True
 
-        put_off = await _in_parallel(todo, lambda q, s: ask(q, s, False), config.concurrency)
-        await _in_parallel(put_off, lambda q, s: ask(q, s, True), config.concurrency)
+        failed = await _in_parallel(todo, lambda q, s: ask(q, s, False), config.concurrency)
+        await _in_parallel(failed, lambda q, s: ask(q, s, True), config.concurrency)
 
 
-async def play(
+async def run_question(
     question: Question,
     seed: int,
     generate: Generate,
@@ -78,7 +79,7 @@ async def play(
     tokenizer: Any,
     config: EvaluationConfig,
 ) -> dict[str, Any]:
-    """One episode, as a line of ``trajectories.jsonl``."""
+    """Run one rollout; return its line of ``trajectories.jsonl``."""
     protocol = protocols.get(config.search.protocol)
     prompt = Prompt.encode(
         question.id,
@@ -109,13 +110,13 @@ async def play(
 
 
 def turn_seed(seed: int, question: Question, turn: int) -> int:
-    """Seed of one turn's sampling, in [0, 2^63): the same whenever and in whatever order questions are asked."""
+    """Return the seed of one turn's sampling, in [0, 2^63); it does not depend on the order of the questions."""
     text = json.dumps([seed, question.set, question.id, turn])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-class _Watch:
-    """Searches, and stops all when too many fail."""
+class _FailureMonitor:
+    """Pass searches on, and stop the evaluation when too many fail."""
 
     def __init__(self, search: Search, max_failure_rate: float) -> None:
         self._search, self._most = search, max_failure_rate
@@ -125,10 +126,11 @@ class _Watch:
         found = await self._search(query)
         self._searches += 1
         self._failures += found.error is not None
-        if self._failures >= FEW_FAILURES and self._failures > self._most * self._searches:
+        if self._failures >= MIN_FAILURES and self._failures > self._most * self._searches:
             raise SearchFailedError(
                 f"{self._failures} of {self._searches} searches failed (max_failure_rate={self._most:g}), "
-                f"the last with: {found.error}. What is finished is kept; start again when the server answers"
+                f"the last with: {found.error}. Finished rollouts are kept. Fix: repeat the command once the server "
+                "answers"
             )
         return found
 
@@ -136,7 +138,10 @@ class _Watch:
 async def _in_parallel(
     todo: Iterable[tuple[Question, int]], ask: Callable[[Question, int], Awaitable[bool]], workers: int
 ) -> list[tuple[Question, int]]:
-    """Ask each, ``workers`` at a time; returns those whose asking gave False. The first error ends all."""
+    """Call ``ask`` for each item, ``workers`` at a time; return the items for which it returned False.
+
+    The first error cancels all.
+    """
     unfinished = []
     queue: Iterator[tuple[Question, int]] = iter(todo)
 
