@@ -1,4 +1,4 @@
-"""``sd-search corpus``: wiki-18 and its E5 index. What it costs is said first; nothing starts without consent.
+"""``sd-search corpus``: download wiki-18 or its E5 index, after a statement of the cost and the user's consent.
 
 Repositories and files are those of Search-R1's ``scripts/download.py`` (https://github.com/PeterGriffinJin/Search-R1);
 sizes are asked of the hub.
@@ -27,7 +27,7 @@ _CHUNK = 1 << 24  # bytes
 
 @dataclass(frozen=True)
 class Part:
-    """Something to download.
+    """Files to download.
 
     Attributes:
         repository: on the hub; HF_ENDPOINT chooses a mirror.
@@ -75,7 +75,7 @@ PARTS = {
 
 @dataclass(frozen=True)
 class Plan:
-    """Files to fetch, and the room in bytes that it takes while they are unpacked."""
+    """Files to fetch, and the disk space in bytes needed while they are unpacked."""
 
     part: Part
     files: Sequence[hub.RemoteFile]
@@ -86,7 +86,7 @@ class Plan:
         return int(self.part.grows * sum(file.size for file in self.files))
 
     def describe(self, free: int) -> str:
-        """What it costs, in words. Time is for 100 megabytes a second from the hub and from the disk."""
+        """Return the cost in words. Time is for 100 megabytes a second from the hub and from the disk."""
         download = sum(file.size for file in self.files)
         minutes = (download + self.room) / 1e8 / 60
         files = ", ".join(f"{file.name} {file.size / GB:.1f} GB" for file in self.files)
@@ -99,7 +99,7 @@ class Plan:
 
 
 def plan(part: Part) -> Plan:
-    """Ask the hub what is to be fetched.
+    """Return the plan of a download, with sizes from the hub.
 
     Raises:
         RuntimeError: the hub does not answer.
@@ -108,7 +108,7 @@ def plan(part: Part) -> Plan:
 
 
 def fetch(job: Plan, out: Path) -> Path:
-    """Download (a second start goes on where the first broke), check and unpack; returns the finished file.
+    """Download, check and unpack; return the finished file. A repeated call resumes a broken download.
 
     Raises:
         UserError: the disk is too small, or the hub does not give the files.
@@ -132,7 +132,7 @@ def fetch(job: Plan, out: Path) -> Path:
 
 
 def assemble(sources: Sequence[Path], result: Path) -> None:
-    """Unpack a ``.gz`` or join parts into ``result``, which appears when it is whole; the sources are then removed."""
+    """Unpack a ``.gz`` or join parts into ``result``, written atomically, and remove the sources."""
     part = result.with_name(result.name + ".part")
     total = sum(source.stat().st_size for source in sources)
     with part.open("wb") as file, tqdm(total=total, unit="B", unit_scale=True, desc=result.name) as bar:
@@ -148,7 +148,7 @@ def assemble(sources: Sequence[Path], result: Path) -> None:
 
 
 def check_corpus(path: Path, lines: int = 10_000) -> int:
-    """Check the first lines of a corpus that the user has; returns how many.
+    """Check the first lines of a corpus; return their number.
 
     Raises:
         UserError: no such file.
@@ -196,7 +196,7 @@ def convert(path: Path, result: Path) -> int:
 
 
 def has_titles(path: Path) -> bool:
-    """Whether a corpus' first line is of the form that :func:`convert` takes."""
+    """Return whether a corpus' first line has the form that :func:`convert` takes."""
     for _, row in read_objects(path):
         return not isinstance(row, Problem) and "contents" not in row and {"title", "text"} <= set(row)
     return False
