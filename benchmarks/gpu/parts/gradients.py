@@ -32,12 +32,13 @@ UNCLIPPED = f"{ACTOR}.optim.clip_grad=1e9"
 def run(run: Run) -> None:
     """Try every way; one that raises an error does not keep the next from its turn."""
     engine.single_rank_environment()
-    packed_attention.install()
+    if not run.gpu:
+        packed_attention.install()  # in place of flash-attn's kernel, which needs a card
     rows = engine.recorded_rows(tiny.byte_tokenizer(), groups=2, size=4, seed=run.seed)
     with tempfile.TemporaryDirectory() as folder:
         models = {tied: _model(Path(folder) / str(tied), tied) for tied in (False, True)}
         expected: dict[tuple[bool, float], tuple[dict[str, Tensor], float]] = {}
-        for way in [*WAYS, *BITWISE]:
+        for way in [*WAYS[:-1], *BITWISE, WAYS[-1]]:
             reason = _impossible(way, run)
             if reason:
                 run.not_run(way.name, reason)
@@ -103,8 +104,7 @@ def _worker(run: Run, way: Way, model: Path, overrides: Sequence[str], stock: bo
     chosen = [f"trainer.device={run.device}", *overrides]
     if way.packed:
         chosen.append(f"{MODEL}.use_remove_padding=True")
-        if way.bf16 or not run.gpu:
-            # On the CPU a kernel behind Hugging Face's flash-attention path.
+        if way.bf16:
             attention = "flash_attention_2" if run.gpu else packed_attention.NAME
             chosen.append(f"{MODEL}.override_config.attn_implementation={attention}")
     if way.bf16:
