@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("VERL_PLATFORM", "cpu")  # verl reads it when it is imported
+
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf, open_dict
 from torch import Tensor
@@ -155,7 +159,7 @@ class Actor:
     """The two workers of a rank, and a step on them."""
 
     def __init__(self, config: Any, device: str) -> None:
-        _single_rank()
+        single_rank()
         self.device = device
         self.actor = SDActorRolloutRefWorker(config=config, role="actor")
         self.actor.init_model()
@@ -165,7 +169,7 @@ class Actor:
 
     def step(self, rows: Sequence[Rollout], alpha: float, skip_old_log_prob: bool = False) -> Seconds:
         """One step of verl's actor part on these rollouts."""
-        batch = _batch(rows, alpha)
+        batch = batch_of(rows, alpha)
         mask = batch["response_mask"]
 
         def log_probs(compute: Any, entropy: bool) -> Tensor:
@@ -194,7 +198,9 @@ class Actor:
         return result, now(self.device) - start
 
 
-def _batch(rows: Sequence[Rollout], alpha: float) -> Any:
+def batch_of(rows: Sequence[Rollout], alpha: float) -> Any:
+    """Return what verl's workers take of these rollouts, with the method's fields where alpha is not 0."""
+
     def nested(values: Sequence[Tensor]) -> Tensor:
         return torch.nested.as_nested_tensor(list(values), layout=torch.jagged)
 
@@ -230,7 +236,8 @@ def _batch(rows: Sequence[Rollout], alpha: float) -> Any:
     )
 
 
-def _single_rank() -> None:
+def single_rank() -> None:
+    """Set the environment of rank 0 of 1, for a worker in this process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         os.environ.setdefault("MASTER_PORT", str(free.getsockname()[1]))

@@ -21,7 +21,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("VERL_PLATFORM", "cpu")  # inert where there is an accelerator
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("VERL_PLATFORM", "cpu")  # inert where there is an accelerator
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch

@@ -192,13 +192,13 @@ def engine(name: str, dtype: str, rank: int, checkpointing: bool, tokens: int = 
         model = AutoModelForCausalLM.from_config(config_of(shape), dtype=torch.float32)
         model.save_pretrained(folder)
         save_tokenizer(Path(folder))
-        actor._single_rank()
+        actor.single_rank()
         worker = SDActorRolloutRefWorker(
             config=actor.configuration(setting, Path(folder), 1, overrides), role="actor"
         )
         worker.init_model()
     lengths = trajectories.Lengths(64, tokens - 64, [])
-    batch = actor._batch(trajectories.rollouts([[lengths]], shape.vocab, seed=0), 0.0)
+    batch = actor.batch_of(trajectories.rollouts([[lengths]], shape.vocab, seed=0), 0.0)
     batch["old_log_probs"] = batch["ref_log_prob"] = batch["advantages"] * 0
     held: dict[str, float] = {}
     fsdp = worker.actor.engine
