@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.world import acceptance
 from benchmarks.world.arms import ARMS, BASELINE
 from benchmarks.world.compare import compare, read_csv, write_csv
-from benchmarks.world.experiment import Row, run
+from benchmarks.world.experiment import EvaluationRow, run
 from benchmarks.world.from_runs import read_stack_runs
 from benchmarks.world.plot import plot_learning, plot_oracle
 from benchmarks.world.summary import summarize, table
@@ -51,7 +51,7 @@ def parser() -> Parser:
         "--preset",
         choices=["acceptance"],
         help="in place of arms and seeds: a warm start of its own, 12 paired seeds and all controls; exit code 1 when "
-        "a bar is missed (default: none)",
+        "a criterion is missed (default: none)",
     )
     many.add_argument("--out", type=Path, default=Path("runs/world"), help="default: %(default)s")
     many.add_argument("--csv", type=Path, help="write all evaluations here as CSV (default: not written)")
@@ -129,12 +129,12 @@ def _accept(arguments: argparse.Namespace) -> int:
         acceptance.plan(), arguments.out, acceptance.CONFIG, arguments.jobs, start, acceptance.ALPHA
     )
     _show(rows, arguments.csv)
-    found = acceptance.bars(rows)
+    found = acceptance.criteria(rows)
     used = sum(os.times()[:4]) - sum(started[:4])  # of this process and of those it waited for
     print(
         f"\n{acceptance.verdict(found)}\n\n{used / 60:.1f} minutes of process time, less what was found done"
     )
-    return 0 if all(bar.met for bar in found) else 1
+    return 0 if all(c.met for c in found) else 1
 
 
 def _plot(arguments: argparse.Namespace) -> int:
@@ -154,7 +154,7 @@ def _from_runs(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _show(rows: list[Row], csv: Path | None = None) -> None:
+def _show(rows: list[EvaluationRow], csv: Path | None = None) -> None:
     """Print the table, and write the rows to a file if there is one."""
     if csv:
         write_csv(rows, csv)

@@ -1,4 +1,4 @@
-"""The acceptance comparison: its start, its arms and seeds, and the bars that its rows must meet."""
+"""The acceptance comparison: its start, its arms and seeds, and the criteria that its rows must meet."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.world.arms import BASELINE
-from benchmarks.world.experiment import Row
+from benchmarks.world.experiment import EvaluationRow
 from benchmarks.world.summary import Summary, curves, summarize
 from sd_search_verl.errors import UserError
 from sd_search_verl.table import render
@@ -33,7 +33,7 @@ SAME = 0.02
 
 
 @dataclass(frozen=True)
-class Bar:
+class Criterion:
     """A demand, what was measured, and whether that is enough."""
 
     demand: str
@@ -67,7 +67,7 @@ def start(out: Path) -> Path:
     return checkpoint
 
 
-def bars(rows: Sequence[Row]) -> list[Bar]:
+def criteria(rows: Sequence[EvaluationRow]) -> list[Criterion]:
     """The verdict over the rows of :func:`plan`.
 
     Raises:
@@ -81,19 +81,22 @@ def bars(rows: Sequence[Row]) -> list[Bar]:
     most, many = _of(sd, 11 / 12), _of(sd, 10 / 12)
     gaps = [_gap(summary) for summary in (sd, shuffled)]
     return [
-        Bar("teacher - student above 0.15", f"{gaps[0]:.3f}", gaps[0] > 0.15),
-        Bar("the same with shuffled labels below 0.05", f"{gaps[1]:.3f}", gaps[1] < 0.05),
-        Bar(f"p(right) higher in {most} seeds", f"{sd.higher}/{sd.seeds}", sd.higher >= most),
-        Bar(f"sooner at 50 % success in {many} seeds", f"{sd.faster}/{sd.seeds}", sd.faster >= many),
-        Bar("median ratio at least 1.2", f"{sd.ratio:.2f}", sd.ratio >= 1.2),
+        Criterion("teacher - student above 0.15", f"{gaps[0]:.3f}", gaps[0] > 0.15),
+        Criterion("the same with shuffled labels below 0.05", f"{gaps[1]:.3f}", gaps[1] < 0.05),
+        Criterion(f"p(right) higher in {most} seeds", f"{sd.higher}/{sd.seeds}", sd.higher >= most),
+        Criterion(f"sooner at 50 % success in {many} seeds", f"{sd.faster}/{sd.seeds}", sd.faster >= many),
+        Criterion("median ratio at least 1.2", f"{sd.ratio:.2f}", sd.ratio >= 1.2),
         *(_not_better(found[arm]) for arm in FALSE),
         *_empty_block(rows),
     ]
 
 
-def verdict(found: Sequence[Bar]) -> str:
-    """The bars as a table for the terminal."""
-    lines = [["bar", "measured", ""], *([b.demand, b.measured, "met" if b.met else "MISSED"] for b in found)]
+def verdict(found: Sequence[Criterion]) -> str:
+    """Return the criteria as a table for the terminal."""
+    lines = [
+        ["criterion", "measured", ""],
+        *([c.demand, c.measured, "met" if c.met else "MISSED"] for c in found),
+    ]
     return render(lines)
 
 
@@ -105,16 +108,16 @@ def _gap(summary: Summary) -> float:
     return summary.gap.mean if summary.gap is not None else float("nan")
 
 
-def _not_better(summary: Summary) -> Bar:
+def _not_better(summary: Summary) -> Criterion:
     """Better: a gain in p(right) whose interval lies above 0, and sooner at 50 %."""
     gain = summary.early_gain
     better = gain.mean - gain.half_width > 0 and summary.ratio > 1
-    return Bar(
+    return Criterion(
         f"{summary.arm} not better than {BASELINE}", f"ratio {summary.ratio:.2f}, gain {gain}", not better
     )
 
 
-def _empty_block(rows: Sequence[Row]) -> list[Bar]:
+def _empty_block(rows: Sequence[EvaluationRow]) -> list[Criterion]:
     by_arm = curves(rows)
     loss = max(row.sd_loss for run in by_arm[EMPTY].values() for row in run if row.sd_loss == row.sd_loss)
     apart = [
@@ -125,6 +128,6 @@ def _empty_block(rows: Sequence[Row]) -> list[Bar]:
         for seed, run in by_arm[EMPTY].items()
     ]
     return [
-        Bar("empty block: JSD at most 1e-6", f"{loss:.1e}", loss <= 1e-6),
-        Bar(f"empty block: {BASELINE}'s curve within {SAME}", f"{max(apart):.3f}", max(apart) <= SAME),
+        Criterion("empty block: JSD at most 1e-6", f"{loss:.1e}", loss <= 1e-6),
+        Criterion(f"empty block: {BASELINE}'s curve within {SAME}", f"{max(apart):.3f}", max(apart) <= SAME),
     ]

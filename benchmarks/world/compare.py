@@ -15,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks.world import arms
-from benchmarks.world.experiment import COLUMNS, Row, run
+from benchmarks.world.experiment import COLUMNS, EvaluationRow, run
 from sd_search_verl.errors import UserError
 from sd_search_verl.fingerprint import fingerprint
 from sd_search_verl.world.config import CHECKPOINT, TrainConfig
@@ -41,7 +41,7 @@ def compare(
     jobs: int = 1,
     checkpoint: Path = CHECKPOINT,
     alpha: float | None = None,
-) -> list[Row]:
+) -> list[EvaluationRow]:
     """Rows of every run. One that finished before, in this folder and equal, is read, not repeated.
 
     Args:
@@ -64,10 +64,10 @@ def compare(
         for line in work(_run, missing):
             bar.set_postfix_str(line)
             bar.update()
-    return [Row(**row) for job in wanted for row in json.loads(job.path.read_text())["rows"]]
+    return [EvaluationRow(**row) for job in wanted for row in json.loads(job.path.read_text())["rows"]]
 
 
-def write_csv(rows: Iterable[Row], path: Path) -> None:
+def write_csv(rows: Iterable[EvaluationRow], path: Path) -> None:
     """One line per evaluation; an empty cell is nan."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
@@ -77,7 +77,7 @@ def write_csv(rows: Iterable[Row], path: Path) -> None:
             writer.writerow(_cell(value) for value in asdict(row).values())
 
 
-def read_csv(path: Path) -> list[Row]:
+def read_csv(path: Path) -> list[EvaluationRow]:
     """What :func:`write_csv` wrote.
 
     Raises:
@@ -96,13 +96,13 @@ def _cell(value: object) -> str:
     return str(value)
 
 
-def _row(line: dict[str, str]) -> Row:
+def _row(line: dict[str, str]) -> EvaluationRow:
     texts, whole = ("arm", "device"), ("seed", "step", "rollouts")
     values: dict[str, object] = {
         name: cell if name in texts else int(cell) if name in whole else float(cell or "nan")
         for name, cell in line.items()
     }
-    return Row(**values)  # type: ignore[arg-type]
+    return EvaluationRow(**values)  # type: ignore[arg-type]
 
 
 def _job(arm: str, config: TrainConfig, checkpoint: Path, alpha: float | None, out: Path) -> Job:

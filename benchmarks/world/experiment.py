@@ -24,7 +24,7 @@ from sd_search_verl.world.sampling import rollouts
 
 
 @dataclass(frozen=True)
-class Row:
+class EvaluationRow:
     """An evaluation, and the means over the training steps since the one before. nan: not measured.
 
     Attributes:
@@ -60,12 +60,12 @@ class Row:
     student_entropy: float = math.nan
 
 
-COLUMNS = [column.name for column in fields(Row)]
+COLUMNS = [column.name for column in fields(EvaluationRow)]
 
 
 def run(
     arm: str, config: TrainConfig, checkpoint: Path = CHECKPOINT, alpha: float | None = None
-) -> list[Row]:
+) -> list[EvaluationRow]:
     """Train one arm in the checkpoint's world; equal arguments give equal rows.
 
     Arms of one seed see the same world and questions. ``alpha``: in place of the arm's own.
@@ -78,15 +78,19 @@ def run(
     logging.disable_progress_bar()
     model = load_model(checkpoint)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    watcher = Watcher(arm, config, model, tokenizer, World(difficulty(checkpoint).replace(seed=config.seed)))
-    watcher.evaluate(0)
-    world = watcher.world
-    train(model, tokenizer, world, chosen.method, config, watcher.after_step, chosen.relabel, chosen.retarget)
-    return watcher.rows
+    evaluator = Evaluator(
+        arm, config, model, tokenizer, World(difficulty(checkpoint).replace(seed=config.seed))
+    )
+    evaluator.evaluate(0)
+    world = evaluator.world
+    train(
+        model, tokenizer, world, chosen.method, config, evaluator.after_step, chosen.relabel, chosen.retarget
+    )
+    return evaluator.rows
 
 
 @dataclass
-class Watcher:
+class Evaluator:
     """Collects rows while a model trains."""
 
     arm: str
@@ -94,7 +98,7 @@ class Watcher:
     model: Any
     tokenizer: Any
     world: World
-    rows: list[Row] = field(default_factory=list)
+    rows: list[EvaluationRow] = field(default_factory=list)
     _since: list[dict[str, float]] = field(default_factory=list)
     _begun: float = field(default_factory=time.process_time)
 
@@ -122,7 +126,7 @@ class Watcher:
         means = {name: _mean([v[name] for v in self._since if name in v]) for name in names}
         self._since.clear()
         self.rows.append(
-            Row(
+            EvaluationRow(
                 arm=self.arm,
                 seed=self.config.seed,
                 device=f"{platform.machine()} CPU, 1 thread",

@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.world.experiment import Row
+from benchmarks.world.experiment import EvaluationRow
 from sd_search_verl.errors import UserError
 from sd_search_verl.runs.reader import read_metrics, read_traces
 from sd_search_verl.world.config import TrainConfig
@@ -21,7 +21,7 @@ WINDOW = TrainConfig().evaluate_every
 """Steps of a row."""
 
 
-def read_stack_runs(folders: Sequence[Path]) -> list[Row]:
+def read_stack_runs(folders: Sequence[Path]) -> list[EvaluationRow]:
     """Rows of run folders named ``<arm>-seed<N>``, each with its world in ``world/``.
 
     Raises:
@@ -31,7 +31,7 @@ def read_stack_runs(folders: Sequence[Path]) -> list[Row]:
     return [row for folder in folders for row in _rows(folder)]
 
 
-def _rows(folder: Path) -> list[Row]:
+def _rows(folder: Path) -> list[EvaluationRow]:
     arm, marker, seed = folder.name.rpartition("-seed")
     if not marker or not seed.isdigit():
         raise UserError(f"{folder} is not named <arm>-seed<N>")
@@ -60,7 +60,7 @@ def _rows(folder: Path) -> list[Row]:
 
         queries = [value for step in window for value in right.get(step, [])]
         rows.append(
-            Row(
+            EvaluationRow(
                 arm=arm,
                 seed=int(seed),
                 device="main_ppo",

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.svg import COLOURS, Line, Panel, svg
-from benchmarks.world.experiment import Row
+from benchmarks.world.experiment import EvaluationRow
 from benchmarks.world.summary import curves
 
 
-def plot_learning(rows: Sequence[Row], path: Path) -> None:
+def plot_learning(rows: Sequence[EvaluationRow], path: Path) -> None:
     """Held-out success and p(right phrasing) of every arm."""
     panels = [
         _panel("Held-out success", _lines(rows, lambda row: row.success)),
@@ -20,10 +20,12 @@ def plot_learning(rows: Sequence[Row], path: Path) -> None:
     path.write_text(svg(panels))
 
 
-def plot_oracle(rows: Sequence[Row], path: Path) -> None:
+def plot_oracle(rows: Sequence[EvaluationRow], path: Path) -> None:
     """Teacher (solid) and student (dashed) in the arms that have a teacher, and how far apart their entropies are."""
 
-    def pair(title: str, teacher: Callable[[Row], float], student: Callable[[Row], float]) -> Panel:
+    def pair(
+        title: str, teacher: Callable[[EvaluationRow], float], student: Callable[[EvaluationRow], float]
+    ) -> Panel:
         taught = _lines(rows, teacher)
         arms = [line.label for line in taught if line.points]
         said = [line for line in _lines(rows, student, dashed=True) if line.label in arms]
@@ -47,7 +49,9 @@ def _panel(title: str, lines: Sequence[Line]) -> Panel:
     return Panel(title, drawn, low=math.floor(low * 5) / 5, high=math.ceil(high * 5) / 5)
 
 
-def _lines(rows: Sequence[Row], value: Callable[[Row], float], dashed: bool = False) -> list[Line]:
+def _lines(
+    rows: Sequence[EvaluationRow], value: Callable[[EvaluationRow], float], dashed: bool = False
+) -> list[Line]:
     """One line per arm, in the same colour whatever is shown."""
     lines = []
     for number, (arm, seeds) in enumerate(curves(rows).items()):

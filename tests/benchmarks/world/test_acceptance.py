@@ -1,4 +1,4 @@
-"""The acceptance: its plan can run, and each bar can be missed."""
+"""The acceptance: its plan can run, and each criterion can be missed."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from benchmarks.svg import COLOURS
 from benchmarks.world import acceptance, arms
 from benchmarks.world.__main__ import main
 from benchmarks.world.arms import ARMS
-from benchmarks.world.experiment import Row
+from benchmarks.world.experiment import EvaluationRow
 from sd_search_verl.errors import UserError
 from sd_search_verl.world.config import FitConfig
 from sd_search_verl.world.warmstart import WarmStartError
 
 
-def run(arm: str, seed: int, values: list[float], **more: float) -> list[Row]:
-    def row(index: int, value: float) -> Row:
+def run(arm: str, seed: int, values: list[float], **more: float) -> list[EvaluationRow]:
+    def row(index: int, value: float) -> EvaluationRow:
         base: dict[str, Any] = {"arm": arm, "seed": seed, "device": "test", "step": 7 * index, "cpu_s": 1.0}
         success = {"success": value, "success_one_hop": value, "success_more_hops": value, "p_right": value}
-        return Row(**base, rollouts=280 * index, **success, **(more if index else {}))
+        return EvaluationRow(**base, rollouts=280 * index, **success, **(more if index else {}))
 
     return [row(index, value) for index, value in enumerate(values)]
 
 
-def good() -> list[Row]:
+def good() -> list[EvaluationRow]:
     rows = []
     for arm, seed in acceptance.plan():
         if arm == "sd":
@@ -45,8 +45,8 @@ def good() -> list[Row]:
     return rows
 
 
-def missed(rows: list[Row]) -> list[str]:
-    return [bar.demand for bar in acceptance.bars(rows) if not bar.met]
+def missed(rows: list[EvaluationRow]) -> list[str]:
+    return [c.demand for c in acceptance.criteria(rows) if not c.met]
 
 
 def test_the_plan_is_of_known_arms_and_pairs_every_seed() -> None:
@@ -64,15 +64,15 @@ def test_every_arm_of_the_plan_has_a_colour_of_its_own() -> None:
 
 def test_a_good_comparison_meets_every_bar() -> None:
     assert missed(good()) == []
-    assert "MISSED" not in acceptance.verdict(acceptance.bars(good()))
+    assert "MISSED" not in acceptance.verdict(acceptance.criteria(good()))
 
 
-def changed(arm: str, **values: float) -> list[Row]:
+def changed(arm: str, **values: float) -> list[EvaluationRow]:
     return [replace(row, **values) if row.arm == arm and row.step else row for row in good()]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    ("arm", "values", "bar"),
+    ("arm", "values", "criterion"),
     [
         ("sd", {"teacher_p_right": 0.54}, "teacher - student"),
         ("shuffled", {"teacher_p_right": 0.46}, "shuffled labels below"),
@@ -84,14 +84,14 @@ def changed(arm: str, **values: float) -> list[Row]:
         ("no_block", {"success": 0.9}, "curve within"),
     ],
 )
-def test_every_bar_can_be_missed(arm: str, values: dict[str, float], bar: str) -> None:
+def test_every_criterion_can_be_missed(arm: str, values: dict[str, float], criterion: str) -> None:
     found = missed(changed(arm, **values))
-    assert any(bar in demand for demand in found), found
+    assert any(criterion in demand for demand in found), found
 
 
 def test_a_missing_arm_is_named() -> None:
     with pytest.raises(UserError, match="no uniform run"):
-        acceptance.bars([row for row in good() if row.arm != "uniform"])
+        acceptance.criteria([row for row in good() if row.arm != "uniform"])
 
 
 def test_a_start_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from benchmarks.world import oracle, summary
 from benchmarks.world.__main__ import main
 from benchmarks.world.arms import ARMS
 from benchmarks.world.compare import compare, read_csv, write_csv
-from benchmarks.world.experiment import Row
+from benchmarks.world.experiment import EvaluationRow
 from benchmarks.world.from_runs import read_stack_runs
 from benchmarks.world.plot import plot_learning, plot_oracle
 from sd_search_verl.errors import UserError
@@ -104,8 +104,8 @@ def test_an_untrained_policy_is_ignorant_of_the_world() -> None:
     assert isinstance(asked[0], Question)
 
 
-def row(arm: str, seed: int, step: int, success: float, p_right: float, **more: float) -> Row:
-    return Row(
+def row(arm: str, seed: int, step: int, success: float, p_right: float, **more: float) -> EvaluationRow:
+    return EvaluationRow(
         arm=arm,
         seed=seed,
         device="test",
@@ -120,7 +120,7 @@ def row(arm: str, seed: int, step: int, success: float, p_right: float, **more: 
     )
 
 
-def curve(arm: str, seed: int, values: list[float], **more: float) -> list[Row]:
+def curve(arm: str, seed: int, values: list[float], **more: float) -> list[EvaluationRow]:
     return [row(arm, seed, 7 * i, value, value, **(more if i else {})) for i, value in enumerate(values)]
 
 
