@@ -82,12 +82,12 @@ class Setting:
 
 
 def model_config(shape: str) -> Qwen2Config:
-    """The Hugging Face configuration of a shape."""
+    """Return the Hugging Face configuration of a shape."""
     return Qwen2Config(**SHAPES[shape], max_position_embeddings=32768, bos_token_id=None, eos_token_id=1)
 
 
 def save_model(shape: str, folder: Path, dtype: torch.dtype, device: str) -> Path:
-    """Random weights as a Hugging Face folder; verl reads its models from disk."""
+    """Write random weights as a Hugging Face folder; verl reads its models from disk."""
     torch.manual_seed(0)
     with torch.device(device):
         model = Qwen2ForCausalLM(model_config(shape)).to(dtype)
@@ -97,7 +97,7 @@ def save_model(shape: str, folder: Path, dtype: torch.dtype, device: str) -> Pat
 
 
 def configuration(setting: Setting, model: Path, rows: int, overrides: Sequence[str] = ()) -> Any:
-    """verl's configuration for one process, as its command line would make it."""
+    """Return verl's configuration for one process, as its command line would make it."""
     dynamic = setting.token_budget is not None
     budget = setting.token_budget or 1
     values = {
@@ -168,7 +168,7 @@ class Actor:
         setattr(worker, "run_teacher_pass", self._teacher_pass)  # noqa: B010  timed
 
     def step(self, rows: Sequence[Rollout], alpha: float, skip_old_log_prob: bool = False) -> Seconds:
-        """One step of verl's actor part on these rollouts."""
+        """Run one step of verl's actor part on these rollouts."""
         batch = batch_of(rows, alpha)
         mask = batch["response_mask"]
 

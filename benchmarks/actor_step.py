@@ -106,7 +106,7 @@ def summary(
     peak: float,
     log_prob_passes: int,
 ) -> dict[str, Any]:
-    """Medians over repeats; ratios are of neighbouring steps."""
+    """Return the medians over repeats; ratios are of neighbouring steps."""
 
     def median(of: Sequence[tuple[actor.Seconds, float]], part: Callable[[actor.Seconds], float]) -> float:
         return statistics.median(part(seconds) for seconds, _ in of)

@@ -8,7 +8,7 @@ from sd_search_verl.config import SDSearchConfig
 
 
 def alternating(step: int, config: SDSearchConfig) -> float:
-    """A B A B in one run: both kinds of step see the same machine, policy and rollout lengths."""
+    """Alternate alpha, A B A B in one run: both kinds of step see the same machine, policy and rollout lengths."""
     return config.alpha if step % 2 else 0.0
 
 

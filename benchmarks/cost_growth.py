@@ -54,7 +54,7 @@ class Point:
 
 
 def points(longest: int) -> Iterator[Point]:
-    """All places; no response longer than ``longest``."""
+    """Return all points; no response longer than ``longest``."""
     for size in (2, 4, 8, 16):
         yield Point("group size", size, [[BASE] * size])
     for searches in (1, 2, 4, 8):
@@ -70,7 +70,7 @@ def points(longest: int) -> Iterator[Point]:
 
 
 def operations(point: Point, shape: str) -> tuple[floor.StepFloor, dict[str, Any]]:
-    """What the operations say of a point."""
+    """Return the ratio and parts that the operation count gives for a point."""
     rows = trajectories.rollouts(point.groups, actor.SHAPES[shape]["vocab_size"], seed=0, block=point.block)
     cost = floor.cost_of(actor.model_config(shape))
     floors = floor.step_floor(rows, cost, checkpointing=False, group_size=len(point.groups[0]))
@@ -87,7 +87,7 @@ def operations(point: Point, shape: str) -> tuple[floor.StepFloor, dict[str, Any
 def measure(
     workers: actor.Actor, point: Point, shape: str, repeats: int, peak: float, device: str
 ) -> dict[str, Any]:
-    """Medians over pairs of steps, and the ratio that the operations give."""
+    """Return the medians over pairs of steps, and the ratio that the operations give."""
     rows = trajectories.rollouts(point.groups, actor.SHAPES[shape]["vocab_size"], seed=0, block=point.block)
     found: dict[float, list[tuple[actor.Seconds, float]]] = {0.0: [], 1.0e-3: []}
     for _ in range(repeats):
@@ -175,7 +175,7 @@ def append(rows: Iterable[dict[str, Any]]) -> None:
 
 
 def plot(rows: Sequence[dict[str, str]], path: Path) -> None:
-    """Measured ratio and the operations' ratios, one panel an axis."""
+    """Draw the measured ratio and the operations' ratios, one panel an axis."""
     shown = (
         ("ratio", "measured"),
         ("ratio_floor", "operations"),

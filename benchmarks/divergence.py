@@ -50,7 +50,7 @@ FIELDS = [
 
 
 def ours(top_k: int | None) -> Contender:
-    """This project's, with its default chunk."""
+    """Run this project's divergence with its default chunk."""
     config = SDSearchConfig(top_k=top_k)
 
     def run(student: Tensor, teacher: Tensor, head: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ def ours(top_k: int | None) -> Contender:
 
 
 def naive(student: Tensor, teacher: Tensor, head: Tensor) -> Tensor:
-    """As the formula reads."""
+    """Run the formula as it is written."""
     with torch.no_grad():
         p = (teacher @ head.T).float().softmax(-1)
     q = (student @ head.T).float().softmax(-1)
@@ -71,7 +71,7 @@ def naive(student: Tensor, teacher: Tensor, head: Tensor) -> Tensor:
 
 
 def contenders(device: str) -> dict[str, Contender]:
-    """Those that can run here; says which cannot, and why."""
+    """Return the implementations that can run here; print which cannot, and why."""
     found: dict[str, Contender] = {"ours top-k": ours(50), "ours": ours(None), "naive": naive}
     try:
         from trl.experimental.gkd.gkd_trainer import GKDTrainer
@@ -109,7 +109,7 @@ Sample = tuple[float, float, float]
 
 
 def sample(run: Contender, inputs: tuple[Tensor, Tensor, Tensor], device: str) -> Sample:
-    """One turn; infinite memory where it did not suffice."""
+    """Measure one turn; memory is infinite where it did not suffice."""
     student, _, head = inputs
     student.grad = head.grad = None
     memory = Peak(device)
@@ -126,7 +126,7 @@ def sample(run: Contender, inputs: tuple[Tensor, Tensor, Tensor], device: str) -
 
 
 def summary(samples: Sequence[Sample]) -> dict[str, float]:
-    """Medians, and the spread of the total relative to its median."""
+    """Return medians, and the spread of the total relative to its median."""
     forwards, totals, peaks = zip(*samples, strict=True)
     total = statistics.median(totals)
     return {

@@ -29,12 +29,12 @@ class Cost:
     per_logits: float
 
     def forward(self, lengths: Iterable[int], logits: int) -> float:
-        """Operations to read rows of these lengths and make ``logits`` rows of logits."""
+        """Return the operations to read rows of these lengths and make ``logits`` rows of logits."""
         return sum(self.per_token * n + self.per_square * n * n for n in lengths) + self.per_logits * logits
 
 
 def cost_of(config: Any) -> Cost:
-    """The :class:`Cost` of a Qwen2-like configuration."""
+    """Return the :class:`Cost` of a Qwen2-like configuration."""
     hidden, head = config.hidden_size, config.hidden_size // config.num_attention_heads
     keys_and_values = 2 * head * config.num_key_value_heads
     layer = hidden * (2 * hidden + keys_and_values + 3 * config.intermediate_size)
@@ -56,7 +56,7 @@ class StepFloor:
 
 
 def step_floor(rows: Iterable[Rollout], cost: Cost, checkpointing: bool, group_size: int) -> StepFloor:
-    """The floor of one pass over the rollouts; ``log_prob`` is one of the two passes without gradient."""
+    """Return the floor of one pass over the rollouts; ``log_prob`` is one of the two passes without gradient."""
     rows = list(rows)
     lengths = [len(row.prompt_ids) + len(row.response_ids) for row in rows]
     forward, layers = cost.forward(lengths, sum(lengths)), cost.forward(lengths, 0)
@@ -74,7 +74,7 @@ def step_floor(rows: Iterable[Rollout], cost: Cost, checkpointing: bool, group_s
 
 
 def peak_flops(device: str, dtype: torch.dtype) -> float:
-    """Operations per second of a square matrix product, the best of ten: what this machine can do."""
+    """Return the operations per second of a square matrix product, the best of ten: the limit of this machine."""
     size = 8192 if device == "cuda" else 1024
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
@@ -86,7 +86,7 @@ def peak_flops(device: str, dtype: torch.dtype) -> float:
 
 
 def now(device: str) -> float:
-    """Seconds: of the wall on a GPU, of this process's single thread on a CPU, which others' work does not lengthen."""
+    """Return seconds: wall time on a GPU; CPU time of this thread, which other processes do not lengthen, on a CPU."""
     if device == "cpu":
         return time.process_time()
     torch.cuda.synchronize()

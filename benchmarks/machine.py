@@ -9,7 +9,7 @@ import torch
 
 
 def device_name(device: str) -> str:
-    """The GPU's name, or what the CPU is; the processor's model where the system tells it."""
+    """Return the name of the GPU, or of the CPU with its model if the system tells it."""
     if device == "cuda":
         return torch.cuda.get_device_name()
     return f"CPU, one thread of {os.cpu_count()} shared cores, {platform.machine()}"

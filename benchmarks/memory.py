@@ -81,7 +81,7 @@ class Shape:
         return self.layers * self.layer + self.head * (1 if self.tied else 2) + self.hidden
 
     def adapters(self, rank: int) -> int:
-        """Parameters of LoRA on every matrix of the layers: rank x (inputs + outputs) each."""
+        """Return the parameters of LoRA on every matrix of the layers: rank x (inputs + outputs) each."""
         return self.layers * sum(rank * (inputs + outputs) for inputs, outputs in self.linear)
 
     @property
@@ -129,33 +129,33 @@ class Plan:
 
 
 def trained(shape: Shape, plan: Plan) -> int:
-    """A: the adapters, or all parameters."""
+    """Return A, the adapters, or all parameters."""
     return shape.adapters(plan.rank) if plan.rank else shape.parameters
 
 
 def weights(shape: Shape, plan: Plan) -> float:
-    """Bytes of stored weights on a card: b (P + adapters) / n."""
+    """Return the bytes of stored weights on a card: b (P + adapters) / n."""
     whole = shape.parameters + (shape.adapters(plan.rank) if plan.rank else 0)
     return plan.stored * whole / plan.cards
 
 
 def gradients(shape: Shape, plan: Plan) -> float:
-    """Bytes of sharded gradients: b A / n."""
+    """Return the bytes of sharded gradients: b A / n."""
     return plan.stored * trained(shape, plan) / plan.cards
 
 
 def moments(shape: Shape, plan: Plan) -> float:
-    """Bytes of AdamW's two moments: 2 b A / n."""
+    """Return the bytes of AdamW's two moments: 2 b A / n."""
     return 2 * gradients(shape, plan)
 
 
 def checkpoints(shape: Shape, tokens: int, compute: int = 2) -> float:
-    """Bytes that gradient checkpointing keeps of the layers: their inputs, L T H values."""
+    """Return the bytes that gradient checkpointing keeps of the layers: their inputs, L T H values."""
     return compute * shape.layers * tokens * shape.hidden
 
 
 def layer_activations(shape: Shape, tokens: int, compute: int = 2) -> float:
-    """Bytes that one layer keeps for its backward, made again layer by layer: with flash attention
+    """Return the bytes that one layer keeps for its backward, made again layer by layer: with flash attention
 
         T (2 N H + 2 Q + 2 K + 4 I) values,     Q, K: widths of queries and of keys
 
@@ -172,18 +172,18 @@ def layer_activations(shape: Shape, tokens: int, compute: int = 2) -> float:
 
 
 def logits(shape: Shape, plan: Plan) -> float:
-    """Bytes of a micro-batch's logits: T V values, times the copies that are alive at once."""
+    """Return the bytes of a micro-batch's logits: T V values, times the copies that are alive at once."""
     return plan.compute * plan.logits_copies * plan.tokens * shape.vocab
 
 
 def sd_search(shape: Shape, plan: Plan) -> float:
-    """Bytes of the distillation term beside verl's: 4 N V (rows and gradient) + 14 V chunk_rows, N query tokens."""
+    """Return the bytes of the distillation term: 4 N V (rows and gradient) + 14 V chunk_rows for N query tokens."""
     rows = plan.tokens * QUERY_ROWS
     return 4 * rows * shape.vocab + 14 * shape.vocab * min(CHUNK_ROWS, rows)
 
 
 def update(shape: Shape, plan: Plan) -> dict[str, float]:
-    """Bytes on a card at the update's highest moment, by part.
+    """Return the bytes on a card at the update's highest moment, by part.
 
     Three moments compete: the head's backward (logits, distillation term), a layer's backward (its activations and its
     gradient) and the optimizer's step (AdamW's own temporary of the size of a gradient).
@@ -221,7 +221,7 @@ def update(shape: Shape, plan: Plan) -> dict[str, float]:
 
 
 def rollout(shape: Shape, plan: Plan, card: float) -> dict[str, float]:
-    """Bytes on a card while vLLM generates: the trainer's state, vLLM's weights in bf16 / tensor parallel, its cache.
+    """Return the bytes on a card while vLLM generates: the trainer's state, vLLM's sharded bf16 weights, its cache.
 
     The cache is what ``gpu_memory_utilization`` leaves; where that is negative, vLLM does not start.
     """
@@ -231,13 +231,13 @@ def rollout(shape: Shape, plan: Plan, card: float) -> dict[str, float]:
 
 
 def rollouts_at_once(shape: Shape, plan: Plan, card: float) -> int:
-    """Longest rollouts that the cache of one vLLM replica holds."""
+    """Return the number of longest rollouts that the cache of one vLLM replica holds."""
     cache = rollout(shape, plan, card)["cache"] * plan.tensor_parallel
     return max(0, int(cache // (shape.cache * LONGEST)))
 
 
 def synchronisation(shape: Shape, plan: Plan) -> float:
-    """Bytes on a card while weights go to vLLM: both sets, one whole parameter and a bucket of 2 GB.
+    """Return the bytes on a card while weights go to vLLM: both sets, one whole parameter and a bucket of 2 GB.
 
     Offloaded weights are sent one by one; with adapters verl loads them all.
     """
@@ -248,7 +248,7 @@ def synchronisation(shape: Shape, plan: Plan) -> float:
 
 
 def fits(shape: Shape, plan: Plan, card: float) -> bool:
-    """True if update, rollout and weight synchronisation stay below the card less :data:`RESERVED`."""
+    """Return True if update, rollout and weight synchronisation stay below the card less :data:`RESERVED`."""
     room = card - RESERVED
     generating = rollout(shape, plan, card)
     return (
@@ -260,7 +260,7 @@ def fits(shape: Shape, plan: Plan, card: float) -> bool:
 
 
 def host(shape: Shape, plan: Plan, cards_per_node: int) -> float:
-    """Bytes of a node's memory: at the start every rank reads a tied model whole, later what is offloaded lies there.
+    """Return the bytes of a node's memory: tied models that ranks read whole at the start, offloaded state later.
 
     The reference policy always does, in bf16: verl offloads it, and adapters need none.
     """
@@ -285,12 +285,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def plans(cards: int, rank: int) -> Iterator[tuple[str, Plan]]:
-    """Every option with fp32 weights."""
+    """Return every option with fp32 weights."""
     return ((name, replace(Plan(cards, rank), **changes)) for name, changes in OPTIONS.items())
 
 
 def first_fit(shape: Shape, card: float, cards: int, rank: int) -> tuple[str, Plan] | None:
-    """The first of :func:`plans` that fits, or None."""
+    """Return the first of :func:`plans` that fits, or None."""
     return next(((text, plan) for text, plan in plans(cards, rank) if fits(shape, plan, card)), None)
 
 

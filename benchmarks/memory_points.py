@@ -62,7 +62,7 @@ ENGINE_SHAPES = {
 
 
 def config_of(shape: Shape) -> Any:
-    """The Hugging Face configuration of a shape."""
+    """Return the Hugging Face configuration of a shape."""
     return AutoConfig.for_model(
         "qwen2" if shape.biases else "qwen3",
         vocab_size=shape.vocab,
@@ -116,7 +116,7 @@ def install_attention() -> None:
 
 @contextmanager
 def kept_by(module: Any) -> Iterator[list[float]]:
-    """Bytes that autograd keeps of every forward of ``module``, parameters left out; one number a forward."""
+    """Yield the bytes that autograd keeps of every forward of ``module``, parameters left out; one number a forward."""
     found: list[float] = []
     stack: list[Any] = []
 
@@ -148,7 +148,7 @@ def kept_by(module: Any) -> Iterator[list[float]]:
 
 
 def real_shape(name: str, tokens: int, checkpointing: bool) -> Point:
-    """Bytes that autograd keeps of the decoder's forward in bf16, without data."""
+    """Measure the bytes that autograd keeps of the decoder's forward in bf16, without data."""
     install_attention()
     shape = memory.SHAPES[name]
     with FakeTensorMode():
@@ -170,7 +170,7 @@ def real_shape(name: str, tokens: int, checkpointing: bool) -> Point:
 
 
 def kept(shape: Shape, tokens: int, checkpointing: bool, compute: int) -> float:
-    """Counted bytes that the decoder's forward keeps: its layers, and the last norm less its output."""
+    """Return the counted bytes that the decoder's forward keeps: its layers, and the last norm less its output."""
     last = compute * tokens * shape.hidden * (3 if compute == 2 else 2)
     if checkpointing:
         return memory.checkpoints(shape, tokens, compute) + last
@@ -178,7 +178,7 @@ def kept(shape: Shape, tokens: int, checkpointing: bool, compute: int) -> float:
 
 
 def engine(name: str, dtype: str, rank: int, checkpointing: bool, tokens: int = 512) -> list[Point]:
-    """One update of verl's FSDP2 actor, of one rollout of ``tokens`` tokens: stored parts, and what autograd keeps."""
+    """Run one update of verl's FSDP2 actor on one rollout of ``tokens`` tokens; measure stored and kept bytes."""
     from benchmarks import actor, trajectories
     from sd_search_verl.verl_adapter.worker import SDActorRolloutRefWorker
     from sd_search_verl.world.tokenizer import save_tokenizer
@@ -230,14 +230,14 @@ def engine(name: str, dtype: str, rank: int, checkpointing: bool, tokens: int = 
 
 
 def _bytes(tensors: Any) -> float:
-    """Bytes of the tensors' storages, each once: gradients of one FSDP unit share theirs."""
+    """Return the bytes of the tensors' storages, each once: gradients of one FSDP unit share theirs."""
     local = [t.to_local() if hasattr(t, "to_local") else t for t in tensors]
     storages = {s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in local)}
     return float(sum(storages.values()))
 
 
 def points() -> Iterator[Point]:
-    """All points, the engine's first."""
+    """Return all points, the engine's first."""
     for name in ENGINE_SHAPES:
         yield from engine(name, "fp32", 0, checkpointing=True)
         yield from engine(name, "bf16", 0, checkpointing=False)

@@ -18,7 +18,7 @@ class Peak:
             Path("/proc/self/clear_refs").write_text("5")  # the kernel then restarts VmHWM
 
     def read(self) -> float:
-        """Peak so far in GB (1e9 bytes)."""
+        """Return the peak so far in GB (1e9 bytes)."""
         if self._device == "cuda":
             return torch.cuda.max_memory_allocated() / 1e9
         status = Path("/proc/self/status").read_text()

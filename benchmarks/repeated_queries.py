@@ -17,7 +17,7 @@ from sd_search_verl.protocol import get
 
 
 def repeats(queries: Sequence[tuple[str, str]]) -> int:
-    """Of (question, query) pairs, those that stand before too."""
+    """Return the (question, query) pairs that occurred before."""
     return len(queries) - len(set(queries))
 
 

@@ -28,7 +28,7 @@ Scan = Callable[[np.ndarray], object]
 
 
 def cpu_ms(scan: Scan, queries: np.ndarray) -> float:
-    """CPU milliseconds of this process per query."""
+    """Return the CPU milliseconds of this process per query."""
     time.sleep(0.3)  # the threads of the call before may still spin
     start = time.process_time()
     scan(queries)

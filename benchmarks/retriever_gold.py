@@ -22,13 +22,13 @@ PUNCTUATION = str.maketrans(string.punctuation, " " * len(string.punctuation))
 
 
 def normalise(text: str) -> str:
-    """Lower case, no punctuation, no articles, single spaces, spaces at both ends."""
+    """Return text in lower case without punctuation and articles, with single spaces and one at both ends."""
     words = re.sub(r"\b(a|an|the)\b", " ", text.lower().translate(PUNCTUATION)).split()
     return f" {' '.join(words)} "
 
 
 def search(url: str, queries: list[str]) -> list[list[str]]:
-    """Contents of the top 3 documents of each query."""
+    """Return the contents of the top 3 documents of each query."""
     found = []
     for start in range(0, len(queries), 100):
         body = json.dumps({"queries": queries[start : start + 100], "topk": 3}).encode()
@@ -38,7 +38,7 @@ def search(url: str, queries: list[str]) -> list[list[str]]:
 
 
 def gold_share(url: str, questions: Path) -> float:
-    """Share of questions with a golden answer in the top 3."""
+    """Return the share of questions with a golden answer in the top 3."""
     rows = [json.loads(line) for line in questions.read_text(encoding="utf-8").splitlines()]
     found = search(url, [row["question"] for row in rows])
     hits = 0

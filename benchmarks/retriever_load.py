@@ -69,19 +69,19 @@ class Row:
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time of a process and its threads so far."""
+    """Return the CPU time of a process and its threads so far."""
     values = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(values[11]) + int(values[12])) / TICKS
 
 
 def machine_seconds() -> float:
-    """Busy CPU time of the whole machine so far."""
+    """Return the busy CPU time of the whole machine so far."""
     values = [int(v) for v in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
     return (sum(values) - values[3] - values[4]) / TICKS
 
 
 def memory_mb(pid: int) -> tuple[float, float]:
-    """(anonymous, file-backed) resident memory."""
+    """Return (anonymous, file-backed) resident memory."""
     lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     return int(lines["RssAnon"].split()[0]) / 1024, int(lines["RssFile"].split()[0]) / 1024
 
@@ -96,7 +96,7 @@ class Connection:
         self._writer: asyncio.StreamWriter | None = None
 
     async def post(self, body: bytes) -> int:
-        """The status of the answer; 0 when the connection failed."""
+        """Return the status of the answer; 0 when the connection failed."""
         try:
             if self._reader is None or self._writer is None:
                 self._reader, self._writer = await asyncio.open_connection(
@@ -119,7 +119,7 @@ class Connection:
 
 
 def drawer(queries: list[str], duplicates: float, seed: int) -> Callable[[], bytes]:
-    """Bodies of one query each; with probability ``duplicates`` one of the last hundred is asked again."""
+    """Return bodies of one query each; with probability ``duplicates`` one of the last hundred is asked again."""
     rng = random.Random(seed)
     order = rng.sample(queries, len(queries))
     state = {"next": 0}
@@ -139,7 +139,7 @@ def drawer(queries: list[str], duplicates: float, seed: int) -> Callable[[], byt
 async def closed_loop(
     url: str, clients: int, seconds: float, draw: Callable[[], bytes]
 ) -> list[tuple[int, float]]:
-    """(status, latency in s) of every request."""
+    """Send requests back to back and return (status, latency in s) of every request."""
     seen: list[tuple[int, float]] = []
     end = time.perf_counter() + seconds
 
@@ -158,7 +158,7 @@ async def closed_loop(
 async def open_loop(
     url: str, rate: float, seconds: float, draw: Callable[[], bytes]
 ) -> list[tuple[int, float]]:
-    """Requests at random times, ``rate`` a second on average; latency counts from the planned time."""
+    """Send requests at random times, ``rate`` a second on average; latency counts from the planned time."""
     seen: list[tuple[int, float]] = []
     idle: list[Connection] = []
     rng = random.Random(0)
@@ -182,7 +182,7 @@ async def open_loop(
 
 
 def measure(target: Target, options: argparse.Namespace, clients: int, seed: int) -> Row:
-    """One slice of load on one server."""
+    """Measure one slice of load on one server."""
     draw = drawer(options.query_list, options.duplicates, seed)
     outside = machine_seconds() - time.process_time()
     cpu = cpu_seconds(target.pid) if target.pid else 0.0

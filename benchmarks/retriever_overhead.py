@@ -33,7 +33,7 @@ BARE = {"Lucene": 32, "Lucene, a call each": 1}  # queries of one call from Pyth
 
 
 def bare(search: Callable[[str, int], str], queries: list[str], batch: int) -> float:
-    """CPU milliseconds of this thread per query."""
+    """Return the CPU milliseconds of this thread per query."""
     start = time.thread_time()
     for first in range(0, len(queries), batch):
         search("\n".join(queries[first : first + batch]), TOP_K)
@@ -43,7 +43,7 @@ def bare(search: Callable[[str, int], str], queries: list[str], batch: int) -> f
 def bare_slice(
     search: Callable[[str, int], str], pool: ThreadPoolExecutor, threads: int, queries: list[str], name: str
 ) -> tuple[float, float]:
-    """(seconds, CPU milliseconds per query) of all threads together."""
+    """Return (seconds, CPU milliseconds per query) of all threads together."""
     start = time.perf_counter()
     parts = [queries[number::threads] for number in range(threads)]
     cpu = statistics.mean(pool.map(lambda part: bare(search, part, BARE[name]), parts))

@@ -23,13 +23,13 @@ SHOWN = (
 
 
 def name(row: dict[str, str]) -> str:
-    """The server, and the share of queries that were asked before, if any."""
+    """Return the name of the server with the share of repeated queries, if any."""
     repeats = float(row["duplicates"])
     return f"{row['server']}, {repeats:.0%} repeats" if repeats else row["server"]
 
 
 def panel(rows: list[dict[str, str]], column: str, title: str) -> Panel:
-    """One column by the number of clients, a line a server."""
+    """Draw one column by the number of clients, a line a server."""
     lines = []
     for server, colour in zip(dict.fromkeys(map(name, rows)), COLOURS, strict=False):
         points: dict[int, list[float]] = {}

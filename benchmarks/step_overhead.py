@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def compare(steps: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Medians of step time with and without alpha, and the ratio of neighbouring steps with its quartiles."""
+    """Return medians of step time with and without alpha, and the ratio of neighbouring steps with quartiles."""
     on = [step for step in steps if step["sd_search/alpha"] > 0]
     off = [step for step in steps if step["sd_search/alpha"] == 0]
     pairs = list(zip(on, off, strict=False))
@@ -91,7 +91,7 @@ def compare(steps: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def _actor(step: dict[str, float]) -> float:
-    """Seconds of everything the actor does in a step, and of preparing it."""
+    """Return the seconds of the actor's work in a step and of its preparation."""
     parts = ("timing_s/old_log_prob", "timing_s/update_actor", "timing_s/sd_search_prepare")
     return sum(step.get(part, 0.0) for part in parts)
 

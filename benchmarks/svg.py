@@ -38,7 +38,7 @@ class Panel:
 
 
 def svg(panels: Sequence[Panel]) -> str:
-    """Panels side by side, two in a row, and a legend below."""
+    """Draw panels side by side, two in a row, and a legend below."""
     across = min(2, len(panels))
     down = -(-len(panels) // across)
     labels = {line.label: line.colour for panel in panels for line in panel.lines}
@@ -62,7 +62,7 @@ def svg(panels: Sequence[Panel]) -> str:
 
 
 def _draw(panel: Panel, left: float, top: float) -> str:
-    """Axes, bands (lowest to highest value) and mean lines."""
+    """Draw axes, bands (lowest to highest value) and mean lines."""
     last = max((x for line in panel.lines for x, _ in line.points), default=1)
     x0, y0 = left + MARGIN, top + HEIGHT - 34
     across, up = WIDTH - MARGIN - 12, HEIGHT - 62

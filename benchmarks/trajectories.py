@@ -48,13 +48,13 @@ class Rollout:
 
 
 def records(data: Path) -> Iterator[dict[str, Any]]:
-    """The recorded trajectories under ``data``, as they were written."""
+    """Yield the recorded trajectories under ``data``, as they were written."""
     with gzip.open(data / "wiki18-mini" / "trajectories_nq.jsonl.gz", "rt") as file:
         yield from map(json.loads, file)
 
 
 def recorded(data: Path) -> list[Lengths]:
-    """Lengths of all recorded trajectories under ``data``."""
+    """Return the lengths of all recorded trajectories under ``data``."""
     from transformers import AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(data / "qwen2.5-tokenizer")
@@ -68,21 +68,21 @@ def recorded(data: Path) -> list[Lengths]:
 
 
 def draw_groups(lengths: Sequence[Lengths], groups: int, size: int, seed: int) -> list[list[Lengths]]:
-    """``groups`` questions with ``size`` rollouts each; the rollouts of a question share their prompt."""
+    """Return ``groups`` questions with ``size`` rollouts each; the rollouts of a question share their prompt."""
     draw = random.Random(seed)
     chosen = [draw.choices(lengths, k=size) for _ in range(groups)]
     return [[replace(item, prompt=group[0].prompt) for item in group] for group in chosen]
 
 
 def block_length(group: Sequence[Lengths]) -> int:
-    """Tokens of a group's hindsight block."""
+    """Return the number of tokens of a group's hindsight block."""
     return BLOCK_HEADER + sum(BLOCK_LINE + item.query_tokens for item in group)
 
 
 def rollouts(
     groups: Sequence[Sequence[Lengths]], vocab_size: int, seed: int, block: int | None = None
 ) -> list[Rollout]:
-    """Rows of random tokens with these lengths; ``block`` overrides the length of every hindsight block."""
+    """Return rows of random tokens with these lengths; ``block`` overrides the length of every hindsight block."""
     draw = random.Random(seed)
 
     def tokens(count: int) -> list[int]:

@@ -54,7 +54,7 @@ class Trajectory:
 
 
 def read_lines(path: Path, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The objects of a JSONL file (gzipped if so named), each checked to have ``fields``.
+    """Yield the objects of a JSONL file (gzipped if so named), each checked to have ``fields``.
 
     Raises:
         DataError: no such file, it ends too early, or a line is no object or lacks a field.
@@ -92,7 +92,7 @@ def write_questions(data: Path, out: Path) -> tuple[list[str], list[str]]:
 
 
 def read_trajectories(path: Path, questions: Iterable[str]) -> list[Trajectory]:
-    """The well-formed trajectories (every query clean and answered, an answer at the end) of ``questions``.
+    """Return the well-formed trajectories (every query clean and answered, an answer at the end) of ``questions``.
 
     Raises:
         DataError: the file is malformed, or has none.
@@ -111,7 +111,7 @@ def read_trajectories(path: Path, questions: Iterable[str]) -> list[Trajectory]:
 
 
 def encode(trajectory: Trajectory, tokenizer: Any, draw: Random, short: bool) -> Encoded:
-    """A trajectory as the agent loop would hold it, with loss on the policy's tokens only.
+    """Return a trajectory as the agent loop would hold it, with loss on the policy's tokens only.
 
     Thinking is left out and documents are cut at a random length, to keep sequences short.
 
@@ -135,7 +135,7 @@ def encode(trajectory: Trajectory, tokenizer: Any, draw: Random, short: bool) ->
 def warm_start(
     trajectories: Sequence[Trajectory], questions: Sequence[str], tokenizer: Any, config: FitConfig = FIT
 ) -> Any:
-    """A tiny random model: taught copying on questions of random words, and ``trajectories``.
+    """Train a tiny random model: copying on questions of random words, and ``trajectories``.
 
     A full softmax over 151,665 tokens would cost most of the time, and most tokens never occur. All that occur
     neither in ``questions`` nor in what the policy writes share one row while training, whose logit counts for all of
@@ -183,7 +183,7 @@ def _prompt_text(question: str, tokenizer: Any, short: bool = False) -> str:
 
 
 def _lesson(draw: Random, questions: Sequence[str]) -> Trajectory:
-    """A question of random words, whose query repeats it and whose answer stands in the document.
+    """Return a question of random words, whose query repeats it and whose answer stands in the document.
 
     Real queries are mostly made of the question's words, but too few to learn copying from: here nothing else helps.
     """
@@ -211,13 +211,13 @@ def _observations(response: str) -> list[str]:
 
 
 def _documents(observation: str) -> list[str]:
-    """Passages of a rendered observation, title and text."""
+    """Return the passages of a rendered observation, title and text."""
     parts = re.split(r"^Doc \d+\(Title: (.*?)\) ", observation, flags=re.MULTILINE)[1:]
     return [f"{title}\n{text.strip()}" for title, text in zip(parts[::2], parts[1::2], strict=True)]
 
 
 def query_rate(model: Any, tokenizer: Any, questions: Sequence[str], seed: int = 0) -> float:
-    """Share of first turns, sampled at temperature 1, that issue a query."""
+    """Return the share of first turns, sampled at temperature 1, that issue a query."""
     generator = torch.Generator().manual_seed(seed)
     prompts = [tokenizer.encode(_prompt_text(question, tokenizer)) for question in questions]
     rows = [list(prompt) for prompt in prompts]

@@ -74,7 +74,7 @@ print("\\n" + json.dumps({"loaded": loaded, "errors": plugin.errors}))
 
 
 def check_plugin() -> Finding:
-    """Whether `import verl` alone registers the trainer, in a fresh interpreter, as a training run would."""
+    """Return whether `import verl` alone registers the trainer, in a fresh interpreter, as a training run would."""
     done = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, text=True, timeout=300)
     if done.returncode != 0:
         return Finding("plugin", False, "verl or the plugin cannot be imported", done.stderr.strip()[-2000:])

@@ -9,7 +9,7 @@ _SAMPLE = 1 << 20  # bytes read of each end of a large file
 
 
 def fingerprint(model: Path) -> str:
-    """16 hexadecimal digits of a model: its files' names and sizes, and a MiB from both ends of each."""
+    """Return 16 hexadecimal digits of a model: its files' names and sizes, and a MiB from both ends of each."""
     digest = hashlib.sha256()
     for path in sorted(model.iterdir()):
         if path.suffix not in (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"):

@@ -50,7 +50,7 @@ def _cpu_platform() -> None:
 
 
 def _config_group() -> None:
-    """``+sd_search=default``: our sections, and the choices in verl's own config that go with them."""
+    """Register ``+sd_search=default``: our sections, and the values of verl's own options that go with them."""
     from hydra.core.config_store import ConfigStore
 
     node = {

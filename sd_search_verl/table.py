@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def render(lines: Sequence[Sequence[str]]) -> str:
-    """A table of texts: the first line is the head, the first column is left-aligned, the others right-aligned."""
+    """Return a table of texts: the first line is the head; the first column is aligned left, the others right."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     rows = [
         "  ".join(

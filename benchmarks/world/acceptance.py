@@ -42,7 +42,7 @@ class Criterion:
 
 
 def plan() -> list[tuple[str, int]]:
-    """Pairs of arm and seed; seeds outside, so that an interrupted comparison has whole pairs."""
+    """Return pairs of arm and seed; seeds outside, so that an interrupted comparison has whole pairs."""
     pairs = [(arm, seed) for seed in SEEDS for arm in (BASELINE, METHOD)]
     return pairs + [(arm, seed) for seed in CONTROL_SEEDS for arm in (EMPTY, *FALSE)]
 
@@ -68,7 +68,7 @@ def start(out: Path) -> Path:
 
 
 def criteria(rows: Sequence[EvaluationRow]) -> list[Criterion]:
-    """The verdict over the rows of :func:`plan`.
+    """Return the verdict over the rows of :func:`plan`.
 
     Raises:
         UserError: an arm is missing.
@@ -109,7 +109,7 @@ def _gap(summary: Summary) -> float:
 
 
 def _not_better(summary: Summary) -> Criterion:
-    """Better: a gain in p(right) whose interval lies above 0, and sooner at 50 %."""
+    """Return the criterion that an arm has no gain in p(right) with an interval above 0, or is not sooner at 50 %."""
     gain = summary.early_gain
     better = gain.mean - gain.half_width > 0 and summary.ratio > 1
     return Criterion(

@@ -35,7 +35,7 @@ class Arm:
     candidates: bool = False
 
     def relabel(self, rollout: Rollout) -> Rollout:
-        """The rollout as the block is told of it."""
+        """Return the rollout as the hindsight block should describe it."""
         if not self.flipped:
             return rollout
         return replace(rollout, f1=0.0 if is_correct(rollout.f1, self.method.hindsight) else 1.0)
@@ -43,7 +43,7 @@ class Arm:
     def retarget(
         self, logits: Tensor, inputs: Sequence[TeacherInputs], tokenizer: Any, world: World
     ) -> Tensor:
-        """The teacher's ``[M, V]`` logits at the batch's M scored tokens as the student is taught them."""
+        """Return the teacher's ``[M, V]`` logits at the batch's M scored tokens as the student's targets."""
         if not self.candidates:
             return logits
         candidates = {
@@ -103,7 +103,7 @@ ARMS = {
 
 
 def arm(name: str, alpha: float | None = None) -> Arm:
-    """The arm of a name; with another alpha, where one is given and the arm distils at all.
+    """Return the arm of a name; with another alpha, where one is given and the arm distils at all.
 
     Raises:
         UserError: there is none, or alpha is no number of at least 0.

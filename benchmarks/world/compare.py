@@ -42,7 +42,7 @@ def compare(
     checkpoint: Path = CHECKPOINT,
     alpha: float | None = None,
 ) -> list[EvaluationRow]:
-    """Rows of every run. One that finished before, in this folder and equal, is read, not repeated.
+    """Return the rows of every run. One that finished before, in this folder and equal, is read and not run again.
 
     Args:
         runs: pairs of arm and seed, in the order in which they run.
@@ -68,7 +68,7 @@ def compare(
 
 
 def write_csv(rows: Iterable[EvaluationRow], path: Path) -> None:
-    """One line per evaluation; an empty cell is nan."""
+    """Write one line per evaluation; an empty cell is nan."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -78,7 +78,7 @@ def write_csv(rows: Iterable[EvaluationRow], path: Path) -> None:
 
 
 def read_csv(path: Path) -> list[EvaluationRow]:
-    """What :func:`write_csv` wrote.
+    """Read the rows that :func:`write_csv` wrote.
 
     Raises:
         UserError: other columns.

@@ -22,7 +22,7 @@ WINDOW = TrainConfig().evaluate_every
 
 
 def read_stack_runs(folders: Sequence[Path]) -> list[EvaluationRow]:
-    """Rows of run folders named ``<arm>-seed<N>``, each with its world in ``world/``.
+    """Return the rows of run folders named ``<arm>-seed<N>``, each with its world in ``world/``.
 
     Raises:
         FileNotFoundError: a folder without metrics or oracle.

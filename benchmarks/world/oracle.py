@@ -20,7 +20,7 @@ from sd_search_verl.world.sampling import phrasing_probability
 
 
 def policy_p_right(model: Any, tokenizer: Any, world: World, asked: Sequence[Question]) -> float:
-    """Mean probability of the right phrasing at every hop, earlier hops taken as the oracle takes them."""
+    """Return the mean probability of the right phrasing at every hop, earlier hops taken as the oracle takes them."""
     begun: list[str] = []
     right: list[str] = []
     for question in asked:
@@ -34,7 +34,7 @@ def policy_p_right(model: Any, tokenizer: Any, world: World, asked: Sequence[Que
 
 
 def measure(step: Step, tokenizer: Any, world: World) -> dict[str, float]:
-    """Means over a step's phrasing positions; teacher's values only where there is a teacher.
+    """Return the means over a step's phrasing positions; teacher's values only where there is a teacher.
 
     Returns:
         ``{teacher,student}_p_right`` overall, and ``..._mixed``, ``..._failed`` for groups of both outcomes and of

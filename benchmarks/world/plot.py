@@ -12,7 +12,7 @@ from benchmarks.world.summary import curves
 
 
 def plot_learning(rows: Sequence[EvaluationRow], path: Path) -> None:
-    """Held-out success and p(right phrasing) of every arm."""
+    """Draw held-out success and p(right phrasing) of every arm."""
     panels = [
         _panel("Held-out success", _lines(rows, lambda row: row.success)),
         _panel("p(right phrasing), held-out questions", _lines(rows, lambda row: row.p_right)),
@@ -21,7 +21,7 @@ def plot_learning(rows: Sequence[EvaluationRow], path: Path) -> None:
 
 
 def plot_oracle(rows: Sequence[EvaluationRow], path: Path) -> None:
-    """Teacher (solid) and student (dashed) in the arms that have a teacher, and how far apart their entropies are."""
+    """Draw teacher (solid) and student (dashed) of the arms with a teacher, and the gap of their entropies."""
 
     def pair(
         title: str, teacher: Callable[[EvaluationRow], float], student: Callable[[EvaluationRow], float]
@@ -42,7 +42,7 @@ def plot_oracle(rows: Sequence[EvaluationRow], path: Path) -> None:
 
 
 def _panel(title: str, lines: Sequence[Line]) -> Panel:
-    """With the lines that have points, and a scale in steps of 0.2 that holds them and 0."""
+    """Return a panel with the lines that have points, and a scale in steps of 0.2 that holds them and 0."""
     drawn = [line for line in lines if line.points]
     values = [value for line in drawn for _, at in line.points for value in at]
     low, high = min([0.0, *values]), max([0.2, *values])
@@ -52,7 +52,7 @@ def _panel(title: str, lines: Sequence[Line]) -> Panel:
 def _lines(
     rows: Sequence[EvaluationRow], value: Callable[[EvaluationRow], float], dashed: bool = False
 ) -> list[Line]:
-    """One line per arm, in the same colour whatever is shown."""
+    """Return one line per arm, each arm in the same colour in every plot."""
     lines = []
     for number, (arm, seeds) in enumerate(curves(rows).items()):
         at: dict[int, list[float]] = {}

@@ -70,7 +70,7 @@ class Summary:
 
 
 def curves(rows: Sequence[EvaluationRow]) -> Curves:
-    """Rows by arm and seed."""
+    """Return rows by arm and seed."""
     found: Curves = {}
     for row in sorted(rows, key=lambda row: row.step):
         found.setdefault(row.arm, {}).setdefault(row.seed, []).append(row)
@@ -78,7 +78,7 @@ def curves(rows: Sequence[EvaluationRow]) -> Curves:
 
 
 def summarize(rows: Sequence[EvaluationRow]) -> list[Summary]:
-    """One summary per arm, over the seeds that the baseline has too.
+    """Return one summary per arm, over the seeds that the baseline has too.
 
     Raises:
         UserError: no baseline, or an arm without a seed in common with it.
@@ -90,7 +90,7 @@ def summarize(rows: Sequence[EvaluationRow]) -> list[Summary]:
 
 
 def table(summaries: Sequence[Summary]) -> str:
-    """For the terminal."""
+    """Return the summaries as a table for the terminal."""
     head = ["arm", "seeds", "rollouts to 50 %", "ratio", "faster", f"p(right) at {EARLY}"]
     head += ["gain", "higher", "teacher - student", "final success", "worst"]
     lines = [head]
@@ -115,7 +115,7 @@ def table(summaries: Sequence[Summary]) -> str:
 
 
 def rollouts_to(rows: Sequence[EvaluationRow], success: float) -> float:
-    """Rollouts at which held-out success first reaches a level, linear between evaluations; inf if never."""
+    """Return the rollouts until held-out success first reaches a level, linear between evaluations; inf if never."""
     before: EvaluationRow | None = None
     for row in rows:
         if row.success >= success:
@@ -128,7 +128,7 @@ def rollouts_to(rows: Sequence[EvaluationRow], success: float) -> float:
 
 
 def p_right_at(rows: Sequence[EvaluationRow], rollouts: int) -> float:
-    """p(right phrasing) after so many rollouts, linear between evaluations; nan if the run was shorter."""
+    """Return p(right phrasing) after so many rollouts, linear between evaluations; nan if the run was shorter."""
     for before, row in pairwise(rows):
         if before.rollouts <= rollouts <= row.rollouts:
             share = (rollouts - before.rollouts) / (row.rollouts - before.rollouts)
@@ -137,7 +137,7 @@ def p_right_at(rows: Sequence[EvaluationRow], rollouts: int) -> float:
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """Mean and 95 % t interval over seeds."""
+    """Return the mean and 95 % t interval over seeds."""
     if len(values) < 2:
         return Interval(values[0], math.nan)
     quantile = _T[len(values) - 2] if len(values) - 2 < len(_T) else 1.96
@@ -178,6 +178,6 @@ def _ratio(baseline: float, arm: float) -> float:
 
 
 def _teacher_gap(rows: Sequence[EvaluationRow]) -> float:
-    """Evaluations up to there are equally far apart, so the mean over rows is that over steps."""
+    """Return the mean gap; evaluations are equally far apart, so the mean over rows equals that over steps."""
     early = [row.teacher_p_right - row.student_p_right for row in rows if 0 < row.rollouts <= EARLY]
     return statistics.fmean(early) if early else math.nan

@@ -90,7 +90,7 @@ def start(
 
 
 def tail(log: Path, lines: int = 25) -> str:
-    """The last lines of a log, for error messages."""
+    """Return the last lines of a log, for error messages."""
     if not log.exists():
         return ""
     return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])

@@ -100,7 +100,7 @@ def _train(
 
 
 def _lines(path: Path) -> list[str]:
-    """The whole lines of a file; what follows the last line end is still being written."""
+    """Return the whole lines of a file; what follows the last line end is still being written."""
     return path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
 
 

@@ -1,4 +1,4 @@
-"""The credit of traced rollouts' tokens, from the workers' loss to the driver's ``traces.jsonl``."""
+"""Collect the credit of traced rollouts' tokens, from the workers' loss to the driver's ``traces.jsonl``."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ Values = list[tuple[float, float]]
 
 
 class CreditRecord:
-    """What one mini-batch's loss finds out about each of its scored tokens, on the device of its micro-batches."""
+    """Credit and divergence of each scored token of a mini-batch, on the device of its micro-batches."""
 
     def __init__(self, num_slots: int, device: torch.device | int) -> None:
         # The last row takes the placeholders: to leave them out, the host would wait for the device.
         self._values = torch.full((num_slots + 1, 2), torch.nan, device=device)
 
     def add(self, slots: Tensor, log_ratio: Tensor, divergence: Tensor) -> None:
-        """A micro-batch's tokens: ``[n]`` slots (-1: a placeholder), log P_teacher - log P_student, divergence."""
+        """Add a micro-batch: ``[n]`` slots (-1: a placeholder), log P_teacher - log P_student, divergence."""
         values = torch.stack([log_ratio, divergence.detach()], dim=-1).float()
         self._values.index_copy_(0, slots.remainder(len(self._values)), values)
 
     def of(self, traces: Tensor, tokens_per_trajectory: Tensor) -> dict[int, Values]:
-        """By trace number; ``traces`` ``[B]`` is -1 where a trajectory is not traced."""
+        """Return the values by trace number; ``traces`` ``[B]`` is -1 where a trajectory is not traced."""
         parts = self._values[:-1].cpu().split(tokens_per_trajectory.tolist())
         return {
             trace: [(ratio, divergence) for ratio, divergence in part.tolist()]
@@ -62,5 +62,5 @@ def by_span(rollout: Rollout, inputs: TeacherInputs, values: Values) -> SpanCred
 
 
 def merge(ranks: Sequence[dict[int, Values]]) -> dict[int, Values]:
-    """The traces of all ranks."""
+    """Return the traces of all ranks."""
     return {trace: values for rank in ranks for trace, values in rank.items()}

@@ -19,12 +19,12 @@ TRACKER = "latest_checkpointed_iteration.txt"
 
 
 def folder_of(run: Path, step: int) -> Path:
-    """Where verl keeps a step's checkpoint."""
+    """Return the folder of a step's checkpoint."""
     return run / f"global_step_{step}"
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Whether everything in a checkpoint folder was written to its end.
+    """Return whether everything in a checkpoint folder was written to its end.
 
     ``torch.save`` writes zip archives, whose directory comes last, so half a file is not one.
     """

@@ -17,17 +17,17 @@ _ADD = (
 
 
 def read_sd_search(config: DictConfig) -> SDSearchConfig:
-    """The checked ``sd_search`` section of verl's whole config, or of its ``actor_rollout_ref``."""
+    """Return the checked ``sd_search`` section of verl's whole config, or of its ``actor_rollout_ref``."""
     return _read(SDSearchConfig, config, "sd_search")
 
 
 def read_search(config: DictConfig) -> SearchConfig:
-    """The checked ``search`` section of verl's whole config."""
+    """Return the checked ``search`` section of verl's whole config."""
     return _read(SearchConfig, config, "search")
 
 
 def read_health(config: DictConfig) -> HealthConfig:
-    """The checked ``health`` section of verl's whole config."""
+    """Return the checked ``health`` section of verl's whole config."""
     return _read(HealthConfig, config, "health")
 
 

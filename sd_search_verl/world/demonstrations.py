@@ -124,7 +124,7 @@ MAX_LESSON_ATTEMPTS = 7
 
 
 def _lesson(draw: Random, world: World, question: Question) -> list[RolloutSummary]:
-    """Two or more attempts with different phrasings; in half of the groups none may be right."""
+    """Return two or more attempts with different phrasings; in half of the groups none may be right."""
     (relation,) = question.relations
     pool, right = list(world.phrasings(relation)), world.right_phrasing(relation)
     if draw.random() < 0.5:
@@ -147,7 +147,7 @@ def _attempts(draw: Random, now: Stage, world: World, question: Question) -> lis
 
 
 def attempt_policy(draw: Random, world: World, relation: str, right_mass: float) -> list[float]:
-    """Probabilities of a relation's phrasings: ``right_mass`` for the right one, random for others."""
+    """Return the probabilities of a relation's phrasings: ``right_mass`` for the right one, random for others."""
     candidates, right = world.phrasings(relation), world.right_phrasing(relation)
     concentration = draw.choice((0.3, 1.0, 5.0))
     weights = [0.0 if phrasing == right else draw.gammavariate(concentration, 1.0) for phrasing in candidates]

@@ -133,7 +133,7 @@ class World:
 
 
 def _places(relation: str, words: int, candidates: int) -> list[tuple[str, ...]]:
-    """Candidate words at each place of a relation's phrasings; no two places share a word."""
+    """Return the candidate words at each place of a relation's phrasings; no two places share a word."""
     listed = RELATIONS[relation]
     return [listed[place * candidates : (place + 1) * candidates] for place in range(words)]
 

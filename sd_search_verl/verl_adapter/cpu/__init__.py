@@ -9,7 +9,7 @@ VARIABLE = "VERL_PLATFORM"
 
 
 def accelerator_visible() -> bool:
-    """Whether this process sees a device that verl trains on."""
+    """Return whether this process sees a device that verl trains on."""
     import torch
 
     return torch.cuda.is_available() or (hasattr(torch, "npu") and torch.npu.is_available())

