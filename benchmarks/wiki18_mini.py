@@ -24,7 +24,7 @@ from transformers import AutoTokenizer
 from sd_search_verl import protocol as protocols
 from sd_search_verl.command_line import Parser, run_command
 from sd_search_verl.data.jsonl import Problem, read_objects
-from sd_search_verl.data.rows import verl_row, write_parquet
+from sd_search_verl.data.verl_rows import verl_row, write_parquet
 from sd_search_verl.errors import UserError
 from sd_search_verl.world.config import FitConfig
 from sd_search_verl.world.model import build_model

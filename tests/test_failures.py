@@ -18,7 +18,7 @@ from support.cli import local
 from support.good_run import UNLISTENED
 
 from sd_search_verl import protocol as protocols
-from sd_search_verl.data.rows import verl_row, write_parquet
+from sd_search_verl.data.verl_rows import verl_row, write_parquet
 from sd_search_verl.launch.log_diagnosis import diagnose
 from sd_search_verl.world.config import CHECKPOINT
 

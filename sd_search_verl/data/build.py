@@ -1,4 +1,4 @@
-"""``sd-search data``: question files to verl parquet, with a manifest that a second start and a reader can check."""
+"""``sd-search data``: convert question files to verl parquet, and record request and checksums in a manifest."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from sd_search_verl.data.flashrag import (
 )
 from sd_search_verl.data.jsonl import Problem
 from sd_search_verl.data.questions import Question, good_questions, stream_questions
-from sd_search_verl.data.rows import sha256, verl_row, write_parquet
+from sd_search_verl.data.verl_rows import sha256, verl_row, write_parquet
 from sd_search_verl.errors import UserError
 from sd_search_verl.protocol.base import Protocol
 
 MANIFEST = "manifest.json"
 SOURCE = "source"
-"""Folder of what the hub gave: a copy of the repository's files, which ``--source`` takes too."""
+"""Folder of downloads in the layout of the hub repository, so that ``--source`` takes it too."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,12 @@ class _Part:
 
 
 def build(config: DataConfig, out: Path) -> dict[str, Any]:
-    """Write ``train.parquet`` and ``eval/SET.parquet`` and the manifest, which is returned.
+    """Write ``train.parquet``, ``eval/SET.parquet`` and the manifest; return the manifest.
 
-    A file that the manifest has, made of the same request and with the same checksum, is kept.
+    A file is not rebuilt when the manifest has it with the same request and its checksum is unchanged.
 
     Raises:
-        FileNotFoundError, RuntimeError: a source file is not to be had.
-        ValueError: a source file is not the published one.
+        UserError: a source file is missing, or has another number of rows than the published one.
     """
     files: dict[str, list[_Part]] = {}
     if config.train:
@@ -68,20 +67,20 @@ def build(config: DataConfig, out: Path) -> dict[str, Any]:
 
 
 def build_own(path: Path, name: str, protocol: str, out: Path) -> dict[str, Any]:
-    """Write ``NAME.parquet`` from a user's JSON lines (``question``, ``golden_answers``) and note it in the manifest.
+    """Write ``NAME.parquet`` from JSON lines with ``question`` and ``golden_answers``; add it to the manifest.
 
     Raises:
-        FileNotFoundError: no such file.
-        MalformedRowsError: with every bad row's line and field; nothing is written then.
+        UserError: no such file.
+        MalformedRowsError: malformed rows, named by line and field; nothing is written.
     """
-    spoken = protocols.get(protocol)
+    format_ = protocols.get(protocol)
     count = 0
-    for _ in tqdm(_own(path, name, spoken), desc=f"checking {name}", unit="row"):
+    for _ in tqdm(_own(path, name, format_), desc=f"checking {name}", unit="row"):
         count += 1
     manifest = _read_manifest(out)
     rows = (
-        verl_row(name, "own", index, q.id, q.question, q.golden_answers, spoken)
-        for index, q in enumerate(tqdm(_own(path, name, spoken), total=count, desc=name, unit="row"))
+        verl_row(name, "own", index, q.id, q.question, q.golden_answers, format_)
+        for index, q in enumerate(tqdm(_own(path, name, format_), total=count, desc=name, unit="row"))
     )
     request = {"source": str(path), "name": name, "protocol": protocol, "prompt": _prompt_hash(protocol)}
     described = [{"set": name, "source_sha256": sha256(path), "source_rows": count}]
@@ -94,7 +93,7 @@ def _own(path: Path, name: str, protocol: Protocol) -> Iterator[Question]:
 
 
 def verify(out: Path) -> list[str]:
-    """What differs between the manifest in ``out`` and the files beside it; empty when nothing does.
+    """Return the differences between the manifest in ``out`` and the files beside it, one line each.
 
     Raises:
         UserError: no manifest.
@@ -122,7 +121,7 @@ def verify(out: Path) -> list[str]:
 def _rows(
     config: DataConfig, part: _Part, downloads: Path, described: list[dict[str, Any]]
 ) -> Iterator[dict[str, Any]]:
-    """The part's rows; when they end, what was found in its source is added to ``described``."""
+    """Yield the part's rows; after the last one append counts and checksum of its source to ``described``."""
     path = source_file(config.source, part.name, part.split.name, downloads)
     questions: list[SourceQuestion] = []
     left_out: list[str] = []
@@ -167,7 +166,7 @@ def _rows(
 
 
 def _request(config: DataConfig, parts: Sequence[_Part]) -> dict[str, Any]:
-    """What a file's content follows from, beside its source."""
+    """Return the options that determine a file's content, apart from the bytes of its source."""
     return {
         "source": config.source,
         "parts": [[part.name, part.split.name, part.sample] for part in parts],
@@ -185,7 +184,7 @@ def _finish(
     rows: Iterator[dict[str, Any]],
     described: list[dict[str, Any]],
 ) -> None:
-    """Write a file, then the manifest that names it: a kill in between costs that file only."""
+    """Write a file, then the manifest entry; a process killed in between rebuilds that file only."""
     count = write_parquet(out / file, rows)
     manifest["files"][file] = {
         "rows": count,
@@ -219,5 +218,5 @@ def _prompt_hash(protocol: str) -> str:
     return hash_of(protocols.get(protocol).prompt_template.encode()).hexdigest()[:16]
 
 
-def _say(what: str) -> None:
-    print(what, file=sys.stderr)
+def _say(message: str) -> None:
+    print(message, file=sys.stderr)

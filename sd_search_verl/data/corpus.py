@@ -1,4 +1,4 @@
-"""``sd-search corpus``: download wiki-18 or its E5 index, after a statement of the cost and the user's consent.
+"""``sd-search corpus``: state the cost of wiki-18 or its E5 index, and download it once the user agrees.
 
 Repositories and files are those of Search-R1's ``scripts/download.py`` (https://github.com/PeterGriffinJin/Search-R1);
 sizes are asked of the hub.
@@ -31,11 +31,11 @@ class Part:
 
     Attributes:
         repository: on the hub; HF_ENDPOINT chooses a mirror.
-        files: to download.
-        result: what they become: unpacked if one ``.gz``, joined if several.
-        grows: size on disk while it is made, as a multiple of the download.
-        serving: what using it takes.
-        use: the next command, of ``{file}``.
+        files: names of the files.
+        result: name of the finished file: the unpacked ``.gz``, or the joined parts.
+        grows: disk space needed while it is made, as a multiple of the download.
+        serving: disk, memory and time that using it takes, in words.
+        use: next command, a template of ``{file}``.
     """
 
     repository: str
@@ -75,14 +75,14 @@ PARTS = {
 
 @dataclass(frozen=True)
 class Plan:
-    """Files to fetch, and the disk space in bytes needed while they are unpacked."""
+    """Files to download for a part."""
 
     part: Part
     files: Sequence[hub.RemoteFile]
 
     @property
     def room(self) -> int:
-        """Bytes on the disk while the files are unpacked, the downloads included."""
+        """Disk space in bytes while the files are unpacked, downloads included."""
         return int(self.part.grows * sum(file.size for file in self.files))
 
     def describe(self, free: int) -> str:
@@ -102,16 +102,16 @@ def plan(part: Part) -> Plan:
     """Return the plan of a download, with sizes from the hub.
 
     Raises:
-        RuntimeError: the hub does not answer.
+        UserError: the hub does not answer.
     """
     return Plan(part, [hub.find(part.repository, name) for name in part.files])
 
 
 def fetch(job: Plan, out: Path) -> Path:
-    """Download, check and unpack; return the finished file. A repeated call resumes a broken download.
+    """Download, verify and unpack a part; return the finished file. A repeated call resumes a broken download.
 
     Raises:
-        UserError: the disk is too small, or the hub does not give the files.
+        UserError: the disk is too small, or a download failed.
     """
     result = out / job.part.result
     if result.exists():
@@ -167,13 +167,13 @@ def check_corpus(path: Path, lines: int = 10_000) -> int:
 
 
 def convert(path: Path, result: Path) -> int:
-    """Write a corpus of ``{"doc_id", "title", "text"}`` as one of ``{"id", "contents"}``; returns its passages.
+    """Convert a corpus of ``{"doc_id", "title", "text"}`` to ``{"id", "contents"}``; return its number of passages.
 
-    This is how the corrected wiki-18 of arXiv 2605.27881 (``wiki-fixed.jsonl``) comes. wiki-18's titles stand in
-    quotation marks, and so models have read them: a title without gets them.
+    The corrected wiki-18 of arXiv 2605.27881 (``wiki-fixed.jsonl``) has this form. Titles get the quotation marks that
+    wiki-18 has, because models were trained with them.
 
     Raises:
-        MalformedRowsError: the first bad line; nothing is left then.
+        MalformedRowsError: the first malformed line; no file is left behind.
     """
     part = result.with_name(result.name + ".part")
     part.parent.mkdir(parents=True, exist_ok=True)

@@ -22,14 +22,14 @@ _SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
 
 @dataclass(frozen=True)
 class Split:
-    """A split of a set, and how many questions its public version has."""
+    """A split of a question set; ``rows`` is the number of questions of its published version."""
 
     name: str
     rows: int
 
 
 TRAIN = {"nq": Split("train", 79_168), "hotpotqa": Split("train", 90_447)}
-"""What search agents are trained on; together 169,615 questions."""
+"""Training sets of Search-R1 and its successors; together 169,615 questions."""
 
 EVALUATION = {
     "nq": Split("test", 3_610),
@@ -40,12 +40,12 @@ EVALUATION = {
     "musique": Split("dev", 2_417),
     "bamboogle": Split("test", 125),
 }
-"""The papers' seven sets, in the splits they report: HotpotQA, 2Wiki and MuSiQue keep their test answers secret."""
+"""The seven evaluation sets. HotpotQA, 2Wiki and MuSiQue use the dev split: their test answers are not public."""
 
 
 @dataclass(frozen=True)
 class SourceQuestion:
-    """A usable row; ``dropped`` counts empty golden answers that were left out of it."""
+    """A well-formed row; ``dropped`` is the number of empty golden answers removed from it."""
 
     id: str
     question: str
@@ -54,10 +54,10 @@ class SourceQuestion:
 
 
 def source_file(source: str, name: str, split: str, downloads: Path) -> Path:
-    """The file of a split: in a local folder, or downloaded from a repository into ``downloads``, and kept there.
+    """Return the file of a split, from a local folder or downloaded from a repository into ``downloads``.
 
     Raises:
-        UserError: the folder lacks it; the hub does not give it.
+        UserError: the file is not in the folder, or cannot be downloaded.
     """
     if Path(source).is_dir():
         candidates = [Path(source) / name / f"{split}{suffix}" for suffix in _SUFFIXES]
@@ -72,10 +72,10 @@ def source_file(source: str, name: str, split: str, downloads: Path) -> Path:
 
 
 def read_split(path: Path) -> Iterator[tuple[int, SourceQuestion | Problem]]:
-    """Row number and question, or problem, for every row of a split, streamed through ``datasets``.
+    """Yield row number and question, or problem, for every row of a split, streamed through ``datasets``.
 
     Raises:
-        UserError: the file as a whole cannot be read; the message names its broken lines where it has lines.
+        UserError: the file as a whole cannot be read; the message names the malformed lines of a JSON file.
     """
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError

@@ -1,6 +1,6 @@
-"""Files of the Hugging Face hub: a download goes on where it broke, and counts when the hub's checksum agrees.
+"""Download files of the Hugging Face hub: resume a broken download, and verify it by the hub's checksum.
 
-``hf_hub_download`` throws away what a killed process had fetched, which is much of a night for 65 GB of index.
+``hf_hub_download`` discards the partial file of a killed process, which costs hours for 65 GB of index.
 """
 
 from __future__ import annotations
@@ -14,34 +14,33 @@ from tqdm import tqdm
 from sd_search_verl.errors import UserError
 
 _CHUNK = 1 << 22  # bytes
-_PLAIN = {"Accept-Encoding": "identity"}  # a compressed answer cannot be gone on with by its length
+_PLAIN = {"Accept-Encoding": "identity"}  # a compressed reply cannot be resumed by byte offset
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of a data set repository: its address, size in bytes, and what the hub says that it holds."""
+    """A file of a data set repository: its URL, size in bytes and checksum."""
 
     name: str
     url: str
     size: int
     checksum: str
-    """SHA-256 of its bytes where the hub keeps them apart (LFS), else git's SHA-1."""
+    """SHA-256 of the content of an LFS file, git's SHA-1 of any other."""
 
 
 def find(repository: str, name: str) -> RemoteFile:
-    """Ask the hub (HF_ENDPOINT chooses a mirror) for a file.
+    """Return URL, size and checksum of a file on the hub; HF_ENDPOINT chooses a mirror.
 
     Raises:
-        UserError: it does not answer, or has no such file.
+        UserError: the hub does not answer, or has no such file.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     url = hf_hub_url(repository, name, repo_type="dataset")
     try:
         found = get_hf_file_metadata(url)
-    except (
-        Exception
-    ) as error:  # of the HTTP client that the hub's client has, which differs from version to version
+    # The errors are those of the HTTP client below huggingface_hub, which differs between its versions.
+    except Exception as error:
         raise UserError(
             f"{repository}: {name} cannot be reached ({_first_line(error)}); set HF_ENDPOINT to a mirror, or give a "
             "copy that you have: data build --source FOLDER, corpus check FILE"
@@ -52,10 +51,10 @@ def find(repository: str, name: str) -> RemoteFile:
 
 
 def download(file: RemoteFile, path: Path) -> Path:
-    """Fetch a file to ``path``, which appears when it is whole; ``path.part`` is what a broken download goes on from.
+    """Download a file to ``path`` through ``path.part``, from which a broken download resumes; return ``path``.
 
     Raises:
-        UserError: the connection broke for good, or the bytes are not the hub's.
+        UserError: the connection broke, or the checksum is not the hub's.
     """
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
@@ -74,10 +73,10 @@ def download(file: RemoteFile, path: Path) -> Path:
                 expected_size=file.size,
                 displayed_filename=file.name,
             )
-        except Exception as error:  # as above
+        except Exception as error:  # see find()
             raise UserError(
                 f"the download of {file.name} broke at {target.tell():,} of {file.size:,} bytes "
-                f"({_first_line(error)}); start again to go on from there"
+                f"({_first_line(error)}); start again to resume"
             ) from error
     if not agrees(part, file.checksum):
         part.unlink()
@@ -89,7 +88,7 @@ def download(file: RemoteFile, path: Path) -> Path:
 
 
 def agrees(path: Path, checksum: str) -> bool:
-    """Whether a file has the checksum that the hub names; true where that is neither SHA-256 nor git's SHA-1."""
+    """Return whether a file has this checksum; true where it is neither a SHA-256 nor git's SHA-1."""
     size = path.stat().st_size
     if len(checksum) == 64:
         digest = hashlib.sha256()

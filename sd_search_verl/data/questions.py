@@ -1,4 +1,4 @@
-"""Question files: own JSON lines, or the parquet that verl trains and validates on."""
+"""Read question files: JSON lines with question and golden answers, or parquet in verl's format."""
 
 from __future__ import annotations
 
@@ -32,30 +32,30 @@ class Question:
     question: str
     golden_answers: list[str]
     messages: Messages
-    """The prompt: the file's own where it has one, else the protocol's."""
+    """Prompt of the file's row, or the protocol's prompt where the row has none."""
 
 
 def read_questions(
     path: Path, name: str | None, protocol: Protocol, sample: int | None = None
 ) -> list[Question]:
-    """The questions of a file, in its order.
+    """Return the questions of a file, in its order.
 
     Args:
         path: ``.parquet`` in verl's format, or JSON lines with ``question`` and ``golden_answers`` (``.gz`` too).
         name: of the set; None = the file's name, or ``data_source`` of a parquet's rows.
         protocol: makes the prompt where the file has none.
-        sample: so many of each set, always the same ones; None = all.
+        sample: number of questions of each set, drawn with a fixed seed; None = all.
 
     Raises:
-        FileNotFoundError: no such file.
-        MalformedRowsError: rows that cannot be asked, every one with line (of a parquet: row) and field.
+        UserError: no such file, or no question in it.
+        MalformedRowsError: malformed rows, named by line (of a parquet: row) and field.
     """
     questions = list(good_questions(path, stream_questions(path, name, protocol)))
     return questions if sample is None else _sampled(questions, sample)
 
 
 def stream_questions(path: Path, name: str | None, protocol: Protocol) -> Iterator[Question | Problem]:
-    """The question of every row, or what is wrong with the row; arguments of :func:`read_questions`."""
+    """Yield the question of every row, or its problem; arguments as of :func:`read_questions`."""
     rows = _parquet_rows(path) if path.suffix == ".parquet" else read_objects(path)
     stem = path.name.removesuffix(".gz").removesuffix(path.suffix).removesuffix(".jsonl")
     lines: dict[tuple[str, str], int] = {}
@@ -69,7 +69,10 @@ def stream_questions(path: Path, name: str | None, protocol: Protocol) -> Iterat
 
 
 def good_questions(path: Path, found: Iterable[Question | Problem]) -> Iterator[Question]:
-    """The questions; at the end an error if there was none, or anything else. Errors of :func:`read_questions`."""
+    """Yield the questions; raise at the end if there were problems or no question.
+
+    Raises: as :func:`read_questions`.
+    """
     problems: list[Problem] = []
     count = 0
     for one in found:

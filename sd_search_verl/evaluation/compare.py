@@ -1,4 +1,4 @@
-"""``sd-search compare``: two systems on the same questions, each one evaluation or several (training seeds)."""
+"""``sd-search compare``: paired differences of two systems, each with one evaluation or several (training seeds)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sd_search_verl.evaluation.trajectories import Key, read_trajectories
 from sd_search_verl.table import render
 
 Scores = dict[str, dict[str, float]]
-"""Set -> question id -> score, a mean over seeds and runs."""
+"""Set -> question id -> mean score over seeds and runs."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """The evaluation in a folder.
+    """Return the evaluation in a folder.
 
     Raises:
         UserError: it holds none that has finished.
@@ -48,10 +48,10 @@ def read_run(folder: Path) -> Run:
 
 
 def compare(a: Sequence[Run], b: Sequence[Run]) -> dict[str, Any]:
-    """Paired differences B - A of every metric, the questions whose EM changed, and warnings.
+    """Return paired differences B - A of every metric, the questions whose EM changed, and warnings.
 
     Raises:
-        ValueError: no question is common to both.
+        UserError: no question is common to both.
     """
     sides = {"a": [str(run.folder) for run in a], "b": [str(run.folder) for run in b]}
     result: dict[str, Any] = {"runs": sides, "metrics": {}, "warnings": _warnings(a, b)}
@@ -79,7 +79,7 @@ def compare(a: Sequence[Run], b: Sequence[Run]) -> dict[str, Any]:
 
 
 def table(result: Mapping[str, Any], shown: int) -> str:
-    """The comparison for a person, with the first ``shown`` questions that changed either way."""
+    """Return the comparison as text, with the first ``shown`` questions gained and lost."""
     parts = [f"{side.upper()}: {', '.join(folders)}" for side, folders in result["runs"].items()]
     parts += [f"warning: {warning}" for warning in result["warnings"]]
     parts += ["%; B - A is paired by question, with its 95% bootstrap interval", ""]
@@ -111,7 +111,7 @@ def table(result: Mapping[str, Any], shown: int) -> str:
 
 
 def _mean_scores(runs: Sequence[Run], metric: str) -> Scores:
-    """A question's score, a mean over the runs that asked it."""
+    """Return a question's score, a mean over the runs that asked it."""
     every: dict[str, dict[str, list[float]]] = {}
     for run in runs:
         for name, questions in per_question(run.rows, metric).items():
@@ -121,7 +121,7 @@ def _mean_scores(runs: Sequence[Run], metric: str) -> Scores:
 
 
 def _common(a: Scores, b: Scores) -> tuple[Scores, Scores]:
-    """Both, with the questions that both have, in the same order: of an interrupted run that is not the file's."""
+    """Return both restricted to their common questions, in one order: an interrupted run has another than the file."""
     both = {name: sorted(q for q in a[name] if q in b[name]) for name in a if name in b}
     both = {name: questions for name, questions in both.items() if questions}
     if not both:
@@ -131,14 +131,14 @@ def _common(a: Scores, b: Scores) -> tuple[Scores, Scores]:
 
 
 def _spread(runs: Sequence[Run], metric: str) -> dict[str, Any]:
-    """Macro averages of every run and seed, their mean and sample standard deviation."""
+    """Return the macro average of every run and seed, their mean and sample standard deviation."""
     values = [value for run in runs for value in run.results["seeds"][metric]["values"].values()]
     mean, sd = mean_and_sd(values)
     return {"mean": mean, "sd": sd, "values": values}
 
 
 def _changed(a: Sequence[Run], b: Sequence[Run]) -> list[dict[str, Any]]:
-    """Questions whose mean EM differs, with the answers of both sides."""
+    """Return the questions whose mean EM differs, with the answers of both sides."""
     before, after = _common(_mean_scores(a, "em"), _mean_scores(b, "em"))
     answers = [
         {key[:2]: row for run in reversed(runs) for key, row in reversed(run.rows.items())} for runs in (a, b)
@@ -177,6 +177,6 @@ def _warnings(a: Sequence[Run], b: Sequence[Run]) -> list[str]:
 
 
 def _options(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Options by dotted name."""
+    """Return the options by dotted name."""
     search = {f"search.{name}": value for name, value in config.get("search", {}).items()}
     return {**{name: value for name, value in config.items() if name != "search"}, **search}

@@ -12,7 +12,7 @@ from sd_search_verl.launch.environment import ENVIRONMENT
 
 
 def resolve_model(path: Path, out: Path) -> Path:
-    """A folder that vLLM loads. Shards of a verl FSDP checkpoint are merged into ``out/model`` by verl's own merger.
+    """Return a folder that vLLM loads; shards of a verl FSDP checkpoint are merged into ``out/model`` first.
 
     Args:
         path: Hugging Face folder, ``global_step_N`` or ``global_step_N/actor``.

@@ -1,4 +1,4 @@
-"""``results.json``: numbers made of trajectories alone, so that the same trajectories always give the same file."""
+"""``results.json``: metrics computed from trajectories alone, so that equal trajectories give an equal file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores of trajectories that anyone made: a text with the answer, golden answers, and nothing asked of a model."""
+"""``sd-search score``: compute EM, F1 and cover-EM of given texts and golden answers, without a model."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Scored:
     unanswered: int
     problems: list[Problem]
     there: str = ""
-    """Which fields the first row has, in words."""
+    """Names of the first row's fields, as a sentence for messages."""
 
     def complaints(self) -> list[str]:
-        """A line per problem; a single one where no row at all could be scored, for one and the same reason."""
+        """Return a line per problem; a single line where all rows failed for one reason."""
         if self.rows == 0 and len({(problem.field, problem.reason) for problem in self.problems}) == 1:
             (*_, last) = self.problems
             return [f"all {len(self.problems)} rows, field {last.field!r}: {last.reason}; {self.there}"]
@@ -41,15 +41,15 @@ class Scored:
 
     @property
     def rows(self) -> int:
-        """How many rows were scored."""
+        """Number of scored rows."""
         return sum(len(values["EM"]) for values in self.sets.values())
 
 
 def score_file(path: Path, fields: ScoreFields, protocol: str | None = None) -> Scored:
-    """Score every well-formed row of a JSONL file; ``protocol`` None = the one whose tags a text has.
+    """Score every well-formed row of a JSONL file; ``protocol`` None = detected in each text.
 
     Raises:
-        FileNotFoundError, ValueError: the file cannot be read.
+        UserError: the file cannot be read.
     """
     scored = Scored({}, 0, [])
     if isinstance(first := next((row for _, row in read_objects(path)), None), dict):
@@ -72,7 +72,7 @@ def response_of(text: str, protocol: Protocol) -> str:
 
 
 def table(scored: Scored) -> str:
-    """Mean and interval of every metric, a line per set, and both averages where there are several sets."""
+    """Return the mean and interval of every metric, a line per set, and both averages where there are several sets."""
     lines = [["set", "rows", *METRICS]]
     for name, values in scored.sets.items():
         estimates = [bootstrap(values[metric]) for metric in METRICS]
@@ -87,7 +87,7 @@ def table(scored: Scored) -> str:
 def _rows(
     path: Path, fields: ScoreFields, protocol: str | None
 ) -> Iterator[Problem | tuple[str, str | None, list[str]]]:
-    """Set, answer and golden answers of every row, or its problem."""
+    """Yield set, answer and golden answers of every row, or its problem."""
     for number, row in read_objects(path):
         if isinstance(row, Problem):
             yield row

@@ -22,22 +22,22 @@ class Estimate:
     n: int
 
     def as_dict(self) -> dict[str, float]:
-        """Field name -> value, for JSON."""
+        """Return field name -> value, for JSON."""
         return asdict(self)
 
 
 def percent(estimate: Estimate) -> str:
-    """``42.1 [40.0, 44.2]``: per cent, with the 95 % interval."""
+    """Return mean and 95 % interval in per cent, such as ``42.1 [40.0, 44.2]``."""
     return f"{100 * estimate.mean:.1f} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
 
 
 def signed_percent(estimate: Estimate) -> str:
-    """``+1.2 [-0.3, +2.7]``: a difference in points."""
+    """Return a difference and its interval in points, such as ``+1.2 [-0.3, +2.7]``."""
     return f"{100 * estimate.mean:+.1f} [{100 * estimate.low:+.1f}, {100 * estimate.high:+.1f}]"
 
 
 def bootstrap(values: Sequence[float], seed: int = 0) -> Estimate:
-    """Mean of a value per question, with its percentile interval.
+    """Return the mean of a value per question, with its percentile interval.
 
     Raises:
         ValueError: there are no values.
@@ -47,7 +47,7 @@ def bootstrap(values: Sequence[float], seed: int = 0) -> Estimate:
 
 
 def paired_difference(a: Sequence[float], b: Sequence[float], seed: int = 0) -> Estimate:
-    """Mean of ``b - a``, question by question: both were asked the same questions, so these are what is resampled.
+    """Return the mean of ``b - a`` over questions, which are resampled as pairs.
 
     Raises:
         ValueError: of different lengths, or empty.
@@ -58,7 +58,7 @@ def paired_difference(a: Sequence[float], b: Sequence[float], seed: int = 0) -> 
 
 
 def macro_average(sets: Mapping[str, Sequence[float]], seed: int = 0) -> Estimate:
-    """Mean of the sets' means, each set counting the same (as papers report); resampled within each set."""
+    """Return the mean of the sets' means, with equal weights (as papers report); resampled within each set."""
     _need(sets)
     means = [_resampled_means(values, seed + i) for i, values in enumerate(sets.values())]
     mean = float(np.mean([np.mean(values) for values in sets.values()]))
@@ -66,7 +66,7 @@ def macro_average(sets: Mapping[str, Sequence[float]], seed: int = 0) -> Estimat
 
 
 def micro_average(sets: Mapping[str, Sequence[float]], seed: int = 0) -> Estimate:
-    """Mean over all questions, so that large sets dominate; resampled within each set, whose sizes are given."""
+    """Return the mean over all questions, in which large sets dominate; resampled within each set."""
     _need(sets)
     total = sum(map(len, sets.values()))
     means = [
@@ -77,12 +77,12 @@ def micro_average(sets: Mapping[str, Sequence[float]], seed: int = 0) -> Estimat
 
 
 def mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and sample standard deviation over seeds; of a single value there is none."""
+    """Return the mean and sample standard deviation over seeds; a single value has no deviation."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def _resampled_means(values: Sequence[float], seed: int) -> np.ndarray:
-    """``[RESAMPLES]`` means of as many values, drawn with replacement.
+    """Return ``[RESAMPLES]`` means of ``len(values)`` values drawn with replacement.
 
     How often each distinct value is drawn is multinomial, and scores have few distinct values: this is the same
     distribution as drawing questions, in a fraction of the time.

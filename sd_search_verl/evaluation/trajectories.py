@@ -1,4 +1,4 @@
-"""``trajectories.jsonl``: a line per finished episode, so that a killed evaluation goes on where it was."""
+"""``trajectories.jsonl``: one line per finished rollout, from which a killed evaluation resumes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Key = tuple[str, str, int]
 
 
 def key_of(row: Mapping[str, Any]) -> Key:
-    """What a line is about."""
+    """Return set, question id and seed of a line."""
     return row["set"], row["id"], row["seed"]
 
 
 def read_trajectories(path: Path) -> dict[Key, dict[str, Any]]:
-    """Every whole line of a file, by what it is about. A last line without its end was being written: not read.
+    """Return the lines of a file by key; a last line without its line end is incomplete and left out.
 
     Raises:
-        UserError: a whole line is no such record, or a second one of the same episode.
+        UserError: a whole line is no such record, or there are two of one set, question and seed.
     """
     found: dict[Key, dict[str, Any]] = {}
     if not path.exists():
@@ -45,7 +45,7 @@ def read_trajectories(path: Path) -> dict[Key, dict[str, Any]]:
 
 
 class TrajectoryFile:
-    """The file, open for appending and locked: two evaluations into one folder would ask everything twice.
+    """The file, open for appending and locked, so that two evaluations cannot write one folder.
 
     Raises:
         UserError: another process has it open.
@@ -62,7 +62,7 @@ class TrajectoryFile:
         self.rows = read_trajectories(path)
 
     def append(self, row: dict[str, Any]) -> None:
-        """Write a line, whole and at once: whoever is killed later has it."""
+        """Write a line and flush it, so that a later kill does not lose it."""
         # A policy can write half a surrogate pair; JSON escapes keep the file readable.
         self._file.write(json.dumps(row).encode() + b"\n")
         self._file.flush()

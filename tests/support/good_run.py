@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from sd_search_verl import protocol as protocols
-from sd_search_verl.data.rows import verl_row, write_parquet
+from sd_search_verl.data.verl_rows import verl_row, write_parquet
 from sd_search_verl.verl_adapter import preflight
 from sd_search_verl.world.config import CHECKPOINT
 

@@ -15,7 +15,7 @@ from support.tiny import byte_tokenizer
 
 from sd_search_verl import protocol as protocols
 from sd_search_verl.config import ConfigError
-from sd_search_verl.data.rows import verl_row, write_parquet
+from sd_search_verl.data.verl_rows import verl_row, write_parquet
 from sd_search_verl.finding import Finding, show
 from sd_search_verl.verl_adapter import preflight
 

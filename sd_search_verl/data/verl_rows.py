@@ -1,4 +1,4 @@
-"""Questions in verl's RL format: one row, one schema, one way to write a parquet file."""
+"""Questions in verl's RL format: rows, schema and parquet files."""
 
 from __future__ import annotations
 
@@ -38,7 +38,10 @@ def verl_row(
     golden_answers: Sequence[str],
     protocol: Protocol,
 ) -> dict[str, Any]:
-    """A question as verl's data set reads it. ``data_source`` is the question set, ``index`` its place in the split."""
+    """Return a question as a row of verl's RL data set.
+
+    ``data_source`` is the name of the question set, ``index`` the question's position in its split.
+    """
     return {
         "data_source": name,
         "prompt": protocol.prompt(question),
@@ -49,7 +52,7 @@ def verl_row(
 
 
 def write_parquet(path: Path, rows: Iterable[dict[str, Any]]) -> int:
-    """Write rows, all of them or no file; returns how many."""
+    """Write all rows, or no file if one fails; return their number."""
     part = path.with_name(path.name + ".part")
     part.parent.mkdir(parents=True, exist_ok=True)
     count, left = 0, iter(rows)
@@ -65,6 +68,6 @@ def write_parquet(path: Path, rows: Iterable[dict[str, Any]]) -> int:
 
 
 def sha256(path: Path) -> str:
-    """Checksum of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
