@@ -16,11 +16,9 @@ from packaging.specifiers import SpecifierSet
 
 from sd_search_verl.config import HealthConfig, SDSearchConfig, SearchConfig
 from sd_search_verl.supported import SUPPORTED
+from sd_search_verl.verl_adapter.settings import AGENT_LOOP, REWARD, TRAINER
 
 logger = logging.getLogger(__name__)
-
-TRAINER = "sd_search"
-AGENT_LOOP = "sd_search_agent"
 
 errors: dict[str, str] = {}
 """What failed to load, by name, with its traceback or the reason."""
@@ -59,9 +57,7 @@ def _config_group() -> None:
         "health": HealthConfig().model_dump(),
         "trainer": {"v1": {"trainer_mode": TRAINER}},
         "actor_rollout_ref": {"rollout": {"agent": {"default_agent_loop": AGENT_LOOP}}},
-        "reward": {
-            "custom_reward_function": {"path": "pkg://sd_search_verl.scoring", "name": "compute_score"}
-        },
+        "reward": {"custom_reward_function": {"path": REWARD, "name": "compute_score"}},
     }
     ConfigStore.instance().store(group="sd_search", name="default", node=node, package="_global_")
 
@@ -79,6 +75,12 @@ def _config_folder() -> None:
     Plugins.instance().register(SDSearchConfigs)
 
 
+def _refuse_other_method() -> None:
+    from sd_search_verl.verl_adapter.hydra_callback import register
+
+    register()
+
+
 def _agent_loop() -> None:
     # By name: the class itself is imported only in the processes that run rollouts.
     from verl.experimental.agent_loop.agent_loop import _agent_loop_registry
@@ -94,5 +96,6 @@ _version_of_verl()
 _attempt("CPU platform", _cpu_platform)
 _attempt("config group", _config_group)
 _attempt("config folder", _config_folder)
+_attempt("Hydra callback", _refuse_other_method)
 _attempt("agent loop", _agent_loop)
 _attempt("trainer", _trainer)

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sd_search_verl.protocol.base import Messages
+
+
+def text_messages(messages: Iterable[Mapping[str, Any]]) -> Messages:
+    """Return chat messages whose content is one text each; a list of text parts (``{"type": "text"}``) is joined."""
+    return [{**message, "content": _text(message["content"])} for message in messages]
+
+
+def _text(content: Any) -> Any:
+    if not isinstance(content, (list, tuple)):
+        return content
+    return "".join(part["text"] for part in content)
 
 
 def encode_messages(

@@ -12,6 +12,7 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetr
 from sd_search_verl import protocol as protocols
 from sd_search_verl import scoring
 from sd_search_verl.config import SearchConfig
+from sd_search_verl.protocol.prompt import text_messages
 from sd_search_verl.rollout.loop import Generation, run_rollout
 from sd_search_verl.rollout.record import to_plain
 from sd_search_verl.rollout.retriever import RetrieverClient
@@ -49,7 +50,7 @@ class SearchAgentLoop(AgentLoopBase):
         protocol = protocols.get(search.protocol)
         prompt = Prompt.encode(
             group=str(kwargs["uid"]),
-            messages=[dict(message) for message in kwargs["raw_prompt"]],
+            messages=text_messages(kwargs["raw_prompt"]),
             golden_answers=scoring.golden_answers((kwargs.get("reward_model") or {}).get("ground_truth")),
             tokenizer=self.tokenizer,
             template_kwargs=OmegaConf.to_container(OmegaConf.create(self.apply_chat_template_kwargs)),  # type: ignore[arg-type]

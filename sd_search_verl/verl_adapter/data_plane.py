@@ -14,6 +14,7 @@ from torch import Tensor
 from verl.utils import tensordict_utils as tu
 
 from sd_search_verl.hindsight.teacher_inputs import TeacherInputs
+from sd_search_verl.protocol.prompt import text_messages
 from sd_search_verl.rollout.record import from_plain
 from sd_search_verl.rollout.types import Rollout
 from sd_search_verl.verl_adapter.fields import nested, pack
@@ -95,7 +96,7 @@ def read_rollouts(batch: Any, questions: Mapping[str, int]) -> StepRollouts:
         step.rollouts.append(
             from_plain(
                 plain,
-                messages=[dict(message) for message in messages[row]],
+                messages=text_messages(messages[row]),
                 prompt_ids=prompts[row].tolist(),
                 response_ids=responses[row].tolist(),
                 response_mask=masks[row].tolist(),

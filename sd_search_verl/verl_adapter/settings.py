@@ -1,4 +1,4 @@
-"""Reading our sections out of verl's config, and refusing at start what verl cannot carry."""
+"""Our sections of verl's config, and the values of verl's own options that select our parts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from omegaconf import DictConfig, OmegaConf
 from sd_search_verl.config import ConfigError, HealthConfig, SDSearchConfig, SearchConfig, read_config
 
 T = TypeVar("T", SDSearchConfig, SearchConfig, HealthConfig)
+
+SECTIONS = ("sd_search", "search", "health")
+TRAINER = "sd_search"
+AGENT_LOOP = "sd_search_agent"
+REWARD = "pkg://sd_search_verl.scoring"
 
 _ADD = (
     "add `+sd_search=default` to the command line, or `- sd_search: default` to the defaults of your config"
@@ -40,60 +45,3 @@ def _read(cls: type[T], config: DictConfig, name: str) -> T:
             f"the config section {name!r} {found}; {_ADD}. `sd-search doctor` checks the plugin"
         )
     return read_config(cls, OmegaConf.to_container(section, resolve=True), name)
-
-
-def refuse_unsupported(config: DictConfig) -> None:
-    """Check verl's own options.
-
-    Raises:
-        ConfigError: an option that does not go with the teacher pass or the loss, with the reason and the way out.
-    """
-    for path, bad, reason in _REFUSED:
-        value = OmegaConf.select(config, path)
-        if value is not None and bad(value):
-            raise ConfigError(f"{path}={value} does not work with SD-Search: {reason}")
-
-
-_REFUSED = [
-    ("trainer.use_v1", lambda v: not v, "the legacy trainer has no plugin registry; use trainer.use_v1=True"),
-    (
-        "distillation.enabled",
-        bool,
-        "verl's own distillation uses the same hook on the logits, with another teacher; set it to False",
-    ),
-    (
-        "actor_rollout_ref.model.use_fused_kernels",
-        bool,
-        "fused kernels never materialise the logits that are compared; set use_fused_kernels=False",
-    ),
-    (
-        "actor_rollout_ref.actor.use_fused_kernels",
-        bool,
-        "fused kernels never materialise the logits that are compared; set use_fused_kernels=False",
-    ),
-    (
-        "actor_rollout_ref.actor.fsdp_config.pad_to_length",
-        bool,
-        "verl refuses its logits hook together with static padding; set pad_to_length=False",
-    ),
-    (
-        "actor_rollout_ref.actor.pad_to_length",
-        bool,
-        "verl refuses its logits hook together with static padding; set pad_to_length=False",
-    ),
-    (
-        "actor_rollout_ref.actor.use_prefix_grouper",
-        bool,
-        "grouped prefixes change the packing that row positions refer to; set use_prefix_grouper=False",
-    ),
-    (
-        "actor_rollout_ref.actor.strategy",
-        lambda v: v not in ("fsdp", "fsdp2"),
-        "the teacher pass is written for the FSDP engines; use actor.strategy=fsdp2 (or fsdp)",
-    ),
-    (
-        "actor_rollout_ref.rollout.name",
-        lambda v: v != "vllm",
-        "turns end at stop strings, which only the vLLM rollout returns with their tokens; use rollout.name=vllm",
-    ),
-]

@@ -33,7 +33,7 @@ from sd_search_verl.verl_adapter.grad_share import is_due
 from sd_search_verl.verl_adapter.loss import PREFIX
 from sd_search_verl.verl_adapter.non_finite_guard import stop_on_non_finite
 from sd_search_verl.verl_adapter.preflight import refuse_bad_start
-from sd_search_verl.verl_adapter.settings import read_health, read_sd_search, read_search, refuse_unsupported
+from sd_search_verl.verl_adapter.settings import read_health, read_sd_search, read_search
 from sd_search_verl.verl_adapter.worker import SDActorRolloutRefWorker
 
 # A child of verl's logger, which is shown where the root logger is not.
@@ -46,7 +46,6 @@ class SDSearchTrainer(PPOTrainerSync):
     loading and saving of checkpoints."""
 
     def __init__(self, config: DictConfig) -> None:
-        refuse_unsupported(config)
         self._sd_search = read_sd_search(config)
         self._search = read_search(config)
         self._health = read_health(config)

@@ -32,6 +32,8 @@ def good_config(folder: Path) -> DictConfig:
             f"trainer.default_local_dir={folder}/run",
             f"search.retriever_urls=[{UNLISTENED}]",
             "search.timeout_s=0.1",
+            "data.max_prompt_length=1024",  # the prompts are no text of the world: a token each byte
+            "actor_rollout_ref.rollout.max_model_len=2048",
             "trainer.save_freq=7",
         ]
     )

@@ -9,7 +9,8 @@ from omegaconf import OmegaConf, open_dict
 from support.engine import compose
 
 from sd_search_verl.config import ConfigError, SDSearchConfig, SearchConfig
-from sd_search_verl.verl_adapter.settings import read_sd_search, read_search, refuse_unsupported
+from sd_search_verl.verl_adapter.preflight.method import check_unsupported
+from sd_search_verl.verl_adapter.settings import read_sd_search, read_search
 
 MODEL = Path("model")
 
@@ -21,7 +22,7 @@ def test_one_override_configures_everything() -> None:
     assert config.trainer.v1.trainer_mode == "sd_search"
     assert config.actor_rollout_ref.rollout.agent.default_agent_loop == "sd_search_agent"
     assert config.reward.custom_reward_function.path == "pkg://sd_search_verl.scoring"
-    refuse_unsupported(config)
+    assert [*check_unsupported(config)] == []
 
 
 def test_overrides_reach_the_sections() -> None:
@@ -60,6 +61,7 @@ def test_a_missing_plugin_is_named() -> None:
 )
 def test_what_verl_cannot_carry_is_refused(override: str) -> None:
     config = compose(MODEL, [override])
-    with pytest.raises(ConfigError, match="does not work with SD-Search: ") as caught:
-        refuse_unsupported(config)
-    assert override.split("=")[0].split(".")[-1] in str(caught.value)
+    (finding,) = check_unsupported(config)
+    assert "does not work with SD-Search: " in finding.found
+    assert override.split("=")[0] == finding.name
+    assert finding.fatal

@@ -12,6 +12,7 @@ from sd_search_verl.finding import Finding
 from sd_search_verl.verl_adapter.preflight.data import check_data
 from sd_search_verl.verl_adapter.preflight.disk import check_disk
 from sd_search_verl.verl_adapter.preflight.hindsight import check_hindsight
+from sd_search_verl.verl_adapter.preflight.method import check_method
 from sd_search_verl.verl_adapter.preflight.options import check_keys, check_verl, compose
 from sd_search_verl.verl_adapter.preflight.policy import check_policy
 from sd_search_verl.verl_adapter.preflight.retrievers import check_retrievers
@@ -21,6 +22,7 @@ __all__ = [
     "check_disk",
     "check_hindsight",
     "check_keys",
+    "check_method",
     "check_policy",
     "check_retrievers",
     "check_run",
@@ -33,6 +35,7 @@ __all__ = [
 def check_run(config: DictConfig) -> list[Finding]:
     """All checks, the slow one (the retriever) last. None of them raises or changes anything."""
     return [
+        *check_method(config),
         *check_verl(config),
         *check_keys(config),
         *check_hindsight(config),
@@ -49,9 +52,9 @@ def refuse_bad_start(config: DictConfig) -> None:
     Raises:
         ConfigError: with every finding and its fix.
     """
-    fatal = (check_hindsight, check_data, check_policy, check_disk)
-    bad = [finding for check in fatal for finding in check(config) if not finding.ok]
-    warnings = [f for f in check_keys(config) if not f.ok]
+    checks = (check_method, check_hindsight, check_data, check_policy, check_disk, check_keys)
+    failed = [finding for check in checks for finding in check(config) if not finding.ok]
+    bad, warnings = [f for f in failed if f.fatal], [f for f in failed if f.warning]
     if not bad:
         down = [f for f in check_retrievers(config) if not f.ok]
         # The client goes round one that fails, but not round all.

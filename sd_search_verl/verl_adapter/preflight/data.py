@@ -1,77 +1,95 @@
-"""The data files: there, with their columns, and written for the protocol that the run speaks."""
+"""The data files: there, readable, with verl's columns; then their rows, the run's steps, and the longest prompts."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 
-from sd_search_verl import protocol as protocols
-from sd_search_verl.finding import Finding
+from sd_search_verl.finding import Finding, Rule
+from sd_search_verl.protocol.base import Messages
+from sd_search_verl.verl_adapter.preflight.files import DataFile, data_files, is_remote, open_file
+from sd_search_verl.verl_adapter.preflight.lengths import check_lengths
+from sd_search_verl.verl_adapter.preflight.rows import scan
+from sd_search_verl.verl_adapter.preflight.schedule import check_schedule
+
+FORMATS = (".parquet", ".json", ".jsonl")
+
+MISSING = Rule(
+    "data.{option}",
+    "{path} does not exist",
+    "build it with `sd-search data build --out DIR`, or give another path",
+)
+OTHER_FORMAT = Rule(
+    "data.{option}",
+    "{path} is neither .parquet nor .json nor .jsonl, which are all that verl reads",
+    "`sd-search data own NAME FILE` makes parquet of JSON lines",
+)
+UNREADABLE = Rule(
+    "data.{option}",
+    "{path} is not {format} that can be read: {error}",
+    "build it with `sd-search data build --out DIR`",
+)
+NO_COLUMN = Rule(
+    "data.{option}",
+    "{path} has no column {missing}; it has {there}",
+    "`sd-search data own NAME FILE` makes every column that is needed",
+)
+NO_ROW = Rule("data.{option}", "{path} has no row", "build it with `sd-search data build --out DIR`")
 
 
 def check_data(config: DictConfig) -> Iterator[Finding]:
-    """Every local parquet file: its columns, its number of rows, and the protocol that its prompts speak."""
-    rows = 0
+    """Every local file and its rows. Remote files and data sets of the user's own class are not looked at."""
+    rows: int | None = 0
+    longest: list[Messages] = []
     for option in ("train_files", "val_files"):
-        for file in _as_list(config.data[option]):
-            path = Path(str(file)).expanduser()
-            if "://" not in str(file) and path.suffix not in (".json", ".jsonl"):
-                count, wrong, fix = _parquet(path, config)
-                yield Finding(f"data.{option}", not wrong, wrong or f"{path}: {count} rows", fix)
-                rows += count if option == "train_files" else 0
-    if 0 < rows < (batch := config.data.train_batch_size):
-        found = f"{batch} is more than the {rows} rows of data.train_files: no step would run"
-        yield Finding("data.train_batch_size", False, found, "lower it, or add rows")
+        for name in data_files(config, option):
+            count = None
+            if is_remote(name):
+                yield Finding(f"data.{option}", True, f"{name}: not checked, verl downloads it")
+            else:
+                opened = _open(Path(name).expanduser(), option)
+                if isinstance(opened, Finding):
+                    yield opened
+                elif config.data.custom_cls.path:
+                    count = opened.num_rows
+                    yield Finding(
+                        f"data.{option}", True, f"{name}: rows not checked, data.custom_cls reads them"
+                    )
+                else:
+                    findings, messages = _check_file(opened, option, config)
+                    yield from findings
+                    count = opened.num_rows
+                    longest += messages
+            if option == "train_files":
+                rows = None if count is None or rows is None else rows + count
+    yield from check_schedule(config, rows or None)
+    yield from check_lengths(config, longest)
 
 
-def _parquet(path: Path, config: DictConfig) -> tuple[int, str, str]:
-    """Rows of a file, what is wrong with it, and the fix; nothing wrong is an empty text."""
-    import pyarrow.parquet as pq
-
+def _open(path: Path, option: str) -> DataFile | Finding:
     if not path.is_file():
-        return (
-            0,
-            f"{path} does not exist",
-            "build it with `sd-search data build --out DIR`, or give another path",
-        )
+        return MISSING.finding(option=option, path=path)
+    if path.suffix not in FORMATS:
+        return OTHER_FORMAT.finding(option=option, path=path)
     try:
-        table = pq.ParquetFile(path)
+        file = open_file(path)
     except Exception as error:
-        return 0, f"{path} is not parquet: {error}", "build it with `sd-search data build --out DIR`"
-    if config.data.custom_cls.path:  # a data set class of the user's own reads what it wants
-        return table.metadata.num_rows, "", ""
-    there = table.schema_arrow.names
+        text = " ".join(str(error.__cause__ or error).split())[:200]
+        return UNREADABLE.finding(option=option, path=path, format=path.suffix[1:], error=text)
+    return file if file.num_rows else NO_ROW.finding(option=option, path=path)
+
+
+def _check_file(file: DataFile, option: str, config: DictConfig) -> tuple[list[Finding], list[Messages]]:
+    """Return the findings about a file that can be read, and its longest prompts."""
     wanted = {config.data.prompt_key, config.data.reward_fn_key, "reward_model"}
-    if missing := sorted(wanted - set(there)):
-        wrong = f"{path} has no column {', '.join(missing)}; it has {', '.join(there)}"
-        return 0, wrong, "`sd-search data own NAME FILE` makes every column that is needed"
-    if other := _other_protocol(table, config):
-        ours = config.search.protocol
-        wrong = f"the prompts of {path} speak {other}, but search.protocol={ours}"
-        return (
-            0,
-            wrong,
-            f"rebuild it with `sd-search data build --protocol {ours}`, or set search.protocol={other}",
-        )
-    return table.metadata.num_rows, "", ""
-
-
-def _other_protocol(table: Any, config: DictConfig) -> str | None:
-    """Return the protocol of the first prompt where it differs from the configured one."""
-    if not table.metadata.num_rows:
-        return None
-    batch = next(table.iter_batches(batch_size=1, columns=[config.data.prompt_key]))
-    text = json.dumps(batch.to_pylist()[0], default=str)
-    configured = protocols.get(config.search.protocol)
-    if configured.observation_open in text:
-        return None
-    found = protocols.detect(text, default=configured)
-    return found.name if found is not configured else None
-
-
-def _as_list(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, (list, tuple, ListConfig)) else [value]
+    if missing := ", ".join(sorted(wanted - set(file.columns))):
+        there = ", ".join(file.columns)
+        return [NO_COLUMN.finding(option=option, path=file.path, missing=missing, there=there)], []
+    found = scan(file, config, train=option == "train_files")
+    findings = [*found.findings(config)]
+    if not findings:
+        drawn = "" if found.checked == file.num_rows else f", {found.checked} of them drawn and checked"
+        findings = [Finding(f"data.{option}", True, f"{file.path}: {file.num_rows} rows{drawn}")]
+    return findings, found.longest

@@ -13,7 +13,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from sd_search_verl.config import ConfigError
-from sd_search_verl.finding import Finding
+from sd_search_verl.finding import Finding, Rule
 
 
 def compose(arguments: Sequence[str]) -> DictConfig:
@@ -54,16 +54,11 @@ def compose(arguments: Sequence[str]) -> DictConfig:
 
 
 def check_verl(config: DictConfig) -> Iterator[Finding]:
-    """verl's own start-up checks, and ours on what verl cannot carry."""
+    """Our sections and verl's own start-up checks."""
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import validate_config
 
-    from sd_search_verl.verl_adapter.settings import (
-        read_health,
-        read_sd_search,
-        read_search,
-        refuse_unsupported,
-    )
+    from sd_search_verl.verl_adapter.settings import read_health, read_sd_search, read_search
 
     def validate(config: DictConfig) -> None:
         validate_config(config, need_reference_policy(config), need_critic(config))
@@ -72,7 +67,6 @@ def check_verl(config: DictConfig) -> Iterator[Finding]:
         "sd_search section": read_sd_search,
         "search section": read_search,
         "health section": read_health,
-        "verl's options": refuse_unsupported,
         "verl's own checks": validate,
     }.items():
         try:
@@ -83,6 +77,10 @@ def check_verl(config: DictConfig) -> Iterator[Finding]:
         else:
             yield Finding(name, True, "accepted")
 
+
+UNKNOWN_KEY = Rule(
+    "config key", "{path} is a key that neither verl nor this package reads", "{hint}", warns=True
+)
 
 # Sections whose keys are arguments of something else.
 _FREE = {"ray_kwargs.ray_init", "reward.custom_reward_function", "hydra"}
@@ -103,7 +101,7 @@ def check_keys(config: DictConfig) -> Iterator[Finding]:
     for path, known in unknown:
         near = difflib.get_close_matches(path.rsplit(".", 1)[-1], known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"the keys there are {', '.join(sorted(known))}"
-        yield Finding("config key", False, f"{path} is a key that neither verl nor this package reads", hint)
+        yield UNKNOWN_KEY.finding(path=path, hint=hint)
     if not unknown:
         yield Finding("config keys", True, "all known")
 

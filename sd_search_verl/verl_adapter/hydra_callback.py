@@ -1,0 +1,42 @@
+"""A Hydra callback that refuses a config with our sections and another trainer, agent loop or reward.
+
+verl's command composes its config with Hydra and then starts the trainer that the config names, so a config that names
+another trainer never calls ours. Hydra calls this callback in the command's own process before verl sees the config.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from sd_search_verl.config import ConfigError
+from sd_search_verl.verl_adapter.preflight.method import has_sections, refuse_other_method
+
+
+class RefuseOtherMethod(Callback):
+    """Ends the process before the job when the job would not be SD-Search."""
+
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:
+        """Check the config of a job; configs without our sections are none of our business."""
+        if not has_sections(config):
+            return
+        try:
+            refuse_other_method(config)
+        except ConfigError as error:
+            sys.exit(f"sd_search_verl refuses to start:\n{error}")  # Hydra turns exceptions into warnings
+
+
+def register() -> None:
+    """Add the callback to Hydra's own default config, so that it is part of every config, however composed."""
+    import hydra.conf  # noqa: F401  (stores the default config)
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    store = ConfigStore.instance()
+    node = store.load("hydra/config.yaml").node
+    target = f"{RefuseOtherMethod.__module__}.{RefuseOtherMethod.__qualname__}"
+    OmegaConf.update(node, "callbacks.sd_search", {"_target_": target}, force_add=True)
+    store.store(group="hydra", name="config", node=node, provider="sd_search_verl")

@@ -1,0 +1,191 @@
+"""Whether verl runs SD-Search at all: its trainer, agent loop and reward, and the options that go with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from sd_search_verl.config import ConfigError
+from sd_search_verl.finding import Finding, Rule
+from sd_search_verl.verl_adapter.settings import AGENT_LOOP, REWARD, SECTIONS, TRAINER
+
+_MODE = "trainer.v1.trainer_mode"
+_LOOP = "actor_rollout_ref.rollout.agent.default_agent_loop"
+_LOOPS = "actor_rollout_ref.rollout.agent.agent_loop_config_path"
+_MANAGER = "actor_rollout_ref.rollout.agent.agent_loop_manager_class"
+_REWARD = "reward.custom_reward_function.path"
+_LAST = "and put `- sd_search: default` below `- ppo_trainer` in a config's defaults"
+
+OTHER_TRAINER = Rule(
+    _MODE,
+    f"{_MODE}={{value}} is verl's own trainer: it trains without L_SD, whatever sd_search.alpha says",
+    f"set {_MODE}={TRAINER}, {_LAST}",
+)
+OTHER_LOOP = Rule(
+    _LOOP,
+    f"{_LOOP}={{value}} does not search: no query, no document, nothing to distil",
+    f"set {_LOOP}={AGENT_LOOP}, {_LAST}",
+)
+REDEFINED_LOOP = Rule(
+    _LOOPS,
+    f"{_LOOPS}={{value}} defines another {AGENT_LOOP}: {{target}}",
+    "give that agent loop another name, or leave the option out",
+)
+UNREADABLE_LOOPS = Rule(
+    _LOOPS, f"{_LOOPS}={{value}} cannot be read: {{error}}", "give a YAML list of agent loops"
+)
+OTHER_MANAGER = Rule(
+    _MANAGER,
+    f"{_MANAGER}={{value}} runs rollouts in its own way, which this package does not know",
+    f"set {_MANAGER}=null",
+)
+NO_REWARD = Rule(
+    _REWARD,
+    f"{_REWARD} is null: verl chooses a reward by data_source, which knows neither EM nor F1 of these answers",
+    f"set {_REWARD}={REWARD}, {_LAST}",
+)
+OTHER_REWARD = Rule(
+    _REWARD,
+    f"{_REWARD}={{value}} is a reward of your own; CORRECT and INCORRECT in the hindsight block stay the token F1",
+    f"nothing, if this is meant; else set {_REWARD}={REWARD}",
+    warns=True,
+)
+REWARD_MODEL = Rule(
+    "reward.reward_model.enable",
+    "reward.reward_model.enable=True scores rollouts with a model; EM and F1 are no longer the reward",
+    "nothing, if this is meant; else set reward.reward_model.enable=False",
+    warns=True,
+)
+NOT_GRPO = Rule(
+    "algorithm.adv_estimator",
+    "algorithm.adv_estimator={value}: the loss is not L_GRPO + alpha L_SD, the first term is another one",
+    "set algorithm.adv_estimator=grpo, unless this is meant",
+    warns=True,
+)
+ONE_ROLLOUT = Rule(
+    "actor_rollout_ref.rollout.n",
+    "actor_rollout_ref.rollout.n={n}: a group of one has no baseline for GRPO and nothing in hindsight but itself",
+    "set actor_rollout_ref.rollout.n=5, or another number above 1",
+)
+NEVER_TRACED = Rule(
+    "search.traces_per_step",
+    "search.traces_per_step={traces} is less than a group (actor_rollout_ref.rollout.n={n}): whole groups are "
+    "written, so no trace ever is",
+    "set search.traces_per_step to at least {n}, or to 0 if no traces are wanted",
+    warns=True,
+)
+
+
+def _unsupported(path: str, reason: str, fix: str) -> Rule:
+    return Rule(path, f"{path}={{value}} does not work with SD-Search: {reason}", fix)
+
+
+_LOGITS = "fused kernels never materialise the logits that are compared"
+_PADDING = "verl refuses its logits hook together with static padding"
+UNSUPPORTED: dict[Rule, Callable[[Any], bool]] = {
+    _unsupported(
+        "trainer.use_v1", "the legacy trainer has no plugin registry", "use trainer.use_v1=True"
+    ): lambda v: not v,
+    _unsupported(
+        "distillation.enabled",
+        "verl's own distillation uses the same hook on the logits, with another teacher",
+        "set distillation.enabled=False",
+    ): bool,
+    _unsupported("actor_rollout_ref.model.use_fused_kernels", _LOGITS, "set use_fused_kernels=False"): bool,
+    _unsupported("actor_rollout_ref.actor.use_fused_kernels", _LOGITS, "set use_fused_kernels=False"): bool,
+    _unsupported(
+        "actor_rollout_ref.actor.fsdp_config.pad_to_length", _PADDING, "set pad_to_length=False"
+    ): bool,
+    _unsupported("actor_rollout_ref.actor.pad_to_length", _PADDING, "set pad_to_length=False"): bool,
+    _unsupported(
+        "actor_rollout_ref.actor.use_prefix_grouper",
+        "grouped prefixes change the packing that row positions refer to",
+        "set use_prefix_grouper=False",
+    ): bool,
+    _unsupported(
+        "actor_rollout_ref.actor.strategy",
+        "the teacher pass is written for the FSDP engines",
+        "use actor.strategy=fsdp2 (or fsdp)",
+    ): lambda v: v not in ("fsdp", "fsdp2"),
+    _unsupported(
+        "actor_rollout_ref.rollout.name",
+        "turns end at stop strings, which only the vLLM rollout returns with their tokens",
+        "use rollout.name=vllm",
+    ): lambda v: v != "vllm",
+}
+
+
+def has_sections(config: DictConfig) -> bool:
+    """Return whether a config of verl holds a section of ours, so that SD-Search is meant."""
+    return "actor_rollout_ref" in config and any(name in config for name in SECTIONS)
+
+
+def check_method(config: DictConfig) -> Iterator[Finding]:
+    """Trainer, agent loop and reward are ours, and verl's options go with them; the option values alone are read."""
+    value = _value(config, _MODE)
+    if value != TRAINER:
+        yield OTHER_TRAINER.finding(value=value)
+    yield from _check_loop(config)
+    yield from _check_reward(config)
+    yield from check_unsupported(config)
+    n, traces = _value(config, ONE_ROLLOUT.name), _value(config, NEVER_TRACED.name)
+    if n == 1:
+        yield ONE_ROLLOUT.finding(n=n)
+    if traces and traces < n:
+        yield NEVER_TRACED.finding(traces=traces, n=n)
+    estimator = _value(config, NOT_GRPO.name)
+    if estimator != "grpo":
+        yield NOT_GRPO.finding(value=estimator)
+
+
+def refuse_other_method(config: DictConfig) -> None:
+    """Check that a run of this config is SD-Search.
+
+    Raises:
+        ConfigError: another trainer, agent loop or reward, or an option that does not go with them.
+    """
+    if fatal := [f for f in check_method(config) if f.fatal]:
+        raise ConfigError("\n".join(f"{f.found}. Fix: {f.fix}" for f in fatal))
+
+
+def check_unsupported(config: DictConfig) -> Iterator[Finding]:
+    """Options of verl that do not go with the teacher pass, the loss or the rollouts."""
+    for rule, is_bad in UNSUPPORTED.items():
+        value = _value(config, rule.name)
+        if value is not None and is_bad(value):
+            yield rule.finding(value=value)
+
+
+def _check_loop(config: DictConfig) -> Iterator[Finding]:
+    value = _value(config, _LOOP)
+    if value != AGENT_LOOP:
+        yield OTHER_LOOP.finding(value=value)
+    if manager := _value(config, _MANAGER):
+        yield OTHER_MANAGER.finding(value=manager)
+    if path := _value(config, _LOOPS):
+        try:
+            loops: Any = OmegaConf.load(Path(path).expanduser())
+            redefined = [loop for loop in loops if loop.name == AGENT_LOOP]
+        except Exception as error:
+            yield UNREADABLE_LOOPS.finding(value=path, error=str(error).splitlines()[0])
+        else:
+            for loop in redefined:
+                yield REDEFINED_LOOP.finding(value=path, target=loop.get("_target_"))
+
+
+def _check_reward(config: DictConfig) -> Iterator[Finding]:
+    value = _value(config, _REWARD)
+    if not value:
+        yield NO_REWARD.finding()
+    elif value != REWARD:
+        yield OTHER_REWARD.finding(value=value)
+    if _value(config, REWARD_MODEL.name):
+        yield REWARD_MODEL.finding()
+
+
+def _value(config: DictConfig, path: str) -> Any:
+    """Return the value of an option, or None where the config lacks it."""
+    return OmegaConf.select(config, path)

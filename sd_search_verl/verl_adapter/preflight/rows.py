@@ -1,0 +1,219 @@
+"""Every row of a data file: a prompt of chat messages, golden answers that can be scored, and no other agent loop."""
+
+from __future__ import annotations
+
+import ast
+import heapq
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, get_args
+
+from omegaconf import DictConfig
+
+from sd_search_verl import protocol as protocols
+from sd_search_verl.config import ProtocolName
+from sd_search_verl.data.jsonl import Problem, check_answers, check_text
+from sd_search_verl.finding import Finding, Rule
+from sd_search_verl.protocol.base import Messages
+from sd_search_verl.protocol.prompt import text_messages
+from sd_search_verl.verl_adapter.preflight.files import DataFile
+from sd_search_verl.verl_adapter.settings import AGENT_LOOP
+
+MOST_ROWS = 100_000
+"""Rows of a file that are read; of a larger one so many are drawn, always the same ones."""
+
+_SHOWN = 3
+_LONGEST = 32
+
+_BROKEN = "{path}: {count} of {checked} rows "
+PROMPTS = Rule(
+    "prompts",
+    _BROKEN + "have no prompt of chat messages: {first}",
+    "write a list of messages with role and content, the last one the user's; `sd-search data own NAME FILE` does",
+)
+ANSWERS = Rule(
+    "golden answers",
+    _BROKEN + "have no golden answers that can be scored: {first}",
+    "write {{'target': ['an answer', ...]}} or a list of texts, dates and numbers as texts too; `sd-search data own "
+    "NAME FILE` does",
+)
+SOURCES = Rule(
+    "data sources",
+    _BROKEN + "do not name their question set: {first}",
+    "write a text, by which verl reports validation",
+)
+EXTRA = Rule(
+    "extra_info", _BROKEN + "have an extra_info that is no object: {first}", "write an object or leave it out"
+)
+OTHER_LOOPS = Rule(
+    "agent_name",
+    _BROKEN + "choose another agent loop than " + AGENT_LOOP + ": {first}",
+    f"remove the column agent_name, or write {AGENT_LOOP}",
+)
+OTHER_SIZES = Rule(
+    "__rollout_n__",
+    _BROKEN + "ask for another group size than actor_rollout_ref.rollout.n: {first}",
+    "remove the column __rollout_n__",
+)
+MEDIA = Rule(
+    "media",
+    _BROKEN + "carry images, videos or audio, which the agent loop does not show to the policy: {first}",
+    "remove the column",
+)
+OTHER_PROTOCOL = Rule(
+    "search.protocol",
+    "the prompts of {path} speak {other}, but search.protocol={ours}: {first}",
+    "rebuild it with `sd-search data build --protocol {ours}`, or set search.protocol={other}",
+)
+
+
+@dataclass
+class Scan:
+    """What the rows of a file hold.
+
+    Attributes:
+        checked: rows that were read.
+        problems: the broken rules, each with the rows that break it.
+        longest: the prompts with the most characters.
+        spoken: row and name of every protocol that prompts speak in place of the configured one.
+    """
+
+    file: DataFile
+    checked: int = 0
+    problems: dict[Rule, list[Problem]] = field(default_factory=lambda: defaultdict(list))
+    longest: list[Messages] = field(default_factory=list)
+    spoken: dict[str, list[Problem]] = field(default_factory=lambda: defaultdict(list))
+
+    def findings(self, config: DictConfig) -> Iterator[Finding]:
+        """Yield one finding for each broken rule, with its first rows."""
+        of = f"{self.checked}" + (" drawn" if self.checked < self.file.num_rows else "")
+        for rule, problems in self.problems.items():
+            count = len({problem.line for problem in problems})
+            yield rule.finding(path=self.file.path, count=count, checked=of, first=_first(problems))
+        for other, problems in self.spoken.items():
+            yield OTHER_PROTOCOL.finding(
+                path=self.file.path, other=other, ours=config.search.protocol, first=_first(problems)
+            )
+
+
+def scan(file: DataFile, config: DictConfig, train: bool) -> Scan:
+    """Read the rows of a file that has verl's columns."""
+    data, found = config.data, Scan(file)
+    chosen = None
+    if file.num_rows > MOST_ROWS:
+        chosen = sorted(Random(0).sample(range(file.num_rows), MOST_ROWS))
+    media = [data.get(f"{kind}_key") or f"{kind}s" for kind in ("image", "video", "audio")]
+    columns = [
+        data.prompt_key,
+        "reward_model",
+        data.reward_fn_key,
+        "extra_info",
+        "agent_name",
+        "__rollout_n__",
+    ]
+    n = config.actor_rollout_ref.rollout.n
+    longest: list[tuple[int, int, Messages]] = []
+    for number, row in file.rows([*columns, *media], chosen):
+        found.checked += 1
+        for rule, problem in _problems(number, row, data.prompt_key, data.reward_fn_key):
+            found.problems[rule].append(problem)
+        if row.get("agent_name", AGENT_LOOP) != AGENT_LOOP:
+            found.problems[OTHER_LOOPS].append(Problem(number, "agent_name", f"is {row['agent_name']!r}"))
+        if train and row.get("__rollout_n__", n) != n:
+            found.problems[OTHER_SIZES].append(
+                Problem(number, "__rollout_n__", f"is {row['__rollout_n__']}, not {n}")
+            )
+        for name in media:
+            if row.get(name):
+                found.problems[MEDIA].append(Problem(number, name, "is not empty"))
+        messages = row[data.prompt_key]
+        if message_problem(number, data.prompt_key, messages) is None:
+            messages = text_messages(messages)
+            text = "\n".join(message["content"] for message in messages)
+            entry = (len(text), -number, messages)
+            heapq.heappush(longest, entry) if len(longest) < _LONGEST else heapq.heappushpop(longest, entry)
+            if (other := _other_protocol(text, config.search.protocol)) is not None:
+                found.spoken[other].append(Problem(number, data.prompt_key, "has its tags"))
+    found.longest = [messages for *_, messages in longest]
+    return found
+
+
+def message_problem(number: int, name: str, messages: Any) -> Problem | None:
+    """Return what is wrong with a prompt, or None. Content is a text, or a list of parts that are texts."""
+    if not isinstance(messages, list) or not messages:
+        kind = "a text" if isinstance(messages, str) else "empty or no list"
+        return Problem(number, name, f"is {kind}; a list of messages is needed")
+    for place, message in enumerate(messages):
+        where = f"{name}[{place}]"
+        if not isinstance(message, dict):
+            return Problem(number, where, "is no message with role and content")
+        if (problem := check_text(number, f"{where}.role", message.get("role"))) is not None:
+            return problem
+        content = message.get("content")
+        for part in content if isinstance(content, list) else []:
+            if (
+                not isinstance(part, dict)
+                or part.get("type") != "text"
+                or not isinstance(part.get("text"), str)
+            ):
+                return Problem(number, f"{where}.content", f"has a part that is no text: {str(part)[:60]}")
+        text = text_messages([message])[0]["content"]
+        if (problem := check_text(number, f"{where}.content", text)) is not None:
+            return problem
+    if messages[-1]["role"] != "user":
+        return Problem(
+            number, f"{name}[{len(messages) - 1}].role", f"is {messages[-1]['role']!r}, not 'user'"
+        )
+    return None
+
+
+def _problems(number: int, row: dict[str, Any], prompt: str, source: str) -> Iterator[tuple[Rule, Problem]]:
+    if (problem := message_problem(number, prompt, row[prompt])) is not None:
+        yield PROMPTS, problem
+    if (problem := _answer_problem(number, row["reward_model"])) is not None:
+        yield ANSWERS, problem
+    if (problem := check_text(number, source, row[source])) is not None:
+        yield SOURCES, problem
+    if not isinstance(row.get("extra_info") or {}, dict):
+        yield EXTRA, Problem(number, "extra_info", "is no object")
+
+
+def _answer_problem(number: int, reward_model: Any) -> Problem | None:
+    if not isinstance(reward_model, dict):
+        return Problem(number, "reward_model", "is no object with ground_truth")
+    golden: Any = reward_model.get("ground_truth")
+    name = "reward_model.ground_truth"
+    if isinstance(golden, dict):
+        if "target" not in golden:
+            return Problem(number, name, f"has no 'target'; its keys are {', '.join(sorted(golden))}")
+        golden, name = golden["target"], f"{name}.target"
+    if (problem := check_answers(number, name, golden)) is not None:
+        return problem
+    for answer in [golden] if isinstance(golden, str) else golden:
+        if _is_written_list(answer):
+            return Problem(number, name, f"is the text of a list, not a list: {answer[:60]!r}")
+    return None
+
+
+def _is_written_list(text: str) -> bool:
+    """Return whether a text is a list of texts as JSON or Python writes it: nobody answers so."""
+    if not text.lstrip().startswith(("[", "{")):
+        return False
+    try:
+        value = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return False
+    return isinstance(value, (list, dict)) and any(isinstance(item, str) for item in value)
+
+
+def _other_protocol(text: str, ours: str) -> str | None:
+    """Return the protocol whose tag for documents a prompt names, where it does not name the configured one's."""
+    spoken = [name for name in get_args(ProtocolName) if protocols.get(name).observation_open in text]
+    return spoken[0] if spoken and ours not in spoken else None
+
+
+def _first(problems: list[Problem]) -> str:
+    shown = "; ".join(f"row {p.line}, {p.field} {p.reason}" for p in problems[:_SHOWN])
+    return shown + (f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else "")

@@ -1,0 +1,126 @@
+"""A config with our sections that would run something else is refused, wherever verl starts it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+from support.good_run import change
+
+from sd_search_verl.config import ConfigError
+from sd_search_verl.verl_adapter import preflight
+from sd_search_verl.verl_adapter.preflight.method import check_method, refuse_other_method
+
+ABOVE = "defaults: [{sd_search: default}, ppo_trainer, _self_]\nalgorithm: {adv_estimator: grpo}\n"
+BY_HAND = "defaults: [ppo_trainer, _self_]\nsd_search: {alpha: 0.3}\nsearch: {}\nhealth: {}\n"
+
+
+def main_ppo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run verl's own command, as a user types it."""
+    return subprocess.run(
+        [sys.executable, "-m", "verl.trainer.main_ppo", *arguments, f"hydra.run.dir={folder}/hydra"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=folder,
+        env={**os.environ, "VERL_PLATFORM": "cpu"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        (None, ["+sd_search=default", "trainer.v1.trainer_mode=sync", "sd_search.alpha=0.3"]),
+        (ABOVE, []),
+        (BY_HAND, []),
+    ],
+    ids=["command line", "below ppo_trainer", "sections by hand"],
+)
+def test_verls_command_refuses_sections_of_ours_with_its_own_trainer(
+    tmp_path: Path, text: str | None, arguments: list[str]
+) -> None:
+    if text is not None:
+        (tmp_path / "mine.yaml").write_text(text + "hydra: {searchpath: ['pkg://verl.trainer.config']}\n")
+        arguments = [f"--config-dir={tmp_path}", "--config-name=mine", *arguments]
+    done = main_ppo(tmp_path, *arguments)
+    assert done.returncode == 1
+    assert (
+        "sd_search_verl refuses to start:\ntrainer.v1.trainer_mode=sync is verl's own trainer" in done.stderr
+    )
+    assert "Fix: set trainer.v1.trainer_mode=sd_search" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "ray init kwargs" not in done.stdout  # nothing was started
+
+
+def test_verls_command_is_left_alone_without_sections_of_ours(tmp_path: Path) -> None:
+    done = main_ppo(tmp_path, "trainer.v1.trainer_mode=sync", "data.train_batch_size=0")
+    assert done.returncode != 0
+    assert "AssertionError" in done.stderr or "ValueError" in done.stderr  # verl's own complaint
+    assert "sd_search_verl refuses" not in done.stderr
+
+
+@pytest.mark.parametrize("mode", ["sync", "colocate_async", "separate_async"])
+def test_every_other_trainer_is_refused(good: DictConfig, mode: str) -> None:
+    with pytest.raises(ConfigError, match=rf"trainer\.v1\.trainer_mode={mode} is verl's own trainer"):
+        preflight.refuse_bad_start(change(good, trainer__v1__trainer_mode=mode))
+
+
+@pytest.mark.parametrize("loop", ["single_turn_agent", "tool_agent", "mine"])
+def test_every_other_agent_loop_is_refused(good: DictConfig, loop: str) -> None:
+    changed = change(good, actor_rollout_ref__rollout__agent__default_agent_loop=loop)
+    with pytest.raises(ConfigError, match=rf"default_agent_loop={loop} does not search.*sd_search_agent"):
+        refuse_other_method(changed)
+
+
+def test_another_agent_loop_under_our_name_is_refused(good: DictConfig, tmp_path: Path) -> None:
+    option = "actor_rollout_ref__rollout__agent__agent_loop_config_path"
+    loops = tmp_path / "loops.yaml"
+    OmegaConf.save(OmegaConf.create([{"name": "other", "_target_": "mine.Loop"}]), loops)
+    refuse_other_method(change(good, **{option: str(loops)}))
+    OmegaConf.save(OmegaConf.create([{"name": "sd_search_agent", "_target_": "mine.Loop"}]), loops)
+    with pytest.raises(ConfigError, match=r"defines another sd_search_agent: mine\.Loop"):
+        refuse_other_method(change(good, **{option: str(loops)}))
+    with pytest.raises(ConfigError, match=r"none\.yaml cannot be read"):
+        refuse_other_method(change(good, **{option: str(tmp_path / "none.yaml")}))
+    manager = {"actor_rollout_ref__rollout__agent__agent_loop_manager_class": "mine.Manager"}
+    with pytest.raises(ConfigError, match=r"agent_loop_manager_class=mine\.Manager"):
+        refuse_other_method(change(good, **manager))
+
+
+def test_verls_own_rewards_are_refused_and_a_users_own_is_said(good: DictConfig) -> None:
+    with pytest.raises(ConfigError, match=r"reward\.custom_reward_function\.path is null.*Fix: set reward"):
+        refuse_other_method(change(good, reward__custom_reward_function__path=None))
+    own = change(good, reward__custom_reward_function__path="mine.py")
+    (finding,) = check_method(own)
+    assert finding.warning
+    assert "mine.py is a reward of your own" in finding.found
+    (finding,) = check_method(change(good, reward__reward_model__enable=True))
+    assert finding.warning
+
+
+def test_a_group_of_one_is_refused(good: DictConfig) -> None:
+    with pytest.raises(ConfigError, match=r"rollout\.n=1: a group of one has no baseline"):
+        preflight.refuse_bad_start(change(good, actor_rollout_ref__rollout__n=1))
+
+
+def test_traces_that_hold_no_group_are_a_warning(good: DictConfig) -> None:
+    (finding,) = check_method(change(good, search__traces_per_step=4))
+    assert finding.warning
+    assert "search.traces_per_step=4 is less than a group (actor_rollout_ref.rollout.n=5)" in finding.found
+    assert [*check_method(change(good, search__traces_per_step=0))] == []
+    assert [*check_method(change(good, search__traces_per_step=5))] == []
+
+
+def test_another_advantage_is_a_warning(good: DictConfig) -> None:
+    (finding,) = check_method(change(good, algorithm__adv_estimator="gae"))
+    assert finding.warning
+    assert "the loss is not L_GRPO + alpha L_SD" in finding.found
+
+
+def test_an_option_that_verl_cannot_carry_is_refused_by_the_trainer(good: DictConfig) -> None:
+    with pytest.raises(ConfigError, match=r"use_fused_kernels=True does not work with SD-Search: "):
+        preflight.refuse_bad_start(change(good, actor_rollout_ref__model__use_fused_kernels=True))

@@ -1,0 +1,242 @@
+"""Every row of the data files is checked: file, row, field and fix are named."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from omegaconf import DictConfig
+from support.good_run import change
+
+from sd_search_verl.finding import Finding
+from sd_search_verl.verl_adapter import preflight
+from sd_search_verl.verl_adapter.preflight import rows as row_checks
+
+
+def plain_row(**changes: Any) -> dict[str, Any]:
+    row = {
+        "data_source": "nq",
+        "prompt": [{"role": "user", "content": "who wrote Emma"}],
+        "reward_model": {"style": "rule", "ground_truth": {"target": ["Jane Austen"]}},
+        "extra_info": {"index": 0, "question": "who wrote Emma"},
+    }
+    return {**row, **changes}
+
+
+def truth(value: Any) -> dict[str, Any]:
+    return plain_row(reward_model={"style": "rule", "ground_truth": value})
+
+
+def failed(config: DictConfig, path: Path, **values: Any) -> list[Finding]:
+    changed = change(config, data__train_files=str(path), **{"data__train_batch_size": 1, **values})
+    return [finding for finding in preflight.check_data(changed) if not finding.ok]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "prompt is a text": (plain_row(prompt="who"), "row 1, prompt is a text; a list of messages is needed"),
+    "prompt is empty": (plain_row(prompt=[]), "row 1, prompt is empty or no list"),
+    "prompt is null": (plain_row(prompt=None), "row 1, prompt is empty or no list"),
+    "prompt of strings": (plain_row(prompt=["who"]), "row 1, prompt[0] is no message with role and content"),
+    "no role": (plain_row(prompt=[{"content": "who"}]), "row 1, prompt[0].role is missing or null"),
+    "no content": (
+        plain_row(prompt=[{"role": "user", "content": None}]),
+        "prompt[0].content is missing or null",
+    ),
+    "a picture": (
+        plain_row(prompt=[{"role": "user", "content": [{"type": "image", "text": None}]}]),
+        "row 1, prompt[0].content has a part that is no text",
+    ),
+    "no user": (
+        plain_row(prompt=[{"role": "assistant", "content": "x"}]),
+        "prompt[0].role is 'assistant', not 'user'",
+    ),
+    "answer is a number": (truth(1990), "row 1, reward_model.ground_truth is a number"),
+    "answer is null": (truth(None), "row 1, reward_model.ground_truth is missing or null"),
+    "target is null": (truth({"target": None}), "row 1, reward_model.ground_truth.target is missing or null"),
+    "target is misspelt": (truth({"targets": ["a"]}), "ground_truth has no 'target'; its keys are targets"),
+    "target is empty": (truth({"target": []}), "ground_truth.target is an empty list"),
+    "target holds an empty text": (truth({"target": ["a", " "]}), "ground_truth.target[1] is empty"),
+    "target holds numbers": (truth({"target": [1990]}), "ground_truth.target[0] is a number"),
+    "target is a JSON list": (truth({"target": '["a", "b"]'}), "ground_truth.target is the text of a list"),
+    "target is a Python list": (truth("['a', 'b']"), "ground_truth is the text of a list"),
+    "target holds a JSON list": (truth({"target": ['["a"]']}), "ground_truth.target is the text of a list"),
+    "dates": (truth({"target": [datetime.datetime(1990, 5, 1)]}), "ground_truth.target[0] is a datetime"),
+    "no ground truth": (plain_row(reward_model={"style": "rule"}), "reward_model.ground_truth is missing"),
+    "reward model is a text": (
+        plain_row(reward_model="a"),
+        "row 1, reward_model is no object with ground_truth",
+    ),
+    "data source is null": (plain_row(data_source=None), "row 1, data_source is missing or null"),
+    "extra info is a text": (plain_row(extra_info="a"), "row 1, extra_info is no object"),
+    "another loop": (plain_row(agent_name="tool_agent"), "row 1, agent_name is 'tool_agent'"),
+    "another group size": (plain_row(__rollout_n__=3), "row 1, __rollout_n__ is 3, not 5"),
+    "images": (plain_row(images=["a.png"]), "row 1, images is not empty"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_row_is_named(good: DictConfig, tmp_path: Path, name: str) -> None:
+    row, says = BAD[name]
+    path = write(tmp_path / "bad.parquet", [row])
+    (finding,) = failed(good, path)
+    assert finding.fatal
+    assert f"{path}: 1 of 1 rows" in finding.found
+    assert says in finding.found
+    assert finding.fix
+
+
+def test_the_row_is_found_wherever_it_stands(good: DictConfig, tmp_path: Path) -> None:
+    rows = [truth({"target": ["a"]}) for _ in range(9000)]
+    for number in (4097, 8001, 8002, 9000):
+        rows[number - 1] = truth({"target": []})
+    (finding,) = failed(good, write(tmp_path / "long.parquet", rows))
+    assert "4 of 9000 rows" in finding.found
+    assert "row 4097, " in finding.found
+    assert "row 8002, " in finding.found
+    assert "and 1 more" in finding.found
+
+
+def test_of_a_large_file_rows_are_drawn_and_it_is_said(
+    good: DictConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(row_checks, "MOST_ROWS", 100)
+    path = write(tmp_path / "large.parquet", [plain_row() for _ in range(5000)])
+    changed = change(good, data__train_files=str(path))
+    found = [finding.found for finding in preflight.check_data(changed)]
+    assert f"{path}: 5000 rows, 100 of them drawn and checked" in found
+    write(path, [truth({"target": []}) for _ in range(5000)])
+    (finding,) = failed(good, path)
+    assert "100 of 100 drawn rows" in finding.found
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_json_is_read_as_verl_reads_it(good: DictConfig, tmp_path: Path, suffix: str) -> None:
+    assert failed(good, write(tmp_path / f"good{suffix}", [plain_row()] * 3)) == []
+    (finding,) = failed(good, write(tmp_path / f"bad{suffix}", [plain_row(), truth({"target": []})]))
+    assert "1 of 2 rows" in finding.found
+    assert "row 2, reward_model.ground_truth.target is an empty list" in finding.found
+    # The reader takes such texts for dates, and verl would score against '1990-05-01 00:00:00'.
+    (finding,) = failed(good, write(tmp_path / f"dates{suffix}", [truth({"target": ["1990-05-01"]})]))
+    assert "ground_truth.target[0] is a datetime" in finding.found
+    (tmp_path / f"text{suffix}").write_text("<html>\n")
+    (finding,) = failed(good, tmp_path / f"text{suffix}")
+    assert f"text{suffix} is not {suffix[1:]} that can be read" in finding.found
+
+
+def test_other_formats_and_empty_files_are_refused(good: DictConfig, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("a,b\n")
+    (finding,) = failed(good, tmp_path / "rows.csv")
+    assert "rows.csv is neither .parquet nor .json nor .jsonl" in finding.found
+    pq.write_table(pa.Table.from_pylist([plain_row()]).slice(0, 0), tmp_path / "none.parquet")
+    (finding,) = failed(good, tmp_path / "none.parquet")
+    assert "none.parquet has no row" in finding.found
+
+
+def test_content_of_text_parts_is_accepted(good: DictConfig, tmp_path: Path) -> None:
+    parts = [{"type": "text", "text": "who wrote "}, {"type": "text", "text": "Emma"}]
+    assert (
+        failed(
+            good, write(tmp_path / "parts.parquet", [plain_row(prompt=[{"role": "user", "content": parts}])])
+        )
+        == []
+    )
+
+
+def test_answers_that_only_begin_like_a_list_are_accepted(good: DictConfig, tmp_path: Path) -> None:
+    rows = [truth({"target": ["[REC]", "{x}", "[1, 2]"]}), truth({"target": "Jane"}), truth(["Jane"])]
+    for number, row in enumerate(rows):
+        assert failed(good, write(tmp_path / f"{number}.parquet", [row])) == []
+
+
+def test_one_row_of_another_protocol_is_found(good: DictConfig, tmp_path: Path) -> None:
+    other = plain_row(prompt=[{"role": "user", "content": "use <documents> here"}])
+    (finding,) = failed(good, write(tmp_path / "mixed.parquet", [plain_row(), plain_row(), other]))
+    assert "speak autorefine, but search.protocol=search_r1: row 3, " in finding.found
+
+
+LONG: list[tuple[dict[str, Any], str | None, bool]] = [
+    ({"truncation": "error"}, "data.truncation=error is not what would happen", True),
+    ({"truncation": "right"}, "data.truncation=right is not what would happen", True),
+    ({"truncation": "left"}, "the longest prompt has 14 tokens: of prompts longer", False),
+    ({"truncation": "error", "filter_overlong_prompts": True}, None, False),
+    ({"truncation": "error", "max_prompt_length": 14}, None, False),
+]
+
+
+@pytest.mark.parametrize(("values", "says", "fatal"), LONG)
+def test_prompts_that_are_too_long(
+    good: DictConfig, tmp_path: Path, values: dict[str, Any], says: str | None, fatal: bool
+) -> None:
+    path = write(tmp_path / "long.parquet", [plain_row()])
+    data = {f"data__{name}": value for name, value in {"max_prompt_length": 8, **values}.items()}
+    found = failed(good, path, data__val_files=str(path), **data)
+    assert [finding.fatal for finding in found] == ([fatal] if says else [])
+    assert all(says in finding.found for finding in found if says)
+
+
+@pytest.mark.parametrize(
+    ("context", "says", "fatal"),
+    [
+        (14, "max_model_len=14 leaves no token to answer a prompt of 14", True),
+        (10, "max_model_len=10 leaves no token to answer a prompt of 14", True),
+        (100, "max_model_len=100 ends responses to a prompt of 14 tokens after 86", False),
+        (206, None, False),
+        (None, None, False),
+    ],
+)
+def test_a_context_below_the_prompts(
+    good: DictConfig, tmp_path: Path, context: int | None, says: str | None, fatal: bool
+) -> None:
+    path = write(tmp_path / "short.parquet", [plain_row()])
+    values = {"data__val_files": str(path), "actor_rollout_ref__rollout__max_model_len": context}
+    found = failed(good, path, **values)
+    assert [finding.fatal for finding in found] == ([fatal] if says else [])
+    assert all(says in finding.found for finding in found if says)
+
+
+Check = Callable[..., list[Finding]]
+
+
+def test_more_steps_than_the_epochs_hold_are_refused(good: DictConfig, tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.parquet", [plain_row()] * 9)
+    values = {"data__train_batch_size": 4, "trainer__total_epochs": 3, "trainer__total_training_steps": 7}
+    (finding,) = failed(good, path, **values)
+    assert finding.fatal
+    assert (
+        "trainer.total_training_steps=7 is more than the 6 steps that trainer.total_epochs=3" in finding.found
+    )
+    assert "set trainer.total_epochs to at least 4" in finding.fix
+    assert failed(good, path, **{**values, "trainer__total_training_steps": 6}) == []
+
+
+def test_a_run_of_warm_up_only_is_a_warning(good: DictConfig, tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.parquet", [plain_row()] * 4)
+    values = {"data__train_batch_size": 4, "trainer__total_epochs": 50, "trainer__total_training_steps": None}
+    (finding,) = failed(good, path, **values, sd_search__warmup_steps=50)
+    assert finding.warning
+    assert (
+        "sd_search.warmup_steps=50 leaves none of the run's 50 steps to sd_search.alpha=0.3" in finding.found
+    )
+    assert failed(good, path, **values, sd_search__warmup_steps=49) == []
+    assert failed(good, path, **values, sd_search__warmup_steps=50, sd_search__alpha=0) == []
+
+
+def test_a_warm_up_of_no_critic_is_refused(good: DictConfig) -> None:
+    changed = change(good, trainer__critic_warmup=5)
+    (finding,) = [f for f in preflight.check_data(changed) if not f.ok]
+    assert finding.fatal
+    assert "algorithm.adv_estimator=grpo has no critic to warm up" in finding.found
