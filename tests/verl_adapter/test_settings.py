@@ -61,7 +61,7 @@ def test_a_missing_plugin_is_named() -> None:
 )
 def test_what_verl_cannot_carry_is_refused(override: str) -> None:
     config = compose(MODEL, [override])
-    (finding,) = check_unsupported(config)
+    finding, *_ = check_unsupported(config)
     assert "does not work with SD-Search: " in finding.found
     assert override.split("=")[0] == finding.name
     assert finding.fatal
