@@ -122,8 +122,10 @@ class Batcher:
         if len(self._queue) + len(new) > self._max_queue:
             raise OverloadedError(max(1.0, len(self._queue) * self._seconds_per_query))
         missing = sum(entry.hits is None for entry in entries.values())
-        self._metrics.cache_hits.inc(len(keys) - missing)
-        self._metrics.joined.inc(missing - len(new))
+        if hits := len(keys) - missing:
+            self._metrics.cache_hits.inc(hits)
+        if joined := missing - len(new):
+            self._metrics.joined.inc(joined)
         pending = PendingAnswers([entries[key] for key in keys], self._loop.create_future())
         if new:
             self._in_flight.update((entry.key, entry) for entry in new)

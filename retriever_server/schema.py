@@ -53,9 +53,8 @@ class RetrieveRequest(BaseModel, strict=True, json_schema_extra={"oneOf": EITHER
         if not isinstance(values, dict):
             example = '{"queries": ["…"]}'
             raise RequestError(422, f"the body must be an object like {example}, not {_json_type(values)}")
-        given = [name for name in ("queries", "query") if values.get(name) is not None]
-        if len(given) != 1:
-            found = "both are given" if given else "neither is given"
+        if (values.get("queries") is None) == (values.get("query") is None):
+            found = "neither is given" if values.get("query") is None else "both are given"
             message = f"give queries (a list of strings) or query (one string); {found}"
             raise RequestError(422, message, "queries")
         return values
