@@ -68,17 +68,14 @@ def full_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _index_files(index: Path) -> list[Path]:
-    return sorted(p for p in index.rglob("*") if p.is_file() and p.name not in (FILE, "write.lock"))
-
-
 def write(index: Path, manifest: Manifest) -> None:
     """Add the index's files to the manifest and write it: the last step of a build."""
+    paths = sorted(p for p in index.rglob("*") if p.is_file() and p.name not in (FILE, "write.lock"))
     files = {
         str(path.relative_to(index)): {
             "size": path.stat().st_size, "sample": sample_hash(path), "sha256": full_hash(path),
         }
-        for path in _index_files(index)
+        for path in paths
     }  # fmt: skip
     complete = dataclasses.replace(manifest, files=files)
     temporary = index / (FILE + ".tmp")
