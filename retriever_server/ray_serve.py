@@ -12,9 +12,8 @@ import asyncio
 
 from ray import serve
 from ray.serve import Application
-from starlette.applications import Starlette
 
-from .app import make_app
+from .app import Application as RetrieverApplication
 from .settings import Settings
 
 MAX_ONGOING_REQUESTS = 1024  # per replica; Ray's default of 5 is too small for batches
@@ -28,13 +27,13 @@ class Retriever:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    def __serve_build_asgi_app__(self) -> Starlette:
-        self._app = make_app(self._settings)
+    def __serve_build_asgi_app__(self) -> RetrieverApplication:
+        self._app = RetrieverApplication(self._settings)
         return self._app
 
     async def check_health(self) -> None:
         """Return once the index is open: Ray routes no request to a replica before this has returned."""
-        server = self._app.state.server
+        server = self._app.server
         while server.engine is None and server.error is None:
             await asyncio.sleep(0.05)
         if server.error is not None:

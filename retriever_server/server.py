@@ -17,7 +17,7 @@ from pathlib import Path
 import uvicorn
 from starlette.types import ASGIApp
 
-from .app import make_app
+from .app import Application
 from .errors import RetrieverError
 from .http_protocol import protocol_class
 from .middleware import AccessLog, ApiKey, read_key
@@ -103,7 +103,7 @@ def serve(settings: Settings, arguments: Sequence[str] = ()) -> int:
         return supervise(settings, sock, arguments, url)
 
     def on_loaded() -> None:
-        if app.state.server.error is not None:
+        if app.server.error is not None:
             uvicorn_server.should_exit = True
             return
         gc.collect()
@@ -113,7 +113,7 @@ def serve(settings: Settings, arguments: Sequence[str] = ()) -> int:
         if settings.port_file:
             write_port_file(settings.port_file, url)
 
-    app = make_app(settings, on_loaded)
+    app = Application(settings, on_loaded)
     guarded: ASGIApp = app
     if settings.api_key_file:
         guarded = ApiKey(guarded, read_key(settings.api_key_file))
@@ -143,7 +143,7 @@ def serve(settings: Settings, arguments: Sequence[str] = ()) -> int:
         sock.close()
         if settings.port_file:
             settings.port_file.unlink(missing_ok=True)
-    error = app.state.server.error
+    error = app.server.error
     if isinstance(error, RetrieverError | ImportError | OSError):
         print(f"error: {error}", file=sys.stderr)
     elif error is not None:

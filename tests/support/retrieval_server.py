@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import uvicorn
 
-from retriever_server.app import make_app
+from retriever_server.app import Application
 from retriever_server.server import bind, url_of
 from retriever_server.settings import Settings
 
@@ -71,14 +71,14 @@ def running(backend: str, **settings: Any) -> Iterator[str]:
     """A server in a thread of this process (a process of its own would import torch again); its URL."""
     ready = threading.Event()
     sock = bind("127.0.0.1", 0)
-    app = make_app(Settings(backend=backend, **settings), ready.set)
+    app = Application(Settings(backend=backend, **settings), ready.set)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
     thread.start()
     try:
         assert ready.wait(60)
-        if app.state.server.error is not None:
-            raise app.state.server.error
+        if app.server.error is not None:
+            raise app.server.error
         yield url_of(sock)
     finally:
         server.should_exit = True
