@@ -45,6 +45,8 @@ def rows_of(tokenizer: Any) -> dict[str, list[Any]]:
 
 def main(model: str, out: str, *cases: str) -> None:
     torch.set_num_threads(1)
+    from verl.utils import tensordict_utils as tu
+
     from support import fsdp1
     from support.agreement import sd_gradients
     from support.engine import compose, make_worker, settings, weights
@@ -56,6 +58,7 @@ def main(model: str, out: str, *cases: str) -> None:
     share = slice(rank * size, (rank + 1) * size)
     found = {}
     for case in cases:
+        torch.manual_seed(0)  # of the adapters' first weights
         with fsdp1.cpu_states_allowed():
             worker = make_worker(
                 compose(Path(model), [f"trainer.n_gpus_per_node={world_size}", *CASES[case]])
@@ -67,7 +70,8 @@ def main(model: str, out: str, *cases: str) -> None:
         for name, rows in batches.items():
             grads, metrics = sd_gradients(worker, rows, settings(), share=share, **options)
             found[case][name] = {"gradients": grads, "loss": float(metrics["sd_search/loss"][0])}
-        worker.update_actor(batch(batches["uneven"], share, options))
+        output = worker.update_actor(batch(batches["uneven"], share, options))
+        found[case]["grad_share"] = tu.get(output, "metrics")["sd_search/grad_share"]
         found[case]["weights"] = weights(worker)
         grads, metrics = sd_gradients(worker, batches["uneven"], settings(), share=share, **options)
         found[case]["after the update"] = {"gradients": grads, "loss": float(metrics["sd_search/loss"][0])}
@@ -75,12 +79,13 @@ def main(model: str, out: str, *cases: str) -> None:
 
 
 def batch(rows: list[Any], share: slice, options: dict[str, Any]) -> Any:
-    """Return an ordinary mini-batch, with advantages and the teacher."""
+    """Return an ordinary mini-batch, with advantages and the teacher, in which the gradients' share is measured."""
+    from sd_search_verl.verl_adapter.fields import MEASURE_GRAD_SHARE
     from support.engine import batch_of, settings, teacher_inputs
     from support.tiny import byte_tokenizer
 
     inputs = teacher_inputs(rows, settings(), byte_tokenizer())
-    return batch_of(rows[share], inputs[share], 0.7, **options)
+    return batch_of(rows[share], inputs[share], 0.7, **options, **{MEASURE_GRAD_SHARE: True})
 
 
 def local_size(parameter: Any) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from support import fsdp1, sharded_ranks
 from support.engine import (
     Row,
     batch_of,
@@ -41,7 +42,13 @@ def norm(found: dict[str, torch.Tensor]) -> float:
     return float(torch.stack([gradient.double().square().sum() for gradient in found.values()]).sum().sqrt())
 
 
-def test_the_share_is_that_of_two_gradients(worker: Any, rows: list[Row]) -> None:
+@pytest.mark.parametrize(
+    "overrides", [[], sharded_ranks.FSDP1, sharded_ranks.ADAPTERS], ids=["fsdp2", "fsdp1", "adapters"]
+)
+def test_the_share_is_that_of_two_gradients(model: Path, rows: list[Row], overrides: list[str]) -> None:
+    single_rank_environment()
+    with fsdp1.cpu_states_allowed():
+        worker = make_worker(compose(model, overrides))
     worker.loss_fn.config = settings()
     part = rows[:8]
     still = [Row(row.rollout, 0.0, row.old_log_probs) for row in part]

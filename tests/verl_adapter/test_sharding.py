@@ -16,6 +16,7 @@ from support.engine import compose, make_worker, settings, single_rank_environme
 from support.ranks import launch
 from support.tiny import byte_tokenizer, save_tiny_model
 from transformers import AutoModelForCausalLM
+from verl.utils import tensordict_utils as tu
 
 SECONDS = 240
 """Limit of a launch: a rank that waits for another is killed then, and the test fails."""
@@ -123,6 +124,23 @@ def test_each_rank_stores_its_share(
             assert [rank["stored"] for rank in found] == pytest.approx([whole / shards] * ranks, rel=0.01), (
                 case
             )
+
+
+@pytest.mark.timeout(600)
+def test_every_rank_measures_the_share_that_one_rank_does(
+    two_ranks: dict[str, dict[str, list[Any]]], four_ranks: dict[str, list[Any]], models: dict[str, Path]
+) -> None:
+    """Norms are over all shards: with FSDP2 and FSDP1, also where a hybrid mesh stores every shard twice."""
+    single_rank_environment()
+    rows = sharded_ranks.rows_of(byte_tokenizer())["uneven"]
+    options = {"micro_batch_size_per_gpu": 1, "mini_batch_size": 8, "global_batch_size": 8}
+    for head, launches in {"untied": [two_ranks["untied"], four_ranks], "tied": [two_ranks["tied"]]}.items():
+        worker = make_worker(compose(models[head]))
+        output = worker.update_actor(sharded_ranks.batch(rows, slice(None), options))
+        (alone,) = tu.get(output, "metrics")["sd_search/grad_share"]
+        for case, ranks in ((case, ranks) for found in launches for case, ranks in found.items()):
+            assert [rank["grad_share"] for rank in ranks] == [ranks[0]["grad_share"]] * len(ranks), case
+            assert ranks[0]["grad_share"] == [pytest.approx(alone, rel=1e-4)], case
 
 
 @pytest.mark.parametrize("head", HEADS)

@@ -1,0 +1,384 @@
+"""How large alpha * L_SD's gradient is beside GRPO's, and how much of it bf16 keeps.
+
+    python -m benchmarks.grad_share                    shares, cosines and errors; appends to grad_share.csv
+    python -m benchmarks.grad_share --repeats 9        also times an update, one measurement of the share, each variant
+
+verl's engine with a small untied model of random weights and rollouts of recorded lengths, the documents masked, ratios
+of 1. With g the gradient of GRPO and s that of L_SD, both in fp32, and G(alpha) the update's gradient in bf16:
+
+    share      |alpha s| / |g|
+    cosine     between G(alpha) - G(0), what the method adds in bf16, and s
+    error      |G(alpha) - G(0) - alpha s| / |alpha s|
+    sum_error  |G(alpha) - g - alpha s| / |alpha s|: the rounding of GRPO's own gradient is in it
+
+Variants of bf16: the product; the rows' gradient added to the logits' in fp32 and rounded once; logits and head in
+fp32; L_SD in a backward of its own, as it is and scaled by 2^10.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("VERL_PLATFORM", "cpu")  # verl reads it when it is imported
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from torch import Tensor
+from torch.nn.functional import linear
+from tqdm import tqdm
+from transformers import Qwen2Config, Qwen2ForCausalLM
+from verl.utils import tensordict_utils as tu
+from verl.workers.utils.padding import response_from_nested
+
+from benchmarks import actor, trajectories
+from benchmarks.machine import device_name
+from sd_search_verl.distill.select_rows import select_rows
+from sd_search_verl.verl_adapter import loss
+from sd_search_verl.verl_adapter.fields import MEASURE_GRAD_SHARE
+from sd_search_verl.verl_adapter.worker import SDActorRolloutRefWorker
+from sd_search_verl.world.tokenizer import save_tokenizer
+
+CSV = Path(__file__).resolve().parent / "grad_share.csv"
+FIELDS = [
+    "device",
+    "seed",
+    "rollouts",
+    "alpha",
+    "variant",
+    "share",
+    "cosine",
+    "error",
+    "sum_error",
+    "seconds_ratio",
+]
+ALPHAS = (1e-3, 1e-2, 1e-1, 1.0)
+VOCABULARY = 2048
+DOCUMENTS, AFTER = 470, 20
+"""Tokens of a search's documents in the recorded trajectories (median), and at least that many after them."""
+SCALE = 1024.0
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, print, append."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    what = "each draws model, rollouts and outcomes (default: %(default)s)"
+    parser.add_argument("--seeds", type=int, default=5, metavar="SEEDS", help=what)
+    what = "of five rollouts each in the mini-batch (default: %(default)s)"
+    parser.add_argument("--groups", type=int, default=1, metavar="QUESTIONS", help=what)
+    what = "rounds that time the variants in turns (default: %(default)s)"
+    parser.add_argument("--repeats", type=int, default=0, metavar="TIMES", help=what)
+    options = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    rows: list[dict[str, Any]] = []
+    for seed in tqdm(range(options.seeds), desc="seeds", disable=None):
+        with tempfile.TemporaryDirectory() as folder:
+            model = _save_model(Path(folder), seed)
+            found = list(_rows_of_seed(model, seed, options.groups))
+            if options.repeats and not seed:
+                found += _times(model, options.groups, options.repeats)
+        _append(found)
+        rows += found
+    _print(rows)
+
+
+class Engine:
+    """verl's actor in one type, and gradients of one mini-batch of rollouts."""
+
+    def __init__(self, model: Path, dtype: str, rollouts: Sequence[trajectories.Rollout], seed: int) -> None:
+        setting = actor.Setting("tiny", DEVICE, dtype, "sdpa", False, False, None, 5)
+        overrides = [
+            "actor_rollout_ref.actor.use_kl_loss=False",
+            "actor_rollout_ref.actor.fsdp_config.model_dtype=fp32",  # master weights; computed in ``dtype``
+        ]
+        actor.single_rank()
+        self.worker = SDActorRolloutRefWorker(
+            config=actor.configuration(setting, model, len(rollouts), overrides), role="actor"
+        )
+        self.worker.init_model()
+        self.engine = self.worker.actor.engine
+        self.rollouts = rollouts
+        self.advantages = _advantages(len(rollouts), seed)
+        self.mask = [_policy_mask(rollout.lengths) for rollout in rollouts]
+        self.old = self._log_probs()
+
+    def gradient(self, alpha: float, policy: bool = True) -> Tensor:
+        """Return the update's gradient, flat, in fp64; without ``policy`` that of alpha * L_SD alone."""
+        found: list[Tensor] = []
+
+        def record() -> float:
+            found.extend(
+                _full(parameter.grad).double().flatten() for parameter in self.engine.module.parameters()
+            )
+            return 0.0
+
+        step, self.engine.optimizer_step = self.engine.optimizer_step, record
+        try:
+            self.metrics = self.update(alpha, policy)
+        finally:
+            self.engine.optimizer_step = step
+            self.engine.optimizer_zero_grad()
+        return torch.cat(found)
+
+    def update(self, alpha: float, policy: bool = True, measure: bool = False) -> dict[str, Any]:
+        """Run verl's update and return its metrics."""
+        batch = self._batch(alpha)
+        batch["old_log_probs"] = self.old
+        batch["advantages"] = batch["advantages"] * float(policy)
+        tu.assign_non_tensor(
+            batch, calculate_entropy=False, compute_loss=True, **{MEASURE_GRAD_SHARE: measure}
+        )
+        return dict(tu.get(self.worker.update_actor(batch), "metrics"))
+
+    def _log_probs(self) -> Tensor:
+        batch = self._batch(0.0)
+        tu.assign_non_tensor(batch, calculate_entropy=False, compute_loss=False)
+        return response_from_nested(self.worker.compute_log_prob(batch)["log_probs"], batch["response_mask"])
+
+    def _batch(self, alpha: float) -> Any:
+        batch = actor.batch_of(self.rollouts, alpha)
+        advantages = [
+            torch.full(mask.shape, value) for mask, value in zip(self.mask, self.advantages, strict=True)
+        ]
+        for name, values in {
+            "advantages": advantages,
+            "response_mask": self.mask,
+            "loss_mask": self.mask,
+        }.items():
+            batch[name] = torch.nested.as_nested_tensor(values, layout=torch.jagged)
+        return batch
+
+
+def _rows_of_seed(model: Path, seed: int, groups: int) -> Iterator[dict[str, Any]]:
+    rollouts = _rollouts(groups, seed)
+    fp32 = Engine(model, "fp32", rollouts, seed)
+    policy, method = fp32.gradient(0.0), fp32.gradient(1.0, policy=False)
+    del fp32
+    bf16 = Engine(model, "bf16", rollouts, seed)
+    plain = bf16.gradient(0.0)
+    for alpha in ALPHAS:
+        exact = alpha * method
+        for variant, base, added in _variants(bf16, alpha, plain):
+            yield {
+                "device": device_name(DEVICE),
+                "seed": seed,
+                "rollouts": len(rollouts),
+                "alpha": alpha,
+                "variant": variant,
+                "share": _figure(exact.norm() / policy.norm()),
+                "cosine": _figure(added @ exact / added.norm() / exact.norm()),
+                "error": _figure((added - exact).norm() / exact.norm()),
+                "sum_error": _figure((base + added - policy - exact).norm() / exact.norm()),
+            }
+
+
+def _variants(engine: Engine, alpha: float, plain: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Yield each variant's name, its gradient of GRPO alone (``plain`` is the product's), and what L_SD adds."""
+    yield "product", plain, engine.gradient(alpha) - plain
+    with rows_added_in_fp32():
+        yield "rows added in fp32", plain, engine.gradient(alpha) - plain
+    with head_in_fp32(engine.engine.module):
+        base = engine.gradient(0.0)
+        yield "head in fp32", base, engine.gradient(alpha) - base
+    yield "own backward", plain, engine.gradient(alpha, policy=False)
+    yield "own backward, scaled", plain, engine.gradient(alpha * SCALE, policy=False) / SCALE
+
+
+def _times(model: Path, groups: int, repeats: int) -> Iterator[dict[str, Any]]:
+    """Yield seconds of the process relative to the product's update, in turns."""
+    engine = Engine(model, "bf16", _rollouts(groups, 0), 0)
+
+    def own_backward() -> None:
+        engine.update(1e-3)
+        engine.update(0.0)  # one more forward and backward over the mini-batch
+
+    def added_in_fp32() -> None:
+        with rows_added_in_fp32():
+            engine.update(1e-3)
+
+    def fp32_head() -> None:
+        with head_in_fp32(engine.engine.module):
+            engine.update(1e-3)
+
+    variants: dict[str, Callable[[], Any]] = {
+        "product": lambda: engine.update(1e-3),
+        "rows added in fp32": added_in_fp32,
+        "head in fp32": fp32_head,
+        "own backward": own_backward,
+        "share measured": lambda: engine.update(1e-3, measure=True),
+    }
+    ratios: dict[str, list[float]] = {name: [] for name in variants}
+    for repeat in range(repeats + 1):
+        taken = {}
+        for name, run in variants.items():
+            start = time.process_time()
+            run()
+            taken[name] = time.process_time() - start
+        for name, seconds in taken.items():
+            if repeat:  # the first of each kind starts caches
+                ratios[name].append(seconds / taken["product"])
+    for name, values in ratios.items():
+        q25, middle, q75 = statistics.quantiles(values, n=4)
+        print(f"{name:22} {middle:.2f} of the product's update (quartiles {q25:.2f} to {q75:.2f})")
+        yield {
+            "device": device_name(DEVICE),
+            "variant": name,
+            "alpha": 1e-3,
+            "seconds_ratio": _figure(middle),
+        }
+
+
+@contextmanager
+def rows_added_in_fp32() -> Iterator[None]:
+    """Give L_SD fp32 rows, and add their gradient to the logits' in fp32; the sum is rounded once."""
+
+    def select(logits: Tensor, index: Tensor) -> Tensor:
+        pending: list[tuple[Tensor, Tensor]] = []
+        rows: Tensor = _Fp32Rows.apply(logits, index, pending)
+
+        def add(gradients: tuple[Tensor, ...]) -> tuple[Tensor]:
+            total = gradients[0].contiguous()
+            flat = total.view(-1, total.shape[-1])
+            for at, gradient in pending:
+                flat[at] = (flat[at].float() + gradient).to(flat.dtype)
+            pending.clear()
+            return (total,)
+
+        assert logits.grad_fn is not None
+        source = logits.grad_fn.next_functions[0][0]
+        assert source is not None
+        source.register_prehook(add)
+        return rows
+
+    setattr(loss, "select_rows", select)  # noqa: B010  a name that the loss imports
+    try:
+        yield
+    finally:
+        setattr(loss, "select_rows", select_rows)  # noqa: B010
+
+
+class _Fp32Rows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, index: Tensor, pending: list[tuple[Tensor, Tensor]]) -> Tensor:
+        ctx.index, ctx.pending = index, pending
+        return logits[0].index_select(0, index).float()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None]:
+        ctx.pending.append((ctx.index, gradient))
+        return None, None, None
+
+
+@contextmanager
+def head_in_fp32(module: Any) -> Iterator[None]:
+    """Compute logits, and the gradient that both losses leave in them, in fp32."""
+    head = module.lm_head
+
+    def forward(hidden: Tensor) -> Tensor:
+        with torch.autocast(DEVICE, enabled=False):
+            return linear(hidden.float(), head.weight.float())
+
+    head.forward = forward
+    try:
+        yield
+    finally:
+        del head.forward
+
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _save_model(folder: Path, seed: int) -> Path:
+    """Random weights with a larger head: next-token distributions far from uniform, as a trained model's are."""
+    torch.manual_seed(seed)
+    model = Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=VOCABULARY,
+            hidden_size=128,
+            intermediate_size=512,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            tie_word_embeddings=False,
+            max_position_embeddings=4096,
+            bos_token_id=None,
+            eos_token_id=1,
+        )
+    )
+    with torch.no_grad():
+        model.lm_head.weight.mul_(8.0)
+    model.save_pretrained(folder)
+    save_tokenizer(folder)
+    return folder
+
+
+def _rollouts(groups: int, seed: int) -> list[trajectories.Rollout]:
+    drawn = trajectories.draw_groups(trajectories.LENGTHS, groups, 5, seed=seed)
+    return trajectories.rollouts(drawn, VOCABULARY, seed=seed)
+
+
+def _advantages(count: int, seed: int) -> list[float]:
+    """GRPO's, of outcomes 0 and 1 in groups of five; no group is all one outcome."""
+    draw = torch.Generator().manual_seed(seed)
+    found = []
+    for _ in range(count // 5):
+        right = int(torch.randint(1, 5, (), generator=draw))
+        outcome = torch.zeros(5)
+        outcome[torch.randperm(5, generator=draw)[:right]] = 1.0
+        found += ((outcome - outcome.mean()) / outcome.std()).tolist()
+    return found
+
+
+def _policy_mask(lengths: trajectories.Lengths) -> Tensor:
+    """Return 1 for the policy's tokens, 0 for the documents behind each query and its tag."""
+    mask = torch.ones(lengths.response, dtype=torch.long)
+    ends = [start for start, _ in lengths.spans[1:]] + [lengths.response]
+    for (_, query_end), end in zip(lengths.spans, ends, strict=True):
+        first = query_end + 3
+        mask[first : max(first, min(first + DOCUMENTS, end - AFTER))] = 0
+    return mask
+
+
+def _full(tensor: Any) -> Tensor:
+    return (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).detach()
+
+
+def _figure(value: Any) -> float:
+    return float(f"{float(value):.4g}")
+
+
+def _print(rows: Sequence[dict[str, Any]]) -> None:
+    """Print the median of each kind of row over seeds, with the smallest and the largest."""
+    kinds = {(row["alpha"], row["variant"]): None for row in rows if "cosine" in row}
+    for alpha, variant in kinds:
+        of = [row for row in rows if (row["alpha"], row["variant"]) == (alpha, variant) and "cosine" in row]
+        parts = []
+        for name in ("share", "cosine", "error", "sum_error"):
+            values = [row[name] for row in of]
+            parts.append(f"{name} {statistics.median(values):.4g} ({min(values):.4g} to {max(values):.4g})")
+        print(f"alpha {alpha:g}, {variant}: " + ", ".join(parts))
+
+
+def _append(rows: Sequence[dict[str, Any]]) -> None:
+    new = not CSV.exists()
+    with CSV.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, FIELDS)
+        if new:
+            writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
