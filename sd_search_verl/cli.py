@@ -100,11 +100,12 @@ def _check(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
         parser.print_help()
         return 0
     from sd_search_verl.finding import show
-    from sd_search_verl.verl_adapter.preflight import check_run, compose
+    from sd_search_verl.verl_adapter.preflight import check_run, compose, describe_run
 
-    findings = check_run(compose(arguments))
-    print(show(findings))
-    return 0 if all(finding.ok for finding in findings) else 1
+    config = compose(arguments)
+    findings = check_run(config)
+    print("\n".join([show(findings), "", "This run:", *describe_run(config)]))
+    return 1 if any(finding.fatal for finding in findings) else 0
 
 
 def _local(arguments: argparse.Namespace) -> int:

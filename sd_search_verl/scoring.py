@@ -105,6 +105,10 @@ def golden_answers(ground_truth: Any) -> list[str]:
         raise UserError(
             "reward_model.ground_truth is missing; give a string, a list of strings, or {'target': ...}"
         )
+    if not isinstance(ground_truth, (str, Sequence)) and not hasattr(ground_truth, "tolist"):
+        raise UserError(
+            f"reward_model.ground_truth={ground_truth!r} is neither a string nor a list; write the answer as a string"
+        )
     return _as_list(ground_truth)
 
 

@@ -54,6 +54,19 @@ NAMES = [
         "verl_adapter/trainer.py",
     ),
     Name(f"{TRAINER}._update_actor", ("self", "batch", "metrics"), "verl_adapter/trainer.py"),
+    Name(f"{TRAINER}._step_once", ("self", "metrics"), "verl_adapter/trainer.py"),
+    Name(
+        f"{TRAINER}._val_metrics_update",
+        (
+            "self",
+            "data_sources",
+            "sample_uids",
+            "reward_extra_infos_dict",
+            "sample_turns",
+            "expected_acc_counts",
+        ),
+        "verl_adapter/trainer.py",
+    ),
     Name(
         f"{TRAINER}._compute_metrics",
         ("self", "batch", "metrics", "timing_raw", "global_steps", "epoch"),

@@ -45,16 +45,29 @@ def code(page: Path) -> Iterator[str]:
     yield from re.findall(r"`([^`]+)`", prose)
 
 
-def test_the_configuration_tables_are_current() -> None:
-    path = REPO / "docs" / "configuration_tables.py"
-    spec = importlib.util.spec_from_file_location("configuration_tables", path)
+def maker(name: str) -> Any:
+    """Return the program in docs/ that makes a page's tables."""
+    spec = importlib.util.spec_from_file_location(name, REPO / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+def test_the_configuration_tables_are_current() -> None:
+    module = maker("configuration_tables")
     text = module.PAGE.read_text(encoding="utf-8")
     assert module.page(text) == text, "run python docs/configuration_tables.py"
     assert "| `alpha` | `0.001` | weight | Weight of L_SD. |" in text
+
+
+def test_the_table_of_refusals_is_current() -> None:
+    module = maker("refused_table")
+    text = module.PAGE.read_text(encoding="utf-8")
+    assert module.page(text) == text, "run python docs/refused_table.py"
+    assert "| trainer.v1.trainer_mode | refused | trainer.v1.trainer_mode=VALUE is verl's own trainer" in text
+    assert "| search.traces_per_step | warned about |" in text
 
 
 @every_page

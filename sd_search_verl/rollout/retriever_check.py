@@ -6,18 +6,23 @@ import json
 import urllib.error
 import urllib.request
 
-from sd_search_verl.finding import Finding
+from sd_search_verl.finding import Finding, Rule
+
+NO_ANSWER = Rule(
+    "retriever {url}",
+    "{kind}: {error}",
+    "start one with `python -m retriever_server` (--help lists its options), and give the address with /retrieve at its "
+    "end",
+)
 
 
 def check_retriever(url: str) -> Finding:
     """Send one query to the server at ``url``; never raises."""
-    name = f"retriever {url}"
     body = json.dumps({"queries": ["test"], "topk": 1, "return_scores": True}).encode()
     request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"})
-    fix = "start one with `python -m retriever_server --help`, and give the address with /retrieve at its end"
     try:
         with urllib.request.urlopen(request, timeout=10) as response:
             hits = json.load(response)["result"][0]
     except (urllib.error.URLError, OSError, ValueError, KeyError, IndexError) as error:
-        return Finding(name, False, f"{type(error).__name__}: {error}", fix)
-    return Finding(name, True, f"answers, {len(hits)} document(s) for 'test'")
+        return NO_ANSWER.finding(url=url, kind=type(error).__name__, error=error)
+    return Finding(NO_ANSWER.name.format(url=url), True, f"answers, {len(hits)} document(s) for 'test'")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
 
@@ -12,6 +13,7 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetr
 from sd_search_verl import protocol as protocols
 from sd_search_verl import scoring
 from sd_search_verl.config import SearchConfig
+from sd_search_verl.errors import UserError
 from sd_search_verl.protocol.prompt import text_messages
 from sd_search_verl.rollout.loop import Generation, run_rollout
 from sd_search_verl.rollout.record import to_plain
@@ -51,7 +53,7 @@ class SearchAgentLoop(AgentLoopBase):
         prompt = Prompt.encode(
             group=str(kwargs["uid"]),
             messages=text_messages(kwargs["raw_prompt"]),
-            golden_answers=scoring.golden_answers((kwargs.get("reward_model") or {}).get("ground_truth")),
+            golden_answers=_golden_answers(kwargs),
             tokenizer=self.tokenizer,
             template_kwargs=OmegaConf.to_container(OmegaConf.create(self.apply_chat_template_kwargs)),  # type: ignore[arg-type]
             max_tokens=self.rollout_config.prompt_length,
@@ -99,6 +101,15 @@ class SearchAgentLoop(AgentLoopBase):
                 "max_global_steps": max(known, default=None),
             },
         )
+
+
+def _golden_answers(row: Mapping[str, Any]) -> list[str]:
+    """Return the golden answers of a data set's row, or name the row that has none."""
+    try:
+        return scoring.golden_answers((row.get("reward_model") or {}).get("ground_truth"))
+    except UserError as error:
+        where = f"data_source={row.get('data_source')!r}, extra_info.index={row.get('index')}"
+        raise UserError(f"the row with {where} cannot be scored: {error}") from error
 
 
 def request_seed(seed: int, step: int, session: int, turn: int, prompt_ids: list[int]) -> int:

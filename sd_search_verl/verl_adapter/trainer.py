@@ -34,6 +34,7 @@ from sd_search_verl.verl_adapter.loss import PREFIX
 from sd_search_verl.verl_adapter.non_finite_guard import stop_on_non_finite
 from sd_search_verl.verl_adapter.preflight import refuse_bad_start
 from sd_search_verl.verl_adapter.settings import read_health, read_sd_search, read_search
+from sd_search_verl.verl_adapter.validation import add_failed_sessions
 from sd_search_verl.verl_adapter.worker import SDActorRolloutRefWorker
 
 # A child of verl's logger, which is shown where the root logger is not.
@@ -81,13 +82,12 @@ class SDSearchTrainer(PPOTrainerSync):
 
     def _save_checkpoint(self) -> None:
         checkpoint = resume.before_saving(self._folder, self.global_steps)
-        if self._batch is not None:  # None while trainer.critic_warmup lasts
-            # The step's line in metrics.jsonl is due after weight synchronisation and validation.
-            metrics = dict(self._metrics)
-            timing = {**self.timing_raw, "step": time.perf_counter() - self._began}
-            epoch = (self.global_steps - 1) // self.steps_per_epoch
-            self._compute_step_metrics(self._batch, metrics, timing, self.global_steps, epoch)
-            save_with_checkpoint(checkpoint, self.global_steps, metrics)
+        # The step's line in metrics.jsonl is due after weight synchronisation and validation.
+        metrics = dict(self._metrics)
+        timing = {**self.timing_raw, "step": time.perf_counter() - self._began}
+        epoch = (self.global_steps - 1) // self.steps_per_epoch
+        self._compute_step_metrics(self._batch, metrics, timing, self.global_steps, epoch)
+        save_with_checkpoint(checkpoint, self.global_steps, metrics)
         super()._save_checkpoint()
 
     def on_step_begin(self) -> None:
@@ -104,16 +104,8 @@ class SDSearchTrainer(PPOTrainerSync):
         return super()._balance_batch(batch, metrics, **options)
 
     def _update_actor(self, batch: Any, metrics: dict[str, Any]) -> Any:
-        step = data_plane.read_rollouts(batch, self._questions)
-        step_metrics.check_failure_rate(step.rollouts, self._search)
-        sizes = self.config.actor_rollout_ref.rollout.n, self.config.data.train_batch_size
         alpha = alpha_at(self.global_steps, self._sd_search)
-        ours = {
-            f"{PREFIX}alpha": alpha,
-            **step_metrics.search_metrics(step.rollouts),
-            **step_metrics.group_metrics(step.rollouts, self._sd_search.hindsight),
-            **step_metrics.health_metrics(step, *sizes, self._sd_search.hindsight),
-        }
+        step, ours = self._read_step(batch, alpha)
         traced = writer.select_traced(step.rollouts, self._search.traces_per_step)
         inputs: list[TeacherInputs] | None = None
         if alpha > 0:
@@ -133,6 +125,27 @@ class SDSearchTrainer(PPOTrainerSync):
         self._write_traces(step, inputs, traced)
         self._batch, self._metrics = batch, metrics
         return batch
+
+    def _step_once(self, metrics: dict[str, Any], *arguments: Any, **options: Any) -> Any:
+        batch = super()._step_once(metrics, *arguments, **options)
+        if self.global_steps < self.config.trainer.critic_warmup:  # then verl does not update the actor
+            step, ours = self._read_step(batch, alpha=0.0)
+            metrics.update(ours)
+            self._write_traces(step, None, writer.select_traced(step.rollouts, self._search.traces_per_step))
+            self._batch, self._metrics = batch, metrics
+        return batch
+
+    def _read_step(self, batch: Any, alpha: float) -> tuple[data_plane.StepRollouts, dict[str, float]]:
+        """Return the step's rollouts and their metrics; stop the run if too many of its searches failed."""
+        step = data_plane.read_rollouts(batch, self._questions)
+        step_metrics.check_failure_rate(step.rollouts, self._search)
+        sizes = self.config.actor_rollout_ref.rollout.n, self.config.data.train_batch_size
+        return step, {
+            f"{PREFIX}alpha": alpha,
+            **step_metrics.search_metrics(step.rollouts),
+            **step_metrics.group_metrics(step.rollouts, self._sd_search.hindsight),
+            **step_metrics.health_metrics(step, *sizes, self._sd_search.hindsight),
+        }
 
     def _write_traces(
         self, step: data_plane.StepRollouts, inputs: list[TeacherInputs] | None, traced: list[int]
@@ -173,6 +186,20 @@ class SDSearchTrainer(PPOTrainerSync):
         metrics["health/alarms"] = float(len(raised))
         metrics.update({f"health/alarm/{name}": float(name in raised) for name in NAMES})
         return found
+
+    def _val_metrics_update(
+        self,
+        data_sources: list[str],
+        sample_uids: list[str],
+        reward_extra_infos_dict: dict[str, list[Any]],
+        sample_turns: list[int],
+        expected_acc_counts: dict[tuple[str, str], int] | None = None,
+    ) -> dict[str, float]:
+        *counted, failed = add_failed_sessions(
+            data_sources, sample_uids, reward_extra_infos_dict, expected_acc_counts or {}
+        )
+        found = super()._val_metrics_update(*counted, sample_turns, expected_acc_counts=expected_acc_counts)
+        return {**found, "val-aux/failed_sessions": float(failed)}
 
     def _encode(self, messages: Messages) -> list[int]:
         kwargs = OmegaConf.to_container(

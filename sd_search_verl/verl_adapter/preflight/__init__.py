@@ -14,6 +14,7 @@ from sd_search_verl.verl_adapter.preflight.disk import check_disk
 from sd_search_verl.verl_adapter.preflight.hindsight import check_hindsight
 from sd_search_verl.verl_adapter.preflight.method import check_method
 from sd_search_verl.verl_adapter.preflight.options import check_keys, check_verl, compose
+from sd_search_verl.verl_adapter.preflight.plan import describe_run
 from sd_search_verl.verl_adapter.preflight.policy import check_policy
 from sd_search_verl.verl_adapter.preflight.retrievers import check_retrievers
 
@@ -28,6 +29,7 @@ __all__ = [
     "check_run",
     "check_verl",
     "compose",
+    "describe_run",
     "refuse_bad_start",
 ]
 
@@ -63,6 +65,7 @@ def refuse_bad_start(config: DictConfig) -> None:
         print(f"sd_search_verl: warning: {_message(finding)}", flush=True)
     if bad:
         raise ConfigError("\n".join(map(_message, bad)))
+    print("\n".join(["sd_search_verl: this run", *describe_run(config)]), flush=True)
 
 
 def _message(finding: Finding) -> str:

@@ -10,10 +10,17 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from sd_search_verl.finding import Finding
+from sd_search_verl.finding import Finding, Rule
 
 BYTES_PER_PARAMETER = 12
 """A checkpoint in fp32: weights and Adam's two moments."""
+
+_ROOM = "{free} GiB free at {folder}; {what} need {needed}"
+FULL = Rule(
+    "trainer.default_local_dir",
+    _ROOM,
+    "free disk space, point trainer.default_local_dir elsewhere, or lower trainer.max_actor_ckpt_to_keep",
+)
 
 
 def check_disk(config: DictConfig) -> Iterator[Finding]:
@@ -32,11 +39,9 @@ def check_disk(config: DictConfig) -> Iterator[Finding]:
         each = parameters * BYTES_PER_PARAMETER / 2**30
         needed = each * (kept + 1)
         what = f"{kept} + 1 checkpoints of {each:.1f} GiB"
-    found = f"{free:.0f} GiB free at {there}; {what} need {needed:.1f}"
-    fix = (
-        "free disk space, point trainer.default_local_dir elsewhere, or lower trainer.max_actor_ckpt_to_keep"
-    )
-    yield Finding("trainer.default_local_dir", free >= needed, found, fix)
+    values = {"free": f"{free:.0f}", "folder": there, "what": what, "needed": f"{needed:.1f}"}
+    found = _ROOM.format(**values)
+    yield Finding(FULL.name, True, found) if free >= needed else FULL.finding(**values)
 
 
 def _parameters(model: Path) -> int:

@@ -7,7 +7,16 @@ from collections.abc import Iterator
 from omegaconf import DictConfig
 
 from sd_search_verl.config import ConfigError
-from sd_search_verl.finding import Finding
+from sd_search_verl.finding import Finding, Rule
+
+SHORT_BLOCK = Rule(
+    "sd_search.hindsight.max_tokens",
+    "sd_search.hindsight.content=full puts whole rollouts into the block, sd_search.hindsight.max_tokens={room} is "
+    "less than data.max_response_length={longest}; a rollout that does not fit leaves the block empty, and the teacher "
+    "equals the student",
+    "set sd_search.hindsight.max_tokens to at least {longest}, better {better} for a group of {n}; the model's context "
+    "must hold prompt, block and response together",
+)
 
 
 def check_hindsight(config: DictConfig) -> Iterator[Finding]:
@@ -24,15 +33,8 @@ def check_hindsight(config: DictConfig) -> Iterator[Finding]:
     if method.alpha == 0 or method.hindsight.content != "full":
         return
     room, longest = method.hindsight.max_tokens, config.data.max_response_length
-    name, rollouts = "sd_search.hindsight.max_tokens", config.actor_rollout_ref.rollout.n
-    found = (
-        f"sd_search.hindsight.content=full puts whole rollouts into the block, {name}={room} is "
-        f"{'less' if room < longest else 'no less'} than data.max_response_length={longest}"
-    )
     if room < longest:
-        found += "; a rollout that does not fit leaves the block empty, and the teacher equals the student"
-    fix = (
-        f"set {name} to at least {longest}, better {rollouts * longest} for a group of {rollouts}; the model's context "
-        "must hold prompt, block and response together"
-    )
-    yield Finding(name, room >= longest, found, fix)
+        n = config.actor_rollout_ref.rollout.n
+        yield SHORT_BLOCK.finding(room=room, longest=longest, n=n, better=n * longest)
+    else:
+        yield Finding(SHORT_BLOCK.name, True, f"{room} tokens hold a rollout of {longest}")

@@ -73,11 +73,12 @@ def check_verl(config: DictConfig) -> Iterator[Finding]:
             with contextlib.redirect_stdout(io.StringIO()):  # verl prints that all is well
                 action(config)
         except Exception as error:
-            yield Finding(name, False, str(error).strip(), "change it as the message says")
+            yield INVALID.finding(name=name, error=str(error).strip())
         else:
             yield Finding(name, True, "accepted")
 
 
+INVALID = Rule("{name}", "{error}", "change it as the message says")
 UNKNOWN_KEY = Rule(
     "config key", "{path} is a key that neither verl nor this package reads", "{hint}", warns=True
 )

@@ -7,10 +7,33 @@ from collections.abc import Iterator
 
 from omegaconf import DictConfig
 
-from sd_search_verl.finding import Finding
+from sd_search_verl.finding import Finding, Rule
 
 PADDING_SHARE = 0.01
 """Models pad their vocabulary to a round number: Qwen2.5 by 0.3 %. A larger excess is another tokenizer's model."""
+
+UNREADABLE = Rule(
+    "actor_rollout_ref.model.path",
+    "{path} cannot be read: {error}",
+    "give a Hugging Face folder or name, with its tokenizer beside it",
+)
+NO_TEMPLATE = Rule(
+    "chat template",
+    "the tokenizer of {path} has no chat template",
+    "set actor_rollout_ref.model.custom_chat_template='{template}' for a base model, or tokenizer_path to the "
+    "tokenizer of the instruct model",
+)
+FEW_EMBEDDINGS = Rule(
+    "vocabulary",
+    "{path} has {size} embeddings, but its tokenizer makes ids up to {last}",
+    "use the model's own tokenizer, or model.resize_token_embeddings",
+)
+MANY_EMBEDDINGS = Rule(
+    "vocabulary",
+    "{path} has {size} embeddings and its tokenizer {tokens} tokens: rollouts never draw the {others} others, training "
+    "gives them probability, so the two disagree from the first step",
+    "model.resize_token_embeddings({tokens}) and save it, or use the model's own tokenizer",
+)
 
 
 def check_policy(config: DictConfig) -> Iterator[Finding]:
@@ -26,31 +49,15 @@ def check_policy(config: DictConfig) -> Iterator[Finding]:
         tokenizer = AutoTokenizer.from_pretrained(model.tokenizer_path or path, trust_remote_code=remote)
         policy = AutoConfig.from_pretrained(path, trust_remote_code=remote)
     except Exception as error:
-        found = f"{model.path} cannot be read: {str(error).strip().splitlines()[0]}"
-        fix = "give a Hugging Face folder or name, with its tokenizer beside it"
-        yield Finding("actor_rollout_ref.model.path", False, found, fix)
+        yield UNREADABLE.finding(path=model.path, error=str(error).strip().splitlines()[0])
         return
     if not (model.custom_chat_template or getattr(tokenizer, "chat_template", None)):
         plain = "{% for message in messages %}{{ message.content }}{% endfor %}"
-        yield Finding(
-            "chat template",
-            False,
-            f"the tokenizer of {model.path} has no chat template",
-            f"set actor_rollout_ref.model.custom_chat_template='{plain}' for a base model, or tokenizer_path to the "
-            "tokenizer of the instruct model",
-        )
+        yield NO_TEMPLATE.finding(path=model.path, template=plain)
     size, tokens = getattr(policy, "vocab_size", len(tokenizer)), len(tokenizer)
     if size < tokens:
-        found = f"{model.path} has {size} embeddings, but its tokenizer makes ids up to {tokens - 1}"
-        yield Finding(
-            "vocabulary", False, found, "use the model's own tokenizer, or model.resize_token_embeddings"
-        )
+        yield FEW_EMBEDDINGS.finding(path=model.path, size=size, last=tokens - 1)
     elif size > tokens * (1 + PADDING_SHARE):
-        found = (
-            f"{model.path} has {size} embeddings and its tokenizer {tokens} tokens: rollouts never draw the "
-            f"{size - tokens} others, training gives them probability, so the two disagree from the first step"
-        )
-        fix = f"model.resize_token_embeddings({tokens}) and save it, or use the model's own tokenizer"
-        yield Finding("vocabulary", False, found, fix)
+        yield MANY_EMBEDDINGS.finding(path=model.path, size=size, tokens=tokens, others=size - tokens)
     else:
         yield Finding("vocabulary", True, f"{tokens} tokens, {size} embeddings")

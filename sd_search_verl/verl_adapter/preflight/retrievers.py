@@ -6,12 +6,17 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import replace
 
 from omegaconf import DictConfig
 
-from sd_search_verl.finding import Finding
+from sd_search_verl.finding import Finding, Rule
 from sd_search_verl.rollout.retriever_check import check_retriever
+
+LOADING = Rule(
+    "retriever {url}",
+    "still says that it is loading (HTTP 503) after {waited} s",
+    "see its log; raise search.max_loading_s if it needs longer",
+)
 
 
 def check_retrievers(config: DictConfig) -> Iterator[Finding]:
@@ -30,10 +35,7 @@ def check_retrievers(config: DictConfig) -> Iterator[Finding]:
             pause_s = min(2 * pause_s, 20)
             time.sleep(pause_s)
         if loading and not finding.ok:
-            found = f"still says that it is loading (HTTP 503) after {waited_s:.0f} s"
-            finding = replace(
-                finding, found=found, fix="see its log; raise search.max_loading_s if it needs longer"
-            )
+            finding = LOADING.finding(url=url, waited=f"{waited_s:.0f}")
         yield finding
 
 

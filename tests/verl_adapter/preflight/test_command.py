@@ -22,6 +22,9 @@ def test_the_command_takes_what_main_ppo_takes(good: DictConfig, capsys: pytest.
     assert main(["check", *arguments]) == 1
     shown = capsys.readouterr().out
     assert "ok    sd_search section" in shown
+    assert "warn  config key" in shown
+    names = ["trainer:", "policy:", "data:", "retriever:", "method:"]
+    assert [line.split()[0] for line in shown.partition("This run:\n")[2].splitlines()] == names
     assert "config key: did you mean gamma?" in shown
     assert f"retriever {UNLISTENED}: start one with" in shown
     assert main(["check", "--config-name=nothing"]) == 1

@@ -1,0 +1,136 @@
+"""The run in five lines: trainer, policy, data, retrievers and method, as the config and its files say."""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from sd_search_verl.protocol.prompt import text_messages
+from sd_search_verl.verl_adapter.preflight.files import data_files, is_remote, open_file
+from sd_search_verl.verl_adapter.preflight.schedule import Schedule
+from sd_search_verl.verl_adapter.settings import read_sd_search, read_search
+
+_QUESTION_LENGTH = 100
+
+
+def describe_run(config: DictConfig) -> list[str]:
+    """Return five lines about the run; what cannot be found out is said to be unknown, with the reason."""
+    parts: dict[str, Callable[[DictConfig], str]] = {
+        "trainer": _trainer,
+        "policy": _policy,
+        "data": _data,
+        "retriever": _retrievers,
+        "method": _method,
+    }
+    return [f"{name + ':':<11}{_or_unknown(describe, config)}" for name, describe in parts.items()]
+
+
+def _or_unknown(describe: Callable[[DictConfig], str], config: DictConfig) -> str:
+    try:
+        return describe(config)
+    except Exception as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        return f"unknown ({lines[0]})"
+
+
+def _trainer(config: DictConfig) -> str:
+    reward, rollout = config.reward.custom_reward_function, config.actor_rollout_ref.rollout
+    metric = (
+        f", metric {reward.reward_kwargs.metric}" if OmegaConf.select(reward, "reward_kwargs.metric") else ""
+    )
+    named = f"{reward.path}:{reward.name}{metric}" if reward.path else "verl's, by data_source"
+    return (
+        f"{config.trainer.v1.trainer_mode} on {config.trainer.nnodes} x {config.trainer.n_gpus_per_node} "
+        f"{config.trainer.device}, agent loop {rollout.agent.default_agent_loop}, reward {named}"
+    )
+
+
+def _policy(config: DictConfig) -> str:
+    from transformers import AutoConfig, AutoTokenizer
+
+    model = config.actor_rollout_ref.model
+    path, remote = os.path.expanduser(model.path), model.trust_remote_code
+    policy = AutoConfig.from_pretrained(path, trust_remote_code=remote)
+    tokenizer = AutoTokenizer.from_pretrained(model.tokenizer_path or path, trust_remote_code=remote)
+    kind = ", ".join(policy.architectures or [policy.model_type])
+    adapter = f", LoRA of rank {model.lora_rank}" if model.get("lora_rank") else ""
+    return f"{model.path} ({kind}{adapter}), tokenizer {_family(tokenizer)}, {len(tokenizer)} tokens"
+
+
+def _family(tokenizer: Any) -> str:
+    """Return the tokenizer's class, model and treatment of bytes."""
+    name, backend = type(tokenizer).__name__, getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return name
+    described = json.loads(backend.to_str())
+    model, decoder = described["model"], json.dumps(described.get("decoder"))
+    level = "byte-level " if "ByteLevel" in decoder else ""
+    fallback = " with byte fallback" if model.get("byte_fallback") or "ByteFallback" in decoder else ""
+    return f"{name} ({level}{model['type']}{fallback})"
+
+
+def _data(config: DictConfig) -> str:
+    train, validation = (_num_rows(config, option) for option in ("train_files", "val_files"))
+    first = data_files(config, "train_files")[0]
+    file = open_file(Path(first).expanduser())
+    _, row = next(file.rows([config.data.prompt_key, "extra_info"], [0]))
+    question = (row.get("extra_info") or {}).get("question")
+    shown = str(question or text_messages(row[config.data.prompt_key])[-1]["content"].strip())
+    shown = shown if len(shown) <= _QUESTION_LENGTH else f"...{shown[-_QUESTION_LENGTH:]}"
+    return (
+        f"{train} rows to train on, {validation} to validate; the first question: {' '.join(shown.split())!r}"
+    )
+
+
+def _num_rows(config: DictConfig, option: str) -> str:
+    files = data_files(config, option)
+    local = sum(open_file(Path(file).expanduser()).num_rows for file in files if not is_remote(file))
+    remote = sum(map(is_remote, files))
+    return f"{local}" + (f" and those of {remote} remote files" if remote else "")
+
+
+def _retrievers(config: DictConfig) -> str:
+    search = read_search(config)
+    servers = "; ".join(f"{url} {_identity(url)}" for url in search.retriever_urls)
+    return f"{search.top_k} documents a query, {servers}"
+
+
+def _identity(url: str) -> str:
+    """Return passages and index version that a server states."""
+    try:
+        with urllib.request.urlopen(f"{url.rsplit('/retrieve', 1)[0]}/ready", timeout=10) as response:
+            state = json.load(response)
+    except (OSError, ValueError) as error:
+        return f"(states no identity: {error})"
+    if not isinstance(state, dict) or "version" not in state:
+        return "(states no identity)"
+    return ", ".join(f"{name} {state[name]}" for name in ("backend", "passages", "version") if name in state)
+
+
+def _method(config: DictConfig) -> str:
+    method, steps = read_sd_search(config), _steps(config)
+    estimator, n = config.algorithm.adv_estimator, config.actor_rollout_ref.rollout.n
+    begin = method.warmup_steps + 1
+    total = "an unknown number of" if steps is None else str(steps)
+    if method.alpha == 0:
+        distilled = "no L_SD (sd_search.alpha=0)"
+    elif steps is not None and begin > steps:
+        distilled = f"no L_SD (sd_search.warmup_steps={method.warmup_steps} is not over before the end)"
+    else:
+        distilled = (
+            f"{method.alpha} L_SD from step {begin} ({method.divergence}, {method.hindsight.content} block)"
+        )
+    return f"L_{str(estimator).upper()} + {distilled}; groups of {n}, {total} steps of {config.data.train_batch_size}"
+
+
+def _steps(config: DictConfig) -> int | None:
+    files = data_files(config, "train_files")
+    local = [Path(file).expanduser() for file in files if not is_remote(file)]
+    known = len(local) == len(files) and all(path.is_file() for path in local)
+    return Schedule.of(config, sum(open_file(path).num_rows for path in local) if known else None).total
