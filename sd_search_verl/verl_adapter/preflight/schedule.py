@@ -34,6 +34,7 @@ WARMUP_WITHOUT_CRITIC = Rule(
     "trainer.critic_warmup={warmup}: the policy is not updated before step {warmup}, and "
     "algorithm.adv_estimator={estimator} has no critic to warm up",
     "set trainer.critic_warmup=0",
+    warns=True,
 )
 
 
