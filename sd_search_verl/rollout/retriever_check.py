@@ -11,8 +11,8 @@ from sd_search_verl.finding import Finding, Rule
 NO_ANSWER = Rule(
     "retriever {url}",
     "{kind}: {error}",
-    "start one with `python -m retriever_server` (--help lists its options), and give the address with /retrieve at its "
-    "end",
+    "start one with `python -m retriever_server` (--help lists its options), and give the address with /retrieve "
+    "at its end",
 )
 
 
