@@ -19,7 +19,8 @@ from sd_search_verl.evaluation.run import Generate, Search
 from sd_search_verl.launch.environment import ENVIRONMENT
 from sd_search_verl.launch.process_tree import kill_children_on_death
 from sd_search_verl.protocol.base import Protocol
-from sd_search_verl.rollout.loop import Generation
+from sd_search_verl.protocol.token_bytes import byte_table
+from sd_search_verl.rollout.loop import Generation, stop_params
 from sd_search_verl.rollout.retriever import RetrieverClient
 
 
@@ -78,8 +79,7 @@ class Engine:
             top_p=self._config.top_p,
             seed=seed if self._config.temperature > 0 else None,
             max_tokens=max_tokens,
-            stop=protocol.stop,
-            include_stop_str_in_output=True,
+            **stop_params(protocol),
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         prompt: Any = {"prompt_token_ids": context}
@@ -106,7 +106,8 @@ async def open_session(model: Path, config: EvaluationConfig) -> AsyncIterator[S
     """Yield retriever client and engine and close both at the end; the engine's processes end with this one.
 
     Raises:
-        UserError: the retriever does not answer; checked before the model is loaded, which takes minutes.
+        UserError: the retriever does not answer, or the tokenizer's tokens have no bytes of their own; checked before
+            the model is loaded, which takes minutes.
     """
     search = config.search
     client = RetrieverClient(search.retriever_urls, search.top_k, search.timeout_s, search.max_retries)
@@ -116,9 +117,11 @@ async def open_session(model: Path, config: EvaluationConfig) -> AsyncIterator[S
             raise UserError(f"the retriever does not answer: {found.error}")
         from transformers import AutoTokenizer  # takes as long as loading a small model
 
+        tokenizer = AutoTokenizer.from_pretrained(model)
+        byte_table(tokenizer)
         print(f"loading {model} into vLLM", file=sys.stderr)
         with kill_children_on_death(), closing(Engine(model, config)) as engine:
-            yield Session(engine.generate, client.search, AutoTokenizer.from_pretrained(model))
+            yield Session(engine.generate, client.search, tokenizer)
     finally:
         await client.close()
 

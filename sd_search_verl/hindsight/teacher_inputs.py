@@ -23,6 +23,7 @@ from sd_search_verl.hindsight.block import (
     shuffled_labels,
 )
 from sd_search_verl.protocol.base import Messages
+from sd_search_verl.protocol.control_tokens import encode_text
 from sd_search_verl.protocol.spans import Span
 from sd_search_verl.rollout.types import Rollout
 
@@ -70,7 +71,7 @@ def build_teacher_inputs(
     Args:
         rollouts: all rollouts of the step; groups may have any size.
         config: the method.
-        tokenizer: counts the block's tokens.
+        tokenizer: encodes the block alone: to count its tokens, and for prompts that were cut.
         encode: maps chat messages to prompt token ids, as for the student's prompts.
         seed: of the label shuffle.
     """
@@ -81,7 +82,7 @@ def build_teacher_inputs(
 
     @cache
     def count_tokens(text: str) -> int:
-        return len(tokenizer.encode(text, add_special_tokens=False))
+        return len(encode_text(text, tokenizer))
 
     prompts: dict[tuple[str, str], list[int]] = {}
 
@@ -90,7 +91,13 @@ def build_teacher_inputs(
             return rollout.prompt.token_ids
         key = (rollout.prompt.group, block)
         if key not in prompts:
-            prompts[key] = encode(insert_block(rollout.prompt.messages, block, config.hindsight))
+            messages, num_cut = rollout.prompt.messages, rollout.prompt.num_cut
+            prompt = encode(insert_block(messages, block, config.hindsight))
+            if num_cut:
+                prompt = cut_like_student(
+                    prompt, encode(messages), num_cut, encode_text(f"{block}\n", tokenizer)
+                )
+            prompts[key] = prompt
         return prompts[key]
 
     inputs: list[TeacherInputs] = []
@@ -113,6 +120,20 @@ def build_teacher_inputs(
         weight = trajectory_weight(correct, config.weighting)
         inputs.append(TeacherInputs(rows, weight, blocks, num_dropped))
     return inputs
+
+
+def cut_like_student(teacher: list[int], student: list[int], num_cut: int, block: list[int]) -> list[int]:
+    """Return the teacher's prompt for a student's prompt that lost ``num_cut`` tokens at its start.
+
+    Args:
+        teacher: whole prompt with the block.
+        student: whole prompt without it.
+        num_cut: at least 1.
+        block: the block alone; it is never cut, and comes first where the cut passes its place.
+    """
+    pairs = zip(teacher, student, strict=False)
+    before_block = next((place for place, (a, b) in enumerate(pairs) if a != b), len(student))
+    return teacher[num_cut:] if num_cut <= before_block else block + student[num_cut:]
 
 
 def _render_parts(
@@ -147,10 +168,13 @@ def teacher_row(
 
 
 def scored_tokens(spans: Sequence[Span], response_mask: Sequence[int], positions: str) -> list[int]:
-    """Return the response token indices to score: query tokens, or with ``response`` all tokens of the policy."""
+    """Return the response token indices to score: query tokens, or with ``response`` all tokens of the policy.
+
+    Tokens with mask 0 are never scored: verl's rollout correction sets the mask of what it rejects to 0.
+    """
     if positions == "response":
         return [j for j, wrote in enumerate(response_mask) if wrote]
-    return [j for start, end in spans for j in range(start, end)]
+    return [j for start, end in spans for j in range(start, end) if response_mask[j]]
 
 
 def trajectory_weight(correct: Sequence[bool], weighting: str) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sd_search_verl.protocol.base import Messages
+from sd_search_verl.protocol.control_tokens import encode_marked, mark
 
 
 def text_messages(messages: Iterable[Mapping[str, Any]]) -> Messages:
@@ -24,14 +25,18 @@ def encode_messages(
 ) -> list[int]:
     """Return the token ids of a prompt that the assistant's first token follows.
 
+    Control tokens that a message spells stay text; those of the assistant's messages are taken as they are.
+
     Args:
         messages: chat messages with ``role`` and ``content``.
         tokenizer: with its chat template; without one the contents are joined as they are.
         template_kwargs: further arguments of the template; ``chat_template`` takes the place of the tokenizer's.
     """
-    return list(
-        tokenizer.encode(render_messages(messages, tokenizer, template_kwargs), add_special_tokens=False)
-    )
+    given = [message for message in messages if message["role"] != "assistant"]
+    contents, character = mark([message["content"] for message in given], tokenizer)
+    marked = iter(contents)
+    safe = [m if m["role"] == "assistant" else {**m, "content": next(marked)} for m in messages]
+    return encode_marked(render_messages(safe, tokenizer, template_kwargs), character, tokenizer)
 
 
 def render_messages(

@@ -7,13 +7,12 @@ part of a character; the tags are ASCII, so byte and character views agree on th
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from sd_search_verl.protocol.base import Protocol
+from sd_search_verl.protocol.token_bytes import token_bytes
 
 Span = tuple[int, int]
 
@@ -46,64 +45,6 @@ def query_spans(
             if span is not None:
                 spans.append(span)
     return spans
-
-
-def token_bytes(token_ids: Sequence[int], tokenizer: Any) -> list[bytes]:
-    """Return the bytes that each token contributes to the decoded text; unknown ids contribute none."""
-    ids = list(token_ids)
-    if _is_byte_level(tokenizer):
-        table = _byte_table(tokenizer)
-        return [table.get(index, b"") for index in ids]
-    # Other tokenizers: what a token adds to the text of its predecessor, which settles leading-space rules.
-    pieces: list[bytes] = []
-    previous = ""
-    for position, index in enumerate(ids):
-        pair = _decode(tokenizer, ids[max(0, position - 1) : position + 1])
-        pieces.append(pair[len(previous) :].encode("utf-8", errors="replace"))
-        previous = _decode(tokenizer, [index])
-    return pieces
-
-
-def _decode(tokenizer: Any, ids: Sequence[int]) -> str:
-    return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
-
-
-def _is_byte_level(tokenizer: Any) -> bool:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None or backend.decoder is None:
-        return False
-    decoder = json.loads(backend.decoder.__getstate__())
-    parts = decoder.get("decoders", [decoder])
-    return [part["type"] for part in parts] == ["ByteLevel"]
-
-
-def _byte_table(tokenizer: Any) -> dict[int, bytes]:
-    """Return the bytes of every token of a byte-level vocabulary; built once per tokenizer, for speed."""
-    table = _TABLES.get(tokenizer)
-    if table is None:
-        added = {index: token.content for index, token in tokenizer.added_tokens_decoder.items()}
-        table = {
-            index: added[index].encode() if index in added else bytes(_BYTE_OF[char] for char in token)
-            for token, index in tokenizer.get_vocab().items()
-        }
-        _TABLES[tokenizer] = table
-    return table
-
-
-def _byte_alphabet() -> dict[str, int]:
-    """Return the byte of each printable character in byte-level BPE vocabularies (GPT-2's table, inverted)."""
-    printable = [
-        *range(ord("!"), ord("~") + 1),
-        *range(ord("¡"), ord("¬") + 1),
-        *range(ord("®"), ord("ÿ") + 1),
-    ]
-    alphabet = {chr(byte): byte for byte in printable}
-    others = [byte for byte in range(256) if byte not in set(printable)]
-    return alphabet | {chr(256 + rank): byte for rank, byte in enumerate(others)}
-
-
-_BYTE_OF = _byte_alphabet()
-_TABLES: WeakKeyDictionary[Any, dict[int, bytes]] = WeakKeyDictionary()
 
 
 def _offsets(pieces: Sequence[bytes]) -> tuple[list[int], bytes]:

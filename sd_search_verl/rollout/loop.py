@@ -13,7 +13,8 @@ from typing import Any
 
 from sd_search_verl.config import SearchConfig
 from sd_search_verl.protocol.base import Protocol
-from sd_search_verl.protocol.spans import query_spans, token_bytes
+from sd_search_verl.protocol.spans import query_spans
+from sd_search_verl.protocol.token_bytes import decode
 from sd_search_verl.rollout.observation import ObservationEncoder
 from sd_search_verl.rollout.retriever import SearchResult
 from sd_search_verl.rollout.types import Prompt, Rollout
@@ -25,6 +26,14 @@ class Generation:
 
     token_ids: list[int]
     log_probs: list[float] | None
+
+
+def stop_params(protocol: Protocol) -> dict[str, Any]:
+    """Return vLLM's sampling parameters that end a turn after a closing tag.
+
+    vLLM searches for stop strings in the text it decodes, which by default lacks special tokens, and a tag may be one.
+    """
+    return {"stop": protocol.stop, "include_stop_str_in_output": True, "skip_special_tokens": False}
 
 
 async def run_rollout(
@@ -40,7 +49,7 @@ async def run_rollout(
 
     Args:
         prompt: the question, encoded.
-        generate: ``(context token ids, max tokens) -> Generation``, stopping after ``protocol.stop`` strings.
+        generate: ``(context token ids, max tokens) -> Generation``, sampled with :func:`stop_params`.
         search: ``query -> SearchResult``; must not raise.
         tokenizer: of the policy.
         protocol: tags and observation text.
@@ -58,7 +67,7 @@ async def run_rollout(
         generation = await generate(context, min(config.max_turn_tokens, room))
         token_ids = generation.token_ids
         rollout.add_turn(token_ids, generation.log_probs)
-        text = b"".join(token_bytes(token_ids, tokenizer)).decode("utf-8", errors="replace")
+        text = decode(token_ids, tokenizer)
         turn = next(protocol.turns(text), "")
 
         query, answer = protocol.query(turn), protocol.answer(turn)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sd_search_verl.protocol.base import Protocol
+from sd_search_verl.protocol.control_tokens import encode_marked, mark
 from sd_search_verl.rollout.retriever import SearchResult
 
 
@@ -22,28 +23,26 @@ class ObservationEncoder:
 
     def invalid_action(self) -> list[int]:
         """Return the observation after a turn without a valid action."""
-        return self._encode(self._protocol.invalid_action)
+        return list(self._tokenizer.encode(self._protocol.invalid_action, add_special_tokens=False))
 
     def documents(self, result: SearchResult, written: str = "") -> tuple[list[int], bool]:
         """Return the observation after a search, and whether it was cut.
 
-        It is cut as Search-R1 and AutoRefine cut it, at the end of its tokens: the closing tag goes first.
+        It is cut as Search-R1 and AutoRefine cut it, at the end of its tokens: the closing tag goes first. Control
+        tokens that a document spells stay text.
 
         Args:
             result: of the search.
             written: text of the policy's last token after its closing tag. Qwen has a token ``>`` with two line ends,
                 and the observation begins with two: released models never saw four.
         """
-        observation = self._protocol.observation(self._text(result))
-        token_ids = self._encode(observation.removeprefix(written))
+        contents = [document.contents for document in result.documents or []]
+        contents, character = mark(contents, self._tokenizer)
+        observation = self._protocol.observation(self._text(result.documents is None, contents))
+        token_ids = encode_marked(observation.removeprefix(written), character, self._tokenizer)
         return token_ids[: self._max_tokens], len(token_ids) > self._max_tokens
 
-    def _text(self, result: SearchResult) -> str:
-        if result.documents is None:
+    def _text(self, failed: bool, contents: list[str]) -> str:
+        if failed:
             return self._protocol.unavailable
-        if not result.documents:
-            return self._protocol.no_results
-        return self._protocol.documents([document.contents for document in result.documents])
-
-    def _encode(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=False))
+        return self._protocol.documents(contents) if contents else self._protocol.no_results

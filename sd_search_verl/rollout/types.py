@@ -13,6 +13,7 @@ from sd_search_verl import scoring
 from sd_search_verl.protocol.base import Messages
 from sd_search_verl.protocol.prompt import encode_messages
 from sd_search_verl.protocol.spans import Span
+from sd_search_verl.protocol.token_bytes import decode
 
 Status = Literal["answered", "no_answer", "turn_limit", "context_overflow"]
 
@@ -152,7 +153,7 @@ class Rollout:
     def finish(self, tokenizer: Any) -> Rollout:
         """Decode the response and score the answer; returns the rollout."""
         golden = self.prompt.golden_answers
-        self.response = tokenizer.decode(self.response_ids, skip_special_tokens=False)
+        self.response = decode(self.response_ids, tokenizer)
         self.em = scoring.exact_match(self.answer, golden)
         self.f1 = scoring.token_f1(self.answer, golden)
         self.cover_em = scoring.cover_exact_match(self.answer, golden)

@@ -15,7 +15,7 @@ from sd_search_verl import scoring
 from sd_search_verl.config import SearchConfig
 from sd_search_verl.errors import UserError
 from sd_search_verl.protocol.prompt import text_messages
-from sd_search_verl.rollout.loop import Generation, run_rollout
+from sd_search_verl.rollout.loop import Generation, run_rollout, stop_params
 from sd_search_verl.rollout.record import to_plain
 from sd_search_verl.rollout.retriever import RetrieverClient
 from sd_search_verl.rollout.types import Prompt
@@ -67,12 +67,7 @@ class SearchAgentLoop(AgentLoopBase):
         versions: list[int] = []
 
         async def generate(context: list[int], max_tokens: int) -> Generation:
-            params = {
-                **sampling_params,
-                "max_tokens": max_tokens,
-                "stop": protocol.stop,
-                "include_stop_str_in_output": True,
-            }
+            params = {**sampling_params, "max_tokens": max_tokens, **stop_params(protocol)}
             if search.sampling_seed is not None:
                 place = (kwargs["global_steps"], kwargs["session_id"], len(versions))
                 params["seed"] = request_seed(search.sampling_seed, *place, prompt.token_ids)

@@ -68,7 +68,8 @@ def health_metrics(
 
     health/partial_groups: share of the step's groups with fewer rollouts than ``group_size``; health/missing_rollouts:
     how many are missing; verl trains such groups without a warning. health/correct_log_prob: mean log-prob of a policy
-    token in CORRECT rollouts, in nats, by the policy before the update; left out where no rollout is CORRECT.
+    token in CORRECT rollouts, in nats, by the policy before the update; left out where no rollout is CORRECT
+    and kept by verl's rollout correction, which sets the mask of those it rejects to 0.
     """
     sizes = Counter(rollout.prompt.group for rollout in step.rollouts)
     whole = sum(size >= group_size for size in sizes.values())
@@ -79,7 +80,7 @@ def health_metrics(
     correct = [
         log_probs[torch.tensor(rollout.response_mask, dtype=torch.bool)]
         for rollout, log_probs in zip(step.rollouts, step.log_probs, strict=True)
-        if is_correct(rollout.f1, config)
+        if is_correct(rollout.f1, config) and any(rollout.response_mask)
     ]
     if correct:
         found["health/correct_log_prob"] = float(torch.cat(correct).mean())

@@ -21,7 +21,7 @@ from sd_search_verl.health.non_finite import is_skipped_update
 from sd_search_verl.hindsight.teacher_inputs import TeacherInputs, build_teacher_inputs
 from sd_search_verl.protocol.base import Messages
 from sd_search_verl.protocol.prompt import encode_messages
-from sd_search_verl.protocol.spans import token_bytes
+from sd_search_verl.protocol.token_bytes import token_texts
 from sd_search_verl.runs import writer
 from sd_search_verl.runs.console import format_step
 from sd_search_verl.runs.resume import save_with_checkpoint, truncate_after
@@ -159,8 +159,7 @@ class SDSearchTrainer(PPOTrainerSync):
                 teacher["blocks"] = inputs[i].blocks
                 if i in credits:
                     teacher |= vars(by_span(rollout, inputs[i], credits[i]))
-            pieces = token_bytes(rollout.response_ids, self.tokenizer)
-            tokens = [piece.decode("utf-8", errors="replace") for piece in pieces]
+            tokens = token_texts(rollout.response_ids, self.tokenizer)
             traces.append(Trace.of(self.global_steps, rollout, step.rewards[i], tokens, **teacher))
         writer.append_traces(self._folder, traces)
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from support.engine import recorded_rows, settings, teacher_inputs
 from support.tiny import byte_tokenizer
 
-from sd_search_verl.hindsight.teacher_inputs import trajectory_weight
+from sd_search_verl.hindsight.teacher_inputs import build_teacher_inputs, trajectory_weight
+from sd_search_verl.protocol.prompt import encode_messages
+from sd_search_verl.rollout.types import Prompt, Rollout
 
 TOKENIZER = byte_tokenizer()
 ROWS = recorded_rows(TOKENIZER)
@@ -89,3 +93,53 @@ def test_trajectory_weight() -> None:
     assert trajectory_weight([True, False], "uniform") == 1.0
     assert trajectory_weight([True, True], "group_variance") == 0.0
     assert math.isclose(trajectory_weight([True, False, False, False], "group_variance"), math.sqrt(3) / 4)
+
+
+@pytest.mark.parametrize("positions", ["query", "response"])
+def test_tokens_rejected_by_verls_rollout_correction_are_not_scored(positions: str) -> None:
+    """verl sets their response mask to 0: of whole rollouts, or of single tokens."""
+    changed = []
+    for place, row in enumerate(ROWS):
+        mask = list(row.rollout.response_mask)
+        first = row.rollout.spans[0][0] if row.rollout.spans else 0
+        kept = [0] * len(mask) if place % 2 else [*mask[:first], 0, *mask[first + 1 :]]
+        changed.append(replace(row, rollout=replace(row.rollout, response_mask=kept)))
+    inputs = teacher_inputs(changed, settings(positions=positions), TOKENIZER)
+    for place, (row, item) in enumerate(zip(changed, inputs, strict=True)):
+        rollout = row.rollout
+        scored = [
+            position + 1 - len(rollout.prompt.token_ids)
+            for teacher in item.rows
+            for position in teacher.student_positions
+        ]
+        assert all(rollout.response_mask[token] for token in scored)
+        assert not (place % 2 and item.rows)
+    assert any(item.rows for item in inputs)
+
+
+@pytest.mark.parametrize("placement", ["before_question", "after_question", "system"])
+@pytest.mark.parametrize("limit", [5, 20, 60, 90])
+def test_the_teacher_reads_the_cut_prompt_of_the_student(
+    qwen_tokenizer: Any, placement: str, limit: int
+) -> None:
+    """Behind its block, or with the block in it: the same tokens, cut at the same place."""
+    system = {"role": "system", "content": "Be brief, and cite what you read. " * 4}
+    question = {"role": "user", "content": f"Question: {'a very ' * 30}long question?\n"}
+    prompt = Prompt.encode("g", [system, question], [], qwen_tokenizer, {}, limit)
+    assert prompt.num_cut > 0
+    response = qwen_tokenizer.encode("<search> dune </search>", add_special_tokens=False)
+    rollout = Rollout(prompt, response, [1] * len(response), queries=["dune"], spans=[(2, 4)])
+    (item,) = build_teacher_inputs(
+        [rollout],
+        settings(hindsight={"placement": placement}),
+        qwen_tokenizer,
+        lambda messages: encode_messages(messages, qwen_tokenizer),
+        seed=0,
+    )
+    (row,) = item.rows
+    read = qwen_tokenizer.decode(row.input_ids[: len(row.input_ids) - 4])
+    block = item.blocks[0].strip()
+    assert block in read
+    before, _, after = read.partition(block)
+    # White space beside the block may differ by the line ends that set it off.
+    assert "".join(f"{before}{after}".split()) == "".join(qwen_tokenizer.decode(prompt.token_ids).split())

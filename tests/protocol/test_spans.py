@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from support.tiny import byte_tokenizer
 
 from sd_search_verl.protocol import get
-from sd_search_verl.protocol.spans import query_spans, token_bytes
+from sd_search_verl.protocol.spans import query_spans
+from sd_search_verl.protocol.token_bytes import token_bytes
 
 R1 = get("search_r1")
 # Merges across the tags, as real vocabularies have them.

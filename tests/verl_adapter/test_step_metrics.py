@@ -57,6 +57,23 @@ def test_log_prob_of_correct_rollouts_is_over_the_policys_tokens() -> None:
     assert "health/correct_log_prob" not in health_metrics(none, 4, 4, HindsightConfig())
 
 
+def test_rollouts_rejected_by_verls_rollout_correction_leave_the_health_metrics() -> None:
+    """verl sets the mask of a rejected rollout to 0; a mean over no token would be NaN."""
+    finished = step()
+    correct = [place for place, rollout in enumerate(finished.rollouts) if rollout.f1 > 0]
+    for place in correct[1:]:
+        rollout = finished.rollouts[place]
+        finished.rollouts[place] = replace(rollout, response_mask=[0] * len(rollout.response_mask))
+    first = correct[0]
+    mask = torch.tensor(finished.rollouts[first].response_mask, dtype=torch.bool)
+    expected = float(finished.log_probs[first][mask].mean())
+    found = health_metrics(finished, 4, 4, HindsightConfig())
+    assert found["health/correct_log_prob"] == pytest.approx(expected)
+    rollout = finished.rollouts[first]
+    finished.rollouts[first] = replace(rollout, response_mask=[0] * len(rollout.response_mask))
+    assert "health/correct_log_prob" not in health_metrics(finished, 4, 4, HindsightConfig())
+
+
 def test_a_dead_retriever_stops_the_run_above_the_ceiling() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))

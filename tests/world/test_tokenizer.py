@@ -10,7 +10,8 @@ from transformers import AutoTokenizer
 
 from sd_search_verl.config import HindsightConfig
 from sd_search_verl.hindsight import RolloutSummary, insert_block, render_block
-from sd_search_verl.protocol.spans import query_spans, token_bytes
+from sd_search_verl.protocol.spans import query_spans
+from sd_search_verl.protocol.token_bytes import token_bytes
 from sd_search_verl.world import World, WorldConfig, questions, text
 from sd_search_verl.world.tokenizer import CHAT_TEMPLATE, build_tokenizer, pieces, save_tokenizer
 

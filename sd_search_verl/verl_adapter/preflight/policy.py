@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from omegaconf import DictConfig
 
 from sd_search_verl.finding import Finding, Rule
+from sd_search_verl.protocol.token_bytes import TokenizerError, byte_table
+from sd_search_verl.verl_adapter.preflight.prompts import check_prompts, plain_template
 
 PADDING_SHARE = 0.01
 """Models pad their vocabulary to a round number: Qwen2.5 by 0.3 %. A larger excess is another tokenizer's model."""
@@ -17,11 +19,15 @@ UNREADABLE = Rule(
     "{path} cannot be read: {error}",
     "give a Hugging Face folder or name, with its tokenizer beside it",
 )
+NO_BYTES = Rule(
+    "tokenizer",
+    TokenizerError.FOUND,
+    TokenizerError.FIX,
+)
 NO_TEMPLATE = Rule(
     "chat template",
     "the tokenizer of {path} has no chat template",
-    "set actor_rollout_ref.model.custom_chat_template='{template}' for a base model, or tokenizer_path to the "
-    "tokenizer of the instruct model",
+    "set {override} for a base model, or actor_rollout_ref.model.tokenizer_path to the tokenizer of the instruct model",
 )
 FEW_EMBEDDINGS = Rule(
     "vocabulary",
@@ -37,7 +43,7 @@ MANY_EMBEDDINGS = Rule(
 
 
 def check_policy(config: DictConfig) -> Iterator[Finding]:
-    """Model and tokenizer go together, and the tokenizer can render a chat."""
+    """Model and tokenizer go together, and the tokenizer renders the prompts of student and teacher."""
     from transformers import AutoConfig, AutoTokenizer
 
     model = config.actor_rollout_ref.model
@@ -51,9 +57,17 @@ def check_policy(config: DictConfig) -> Iterator[Finding]:
     except Exception as error:
         yield UNREADABLE.finding(path=model.path, error=str(error).strip().splitlines()[0])
         return
-    if not (model.custom_chat_template or getattr(tokenizer, "chat_template", None)):
-        plain = "{% for message in messages %}{{ message.content }}{% endfor %}"
-        yield NO_TEMPLATE.finding(path=model.path, template=plain)
+    try:
+        byte_table(tokenizer)
+    except TokenizerError as error:
+        yield NO_BYTES.finding(kind=error.kind, reason=error.reason)
+        return
+    if model.custom_chat_template:
+        tokenizer.chat_template = model.custom_chat_template
+    if getattr(tokenizer, "chat_template", None):
+        yield from check_prompts(config, tokenizer)
+    else:
+        yield NO_TEMPLATE.finding(path=model.path, override=plain_template(tokenizer))
     size, tokens = getattr(policy, "vocab_size", len(tokenizer)), len(tokenizer)
     if size < tokens:
         yield FEW_EMBEDDINGS.finding(path=model.path, size=size, last=tokens - 1)

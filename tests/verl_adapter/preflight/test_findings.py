@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -142,7 +143,7 @@ FAILURES: list[tuple[Callable[[DictConfig, Path], str], list[str]]] = [
         ["speak autorefine, but search.protocol=search_r1", "--protocol search_r1`, or set search.protocol"],
     ),
     (too_few_rows, ["512 is more than the 8 rows of data.train_files", "lower it, or add rows"]),
-    (no_chat_template, ["has no chat template", "set actor_rollout_ref.model.custom_chat_template="]),
+    (no_chat_template, ["has no chat template", 'set "actor_rollout_ref.model.custom_chat_template=']),
     (
         lambda config, folder: resized(config, folder, 1.5),
         [
@@ -191,9 +192,9 @@ def test_the_trainer_refuses_whole_rollouts_in_a_short_block(good: DictConfig) -
 
 
 def test_the_fix_for_a_missing_chat_template_works(good: DictConfig, tmp_path: Path) -> None:
-    """The override that the message gives is one that Hydra takes, and the template joins the messages."""
+    """The override, typed in a shell as it is printed, is one that Hydra takes; the template joins the messages."""
     message = no_chat_template(good, tmp_path)
-    override = message.split("set ", 1)[1].split(" for a base model")[0]
+    (override,) = shlex.split(message.split("set ", 1)[1].split(" for a base model")[0])
     config = preflight.compose(
         ["--config-name=cpu_demo", override, f"actor_rollout_ref.model.path={tmp_path}/model"]
     )
