@@ -126,6 +126,26 @@ def test_empty_block_gives_no_divergence(worker: Any, rows: list[Row]) -> None:
     assert float(metrics["sd_search/teacher_student_top1"][0]) == pytest.approx(1.0)
 
 
+def test_in_bf16_an_empty_block_makes_the_teacher_the_student_to_the_bit(
+    model: Path, rows: list[Row]
+) -> None:
+    """At a temperature that bf16 rounds, 0.7: a teacher scaled by the unrounded number would differ.
+
+    All tokens of the policy are scored and rows go one by one, so both forwards have the same shapes.
+    """
+    single_rank_environment()
+    overrides = [
+        "actor_rollout_ref.actor.fsdp_config.mixed_precision.param_dtype=bf16",
+        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=1",
+    ]
+    worker = make_worker(compose(model, overrides))
+    config = settings(hindsight={"content": "none"}, positions="response")
+    options = {"temperature": 0.7, "micro_batch_size_per_gpu": 1}
+    gradient, metrics = sd_gradients(worker, rows[:8], config, **options)
+    assert metrics["sd_search/jsd"] == [0.0]
+    assert all(not value.any() for value in gradient.values())
+
+
 def test_uniform_target_pulls_towards_uniform(worker: Any, rows: list[Row]) -> None:
     _, metrics = sd_gradients(worker, rows[:8], settings(target="uniform", top_k=None))
     size = len(byte_tokenizer())
