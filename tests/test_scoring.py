@@ -180,3 +180,9 @@ def test_scores_are_those_of_the_definition() -> None:
 
 def test_cover_exact_match_is_never_below_exact_match() -> None:
     assert exact_match("The The", "A") == cover_exact_match("The The", "A") == 1.0
+
+
+@pytest.mark.parametrize("truth", [1990, 1.5, True, {"target": 7}])
+def test_a_ground_truth_that_is_no_text_is_named(truth: object) -> None:
+    with pytest.raises(UserError, match=r"reward_model\.ground_truth=.* is neither a string nor a list"):
+        golden_answers(truth)

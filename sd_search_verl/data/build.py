@@ -89,7 +89,16 @@ def build_own(path: Path, name: str, protocol: str, out: Path) -> dict[str, Any]
 
 
 def _own(path: Path, name: str, protocol: Protocol) -> Iterator[Question]:
-    return good_questions(path, stream_questions(path, name, protocol))
+    found = enumerate(stream_questions(path, name, protocol), start=1)
+    return good_questions(path, (_with_question_alone(number, one) for number, one in found))
+
+
+def _with_question_alone(number: int, found: Question | Problem) -> Question | Problem:
+    """Return a question, or a problem where only the whole prompt of a row in verl's format is known."""
+    if isinstance(found, Question) and found.question == found.messages[-1]["content"]:
+        reason = "is missing or null: the prompt of the row would be put into a second prompt; write the question there"
+        return Problem(number, "extra_info.question", reason)
+    return found
 
 
 def verify(out: Path) -> list[str]:

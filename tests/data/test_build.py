@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sd_search_verl.cli import main
+from sd_search_verl.data.build import build_own
 from sd_search_verl.data.flashrag import EVALUATION, TRAIN
 from sd_search_verl.data.jsonl import MalformedRowsError
 from sd_search_verl.data.questions import read_questions
@@ -207,3 +208,24 @@ def test_own_questions(tmp_path: Path) -> None:
         read_questions(path, None, R1)
     assert main(["data", "own", "mine", str(path), "--out", str(tmp_path / "bad")]) == 1
     assert not (tmp_path / "bad").exists()
+
+
+def test_own_questions_in_verls_format_need_the_question_alone(tmp_path: Path) -> None:
+    """Without it the whole prompt would be asked inside a second prompt."""
+    row = {
+        "data_source": "mine",
+        "prompt": get("search_r1").prompt("who wrote Emma"),
+        "reward_model": {"style": "rule", "ground_truth": {"target": ["Jane Austen"]}},
+        "extra_info": {"index": 0},
+    }
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "whole.parquet")
+    with pytest.raises(
+        MalformedRowsError, match=r"(?s)whole\.parquet.*line 1, field 'extra_info.question': is missing"
+    ) as caught:
+        build_own(tmp_path / "whole.parquet", "mine", "search_r1", tmp_path / "out")
+    assert "second prompt" in str(caught.value)
+    row["extra_info"] = {"index": 0, "question": "who wrote Emma"}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "alone.parquet")
+    build_own(tmp_path / "alone.parquet", "mine", "autorefine", tmp_path / "out")
+    (built,) = pq.read_table(tmp_path / "out" / "mine.parquet").to_pylist()
+    assert built["prompt"] == get("autorefine").prompt("who wrote Emma")
