@@ -15,6 +15,7 @@ from sd_search_verl.evaluation.engine import open_session
 from sd_search_verl.evaluation.model import resolve_model
 from sd_search_verl.evaluation.run import Generate, Search, run_question
 from sd_search_verl.protocol.base import Protocol
+from sd_search_verl.protocol.token_bytes import decode
 from sd_search_verl.rollout.loop import Generation
 from sd_search_verl.rollout.retriever import SearchResult
 
@@ -44,7 +45,7 @@ async def step_by_step(
 
     async def shown_turn(context: list[int], max_tokens: int, protocol: Protocol, seed: int) -> Generation:
         generation = await generate(context, max_tokens, protocol, seed)
-        show(f"\n── model ({len(generation.token_ids)} tokens)\n{tokenizer.decode(generation.token_ids)}")
+        show(f"\n── model ({len(generation.token_ids)} tokens)\n{decode(generation.token_ids, tokenizer)}")
         return generation
 
     async def shown_search(query: str) -> SearchResult:

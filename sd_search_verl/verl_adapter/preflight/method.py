@@ -70,6 +70,12 @@ ONE_ROLLOUT = Rule(
     "actor_rollout_ref.rollout.n={n}: a group of one has no baseline for GRPO and nothing in hindsight but itself",
     "set actor_rollout_ref.rollout.n=5, or another number above 1",
 )
+LATE_REJECTION = Rule(
+    "algorithm.rollout_correction.bypass_mode",
+    "algorithm.rollout_correction.bypass_mode=True rejects tokens (rollout_rs={rejection}) inside verl's policy loss, "
+    "after the scored tokens were chosen: rejected rollouts would stay in L_SD",
+    "set algorithm.rollout_correction.bypass_mode=False, or algorithm.rollout_correction.rollout_rs=null",
+)
 NEVER_TRACED = Rule(
     "search.traces_per_step",
     "search.traces_per_step={traces} is less than a group (actor_rollout_ref.rollout.n={n}): whole groups are "
@@ -136,6 +142,9 @@ def check_method(config: DictConfig) -> Iterator[Finding]:
         yield ONE_ROLLOUT.finding(n=n)
     if traces and traces < n:
         yield NEVER_TRACED.finding(traces=traces, n=n)
+    rejection = _value(config, "algorithm.rollout_correction.rollout_rs")
+    if rejection and _value(config, LATE_REJECTION.name) and _value(config, "sd_search.alpha") != 0:
+        yield LATE_REJECTION.finding(rejection=rejection)
     estimator = _value(config, NOT_GRPO.name)
     if estimator != "grpo":
         yield NOT_GRPO.finding(value=estimator)

@@ -121,6 +121,17 @@ def test_another_advantage_is_a_warning(good: DictConfig) -> None:
     assert "the loss is not L_GRPO + alpha L_SD" in finding.found
 
 
+def test_rejection_that_the_driver_does_not_see_is_refused(good: DictConfig) -> None:
+    """In verl's bypass mode the policy loss rejects tokens, not the batch's response mask."""
+    correction = {"rollout_rs": "seq_mean_k1", "rollout_rs_threshold": "0.99_1.01"}
+    bypass = change(good, algorithm__rollout_correction={**correction, "bypass_mode": True})
+    with pytest.raises(ConfigError, match=r"bypass_mode=True rejects tokens \(rollout_rs=seq_mean_k1\)"):
+        refuse_other_method(bypass)
+    refuse_other_method(change(bypass, sd_search__alpha=0))
+    refuse_other_method(change(good, algorithm__rollout_correction={**correction, "bypass_mode": False}))
+    refuse_other_method(change(good, algorithm__rollout_correction={"bypass_mode": True}))
+
+
 def test_an_option_that_verl_cannot_carry_is_refused_by_the_trainer(good: DictConfig) -> None:
     with pytest.raises(ConfigError, match=r"use_fused_kernels=True does not work with SD-Search: "):
         preflight.refuse_bad_start(change(good, actor_rollout_ref__model__use_fused_kernels=True))
