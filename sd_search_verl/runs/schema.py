@@ -47,7 +47,8 @@ class Trace(BaseModel):
         step: training step, from 1.
         group: identifies the question; rollouts of one question share it.
         prompt: chat messages.
-        tokens: text of every response token; with it ``spans`` can be shown.
+        tokens: text of every response token, joining to ``response``; with it ``spans`` can be shown. A character of
+            several tokens stands at the last of them.
         mask: per token, 1 for the policy and 0 for observations.
         spans: half-open range of the query tokens of each query.
         gold_in_documents: per executed search, 1 if a golden answer stands in its documents.
