@@ -104,16 +104,13 @@ def test_the_doctor_finds_nothing_wrong_here() -> None:
     assert [finding for finding in software if not finding.ok] == []
 
 
-ADAPTER = sorted(
-    ".".join(path.relative_to(REPO).with_suffix("").parts)
-    for path in (REPO / "sd_search_verl" / "verl_adapter").rglob("*.py")
-    if path.name not in ("__init__.py", "vllm_worker.py")  # vLLM imports that one
-)
-
-
-@pytest.mark.parametrize("module", ADAPTER)
-def test_any_module_of_the_adapter_may_be_imported_first(module: str) -> None:
-    code = f"import {module}; from sd_search_verl import plugin; assert not plugin.errors, plugin.errors"
+@pytest.mark.parametrize("name", ["worker", "preflight.rows", "cpu.patches"])
+def test_a_module_of_the_adapter_may_be_imported_first(name: str) -> None:
+    """Some of them stand for all: each is imported after the package, which imports verl."""
+    code = (
+        f"import sd_search_verl.verl_adapter.{name}\n"
+        "from sd_search_verl import plugin; assert not plugin.errors, plugin.errors"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
 
