@@ -25,6 +25,7 @@ from support.ranks import launch
 from support.tiny import byte_tokenizer
 from torch import Tensor
 from transformers import AutoModelForCausalLM
+from verl.utils import tensordict_utils as tu
 
 from sd_search_verl.verl_adapter.credit import by_span
 
@@ -106,8 +107,6 @@ def test_the_rollout_engine_gets_the_adapters(adapted: Any, layered_summon: bool
 
 
 def test_the_reference_policy_is_the_model_without_adapters(adapted: Any, model: Path) -> None:
-    from verl.utils import tensordict_utils as tu
-
     rows = recorded_rows(byte_tokenizer())[:4]
     batch = batch_of(rows, None, 0.0)
     tu.assign_non_tensor(batch, compute_loss=False, no_lora_adapter=True)
@@ -126,7 +125,23 @@ def test_the_reference_policy_is_the_model_without_adapters(adapted: Any, model:
 def test_two_ranks_with_adapters(model: Path, tmp_path: Path) -> None:
     (ranks,) = launch(2, ["fsdp2, adapters"], model, tmp_path, 200, "support.sharded_ranks").values()
     rows = sharded_ranks.rows_of(byte_tokenizer())["uneven"]
+    assert (
+        ranks[0]["grad_share"]
+        == ranks[1]["grad_share"]
+        == [pytest.approx(share_of_one_rank(model, rows), rel=1e-4)]
+    )
     theirs, loss = reference_of(plain(model, ranks[0]["weights"]), rows, settings())
     for rank in ranks:
         assert rank["after the update"]["loss"] == pytest.approx(loss, rel=1e-5)
         assert relative_difference(rank["after the update"]["gradients"], theirs) < 1e-5
+
+
+def share_of_one_rank(model: Path, rows: list[Any]) -> float:
+    """Return the measured share of the method's gradient, of adapters that have not been trained."""
+    single_rank_environment()
+    torch.manual_seed(0)  # as on each rank
+    worker = make_worker(compose(model, sharded_ranks.ADAPTERS))
+    options = {"micro_batch_size_per_gpu": 1, "mini_batch_size": 8, "global_batch_size": 8}
+    output = worker.update_actor(sharded_ranks.batch(rows, slice(None), options))
+    (share,) = tu.get(output, "metrics")["sd_search/grad_share"]
+    return float(share)
