@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import zlib
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -84,11 +85,11 @@ def scan(path: Path, copy_to: Path | None = None, progress: Callable[[int, int],
         The scan without the bad lines, which are counted; the first ones are in ``bad_lines``.
 
     Raises:
-        CorpusError: the file is not whole gzip or has no passage, or two passages share an id.
+        CorpusError: the file is not whole gzip or has no passage or no text, or two passages share an id.
     """
     starts, hashes, digest, position = array("Q"), array("Q"), hashlib.sha256(), 0
     bad_lines: list[tuple[int, str]] = []
-    bad_line_count = 0
+    bad_line_count, has_text = 0, False
     with ExitStack() as stack:
         lines = stack.enter_context(open_lines(path))
         copy = stack.enter_context(copy_to.open("wb")) if copy_to else None
@@ -99,8 +100,10 @@ def scan(path: Path, copy_to: Path | None = None, progress: Callable[[int, int],
                     copy.write(line)
                 if not line.isspace():
                     try:
-                        hashes.append(id_hash(check_line(line)[0]))
+                        passage_id, contents = check_line(line)
+                        hashes.append(id_hash(passage_id))
                         starts.append(position)
+                        has_text = has_text or bool(contents.strip())
                     except CorpusError as error:
                         bad_line_count += 1
                         if len(bad_lines) < SHOWN_BAD_LINES:
@@ -108,10 +111,14 @@ def scan(path: Path, copy_to: Path | None = None, progress: Callable[[int, int],
                 position += len(line)
                 if progress and number % 20_000 == 0:
                     progress(len(starts), position)
-        except (EOFError, gzip.BadGzipFile) as error:
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise CorpusError(f"{path} is not a whole gzip file: {error}. Fix: download it again.") from error
     if not starts and not bad_line_count:
-        raise CorpusError(f"{path} holds no passage.")
+        raise CorpusError(f"{path} holds no passage. Fix: give JSON lines with id and contents.")
+    if starts and not has_text:
+        raise CorpusError(
+            f"{path}: the contents of all {len(starts):,} passages are empty. Fix: give their text."
+        )
     offsets, ids = np.frombuffer(starts, np.uint64), np.frombuffer(hashes, np.uint64)
     found = (offsets, ids, digest.hexdigest(), position, bad_lines, bad_line_count)
     result = Scan(copy_to or path, *found)

@@ -2,77 +2,56 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from .errors import RetrieverError
-from .manifest import sample_hash
-
-E5_PREFIXES = ("query: ", "passage: ")
+from .encoder_spec import EncoderError, EncoderSpec, dense_weights, model_folder
 
 States = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 """Called with token ids, mask (both ``[batch, tokens]``) and threads; returns hidden states ``[batch, tokens, d]``."""
 
 
-class EncoderError(RetrieverError):
-    """An encoder folder cannot be used. The message names the missing part."""
+Pool = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Called with hidden states ``[batch, tokens, d]`` and mask ``[batch, tokens, 1]``, padded on the right."""
 
 
-@dataclass(frozen=True)
-class EncoderSpec:
-    """Everything that determines an encoder's vectors; part of the manifest, as index and server must agree on it."""
-
-    weights: str
-    """Sample hash of the weights file."""
-    pooling: Literal["mean", "cls"]
-    query_prefix: str
-    passage_prefix: str
-    max_length: int
-    """Tokens; longer texts are truncated."""
-
-    @classmethod
-    def of(cls, folder: Path, prefixes: str = "auto") -> EncoderSpec:
-        """Read the specification of an encoder folder.
-
-        Args:
-            prefixes: ``e5``, ``none``, or ``auto``: e5 if the folder's name contains e5.
-
-        Raises:
-            EncoderError: the folder lacks a file.
-        """
-        weights = [folder / name for name in ("model.safetensors", "pytorch_model.bin", "onnx/model.onnx")]
-        found = [path for path in weights if path.is_file()]
-        for name in ("config.json", "tokenizer.json"):
-            if not (folder / name).is_file():
-                raise EncoderError(f"--encoder {folder} has no {name}. Fix: give a folder of transformers.")
-        if not found:
-            raise EncoderError(f"--encoder {folder} has none of {', '.join(path.name for path in weights)}.")
-        pooling = _json(folder / "1_Pooling" / "config.json")
-        e5 = prefixes == "e5" or (prefixes == "auto" and "e5" in folder.resolve().name.lower())
-        limit = _json(folder / "sentence_bert_config.json").get("max_seq_length")
-        longest = limit or _json(folder / "config.json").get("max_position_embeddings", 512)
-        return cls(
-            weights=sample_hash(found[0]),
-            pooling="cls" if pooling.get("pooling_mode_cls_token") else "mean",
-            query_prefix=E5_PREFIXES[0] if e5 else "",
-            passage_prefix=E5_PREFIXES[1] if e5 else "",
-            max_length=min(int(longest), 512),
-        )
-
-    def as_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+def _weighted(states: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return np.asarray((states * weights).sum(1) / weights.sum(1))
 
 
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+POOL: dict[str, Pool] = {
+    "cls": lambda states, mask: states[:, 0],
+    "max": lambda states, mask: np.where(mask > 0, states, -np.inf).max(1),
+    "mean": _weighted,
+    "mean_sqrt_len_tokens": lambda states, mask: (states * mask).sum(1) / np.sqrt(mask.sum(1)),
+    "weightedmean": lambda states, mask: _weighted(states, mask * mask.cumsum(1)),
+    "lasttoken": lambda states, mask: states[np.arange(len(states)), mask.sum(1)[:, 0].astype(int) - 1],
+}
+"""The poolings of sentence-transformers."""
+
+
+def _normalize(vectors: np.ndarray) -> np.ndarray:
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12))
+
+
+def _layer(folder: Path, name: str) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the function of one layer behind the pooling, vectors ``[batch, d]`` to ``[batch, d']``."""
+    if name == "normalize":
+        return _normalize
+    from safetensors.numpy import load_file
+
+    place = folder / name.removeprefix("dense:")
+    config = json.loads((place / "config.json").read_text(encoding="utf-8"))
+    tensors = load_file(dense_weights(place))
+    weight, bias = tensors["linear.weight"].T, tensors.get("linear.bias", np.float32(0))
+    identity = str(config.get("activation_function", "Tanh")).endswith("Identity")
+    return lambda vectors: vectors @ weight + bias if identity else np.tanh(vectors @ weight + bias)
 
 
 def batches(lengths: Sequence[int], most: int = 64, stretch: float = 1.25) -> list[list[int]]:
@@ -89,7 +68,7 @@ def batches(lengths: Sequence[int], most: int = 64, stretch: float = 1.25) -> li
 
 
 class Encoder:
-    """Unit-length float32 vectors of texts. One call at a time.
+    """Float32 vectors of texts, of unit length unless the folder declares the dot product. One call at a time.
 
     Args:
         runtime: ``torch`` or ``onnx`` (``onnx/model.onnx`` in the folder).
@@ -108,26 +87,31 @@ class Encoder:
         from tokenizers import Tokenizer
 
         self.spec = spec
-        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        model = model_folder(folder)
+        self._tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
         self._tokenizer.enable_truncation(spec.max_length)
         self._tokenizer.no_padding()
         self._threads = threads or len(os.sched_getaffinity(0))
         self._pool: ThreadPoolExecutor | None = None
         if runtime not in RUNTIMES:
             raise EncoderError(f"--encoder-runtime {runtime} must be torch or onnx.")
-        self._states = RUNTIMES[runtime](folder, device)
+        self._states = RUNTIMES[runtime](model, device)
+        self._pools = [POOL[name] for name in spec.pooling.split("+")]
+        self._layers = [_layer(folder, name) for name in spec.layers]
         if device == "cpu" and self._threads > 1:
             self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="encoder")
 
     def queries(self, texts: Sequence[str]) -> np.ndarray:
-        """Return unit vectors of search queries, float32 ``[len(texts), d]``."""
+        """Return vectors of search queries, float32 ``[len(texts), d]``."""
         return self._encode([self.spec.query_prefix + text for text in texts])
 
     def passages(self, texts: Sequence[str]) -> np.ndarray:
-        """Return unit vectors of passages, float32 ``[len(texts), d]``."""
+        """Return vectors of passages, float32 ``[len(texts), d]``."""
         return self._encode([self.spec.passage_prefix + text for text in texts])
 
     def _encode(self, texts: list[str]) -> np.ndarray:
+        if self.spec.lower_case:
+            texts = [text.lower() for text in texts]
         encodings = self._tokenizer.encode_batch(texts)
         order = sorted(range(len(texts)), key=lambda i: len(encodings[i]))
         if self._pool is None or len(texts) < 2 * self._threads:
@@ -140,7 +124,7 @@ class Encoder:
         return np.stack([vectors[i] for i in range(len(texts))]) if texts else np.empty((0, 0), np.float32)
 
     def _part(self, encodings: list[Any], order: list[int], threads: int) -> dict[int, np.ndarray]:
-        """Return unit vectors of the texts with indices ``order``, shortest text first."""
+        """Return vectors of the texts with indices ``order``, shortest text first."""
         vectors: dict[int, np.ndarray] = {}
         for batch in batches([len(encodings[i]) for i in order]):
             chosen = [order[place] for place in batch]
@@ -150,21 +134,36 @@ class Encoder:
             ids = np.array([encoding.ids for encoding in padded], np.int64)
             mask = np.array([encoding.attention_mask for encoding in padded], np.int64)
             states = self._states(ids, mask, threads)
-            if self.spec.pooling == "cls":
-                pooled = states[:, 0]
-            else:
-                weights = mask[:, :, None].astype(np.float32)
-                pooled = (states * weights).sum(1) / weights.sum(1)
-            pooled /= np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), 1e-12)
+            weights = mask[:, :, None].astype(np.float32)
+            pooled = np.concatenate([pool(states, weights) for pool in self._pools], axis=1)
+            for layer in self._layers:
+                pooled = layer(pooled)
             vectors |= zip(chosen, pooled, strict=True)
         return vectors
+
+
+def _no_gpu(device: str) -> EncoderError:
+    return EncoderError(f"--device {device} is not a usable GPU of this machine. Fix: use --device cpu.")
 
 
 def _torch(folder: Path, device: str) -> States:
     import torch
     from transformers import AutoModel
 
-    model = AutoModel.from_pretrained(str(folder), local_files_only=True, dtype=torch.float32)
+    if device != "cpu" and not (torch.cuda.is_available() and torch.device(device).type == "cuda"):
+        raise _no_gpu(device)
+    try:
+        model, found = AutoModel.from_pretrained(
+            str(folder), local_files_only=True, dtype=torch.float32, output_loading_info=True
+        )
+    except (ValueError, OSError, RuntimeError) as error:
+        raise EncoderError(f"--encoder {folder} cannot be loaded: {error}") from error
+    missing = sorted(name for name in found["missing_keys"] if "pooler" not in name)
+    if missing:
+        fix = "give the folder of the encoder that was trained"
+        raise EncoderError(
+            f"--encoder {folder} lacks {len(missing)} weights such as {missing[0]}. Fix: {fix}."
+        )
     model = model.to(device).eval()
 
     def states(ids: np.ndarray, mask: np.ndarray, threads: int) -> np.ndarray:
@@ -190,6 +189,10 @@ def _onnx(folder: Path, device: str) -> States:
     if device != "cpu":
         provider = ("CUDAExecutionProvider", {"device_id": int(device.rsplit(":", 1)[-1])})
     session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+    if device != "cpu" and "CUDAExecutionProvider" not in session.get_providers():
+        raise _no_gpu(device)
+    if len(session.get_outputs()[0].shape) != 3:
+        raise EncoderError(f"{path} does not give hidden states first. Fix: export last_hidden_state alone.")
     names = {item.name for item in session.get_inputs()}
 
     def states(ids: np.ndarray, mask: np.ndarray, threads: int) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .schema import encode_error
@@ -40,14 +41,44 @@ class CoalescingTransport:
         return getattr(self._transport, name)
 
 
+class UpgradeIgnoringParser:
+    """A parser that reads a request with ``Upgrade`` as one without, as RFC 9110 (7.8) has it for unknown protocols.
+
+    llhttp ends such a request behind its head, and would lose the body: ``curl --http2`` and Java's client ask for h2c.
+    """
+
+    def __init__(self, protocol: RetrieverProtocol) -> None:
+        self._protocol, self._parser = protocol, httptools.HttpRequestParser(protocol)
+
+    def feed_data(self, data: bytes) -> None:
+        """Parse ``data``; a head that asks for an upgrade is parsed again without that header."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if not self.upgrades():
+                raise
+            head = self._protocol.head_without_upgrade()
+            self._parser = httptools.HttpRequestParser(self._protocol)
+            self.feed_data(head + data[upgrade.args[0] :])
+
+    def upgrades(self) -> bool:
+        """Return whether the request asks for an upgrade; CONNECT, which has no body, is left to uvicorn."""
+        return bool(self._parser.should_upgrade()) and self._parser.get_method() != b"CONNECT"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._parser, name)
+
+
 class RetrieverProtocol(HttpToolsProtocol):
     """A request that has not arrived after ``timeout_s`` seconds gets 408, or its connection is closed."""
 
     timeout_s: float
+    parser: UpgradeIgnoringParser  # type: ignore[assignment]
     _timer: asyncio.TimerHandle | None = None
     _arriving = True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self.parser = UpgradeIgnoringParser(self)
         super().connection_made(CoalescingTransport(transport, self.loop))  # type: ignore[arg-type]
         self._start_timer()
 
@@ -61,7 +92,19 @@ class RetrieverProtocol(HttpToolsProtocol):
         self._stop_timer()
         super().on_message_begin()
 
+    def on_headers_complete(self) -> None:
+        if not self.parser.upgrades():
+            super().on_headers_complete()
+
+    def head_without_upgrade(self) -> bytes:
+        """Return the head of the request that was just parsed, without the headers of an upgrade."""
+        dropped = (b"upgrade", b"connection", b"http2-settings")
+        lines = [name + b": " + value + b"\r\n" for name, value in self.headers if name not in dropped]
+        return b"%b %b HTTP/1.1\r\n%b\r\n" % (self.parser.get_method(), self.url, b"".join(lines))
+
     def on_message_complete(self) -> None:
+        if self.parser.upgrades():
+            return
         self._arriving = False
         self._stop_timer()
         super().on_message_complete()

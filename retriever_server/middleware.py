@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hmac
 import json
 import logging
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +47,9 @@ class ApiKey:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS and not self._admitted(scope):
-            body = encode_error("no or wrong API key; send it as Authorization: Bearer … or X-API-Key: …")
+            body = encode_error(
+                "no or wrong API key; send it as Authorization: Bearer …, X-API-Key: …, or in the URL, http://:KEY@host"
+            )
             length = (b"content-length", b"%d" % len(body))
             headers = [(b"content-type", b"application/json"), (b"www-authenticate", b"Bearer"), length]
             await send({"type": "http.response.start", "status": 401, "headers": headers})
@@ -54,8 +59,13 @@ class ApiKey:
 
     def _admitted(self, scope: Scope) -> bool:
         headers = dict(scope["headers"])
-        bearer = headers.get(b"authorization", b"")
-        given = bearer[7:] if bearer[:7].lower() == b"bearer " else headers.get(b"x-api-key", b"")
+        kind, _, value = headers.get(b"authorization", b"").partition(b" ")
+        given = headers.get(b"x-api-key", b"")
+        if kind.lower() == b"bearer":
+            given = value
+        elif kind.lower() == b"basic":  # the key as password, which a URL can hold: http://:KEY@host
+            with suppress(binascii.Error):
+                given = base64.b64decode(value).partition(b":")[2]
         return hmac.compare_digest(given.strip(), self._key)
 
 

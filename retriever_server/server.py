@@ -31,8 +31,14 @@ GC_THRESHOLD = 20_000
 """A batch of answers allocates more objects than Python's default of 700, and almost none of them are cyclic."""
 
 
+BACKLOG = 2048  # connections that wait to be accepted
+
+
 def bind(host: str, port: int) -> socket.socket:
-    """Return a socket bound to the address.
+    """Return a socket that listens on the address.
+
+    It listens at once: with ``SO_REUSEADDR``, which a restart needs, Linux lets several sockets bind a port, and only
+    the first to listen has it.
 
     Raises:
         SettingsError: the port is taken or the host is not of this machine.
@@ -42,6 +48,7 @@ def bind(host: str, port: int) -> socket.socket:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind((host, port))
+        sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
         raise SettingsError(
@@ -99,7 +106,6 @@ def serve(settings: Settings, arguments: Sequence[str] = ()) -> int:
         settings.port_file.unlink(missing_ok=True)
 
     if settings.workers > 1:
-        sock.listen(2048)
         return supervise(settings, sock, arguments, url)
 
     def on_loaded() -> None:

@@ -78,7 +78,7 @@ class Settings(EngineOptions):
     workers: int = Field(1, gt=0)
     """Serving processes that share the port."""
     api_key_file: Path | None = None
-    """File with a key that requests must carry as Authorization: Bearer or X-API-Key."""
+    """File with a key that requests must carry as Authorization: Bearer, X-API-Key or in the URL, http://:KEY@host."""
     tls_cert: Path | None = None
     """TLS certificate file (PEM); needs --tls-key."""
     tls_key: Path | None = None

@@ -21,7 +21,9 @@ from .settings import Settings
 log = logging.getLogger("retriever_server")
 
 SOCKET_VARIABLE = "RETRIEVER_SOCKET"  # file descriptor that a worker inherits
-MIN_UPTIME_S = 5.0  # a worker that ends sooner, before it is ready, is not restarted
+MAX_FAILED_STARTS = (
+    3  # in a row, of one worker; before all have been ready once, the first failure ends the server
+)
 
 
 def supervise(settings: Settings, sock: socket.socket, arguments: Sequence[str], url: str) -> int:
@@ -44,9 +46,12 @@ def supervise(settings: Settings, sock: socket.socket, arguments: Sequence[str],
                 if settings.port_file:
                     settings.port_file.write_text(url + "\n", encoding="utf-8")
             for worker in workers:
+                if worker.ready.exists():
+                    worker.failed_starts = 0
                 if worker.process.poll() is None:
                     continue
-                if time.monotonic() - worker.started < MIN_UPTIME_S and not worker.ready.exists():
+                worker.failed_starts += not worker.ready.exists()
+                if worker.failed_starts >= (MAX_FAILED_STARTS if announced else 1):
                     log.error("a worker ended with code %d while starting", worker.process.returncode)
                     code = 1
                     stopping.append(0)
@@ -66,6 +71,7 @@ def supervise(settings: Settings, sock: socket.socket, arguments: Sequence[str],
 class _Worker:
     def __init__(self, sock: socket.socket, arguments: Sequence[str], ready: Path) -> None:
         self._sock, self._arguments, self.ready = sock, arguments, ready
+        self.failed_starts = 0
         self.start()
 
     def start(self) -> None:
@@ -74,7 +80,6 @@ class _Worker:
         command = [sys.executable, "-m", "retriever_server", *self._arguments]
         command += ["--workers", "1", "--port-file", str(self.ready)]
         environment = os.environ | {SOCKET_VARIABLE: str(number)}
-        self.started = time.monotonic()
         # A session of its own: Ctrl-C reaches the supervisor alone, which then ends the workers in order.
         # The pipe closes when the supervisor dies, also by SIGKILL.
         self.process = subprocess.Popen(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import threading
 from array import array
 from collections.abc import Sequence
@@ -17,9 +18,19 @@ from typing import Any
 import numpy as np
 import orjson
 
+from ..corpus import CorpusError, check_line
 from ..java import jvm, loop
+from .bm25s import STOPWORDS
 
 LUCENE = "org.apache.lucene.search"
+SAMPLED, WORDS_EACH = (
+    16,
+    50,
+)  # documents of a foreign index, and words of each, that are searched for at start
+MIN_FOUND = 0.95
+_WORD = re.compile(
+    r"(?<!\S)[^\W\d_]{2,}(?=[.,;:!?]*(?:\s|$))"
+)  # not next to what a tokenizer may keep in a word
 MAX_CLAUSES = 16_384  # distinct terms of one query; Lucene's own limit of 1024 is an exception at search time
 
 
@@ -56,6 +67,10 @@ class LuceneIndex:
 
     def __len__(self) -> int:
         return int(self._reader.numDocs())
+
+    @property
+    def has_deletions(self) -> bool:
+        return bool(self._reader.hasDeletions())
 
     def search(self, queries: Sequence[str], topk: int) -> list[tuple[list[int], list[float]]]:
         """Return for each query the Lucene document numbers and raw scores of its best ``topk``, best first."""
@@ -119,13 +134,12 @@ class LuceneDocuments:
     """Documents of an index that Pyserini built with ``--storeRaw``; rows are Lucene's document numbers.
 
     Raises:
-        ValueError: the index holds no documents.
+        ValueError: a sample of the documents, or a search for their words, shows that it cannot be served.
     """
 
     def __init__(self, index: LuceneIndex) -> None:
         self._index = index
-        if len(index) and index.raw(0) is None:
-            raise ValueError("it holds no raw documents. Fix: index with --storeRaw, or use build_index.")
+        _check_foreign(index)
 
     def __len__(self) -> int:
         return len(self._index)
@@ -135,6 +149,30 @@ class LuceneDocuments:
 
     def close(self) -> None:
         return
+
+
+def _check_foreign(index: LuceneIndex) -> None:
+    """Check that documents are JSON with id and contents, and that their words, analysed as queries are, find any."""
+    if len(index) == 0 or index.has_deletions:
+        raise ValueError("it is empty or has deleted documents. Fix: build it again.")
+    words: set[str] = set()
+    for number in np.linspace(0, len(index) - 1, min(SAMPLED, len(index)), dtype=int).tolist():
+        raw = index.raw(number)
+        if raw is None:
+            raise ValueError("it holds no raw documents. Fix: index with --storeRaw, or use build_index.")
+        try:
+            _id, contents = check_line(raw.encode())
+        except CorpusError as error:
+            fix = 'index JSON lines {"id", "contents"}, such as with build_index'
+            raise ValueError(f"raw document {number} is {raw[:80]!r}: {error}. Fix: {fix}.") from None
+        words |= {word for word in _WORD.findall(contents.lower())[:WORDS_EACH] if word not in STOPWORDS}
+    checked = sorted(words)
+    found = sum(bool(numbers) for numbers, _ in index.search(checked, 1)) if checked else 0
+    if found < MIN_FOUND * len(checked) or not found:
+        raise ValueError(
+            f"a search finds {found} of {len(checked)} words of its own documents: it was indexed with another "
+            "analyser or language, and queries are analysed as English. Fix: build it with build_index."
+        )
 
 
 class BM25Ranker:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -125,18 +126,18 @@ class ApproximateIndex:
     """A FAISS index of a factory string (IVF, HNSW, SQ8), memory-mapped where FAISS supports it.
 
     Args:
-        effort: ``nprobe`` of an IVF index, ``efSearch`` of HNSW; higher is more accurate and slower.
+        effort: ``nprobe`` of an IVF index, ``efSearch`` of HNSW, also behind a pre-transform such as ``PCA48``; higher
+            is more accurate and slower.
     """
 
     def __init__(self, path: Path, effort: int) -> None:
         import faiss
 
         self._index: Any = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
-        inner = faiss.downcast_index(self._index)
-        if hasattr(inner, "nprobe"):
-            inner.nprobe = effort
-        elif hasattr(inner, "hnsw"):
-            inner.hnsw.efSearch = effort
+        parameters = faiss.ParameterSpace()  # follows wrappers down to the index that has the parameter
+        for name in ("nprobe", "efSearch"):
+            with suppress(RuntimeError):  # FAISS's answer where no index inside has the parameter
+                parameters.set_index_parameter(self._index, name, effort)
 
     def propose(self, vectors: np.ndarray, count: int) -> np.ndarray:
         return np.asarray(self._index.search(vectors, count)[1])

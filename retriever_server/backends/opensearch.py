@@ -12,6 +12,8 @@ from .http_json import JsonClient, RemoteError
 
 MAX_TERMS = 1000  # of one query; the servers reject more than 1024
 
+CHECKED_WORDS = 50  # of the document that is searched for at start
+
 
 class OpenSearchEngine:
     """Query one index, whose documents have a text field ``contents``, with one ``_msearch`` per batch.
@@ -20,7 +22,7 @@ class OpenSearchEngine:
         url: ``http(s)://[user:password@]host:9200/INDEX``.
 
     Raises:
-        RemoteError: the server does not answer, or the index does not exist.
+        RemoteError: the server does not answer, or the index is missing, empty or has other fields.
     """
 
     parallelism = 4
@@ -34,6 +36,7 @@ class OpenSearchEngine:
         settings = self._server.call("GET", f"{self._server.path}/_settings")
         ids = sorted(str(index["settings"]["index"]["uuid"]) for index in settings.values())
         self.version = f"{'+'.join(ids)}:{self.passages}"
+        self._check_fields()
 
     def search(self, queries: Sequence[str], topk: int) -> list[list[Hit]]:
         lines = b"".join(b"{}\n" + orjson.dumps(_body(query, topk)) + b"\n" for query in queries)
@@ -45,6 +48,20 @@ class OpenSearchEngine:
 
     def close(self) -> None:
         return
+
+    def _check_fields(self) -> None:
+        """Refuse an index whose first document has no ``contents``, or is not found by its first words."""
+        name, fix = self._server.name, "index documents with a text field contents"
+        body = orjson.dumps({"query": {"match_all": {}}, "size": 1})
+        hits = self._server.call("POST", f"{self._server.path}/_search", body)["hits"]["hits"]
+        source = hits[0].get("_source", {}) if hits else None
+        if source is None:
+            raise RemoteError(f"{name} has no documents. Fix: index the corpus first.")
+        if not isinstance(source.get("contents"), str):
+            raise RemoteError(f"{name} has documents with the fields {', '.join(source)}. Fix: {fix}.")
+        words = " ".join(source["contents"].split()[:CHECKED_WORDS])
+        if words and not self.search([words], 1)[0]:
+            raise RemoteError(f"{name} does not find a document by the words of its contents. Fix: {fix}.")
 
     def _hits(self, response: dict[str, Any]) -> list[Hit]:
         shards = response.get("_shards", {})

@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import manifest as manifests
 from ..corpus import CorpusDocuments
+from ..java import jvm
 from ..options import SettingsError
 from ..settings import Settings
 from .base import Engine, LocalEngine, Ranker
@@ -81,11 +82,18 @@ def _pyserini(settings: Settings, index: Path) -> Engine:
     """Open an index folder that Pyserini wrote: it has no manifest, and holds the documents itself."""
     from .bm25 import BM25Ranker, LuceneDocuments, LuceneIndex
 
-    lucene = LuceneIndex(index, settings.k1, settings.b, settings.jvm_heap_mb)
+    jvm.start(settings.jvm_heap_mb)
     try:
+        lucene = LuceneIndex(index, settings.k1, settings.b, settings.jvm_heap_mb)
         documents = LuceneDocuments(lucene)
     except ValueError as error:
         raise manifests.IndexMismatchError(f"--index {index}: {error}") from None
+    except jvm.java_exception() as error:
+        reason = str(error).splitlines()[0]
+        raise manifests.IndexMismatchError(
+            f"--index {index} cannot be read by this Lucene: {reason}. "
+            "Fix: build the index again with build_index; Lucene reads indexes of its own major version."
+        ) from error
     version = manifests.sample_hash(max(index.glob("segments_*")))[:16]
     return LocalEngine(BM25Ranker(lucene, np.arange(len(lucene)), settings.threads), documents, version)
 
@@ -104,16 +112,17 @@ def _bm25s(settings: Settings, index: Path, built: dict[str, Any]) -> Ranker:
 
 
 def _dense(settings: Settings, index: Path, built: dict[str, Any]) -> Ranker:
-    from ..encoder import Encoder, EncoderSpec
+    from ..encoder import Encoder
+    from ..encoder_spec import EncoderSpec
     from .dense import ApproximateIndex, DenseRanker, FlatScan, HalfPrecisionScan, VectorIndex
 
     if settings.encoder is None:
         raise SettingsError("--encoder is missing: the folder of the encoder the index was built with.")
     spec = EncoderSpec(**built["encoder"])
-    given = EncoderSpec.of(settings.encoder)
-    if given.weights != spec.weights:
+    given = EncoderSpec.of(settings.encoder, "none")  # prefixes are the index's
+    if differs := spec.difference(given):
         raise manifests.IndexMismatchError(
-            f"--encoder {settings.encoder} has other weights than the encoder the index was built with. "
+            f"--encoder {settings.encoder} has other {differs} than the encoder the index was built with. "
             "Fix: give that one, or build the index again."
         )
     vectors = np.load(index / "vectors.npy", mmap_mode="r")

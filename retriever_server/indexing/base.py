@@ -31,7 +31,7 @@ class BuildOptions(EngineOptions):
     one_segment: bool = True
     """bm25, hybrid: merge Lucene's segments into one: slower to build, a third less work per query."""
     encoder_prefixes: Literal["auto", "e5", "none"] = "auto"
-    """dense, hybrid: prefixes of queries and passages: e5, none, or auto (e5 if the folder's name contains e5)."""
+    """dense, hybrid: prefixes of queries and passages: e5, none, or auto (as the folder's files say)."""
     vectors: Path | None = None
     """dense, hybrid: flat FAISS index of the corpus, such as e5_Flat.index, used instead of encoding it."""
     factory: str = ""

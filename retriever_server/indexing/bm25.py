@@ -62,12 +62,12 @@ def _index_shard(lines: Iterator[bytes], count: int, shard: Path, options: Build
         with (source / f"{part:03d}.jsonl").open("wb") as file:
             file.writelines(line.rstrip() + b"\n" for line in itertools.islice(lines, per_file))
     command = [
-        str(jvm.java_home() / "bin" / "java"), f"-Xmx{options.heap_mb}m", "-cp", str(jvm.anserini_jar()),
+        str(jvm.java_home() / "bin" / "java"), f"-Xmx{options.heap_mb}m", *jvm.OPTIONS, "-cp", str(jvm.anserini_jar()),
         "io.anserini.index.IndexCollection", "-collection", "JsonCollection", "-input", str(source),
         "-index", str(target), "-generator", "DefaultLuceneDocumentGenerator",
         "-threads", str(threads), "-memoryBuffer", str(max(64, options.heap_mb // 4)),
     ]  # fmt: skip
-    run = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    run = subprocess.run(command, capture_output=True, text=True, errors="replace", env=jvm.environment())
     output = run.stdout + run.stderr
     if run.returncode != 0 or not _is_complete(target, count, output, options):
         tail = "\n".join(output.strip().splitlines()[-15:])

@@ -82,6 +82,10 @@ def build(
     """
     if index.exists() and not overwrite:
         raise BuildError(f"--index {index} exists. Fix: choose another folder or add --overwrite.")
+    if index.is_symlink():
+        raise BuildError(
+            f"--index {index} is a link, which a finished index cannot replace. Fix: give {index.resolve()} itself."
+        )
     if not corpus.is_file():
         raise CorpusError(f"--corpus {corpus} is not a file. Fix: give a .jsonl or .jsonl.gz corpus.")
     partial = index.with_name(index.name + ".partial")

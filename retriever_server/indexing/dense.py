@@ -11,13 +11,17 @@ from typing import Any
 import numpy as np
 
 from ..corpus import Scan, passages
-from ..encoder import Encoder, EncoderSpec
+from ..encoder import Encoder
+from ..encoder_spec import EncoderSpec
 from . import faiss_approximate
 from .base import WORK, BuildError, BuildOptions, Progress
-from .faiss_flat import check_first, read_flat
+from .faiss_flat import check_vectors, read_flat
 
 CHUNK = 2048  # passages encoded between two checkpoints
-CHECKED = 8  # given vectors that are compared with the encoder's
+MIN_CHECKED, CHECK_EVERY = (
+    64,
+    512,
+)  # given vectors compared with the encoder's: at least so many, and one of so many
 
 
 def build(scan: Scan, folder: Path, options: BuildOptions, progress: Progress) -> dict[str, Any]:
@@ -36,8 +40,9 @@ def build(scan: Scan, folder: Path, options: BuildOptions, progress: Progress) -
     given = None
     if options.vectors is not None:
         given, _index = read_flat(options.vectors, *shape)
-        first = [contents for _, _, contents in itertools.islice(passages(scan.documents), CHECKED)]
-        check_first(given, first, encoder)
+    if options.factory:
+        faiss_approximate.new_index(options.factory, *shape)  # refused before the encoding
+    check_every = max(1, min(CHECK_EVERY, scan.passages // MIN_CHECKED))
     done = _encoded_passages(path, checkpoint, spec, shape)
     vectors = np.lib.format.open_memmap(path, "r+" if done else "w+", np.float32, None if done else shape)
     # Allocate the disk space now: writing to a mapped file on a full disk kills the process (SIGBUS).
@@ -47,6 +52,8 @@ def build(scan: Scan, folder: Path, options: BuildOptions, progress: Progress) -
     next(itertools.islice(texts, done, done), None)
     while chunk := list(itertools.islice(texts, CHUNK)):
         rows = slice(done, done + len(chunk))
+        if given is not None:
+            check_vectors(given[rows], done, chunk, range(0, len(chunk), check_every), encoder)
         vectors[rows] = encoder.passages(chunk) if given is None else given[rows]
         done += len(chunk)
         vectors.flush()

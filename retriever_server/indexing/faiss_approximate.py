@@ -27,7 +27,7 @@ def build(
         work: folder for checkpoints: the trained index with the rows added so far.
 
     Raises:
-        BuildError: FAISS does not know the factory string.
+        BuildError: FAISS does not know the factory string, or cannot train it on so few vectors.
     """
     import faiss
 
@@ -44,17 +44,35 @@ def build(
     _write(index, path)
 
 
-def _trained(vectors: np.ndarray, factory: str) -> Any:
+def new_index(factory: str, passages: int, width: int) -> tuple[Any, int]:
+    """Return an untrained index and the number of its IVF lists, 0 without IVF.
+
+    Raises:
+        BuildError: FAISS does not know the factory string, or it has more lists than there are passages.
+    """
     import faiss
 
     try:
-        index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+        index = faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
         raise BuildError(f"--factory {factory!r} is not a FAISS factory string: {error}") from None
-    lists = getattr(faiss.extract_index_ivf(index), "nlist", 0) if "IVF" in factory else 0
+    inverted = faiss.try_extract_index_ivf(index)
+    lists = inverted.nlist if inverted is not None else 0
+    if lists > passages:
+        fix = f"use about IVF{max(1, round(4 * passages**0.5)):d}, or no --factory: exact search is fast here"
+        raise BuildError(f"--factory {factory} has {lists:,} lists for {passages:,} passages. Fix: {fix}.")
+    return index, lists
+
+
+def _trained(vectors: np.ndarray, factory: str) -> Any:
+    index, lists = new_index(factory, *vectors.shape)
     count = min(len(vectors), max(TRAIN_PER_LIST * lists, MIN_TRAIN_VECTORS), MAX_TRAIN_VECTORS)
     sample = np.random.default_rng(0).choice(len(vectors), count, replace=False)
-    index.train(np.ascontiguousarray(vectors[np.sort(sample)]))
+    try:
+        index.train(np.ascontiguousarray(vectors[np.sort(sample)]))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise BuildError(f"--factory {factory} cannot be trained on {count:,} passages: {reason}") from error
     return index
 
 

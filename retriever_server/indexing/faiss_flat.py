@@ -38,17 +38,30 @@ def read_flat(path: Path, passages: int, width: int) -> tuple[np.ndarray, Any]:
     return vectors, index
 
 
-def check_first(vectors: np.ndarray, texts: list[str], encoder: Encoder) -> None:
-    """Refuse vectors that differ from the encoder's vectors of ``texts``, the corpus' first passages.
+def check_vectors(
+    vectors: np.ndarray, first_row: int, texts: list[str], rows: range, encoder: Encoder
+) -> None:
+    """Refuse vectors that are not finite or zero, or that differ from the encoder's at ``rows``.
+
+    Args:
+        vectors: those of ``texts``, passages ``first_row`` and following.
+        rows: indices of texts that are encoded and compared.
 
     Raises:
-        BuildError: names the first that differs.
+        BuildError: names the first that is wrong.
     """
-    own = encoder.passages(texts)
-    for row, (theirs, ours) in enumerate(zip(vectors, own, strict=False)):
-        cosine = float(theirs @ ours / (np.linalg.norm(theirs) * np.linalg.norm(ours)))
+    norms = np.linalg.norm(vectors, axis=1)
+    unusable = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
+    if len(unusable):
+        raise BuildError(
+            f"--vectors: the vector of passage {first_row + unusable[0]} is zero or not finite. "
+            "Fix: encode the corpus again, or leave --vectors out."
+        )
+    own = encoder.passages([texts[row] for row in rows])
+    cosines = (vectors[rows] * own).sum(1) / (norms[rows] * np.linalg.norm(own, axis=1))
+    for row, cosine in zip(rows, cosines, strict=True):
         if not cosine >= MIN_COSINE:
             raise BuildError(
-                f"--vectors: passage {row} has another vector (cosine {cosine:.3f} with the encoder's). "
+                f"--vectors: passage {first_row + row} has another vector (cosine {cosine:.3f} with the encoder's). "
                 "Fix: give the corpus in the order in which it was encoded, the same encoder and its prefixes."
             )

@@ -7,6 +7,7 @@ that the PyPI runtime lacks. Anserini's classes need none of that, so pyjnius ca
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import re
 import threading
@@ -18,6 +19,15 @@ from ..errors import RetrieverError
 DEFAULT_HEAP_MB = 512
 MINIMUM_JAVA = 21  # Anserini's class files are Java 21 bytecode
 
+# Variables that choose another runtime, classes or options than those below, and win over them.
+FOREIGN_VARIABLES = (
+    "JVM_PATH", "JDK_HOME", "JRE_HOME", "CLASSPATH", "JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS",
+)  # fmt: skip
+# A C locale cannot encode the paths of other alphabets; in some locales numbers and letters are written otherwise.
+LOCALE = {"LC_ALL": "C.UTF-8"}
+OPTIONS = ("-Dfile.encoding=UTF-8", "-Duser.language=en", "-Duser.country=US")
+
+log = logging.getLogger("retriever_server")
 _lock = threading.Lock()
 _started = False
 
@@ -82,6 +92,15 @@ def anserini_jar() -> Path:
     return jars[-1]
 
 
+def environment() -> dict[str, str]:
+    """Return the environment for a Java process: without foreign variables, which are logged, and in UTF-8."""
+    foreign = [name for name in FOREIGN_VARIABLES if os.environ.get(name)]
+    if foreign:
+        log.warning("not given to Java: %s", ", ".join(f"{name}={os.environ[name]}" for name in foreign))
+    kept = {name: value for name, value in os.environ.items() if name not in FOREIGN_VARIABLES}
+    return kept | LOCALE | {"JAVA_HOME": str(java_home())}
+
+
 def start(heap_mb: int = DEFAULT_HEAP_MB) -> None:
     """Start the JVM inside this process, once; later calls do nothing (a process has at most one JVM).
 
@@ -96,7 +115,9 @@ def start(heap_mb: int = DEFAULT_HEAP_MB) -> None:
         if _started:
             return
         home, jar = java_home(), anserini_jar()
-        os.environ["JAVA_HOME"] = str(home)
+        os.environ.update(environment())  # the runtime in this process reads it too
+        for name in FOREIGN_VARIABLES:
+            os.environ.pop(name, None)
         try:
             import jnius_config
         except ImportError as error:
@@ -105,6 +126,7 @@ def start(heap_mb: int = DEFAULT_HEAP_MB) -> None:
         jnius_config.add_options(
             "-Xrs",  # the JVM installs no handlers for SIGTERM and SIGINT, which Python handles
             f"-Xmx{heap_mb}m",
+            *OPTIONS,
             "-XX:+UseSerialGC",
             "-XX:+IgnoreUnrecognizedVMOptions",
             "--sun-misc-unsafe-memory-access=allow",

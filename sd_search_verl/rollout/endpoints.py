@@ -1,9 +1,11 @@
-"""Health of the retrieval servers: a circuit breaker for each, and the order in which to try them."""
+"""Addresses of the retrieval servers, a circuit breaker for each, and the order in which to try them."""
 
 from __future__ import annotations
 
 import random
+import re
 import time
+import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +13,27 @@ from sd_search_verl.errors import UserError
 
 OPEN_AFTER = 3  # failures in a row that open an endpoint's circuit
 COOL_DOWN_S = (1.0, 30.0)  # an open circuit's first and longest pause
+
+
+def retrieve_url(url: str) -> str:
+    """Return the URL that queries are sent to; a bare ``http://host:port`` gets the path ``/retrieve``.
+
+    A server that requires a key gets it from the URL, ``http://:KEY@host:port``, by Basic authentication.
+
+    Raises:
+        UserError: not an HTTP URL with a host.
+    """
+    parts = urllib.parse.urlsplit(url.strip())
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UserError(
+            f"retriever_urls: {without_key(url)!r} must start with http:// or https:// and name a host"
+        )
+    return parts._replace(path=parts.path.rstrip("/") or "/retrieve").geturl()
+
+
+def without_key(url: str) -> str:
+    """Return ``url`` without user and key, for messages."""
+    return re.sub(r"(?<=://)[^/@]*@", "", url)
 
 
 @dataclass
@@ -26,15 +49,13 @@ class Endpoint:
 
     @classmethod
     def at(cls, url: str) -> Endpoint:
-        """Return the endpoint of a URL; a bare ``http://host:port`` gets the path ``/retrieve``.
+        """Return the endpoint of a URL, see :func:`retrieve_url`."""
+        return cls(retrieve_url(url))
 
-        Raises:
-            UserError: not an HTTP URL.
-        """
-        if not url.startswith(("http://", "https://")):
-            raise UserError(f"retriever_urls: {url!r} must start with http:// or https://")
-        scheme, rest = url.rstrip("/").split("://", 1)
-        return cls(f"{scheme}://{rest}" if "/" in rest else f"{scheme}://{rest}/retrieve")
+    @property
+    def name(self) -> str:
+        """URL without a key."""
+        return without_key(self.url)
 
     def succeeded(self) -> None:
         """Close the circuit."""

@@ -213,7 +213,7 @@ class RetrieverClient:
                         state, endpoint, batch, left / (2 if len(self.endpoints) > 1 else 1)
                     )
                 except _RetryableError as error:
-                    reason = f"{endpoint.url}: {error}"
+                    reason = f"{endpoint.name}: {error}"
                     wait_s = max(wait_s, error.retry_after_s or 0.0)
                 if all(query.future.done() for query in batch):
                     break  # all callers were cancelled or timed out
@@ -240,7 +240,7 @@ class RetrieverClient:
                 if 400 <= response.status < 500 and response.status != 408:
                     endpoint.succeeded()
                     raise _RejectedError(
-                        f"{endpoint.url}: HTTP {response.status}: {(await response.text())[:300]}"
+                        f"{endpoint.name}: HTTP {response.status}: {(await response.text())[:300]}"
                     )
                 if response.status != 200:
                     raise OSError(f"HTTP {response.status}: {(await response.text())[:300]}")

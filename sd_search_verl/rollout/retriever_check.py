@@ -1,28 +1,65 @@
-"""Check that a retrieval server replies."""
+"""Check that a retrieval server replies, reached as the client of the rollouts reaches it."""
 
 from __future__ import annotations
 
+import base64
 import json
 import urllib.error
+import urllib.parse
 import urllib.request
+from typing import Any
 
+from sd_search_verl.errors import UserError
 from sd_search_verl.finding import Finding, Rule
+from sd_search_verl.rollout.endpoints import retrieve_url, without_key
+
+TIMEOUT_S = 10
 
 NO_ANSWER = Rule(
     "retriever {url}",
     "{kind}: {error}",
-    "start one with `python -m retriever_server` (--help lists its options), and give the address with /retrieve "
-    "at its end",
+    "start one with `python -m retriever_server` (--help lists its options), and give its address, "
+    "http://host:port, or http://:KEY@host:port where it requires a key",
 )
 
 
 def check_retriever(url: str) -> Finding:
     """Send one query to the server at ``url``; never raises."""
-    body = json.dumps({"queries": ["test"], "topk": 1, "return_scores": True}).encode()
-    request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"})
+    shown, body = without_key(url), {"queries": ["test"], "topk": 1, "return_scores": True}
     try:
-        with urllib.request.urlopen(request, timeout=10) as response:
-            hits = json.load(response)["result"][0]
-    except (urllib.error.URLError, OSError, ValueError, KeyError, IndexError) as error:
-        return NO_ANSWER.finding(url=url, kind=type(error).__name__, error=error)
-    return Finding(NO_ANSWER.name.format(url=url), True, f"answers, {len(hits)} document(s) for 'test'")
+        hits = open_url(retrieve_url(url), body)["result"][0]
+    except (UserError, OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        return NO_ANSWER.finding(url=shown, kind=type(error).__name__, error=error)
+    return Finding(NO_ANSWER.name.format(url=shown), True, f"answers, {len(hits)} document(s) for 'test'")
+
+
+def is_loading(url: str) -> bool:
+    """Return whether the server at ``url`` says that it is loading its index (HTTP 503 from /ready)."""
+    try:
+        open_url(retrieve_url(url).removesuffix("/retrieve") + "/ready")
+    except urllib.error.HTTPError as error:
+        return error.code == 503
+    except (UserError, OSError, ValueError):
+        return False
+    return False
+
+
+def open_url(url: str, body: Any = None) -> Any:
+    """Return the JSON answer to a GET request, or to a POST request with ``body`` as JSON.
+
+    As the client, it uses no proxy of the environment, and sends the key in the URL as Basic authentication.
+
+    Raises:
+        OSError: no connection, or a status other than 2xx (:class:`urllib.error.HTTPError`).
+        ValueError: the answer is not JSON.
+    """
+    parts = urllib.parse.urlsplit(url)
+    headers = {"Content-Type": "application/json"}
+    if parts.username is not None:
+        pair = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
+        headers["Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(without_key(url), data, headers)
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(request, timeout=TIMEOUT_S) as response:
+        return json.load(response)

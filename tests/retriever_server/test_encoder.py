@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retriever_server.encoder import Encoder, EncoderError, EncoderSpec, batches
+from retriever_server.encoder import Encoder, batches
+from retriever_server.encoder_spec import EncoderError, EncoderSpec
 
 TEXTS = ["a cat sleeps", "", "Ποιος έχτισε τον πύργο;", "the bank raised interest rates " * 40]
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 
 from omegaconf import DictConfig
 
 from sd_search_verl.finding import Finding, Rule
-from sd_search_verl.rollout.retriever_check import check_retriever
+from sd_search_verl.rollout.endpoints import without_key
+from sd_search_verl.rollout.retriever_check import check_retriever, is_loading
 
 LOADING = Rule(
     "retriever {url}",
@@ -26,24 +25,14 @@ def check_retrievers(config: DictConfig) -> Iterator[Finding]:
     for url in search.retriever_urls:
         pause_s = 1.0
         while True:
-            loading = _loading(url)  # first: a server that gets ready between the two is asked once more
+            loading = is_loading(url)  # first: a server that gets ready between the two is asked once more
             finding = check_retriever(url)
             waited_s = time.monotonic() - begun
             if finding.ok or waited_s > float(search.max_loading_s if loading else search.timeout_s):
                 break
-            print(f"waiting for the retriever at {url}: {finding.found}", flush=True)
+            print(f"waiting for the retriever at {without_key(url)}: {finding.found}", flush=True)
             pause_s = min(2 * pause_s, 20)
             time.sleep(pause_s)
         if loading and not finding.ok:
-            finding = LOADING.finding(url=url, waited=f"{waited_s:.0f}")
+            finding = LOADING.finding(url=without_key(url), waited=f"{waited_s:.0f}")
         yield finding
-
-
-def _loading(url: str) -> bool:
-    try:
-        urllib.request.urlopen(f"{url.rsplit('/retrieve', 1)[0]}/ready", timeout=10).close()
-    except urllib.error.HTTPError as error:
-        return error.code == 503
-    except (OSError, ValueError):
-        return False
-    return False

@@ -9,11 +9,14 @@ import pytest
 from support.retrieval_server import ask
 
 from retriever_server.backends.bm25 import LuceneIndex, round_scores
+from retriever_server.backends.registry import open_engine
 from retriever_server.indexing import bm25 as builder
 from retriever_server.indexing.base import BuildOptions
 from retriever_server.indexing.build import build
 from retriever_server.java import jvm
 from retriever_server.launcher import serving
+from retriever_server.manifest import IndexMismatchError
+from retriever_server.settings import Settings
 
 
 def anserini(
@@ -132,3 +135,53 @@ def test_k1_and_b_reach_lucene(two_shards: Path, pyserini_index: Path, real_data
 def test_scores_are_rounded_and_ties_pushed_apart() -> None:
     assert round_scores([]) == []
     assert round_scores([2.00004, 1.5, 1.5, 1.5]) == pytest.approx([2.0, 1.5, 1.499999, 1.499998], abs=1e-7)
+
+
+def index_with_anserini(folder: Path, lines: list[str], *options: str) -> Path:
+    """Index JSON lines with Anserini's own command, with ``-storeRaw``."""
+    import subprocess
+
+    (folder / "in").mkdir(parents=True)
+    (folder / "in" / "corpus.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    command = [
+        jvm.java_home() / "bin" / "java", "-cp", jvm.anserini_jar(), "io.anserini.index.IndexCollection",
+        "-generator", "DefaultLuceneDocumentGenerator", "-threads", "1", "-input", folder / "in",
+        "-index", folder / "index", "-storeRaw", *options,
+    ]  # fmt: skip
+    subprocess.run(list(map(str, command)), check=True, capture_output=True, timeout=120)
+    return folder / "index"
+
+
+@pytest.mark.parametrize(
+    ("collection", "language", "line", "named"),
+    [
+        (
+            "JsonCollection",
+            "fr",
+            {"id": "a", "contents": "les chevaux nationaux mangent lentement"},
+            "analyser or lang",
+        ),
+        ("JsonCollection", "zh", {"id": "a", "contents": "北京大学在中国首都"}, "analyser or language"),
+        ("BeirFlatCollection", "en", {"_id": "a", "title": "Castle", "text": "a river"}, '"id" is missing'),
+    ],
+)
+def test_a_foreign_index_that_cannot_answer_is_refused(
+    java: None, tmp_path: Path, collection: str, language: str, line: dict[str, str], named: str
+) -> None:
+    lines = [json.dumps(line, ensure_ascii=False)]
+    index = index_with_anserini(tmp_path, lines, "-collection", collection, "-language", language)
+    with pytest.raises(IndexMismatchError, match=named):
+        open_engine(Settings(backend="bm25", index=index))
+
+
+def test_an_index_that_this_lucene_cannot_read_is_refused(java: None, tmp_path: Path) -> None:
+    index = index_with_anserini(
+        tmp_path, ['{"id": "a", "contents": "castle"}'], "-collection", "JsonCollection"
+    )
+    segments = max(index.glob("segments_*"))
+    data = segments.read_bytes()
+    # Lucene 8 names its codec there; a name of the same length is as unknown to Lucene 10.
+    name = data[data.index(b"Lucene", 20) :].split(b"\x03")[0][:8]
+    segments.write_bytes(data.replace(name, b"Lucene87"[: len(name)]))
+    with pytest.raises(IndexMismatchError, match="cannot be read by this Lucene"):
+        open_engine(Settings(backend="bm25", index=index))

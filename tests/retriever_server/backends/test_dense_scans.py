@@ -55,3 +55,19 @@ def test_missing_hits_never_become_other_passages() -> None:
 
     ranker = DenseRanker(_FixedEncoder(stored), stored, Few())  # type: ignore[arg-type]
     assert [row for row, _ in ranker.rank(["4"], 3)[0]] == [4]
+
+
+@pytest.mark.parametrize(
+    "factory", ["IVF64,Flat", "PCA48,IVF64,Flat", "OPQ8_32,IVF64,SQ8", "HNSW8", "PCA48,HNSW8"]
+)
+def test_more_effort_finds_more_also_behind_a_transform(factory: str, tmp_path: Path) -> None:
+    pytest.importorskip("faiss", reason="needs faiss-cpu")
+    stored = unit(np.random.default_rng(0), 3000)
+    queries = stored[:100] + 0.3 * unit(np.random.default_rng(1), 100)
+    faiss_approximate.build(stored, factory, "", tmp_path, tmp_path / "index", lambda done, total: None)
+    exact = np.argsort(-(queries @ stored.T), axis=1)[:, :10]
+    recalls = []
+    for effort in (1, 64):
+        found = ApproximateIndex(tmp_path / "index", effort).propose(queries, 10)
+        recalls.append(np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, exact, strict=True)]))
+    assert recalls[1] > recalls[0] + 0.05, recalls

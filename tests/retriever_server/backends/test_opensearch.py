@@ -24,6 +24,7 @@ class Cluster(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     fault: dict[str, Any] | None = None
+    first: dict[str, Any] = DOCUMENTS["7"]
     seen: list[Any] = []  # noqa: RUF012
 
     def do_GET(self) -> None:
@@ -36,6 +37,9 @@ class Cluster(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == "/wiki/_search":
+            self.answer(200, {"hits": {"hits": [{"_id": "7", "_source": self.first}][: len(self.first)]}})
+            return
         assert self.path == "/wiki/_msearch"
         assert self.headers["Content-Type"] == "application/x-ndjson"
         assert body.endswith(b"\n"), "the bulk protocol's last line must end"
@@ -82,7 +86,7 @@ class Cluster(BaseHTTPRequestHandler):
 def host() -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Cluster)
     Thread(target=server.serve_forever, daemon=True).start()
-    Cluster.fault, Cluster.seen = None, []
+    Cluster.fault, Cluster.seen, Cluster.first = None, [], DOCUMENTS["7"]
     yield f"127.0.0.1:{server.server_address[1]}"
     server.shutdown()
     server.server_close()
@@ -103,7 +107,7 @@ def test_documents_ids_and_scores_come_through(host: str) -> None:
 def test_query_syntax_is_text_and_long_queries_are_cut(host: str) -> None:
     engine = OpenSearchEngine(f"http://{host}/wiki")
     engine.search(['castle AND "x" }\n{ \\ *:*', "w " * 5000], 3)
-    bodies, key = Cluster.seen[0]
+    bodies, key = Cluster.seen[-1]
     assert bodies[0]["query"] == {"match": {"contents": 'castle AND "x" } { \\ *:*'}}
     assert len(bodies[1]["query"]["match"]["contents"].split()) == MAX_TERMS
     assert key is None
@@ -143,3 +147,18 @@ def test_an_incomplete_search_is_an_error_not_a_shorter_answer(host: str, fault:
 def test_no_index_in_the_url_is_named(host: str) -> None:
     with pytest.raises(RemoteError, match="names no index"):
         OpenSearchEngine(f"http://{host}")
+
+
+@pytest.mark.parametrize(
+    ("first", "named"),
+    [
+        ({"id": "7", "text": "castle"}, "the fields id, text"),
+        ({"contents": ["castle"]}, "the fields contents"),
+        ({"contents": "unindexed"}, "does not find a document by the words"),
+        ({}, "has no documents"),
+    ],
+)
+def test_an_index_with_other_fields_is_refused(host: str, first: dict[str, Any], named: str) -> None:
+    Cluster.first = first
+    with pytest.raises(RemoteError, match=named):
+        OpenSearchEngine(f"http://{host}/wiki")

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from support.retrieval_server import unit
 
-from retriever_server.encoder import Encoder, EncoderSpec
+from retriever_server.encoder import Encoder
+from retriever_server.encoder_spec import EncoderError, EncoderSpec
 from retriever_server.indexing import faiss_approximate
 from retriever_server.indexing.base import BuildError, BuildOptions
 from retriever_server.indexing.build import build
@@ -89,7 +90,14 @@ def test_vectors_of_others_are_taken_over_and_checked(
     theirs = vectors.astype(np.float16).astype(np.float32)
     build("dense", small, tmp_path / "index", flat(theirs), out=io.StringIO())
     assert np.array_equal(np.load(tmp_path / "index" / "vectors.npy"), theirs)
+    bad = {value: theirs.copy() for value in (np.nan, np.inf, 0.0)}
+    for value, rows in bad.items():
+        rows[17] = value
+    swapped = theirs.copy()
+    swapped[[20, 30]] = swapped[[30, 20]]
     for wrong, message in (
+        *((rows, "the vector of passage 17 is zero or not finite") for rows in bad.values()),
+        (swapped, "passage 20 has another vector"),
         (theirs[:-1], "has 39 vectors of 384 numbers; the corpus has 40"),
         (theirs[::-1], "passage 0 has another vector"),
     ):
@@ -98,3 +106,29 @@ def test_vectors_of_others_are_taken_over_and_checked(
     options = BuildOptions(encoder=encoder_folder, vectors=small)
     with pytest.raises(BuildError, match="is not a FAISS index"):
         build("dense", small, tmp_path / "wrong", options, out=io.StringIO())
+
+
+def test_more_lists_than_passages_are_refused_before_the_encoding(
+    encoder_folder: Path, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("faiss", reason="needs faiss-cpu")
+    monkeypatch.setattr(Encoder, "passages", lambda self, texts: np.ones((len(texts), 384), np.float32))
+    for factory, message in (
+        ("IVF4096,SQ8", "4,096 lists for 40 passages. Fix: use about IVF25"),
+        ("PCA48,IVF64,Flat", "64 lists for 40 passages"),
+        ("IVF64", "is not a FAISS factory string"),
+    ):
+        with pytest.raises(BuildError, match=message):
+            options = BuildOptions(encoder=encoder_folder, factory=factory)
+            build("dense", small, tmp_path / "index", options, out=io.StringIO())
+        assert not (tmp_path / "index.partial" / "vectors.npy").exists()
+
+
+def test_a_missing_gpu_is_named(encoder_folder: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    for runtime in ("torch", "onnx"):
+        with pytest.raises(EncoderError, match="cuda:0 is not a usable GPU|is missing"):
+            Encoder(encoder_folder, EncoderSpec.of(encoder_folder), runtime, "cuda:0")

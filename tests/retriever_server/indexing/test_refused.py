@@ -1,0 +1,57 @@
+"""Corpora and folders that a build refuses before it starts."""
+
+import gzip
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from retriever_server.corpus import CorpusError
+from retriever_server.indexing.base import BuildError, BuildOptions
+from retriever_server.indexing.build import build
+
+
+def attempt(corpus: Path, index: Path, overwrite: bool = False) -> None:
+    build("bm25s", corpus, index, BuildOptions(), overwrite=overwrite, out=io.StringIO())
+
+
+def test_an_index_path_that_is_a_link_is_refused(small: Path, tmp_path: Path) -> None:
+    link, target = tmp_path / "link", tmp_path / "target"
+    link.symlink_to(target)
+    with pytest.raises(BuildError, match="is a link"):
+        attempt(small, link)
+    target.mkdir()
+    with pytest.raises(BuildError, match=r"is a link.*Fix: give .*target itself"):
+        attempt(small, link, overwrite=True)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_corpus_without_any_text_is_refused(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.jsonl"
+    lines = [{"id": "a", "contents": ""}, {"id": "b", "contents": "   \n"}]
+    corpus.write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(CorpusError, match="contents of all 2 passages are empty"):
+        attempt(corpus, tmp_path / "index")
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "html"])
+def test_a_damaged_download_is_one_clear_error(small: Path, tmp_path: Path, damage: str) -> None:
+    corpus = tmp_path / "corpus.jsonl.gz"
+    data = bytearray(gzip.compress(small.read_bytes()))
+    if damage == "cut":
+        del data[len(data) // 2 :]
+    elif damage == "flip":
+        data[len(data) // 2 : len(data) // 2 + 20] = b"\xff" * 20
+    else:
+        data = bytearray(b"<!DOCTYPE html><html>Not found</html>")
+    corpus.write_bytes(data)
+    with pytest.raises(CorpusError, match="is not a whole gzip file|bad lines"):
+        attempt(corpus, tmp_path / "index")
+
+
+def test_an_html_page_in_place_of_a_corpus_is_shown(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("<!DOCTYPE html>\n<html>Not found</html>\n")
+    with pytest.raises(CorpusError, match="line 1: not JSON"):
+        attempt(corpus, tmp_path / "index")

@@ -1,0 +1,43 @@
+"""A port belongs to one server."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from retriever_server.options import SettingsError
+from retriever_server.server import bind
+
+
+def test_a_second_server_on_a_port_is_refused_before_the_first_serves() -> None:
+    first = bind("127.0.0.1", 0)
+    try:
+        for host in ("127.0.0.1", "0.0.0.0"):
+            with pytest.raises(SettingsError, match="cannot listen on"):
+                bind(host, first.getsockname()[1])
+    finally:
+        first.close()
+
+
+def test_a_worker_that_fails_slowly_is_not_restarted_for_ever(tmp_path: Path) -> None:
+    """``sitecustomize`` stands for a slow file system: every worker needs six seconds to fail."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, time\nif os.environ.get('RETRIEVER_SOCKET'): time.sleep(6)"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "retriever_server",
+        "--backend",
+        "bm25s",
+        "--index",
+        str(tmp_path / "absent"),
+    ]
+    path = f"{tmp_path}:{Path(__file__).parents[2]}"
+    done = subprocess.run(
+        [*command, "--workers", "2", "--port", "0"], capture_output=True, text=True, timeout=100,
+        env={"PATH": "/usr/bin", "PYTHONPATH": path},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "a worker ended with code 1 while starting" in done.stderr
