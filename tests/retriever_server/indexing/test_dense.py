@@ -118,8 +118,8 @@ def test_more_lists_than_passages_are_refused_before_the_encoding(
         ("PCA48,IVF64,Flat", "64 lists for 40 passages"),
         ("IVF64", "is not a FAISS factory string"),
     ):
+        options = BuildOptions(encoder=encoder_folder, factory=factory)
         with pytest.raises(BuildError, match=message):
-            options = BuildOptions(encoder=encoder_folder, factory=factory)
             build("dense", small, tmp_path / "index", options, out=io.StringIO())
         assert not (tmp_path / "index.partial" / "vectors.npy").exists()
 
@@ -130,5 +130,5 @@ def test_a_missing_gpu_is_named(encoder_folder: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     for runtime in ("torch", "onnx"):
-        with pytest.raises(EncoderError, match="cuda:0 is not a usable GPU|is missing"):
+        with pytest.raises(EncoderError, match=r"cuda:0 is not a usable GPU|is missing"):
             Encoder(encoder_folder, EncoderSpec.of(encoder_folder), runtime, "cuda:0")
