@@ -67,8 +67,8 @@ PARTS = {
         2.0,
         "21 million vectors of 768 numbers: about 65 GB of memory in 32 bits, 33 GB in 16 bits; E5-base-v2 encodes "
         "the queries",
-        "python -m retriever_server.build_index --backend dense --encoder e5-base-v2 --vectors {file} "
-        "--corpus wiki-18.jsonl --index {file}.dense",
+        "python -m retriever_server.build_index --backend dense --encoder e5-base-v2 --encoder-prefixes e5 "
+        "--vectors {file} --corpus wiki-18.jsonl --index {file}.dense",
     ),
 }
 
@@ -125,7 +125,8 @@ def fetch(job: Plan, out: Path) -> Path:
             f"{out} has {free / GB:.1f} GB free, {(job.room - there) / GB:.1f} GB are needed; choose another --out"
         )
     downloaded = [
-        path if (path := out / file.name).is_file() else hub.download(file, path) for file in job.files
+        hub.check(file, path) if (path := out / file.name).is_file() else hub.download(file, path)
+        for file in job.files
     ]
     assemble(downloaded, result)
     return result

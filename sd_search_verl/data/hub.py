@@ -87,6 +87,25 @@ def download(file: RemoteFile, path: Path) -> Path:
     return path
 
 
+def check(file: RemoteFile, path: Path) -> Path:
+    """Return ``path``, a file that was downloaded before.
+
+    Raises:
+        UserError: its size or its checksum is not the hub's.
+    """
+    size = path.stat().st_size
+    if size != file.size:
+        raise UserError(
+            f"{path} has {size:,} bytes, the hub's file {file.size:,}: a broken download. Rename it to "
+            f"{path.name}.part to go on from there, or remove it"
+        )
+    if not agrees(path, file.checksum):
+        raise UserError(
+            f"{path} is damaged: its checksum is not the hub's {file.checksum}. Remove it and start again"
+        )
+    return path
+
+
 def agrees(path: Path, checksum: str) -> bool:
     """Return whether a file has this checksum; true where it is neither a SHA-256 nor git's SHA-1."""
     size = path.stat().st_size

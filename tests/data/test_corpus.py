@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 from pathlib import Path
 
@@ -120,3 +121,18 @@ def test_the_hubs_checksums(tmp_path: Path) -> None:
 
 def test_the_real_passages_are_a_corpus(real_data: Path) -> None:
     assert check_corpus(real_data / "wiki18-mini" / "corpus.jsonl") == 9654
+
+
+def test_a_broken_part_that_is_there_is_not_taken_as_whole(tmp_path: Path) -> None:
+    path = tmp_path / "part_aa"
+    path.write_bytes(b"x" * 999)
+    whole = RemoteFile("part_aa", "http://nowhere", 1000, hashlib.sha256(b"x" * 1000).hexdigest())
+    with pytest.raises(
+        UserError, match=r"part_aa has 999 bytes, the hub's file 1,000.*Rename it to part_aa.part"
+    ):
+        fetch(Plan(PARTS["e5-index"], [whole]), tmp_path)
+    path.write_bytes(b"y" * 1000)
+    with pytest.raises(UserError, match="is damaged: its checksum is not the hub's"):
+        fetch(Plan(PARTS["e5-index"], [whole]), tmp_path)
+    assert path.exists()
+    assert not (tmp_path / "e5_Flat.index").exists()

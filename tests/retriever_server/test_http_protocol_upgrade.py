@@ -21,7 +21,7 @@ LAST = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 def test_an_upgrade_to_http2_is_ignored_and_the_body_read(bm25: ServerProcess, body: bytes) -> None:
     received = raw(bm25.url, HEAD + body + HEAD + body + LAST)
     assert received.count(b"HTTP/1.1 200") == 3
-    assert received.count(b'"id":"doc-7"') == 2
+    assert received.count(b"doc-7") == 2
 
 
 def test_a_websocket_request_is_answered_as_a_plain_one(bm25: ServerProcess) -> None:
