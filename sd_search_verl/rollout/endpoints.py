@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import random
 import re
 import time
 import urllib.parse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sd_search_verl.errors import UserError
 
@@ -36,26 +37,33 @@ def without_key(url: str) -> str:
     return re.sub(r"(?<=://)[^/@]*@", "", url)
 
 
+def auth_headers(url: str) -> dict[str, str]:
+    """Return the header that carries the key of ``url`` in UTF-8 (RFC 7617), or none."""
+    parts = urllib.parse.urlsplit(url)
+    if parts.username is None:
+        return {}
+    pair = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
+    return {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
+
+
 @dataclass
 class Endpoint:
     """A server, its requests in flight and its recent failures."""
 
     url: str
+    """Without a key, which is in ``headers``."""
     in_flight: int = 0
     failures: int = 0
     """Consecutive failures."""
     open_until: float = 0.0
     """Monotonic time until which the circuit is open: no request is sent."""
+    headers: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def at(cls, url: str) -> Endpoint:
         """Return the endpoint of a URL, see :func:`retrieve_url`."""
-        return cls(retrieve_url(url))
-
-    @property
-    def name(self) -> str:
-        """URL without a key."""
-        return without_key(self.url)
+        url = retrieve_url(url)
+        return cls(without_key(url), headers=auth_headers(url))
 
     def succeeded(self) -> None:
         """Close the circuit."""

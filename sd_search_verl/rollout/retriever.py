@@ -213,7 +213,7 @@ class RetrieverClient:
                         state, endpoint, batch, left / (2 if len(self.endpoints) > 1 else 1)
                     )
                 except _RetryableError as error:
-                    reason = f"{endpoint.name}: {error}"
+                    reason = f"{endpoint.url}: {error}"
                     wait_s = max(wait_s, error.retry_after_s or 0.0)
                 if all(query.future.done() for query in batch):
                     break  # all callers were cancelled or timed out
@@ -233,14 +233,16 @@ class RetrieverClient:
         endpoint.in_flight += 1
         try:
             timeout = aiohttp.ClientTimeout(total=max(timeout_s, 0.01))
-            async with state.session.post(endpoint.url, json=body, timeout=timeout) as response:
+            async with state.session.post(
+                endpoint.url, json=body, headers=endpoint.headers, timeout=timeout
+            ) as response:
                 if response.status in (429, 503):
                     self.stats.throttled += 1  # the server works, so the circuit stays closed
                     raise _RetryableError(f"HTTP {response.status}", _retry_after(response))
                 if 400 <= response.status < 500 and response.status != 408:
                     endpoint.succeeded()
                     raise _RejectedError(
-                        f"{endpoint.name}: HTTP {response.status}: {(await response.text())[:300]}"
+                        f"{endpoint.url}: HTTP {response.status}: {(await response.text())[:300]}"
                     )
                 if response.status != 200:
                     raise OSError(f"HTTP {response.status}: {(await response.text())[:300]}")

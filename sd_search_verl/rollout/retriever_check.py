@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import urllib.error
-import urllib.parse
 import urllib.request
 from typing import Any
 
 from sd_search_verl.errors import UserError
 from sd_search_verl.finding import Finding, Rule
-from sd_search_verl.rollout.endpoints import retrieve_url, without_key
+from sd_search_verl.rollout.endpoints import auth_headers, retrieve_url, without_key
 
 TIMEOUT_S = 10
 
@@ -53,11 +51,7 @@ def open_url(url: str, body: Any = None) -> Any:
         OSError: no connection, or a status other than 2xx (:class:`urllib.error.HTTPError`).
         ValueError: the answer is not JSON.
     """
-    parts = urllib.parse.urlsplit(url)
-    headers = {"Content-Type": "application/json"}
-    if parts.username is not None:
-        pair = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
-        headers["Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
+    headers = {"Content-Type": "application/json", **auth_headers(url)}
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(without_key(url), data, headers)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
