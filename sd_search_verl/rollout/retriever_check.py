@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 from typing import Any
 
 from sd_search_verl.errors import UserError
@@ -26,7 +27,7 @@ def check_retriever(url: str) -> Finding:
     shown, body = without_key(url), {"queries": ["test"], "topk": 1, "return_scores": True}
     try:
         hits = open_url(retrieve_url(url), body)["result"][0]
-    except (UserError, OSError, ValueError, KeyError, IndexError, TypeError) as error:
+    except (UserError, OSError, HTTPException, ValueError, KeyError, IndexError, TypeError) as error:
         return NO_ANSWER.finding(url=shown, kind=type(error).__name__, error=error)
     return Finding(NO_ANSWER.name.format(url=shown), True, f"answers, {len(hits)} document(s) for 'test'")
 
@@ -37,7 +38,7 @@ def is_loading(url: str) -> bool:
         open_url(retrieve_url(url).removesuffix("/retrieve") + "/ready")
     except urllib.error.HTTPError as error:
         return error.code == 503
-    except (UserError, OSError, ValueError):
+    except (UserError, OSError, HTTPException, ValueError):
         return False
     return False
 
