@@ -107,7 +107,7 @@ def _accelerator() -> Finding:
 
 
 def _gpu_stack() -> list[Finding]:
-    """verl packs sequences, and on a GPU transformers then asks for flash-attn by its default."""
+    """Check the GPU stack: verl packs sequences, and on a GPU transformers then asks for flash-attn by default."""
     try:
         import torch
     except ImportError:

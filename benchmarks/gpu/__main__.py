@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _chosen(options: argparse.Namespace) -> list[list[Part]]:
-    """The stages, with the asked-for parts and limits."""
+    """Return the stages with the parts and limits asked for."""
     limits = dict(options.limit)
     chosen = [
         [

@@ -43,7 +43,7 @@ FLASH_ATTN_FILES = ("flash_attn/bert_padding.py", "flash_attn/ops/triton/cross_e
 
 
 def pins() -> dict[str, str]:
-    """Versions by name, of the requirements that this project pins."""
+    """Return this project's pinned versions by name."""
     lines = [
         line
         for name in ("cpu.txt", "versions.txt")
@@ -112,14 +112,14 @@ def strip(wheel: Path, folder: Path, without: tuple[str, ...]) -> Path:
 
 
 def _download(folder: Path, requirements: Sequence[str]) -> None:
-    """Wheels for Python 3.12 on Linux, whatever runs here."""
+    """Download wheels for Python 3.12 on Linux, whatever runs here."""
     platforms = [f"--platform=manylinux{'' if p in ('2014', '1') else '_'}{p}_x86_64" for p in PLATFORMS]
     target = ("--only-binary=:all:", "--python-version=3.12", "--implementation=cp", *platforms)
     _pip("download", *target, "-d", folder, *requirements)
 
 
 def _flash_attn(work: Path, site: Path, version: str) -> None:
-    """flash-attn's names over torch's kernels, with those of its own files that need no compiler."""
+    """Write flash-attn's names over torch's kernels, and its own files that need no compiler."""
     shutil.copytree(NAMES, site, ignore=shutil.ignore_patterns("__pycache__"))
     # For the archive's metadata pip runs its setup.py, which imports torch.
     options = ("--no-build-isolation", "--no-binary=flash-attn", "-d", work, f"flash-attn=={version}")
@@ -143,7 +143,7 @@ def _flash_attn(work: Path, site: Path, version: str) -> None:
 
 
 def _metadata(site: Path) -> None:
-    """The project's name, version and entry points; its code is read from the checkout."""
+    """Write the project's name, version and entry points; its code is read from the checkout."""
     command = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(site.resolve())]
     subprocess.run(command, cwd=REPO, check=True)
 

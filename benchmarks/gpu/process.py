@@ -52,7 +52,7 @@ class _Running:
 
 
 def environment(rehearse: bool, paths: Sequence[Path] = ()) -> dict[str, str]:
-    """Variables of a part's process; ``paths`` are searched for packages before this repository."""
+    """Return the environment of a part's process; ``paths`` are searched for packages before this repository."""
     searched = [*map(str, paths), str(REPO), str(REPO / "tests"), os.environ.get("PYTHONPATH", "")]
     values = os.environ | {
         "PYTHONPATH": os.pathsep.join(path for path in searched if path),
@@ -106,7 +106,7 @@ def _start(part: Part, values: Mapping[str, str], run: Run, seconds_left: float)
 
 
 def _outcome(item: _Running) -> Outcome | None:
-    """How it ended, or None while it runs."""
+    """Return how it ended, or None while it runs."""
     code, seconds = item.process.poll(), time.monotonic() - item.began
     if code is None and seconds < item.limit_s:
         return None
@@ -128,7 +128,7 @@ def _kill(item: _Running) -> None:
 
 
 def _output(item: _Running) -> str:
-    """All that the part printed; its file is removed."""
+    """Return the part's output and remove its file."""
     item.log.seek(0)
     text = item.log.read().decode(errors="replace")
     item.log.close()

@@ -49,7 +49,7 @@ FIELDS = [field.name for field in fields(Row)]
 
 
 def installed(name: str) -> str:
-    """Version of a distribution, or ``-``."""
+    """Return the version of a distribution, or ``-``."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -121,7 +121,7 @@ def start(out: Path) -> None:
 
 
 def read(out: Path) -> Sequence[Row]:
-    """All rows that were written so far."""
+    """Return all rows written so far."""
     with (out / FILE).open(newline="") as file:
         rows = list(csv.DictReader(file))
     return [Row(**{**row, "seed": int(row["seed"]), "value": float(row["value"])}) for row in rows]  # type: ignore[arg-type]

@@ -27,7 +27,7 @@ class Finding:
 
 
 def findings(parts: Iterable[Part], rows: Sequence[Row], outcomes: Sequence[Outcome]) -> list[Finding]:
-    """One for every case that has a bar, whether it was run or not."""
+    """Return a finding for every case with a bar, run or not."""
     ended = {outcome.part: outcome for outcome in outcomes}
     found = []
     for part in parts:
@@ -62,7 +62,7 @@ def _judge(check: Check, rows: Sequence[Row], outcome: Outcome | None) -> tuple[
 
 
 def _absent(rows: Sequence[Row], outcome: Outcome | None) -> tuple[str, str]:
-    """Status and reason of a figure that is not there."""
+    """Return status and reason of a missing figure."""
     for row in rows:
         if row.state == "failed":
             return "FAILED", row.detail
@@ -74,7 +74,7 @@ def _absent(rows: Sequence[Row], outcome: Outcome | None) -> tuple[str, str]:
 
 
 def page(run_name: str, found: Sequence[Finding], rows: Sequence[Row], outcomes: Sequence[Outcome]) -> str:
-    """The verdict as text."""
+    """Return the verdict as text."""
     lines = [run_name]
     if rows:
         at = rows[0]
@@ -93,7 +93,7 @@ def page(run_name: str, found: Sequence[Finding], rows: Sequence[Row], outcomes:
 
 
 def _grouped(found: Sequence[Finding]) -> list[str]:
-    """A line a case, wrapped; one line for neighbours that were not run for the same reason."""
+    """Return a line for each case, wrapped; one line for neighbours not run for the same reason."""
     lines = []
     for (part, status, text), group in groupby(found, key=lambda f: (f.part, f.status, f.text)):
         cases = [finding.case for finding in group]
@@ -110,7 +110,7 @@ def _grouped(found: Sequence[Finding]) -> list[str]:
 
 
 def exit_code(found: Sequence[Finding], outcomes: Sequence[Outcome]) -> int:
-    """1 if something is wrong, raised an error or did not come to its end; a missed bar of cost is no error."""
+    """Return 1 if something is wrong, raised or did not finish; a missed bar of cost is no error."""
     broken = any(finding.status in ("WRONG", "FAILED") for finding in found)
     ended = [outcome for outcome in outcomes if not outcome.ok and outcome.state != "not started"]
     return int(broken or bool(ended))

@@ -48,7 +48,7 @@ def plan() -> list[tuple[str, int]]:
 
 
 def start(out: Path) -> Path:
-    """The folder in ``out`` with the comparison's warm-started model, which is trained if it is not there.
+    """Return the folder in ``out`` with the warm-started model, which is trained if it is not there.
 
     Raises:
         WarmStartError: it does not read blocks.

@@ -41,7 +41,7 @@ async def step_by_step(
     config: EvaluationConfig,
     show: Show,
 ) -> dict[str, Any]:
-    """Play an episode and ``show`` each step of it; returns its record."""
+    """Run one rollout, ``show`` each step of it, and return its record."""
 
     async def shown_turn(context: list[int], max_tokens: int, protocol: Protocol, seed: int) -> Generation:
         generation = await generate(context, max_tokens, protocol, seed)

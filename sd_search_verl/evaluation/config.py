@@ -99,7 +99,7 @@ class ResolvedConfig:
     """The training's values of everything that the policy sees; None = unknown."""
 
     def warnings(self) -> list[str]:
-        """What the policy sees otherwise than in its training; empty when nothing does."""
+        """Return the settings that differ from the policy's training; empty if none does."""
         if self.training is None:
             return [
                 "the training's config is unknown; give it with --training to compare protocols "
@@ -113,7 +113,7 @@ class ResolvedConfig:
 def read_settings(
     training: Path | None, overrides: Sequence[str], retriever_urls: Sequence[str] = ()
 ) -> ResolvedConfig:
-    """Defaults, then the training's values, then ``overrides`` such as ``temperature=1`` or ``search.top_k=5``.
+    """Resolve defaults, then the training's values, then ``overrides`` such as ``temperature=1`` or ``search.top_k=5``.
 
     Raises:
         ConfigError: an unknown option or a value that is not allowed.
@@ -137,7 +137,7 @@ def read_settings(
 
 
 def find_training_config(model: Path) -> Path | None:
-    """The config that Hydra left in the run folder that ``model`` lies in, if it does."""
+    """Return the config that Hydra wrote in the run folder of ``model``, or None."""
     for folder in model.resolve().parents[:5]:
         for place in (folder / "hydra" / ".hydra", folder / ".hydra"):
             if (place / "config.yaml").is_file():
@@ -174,13 +174,13 @@ def _without(config: ConfigModel, *effects: Affects) -> dict[str, Any]:
 
 
 def protocol_hash(config: EvaluationConfig) -> str:
-    """16 hexadecimal digits that are equal when :func:`seen_by_policy` is."""
+    """Return 16 hexadecimal digits, equal for equal :func:`seen_by_policy`."""
     text = json.dumps(seen_by_policy(config), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _training_values(path: Path) -> dict[str, Any]:
-    """What an evaluation shares with the training whose whole Hydra config is at ``path``."""
+    """Return the values that an evaluation shares with the training whose Hydra config is at ``path``."""
     from omegaconf import OmegaConf
 
     if not path.is_file():
@@ -202,6 +202,6 @@ def _training_values(path: Path) -> dict[str, Any]:
 
 
 def _short(here: Any, there: Any) -> str:
-    """Both values, or where they are long texts that they differ."""
+    """Return both values, or for long texts that they differ."""
     texts = f"{here!r} instead of {there!r}"
     return texts if len(texts) < 120 else "the texts differ"

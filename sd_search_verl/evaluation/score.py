@@ -67,7 +67,7 @@ def score_file(path: Path, fields: ScoreFields, protocol: str | None = None) -> 
 
 
 def response_of(text: str, protocol: Protocol) -> str:
-    """``text`` without its prompt, if it has one: the prompt holds an example answer, which nobody gave."""
+    """Return ``text`` without its prompt, if it has one: the prompt's example answer must not be scored."""
     return text.rpartition(protocol.instructions)[2]
 
 

@@ -21,7 +21,7 @@ from sd_search_verl.verl_adapter.loss import SDSearchLoss, TeacherBatch
 
 
 def is_due(step: int, config: SDSearchConfig) -> bool:
-    """Whether the share is measured in training step ``step`` (from 1): in the first with alpha, then at intervals."""
+    """Return whether step ``step`` (from 1) measures the share: the first with alpha, then at intervals."""
     since = step - config.warmup_steps - 1
     return config.grad_share_every is not None and since >= 0 and since % config.grad_share_every == 0
 
@@ -46,7 +46,7 @@ def grad_share(engine: Any, data: TensorDict, loss: SDSearchLoss, teacher: Teach
 
 
 def _gradient_norm(engine: Any, data: TensorDict, loss: SDSearchLoss, teacher: TeacherBatch) -> float:
-    """Norm over all ranks, without clipping."""
+    """Return the gradient norm over all ranks, without clipping."""
     try:
         with loss.with_teacher(teacher):
             engine.forward_backward_batch(data, loss_function=loss)

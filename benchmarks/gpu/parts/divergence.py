@@ -13,7 +13,7 @@ OTHERS = ("naive", "trl", "liger chunked", "liger triton")
 
 
 def run(run: Run) -> None:
-    """One size after the other, so that the sizes that were reached are kept."""
+    """Run one size after the other, so that finished sizes are kept."""
     common = ["--repeats", "5" if run.gpu else "1", "--csv", str(run.out / "divergence.csv")]
     for rows in SIZES:
         size = ["--hidden", "2048", "--rows", str(rows)] if run.gpu else _tiny(rows)
@@ -27,12 +27,12 @@ def run(run: Run) -> None:
 
 
 def _tiny(rows: int) -> list[str]:
-    """The same sizes in small, of 1 to 256 rows."""
+    """Return the same sizes in small, of 1 to 256 rows."""
     return ["--hidden", "64", "--vocab", "4096", "--rows", str(rows // SIZES[0])]
 
 
 def _ratio(ours: dict[str, Any], others: list[dict[str, Any]], of: str) -> float:
-    """Ours over the least of the others; those that ran out of memory count as infinite, and so do we."""
+    """Return ours over the least of the others; whoever ran out of memory counts as infinite."""
     least = min((_finite(row[of]) for row in others), default=math.inf)
     own = _finite(ours[of])
     return own / least if least else math.inf

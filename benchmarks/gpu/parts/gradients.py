@@ -59,7 +59,7 @@ def run(run: Run) -> None:
 
 
 def _impossible(way: Way, run: Run) -> str:
-    """Why a way cannot be tried here; empty if it can."""
+    """Return why a way cannot be tried here; empty if it can."""
     if way.card and not run.gpu:
         return "needs a card"
     if way.packed and way.bf16 and run.gpu and installed("flash_attn") == "-":
@@ -121,7 +121,7 @@ def _sent_weights(worker: Any) -> dict[str, Tensor]:
 
 
 def _model(folder: Path, tied: bool) -> Path:
-    """The tests' tiny model; tied: with one matrix for embedding and head, as Qwen2.5-3B has."""
+    """Write the tests' tiny model; ``tied``: one matrix for embedding and head, as in Qwen2.5-3B."""
     tiny.save_tiny_model(folder)
     if not tied:
         return folder

@@ -50,7 +50,7 @@ class Measured:
 
 
 def run(run: Run) -> None:
-    """GRPO alone, with the rows selected, and with plain indexing, for several counts of query rows."""
+    """Measure GRPO alone, with selected rows, and with plain indexing, for several counts of query rows."""
     for count in QUERY_ROWS:
         case = f"{count} query rows"
         inputs = _inputs(run, count if run.gpu else count // 60)

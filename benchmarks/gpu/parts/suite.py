@@ -52,7 +52,7 @@ class _Counted:
             self._outcomes[report.nodeid] = "failed"
 
     def of(self, target: str) -> dict[str, list[str]]:
-        """Names of a file's or folder's tests, by outcome."""
+        """Return the names of a file's or folder's tests by outcome."""
         found: dict[str, list[str]] = defaultdict(list)
         for name, outcome in self._outcomes.items():
             if name.startswith(target):

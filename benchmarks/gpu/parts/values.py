@@ -66,7 +66,7 @@ def _choices(dtype: torch.dtype) -> Iterator[dict[str, Any]]:
 
 
 def _logits(run: Run, rows: int, vocab: int, scale: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Of the student and the teacher: probabilities fall with their rank to the power 1.5 ``scale``, as in text."""
+    """Draw logits of student and teacher: probabilities fall with rank to the power 1.5 ``scale``, as in text."""
     draw = torch.Generator(run.device).manual_seed(run.seed)
 
     def random(kind: Any) -> Tensor:
@@ -84,7 +84,7 @@ def _logits(run: Run, rows: int, vocab: int, scale: float, dtype: torch.dtype) -
 def exact_divergence(
     student: Tensor, teacher: Tensor, kind: str, top_k: int | None, support: str, tail: str
 ) -> Tensor:
-    """Divergences ``[N]`` of logits ``[N, V]`` as the formulas read, in float64."""
+    """Return divergences ``[N]`` of logits ``[N, V]`` as the formulas are written, in float64."""
     q, p = student.double().softmax(-1), teacher.double().softmax(-1)
     if top_k is not None:
         chosen = torch.zeros_like(p, dtype=torch.bool)
@@ -111,13 +111,13 @@ def _kl(a: Tensor, b: Tensor) -> Tensor:
 
 
 def relative(ours: Tensor, theirs: Tensor) -> float:
-    """Norm of the difference over the norm of ``theirs``."""
+    """Return the norm of the difference over the norm of ``theirs``."""
     ours, theirs = ours.detach().double(), theirs.detach().double()
     return float((ours - theirs).norm() / theirs.norm())
 
 
 def _packed_attention(run: Run) -> None:
-    """flash-attn's kernel for rows of unequal length, with fewer key than query heads."""
+    """Check flash-attn's kernel for rows of unequal length, with fewer key than query heads."""
     if installed("flash_attn") == "-":
         run.not_run("packed attention", "flash-attn is not installed")
         return
@@ -145,6 +145,6 @@ def _packed_attention(run: Run) -> None:
 
 
 def _attention(*row: Tensor) -> Tensor:
-    """``[n, heads, d]`` each; causal."""
+    """Return causal attention; all ``[n, heads, d]``."""
     q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in row)
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)[0].transpose(0, 1)

@@ -35,7 +35,7 @@ __all__ = [
 
 
 def check_run(config: DictConfig) -> list[Finding]:
-    """All checks, the slow one (the retriever) last. None of them raises or changes anything."""
+    """Run all checks, the slow one (the retriever) last. None of them raises or changes anything."""
     return [
         *check_method(config),
         *check_verl(config),
@@ -49,7 +49,7 @@ def check_run(config: DictConfig) -> list[Finding]:
 
 
 def refuse_bad_start(config: DictConfig) -> None:
-    """What the trainer checks before it starts: all that would make the run worthless, or end it later.
+    """Raise for every finding that would make the run worthless or end it later; the trainer calls it first.
 
     Raises:
         ConfigError: with every finding and its fix.

@@ -40,7 +40,7 @@ NO_ROW = Rule("data.{option}", "{path} has no row", "build it with `sd-search da
 
 
 def check_data(config: DictConfig) -> Iterator[Finding]:
-    """Every local file and its rows. Remote files and data sets of the user's own class are not looked at."""
+    """Check every local file and its rows. Remote files and data sets of the user's own class are not read."""
     rows: int | None = 0
     longest: list[Messages] = []
     for option in ("train_files", "val_files"):

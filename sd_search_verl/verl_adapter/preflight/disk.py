@@ -24,7 +24,7 @@ FULL = Rule(
 
 
 def check_disk(config: DictConfig) -> Iterator[Finding]:
-    """Room for the checkpoints that the run will keep."""
+    """Check that the disk holds the checkpoints that the run will keep."""
     folder = Path(str(config.trainer.default_local_dir)).expanduser()
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(there).free / 2**30
@@ -45,7 +45,7 @@ def check_disk(config: DictConfig) -> Iterator[Finding]:
 
 
 def _parameters(model: Path) -> int:
-    """Number of parameters of a local folder of safetensors, from their headers; 0 if there is none."""
+    """Return the number of parameters of a local folder of safetensors, from their headers; 0 without any."""
     total = 0
     for file in model.glob("*.safetensors") if model.is_dir() else ():
         with file.open("rb") as stream:

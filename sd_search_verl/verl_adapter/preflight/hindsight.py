@@ -20,7 +20,7 @@ SHORT_BLOCK = Rule(
 
 
 def check_hindsight(config: DictConfig) -> Iterator[Finding]:
-    """A block of whole rollouts holds at least one rollout of the longest length.
+    """Check that a block of whole rollouts holds at least one rollout of the longest length.
 
     A rollout that does not fit leaves an empty block: teacher and student then read the same, and L_SD is 0.
     """

@@ -40,7 +40,7 @@ LITTLE_ROOM = Rule(
 
 
 def check_lengths(config: DictConfig, prompts: Sequence[Messages]) -> Iterator[Finding]:
-    """The longest prompts fit.
+    """Check that the longest prompts fit.
 
     Args:
         prompts: those with the most characters, of all data files; may be empty.

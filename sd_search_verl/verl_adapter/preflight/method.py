@@ -130,7 +130,7 @@ def has_sections(config: DictConfig) -> bool:
 
 
 def check_method(config: DictConfig) -> Iterator[Finding]:
-    """Trainer, agent loop and reward are ours, and verl's options go with them; the option values alone are read."""
+    """Check that trainer, agent loop and reward are ours and verl's options fit them, from option values alone."""
     value = _value(config, _MODE)
     if value != TRAINER:
         yield OTHER_TRAINER.finding(value=value)
@@ -161,7 +161,7 @@ def refuse_other_method(config: DictConfig) -> None:
 
 
 def check_unsupported(config: DictConfig) -> Iterator[Finding]:
-    """Options of verl that do not go with the teacher pass, the loss or the rollouts."""
+    """Refuse options of verl that do not fit the teacher pass, the loss or the rollouts."""
     for rule, is_bad in UNSUPPORTED.items():
         value = _value(config, rule.name)
         if value is not None and is_bad(value):

@@ -17,7 +17,7 @@ from sd_search_verl.finding import Finding, Rule
 
 
 def compose(arguments: Sequence[str]) -> DictConfig:
-    """The config that ``python -m verl.trainer.main_ppo ARGUMENTS`` would run.
+    """Compose the config that ``python -m verl.trainer.main_ppo ARGUMENTS`` would run.
 
     Raises:
         ConfigError: Hydra's own message about what cannot be composed.
@@ -54,7 +54,7 @@ def compose(arguments: Sequence[str]) -> DictConfig:
 
 
 def check_verl(config: DictConfig) -> Iterator[Finding]:
-    """Our sections and verl's own start-up checks."""
+    """Check our sections and run verl's own start-up checks."""
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import validate_config
 
@@ -88,7 +88,7 @@ _FREE = {"ray_kwargs.ray_init", "reward.custom_reward_function", "hydra"}
 
 
 def check_keys(config: DictConfig) -> Iterator[Finding]:
-    """Keys that nobody reads: Hydra refuses them on the command line, but not in a config file.
+    """Check for keys that nothing reads: Hydra refuses them on the command line, but not in a config file.
 
     Plain values at the top, such as ``seed``, are the user's own variables.
     """
@@ -108,7 +108,7 @@ def check_keys(config: DictConfig) -> Iterator[Finding]:
 
 
 def _unknown(config: DictConfig, stock: DictConfig, prefix: str = "") -> Iterator[tuple[str, set[str]]]:
-    """Dotted keys of ``config`` that ``stock`` and its dataclass lack, each with the keys there are beside it."""
+    """Return dotted keys of ``config`` that ``stock`` and its dataclass lack, each with the keys beside it."""
     known = {*map(str, stock), *_dataclass_fields(stock.get("_target_"))}
     for key in map(str, config):
         path = f"{prefix}{key}"
@@ -122,7 +122,7 @@ def _unknown(config: DictConfig, stock: DictConfig, prefix: str = "") -> Iterato
 
 
 def _section(config: DictConfig, key: str) -> DictConfig | None:
-    """The section ``key`` as it is written, or None if it is a value, an interpolation or null."""
+    """Return the section ``key`` as it is written, or None if it is a value, an interpolation or null."""
     node = config._get_node(key)
     return (
         node

@@ -43,7 +43,7 @@ MANY_EMBEDDINGS = Rule(
 
 
 def check_policy(config: DictConfig) -> Iterator[Finding]:
-    """Model and tokenizer go together, and the tokenizer renders the prompts of student and teacher."""
+    """Check that model and tokenizer fit, and that the tokenizer renders the prompts of student and teacher."""
     from transformers import AutoConfig, AutoTokenizer
 
     model = config.actor_rollout_ref.model

@@ -19,8 +19,10 @@ LOADING = Rule(
 
 
 def check_retrievers(config: DictConfig) -> Iterator[Finding]:
-    """Every retriever answers. All are waited for together: those that are loading for ``search.max_loading_s``, those
-    that are not there for ``search.timeout_s``."""
+    """Check that every retriever answers.
+
+    All are awaited together: up to ``search.max_loading_s`` while one is loading, else ``search.timeout_s``.
+    """
     search, begun = config.search, time.monotonic()
     for url in search.retriever_urls:
         pause_s = 1.0

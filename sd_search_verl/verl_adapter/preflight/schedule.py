@@ -66,7 +66,7 @@ class Schedule:
 
 
 def check_schedule(config: DictConfig, rows: int | None) -> Iterator[Finding]:
-    """The run has steps, its epochs hold them, and the method is on in some of them.
+    """Check that the run has steps, its epochs hold them, and the method is on in some of them.
 
     Args:
         rows: of data.train_files; None = not known.

@@ -20,7 +20,7 @@ def flash_attn_func(
     deterministic: bool = False,
     **others: Any,
 ) -> Tensor:
-    """``[B, n, heads, d]``; rows of one length."""
+    """Return attention ``[B, n, heads, d]`` for rows of one length."""
     _refuse(dropout_p, others)
     if q.shape[1] != k.shape[1]:
         raise NotImplementedError(f"{q.shape[1]} queries and {k.shape[1]} keys: there is no cache here")
@@ -41,7 +41,7 @@ def flash_attn_varlen_func(
     deterministic: bool = False,
     **others: Any,
 ) -> Tensor:
-    """``[tokens, heads, d]``; rows packed one after the other."""
+    """Return attention ``[tokens, heads, d]`` for rows packed one after the other."""
     _refuse(dropout_p, others)
     if not q.is_cuda:
         lengths = cu_seqlens_q.diff().tolist()
@@ -85,7 +85,7 @@ def _kernel(
 
 @lru_cache(maxsize=1)
 def _takes_grouped_heads() -> bool:
-    """Whether torch's kernel takes fewer key than query heads, with the results of repeated ones; tried once."""
+    """Return whether torch's kernel takes fewer key than query heads, as if repeated; tried once."""
     generator = torch.Generator("cuda").manual_seed(0)
     inputs = [
         torch.randn(
