@@ -89,10 +89,10 @@ def _pyserini(settings: Settings, index: Path) -> Engine:
     except ValueError as error:
         raise manifests.IndexMismatchError(f"--index {index}: {error}") from None
     except jvm.java_exception() as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].rstrip(".")
         raise manifests.IndexMismatchError(
             f"--index {index} cannot be read by this Lucene: {reason}. "
-            "Fix: build the index again with build_index; Lucene reads indexes of its own major version."
+            "Fix: build the index again with build_index; Pyserini 0.16 and older wrote Lucene 8's format."
         ) from error
     version = manifests.sample_hash(max(index.glob("segments_*")))[:16]
     return LocalEngine(BM25Ranker(lucene, np.arange(len(lucene)), settings.threads), documents, version)
