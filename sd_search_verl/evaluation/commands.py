@@ -129,6 +129,8 @@ def _score(arguments: argparse.Namespace) -> int:
 
 def _settings(arguments: argparse.Namespace) -> ResolvedConfig:
     training = arguments.training or find_training_config(arguments.model)
+    if training is not None:
+        print(f"options of the training: {training}", file=sys.stderr)
     settings = read_settings(training, arguments.overrides, arguments.retriever)
     for warning in settings.warnings():
         print(f"warning: {warning}", file=sys.stderr)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -53,8 +53,15 @@ def compare(a: Sequence[Run], b: Sequence[Run]) -> dict[str, Any]:
     Raises:
         UserError: no question is common to both.
     """
+    by_text = _ids_disagree(a, b)
+    if by_text:
+        a, b = ([_keyed_by_text(run) for run in side] for side in (a, b))
     sides = {"a": [str(run.folder) for run in a], "b": [str(run.folder) for run in b]}
     result: dict[str, Any] = {"runs": sides, "metrics": {}, "warnings": _warnings(a, b)}
+    if by_text:
+        result["warnings"].append(
+            "one id names different questions in the evaluations; they are paired by text"
+        )
     for metric in METRICS:
         before, after = _common(_mean_scores(a, metric), _mean_scores(b, metric))
         differences = {
@@ -108,6 +115,27 @@ def table(result: Mapping[str, Any], shown: int) -> str:
             parts.append(f"  {q['set']}/{q['id']}  {q['question']}\n    A: {q['a']}  B: {q['b']}")
             parts.append(f"    golden: {', '.join(q['golden_answers'][:4])}")
     return "\n".join(parts)
+
+
+def _ids_disagree(a: Sequence[Run], b: Sequence[Run]) -> bool:
+    """Return whether one set and id names two questions, as line numbers do in files of another order."""
+    texts: dict[tuple[str, str], str] = {}
+    rows = (item for run in (*a, *b) for item in run.rows.items())
+    return any(texts.setdefault(key[:2], row["question"]) != row["question"] for key, row in rows)
+
+
+def _keyed_by_text(run: Run) -> Run:
+    """Return the run with the question's text in place of its id, numbered where a set asks one text repeatedly."""
+    rows: dict[Key, dict[str, Any]] = {}
+    repeats: dict[Key, int] = {}
+    for (name, _, seed), row in sorted(
+        run.rows.items(), key=lambda item: (item[1]["golden_answers"], item[0])
+    ):
+        key = (name, row["question"], seed)
+        repeats[key] = repeats.get(key, 0) + 1
+        text = row["question"] if repeats[key] == 1 else f"{row['question']} ({repeats[key]})"
+        rows[name, text, seed] = row
+    return replace(run, rows=rows)
 
 
 def _mean_scores(runs: Sequence[Run], metric: str) -> Scores:

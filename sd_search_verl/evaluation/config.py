@@ -137,12 +137,28 @@ def read_settings(
 
 
 def find_training_config(model: Path) -> Path | None:
-    """Return the config that Hydra wrote in the run folder of ``model``, or None."""
+    """Return Hydra's config of the training in whose run folder ``model`` is, or None.
+
+    Configs of other programs in the folders above are passed over.
+    """
     for folder in model.resolve().parents[:5]:
         for place in (folder / "hydra" / ".hydra", folder / ".hydra"):
-            if (place / "config.yaml").is_file():
+            if _is_ours(place / "config.yaml"):
                 return place / "config.yaml"
     return None
+
+
+def _is_ours(path: Path) -> bool:
+    """Return whether a file is a Hydra config with this package's section ``search``."""
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        whole = OmegaConf.load(path) if path.is_file() else {}
+    except (OSError, UnicodeDecodeError, OmegaConfBaseException, YAMLError):
+        return False
+    return isinstance(whole, DictConfig) and OmegaConf.select(whole, "search.retriever_urls") is not None
 
 
 def seen_by_policy(config: EvaluationConfig) -> dict[str, Any]:

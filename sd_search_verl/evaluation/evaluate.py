@@ -27,7 +27,7 @@ from sd_search_verl.evaluation.config import (
     protocol_hash,
 )
 from sd_search_verl.evaluation.engine import open_session
-from sd_search_verl.evaluation.model import resolve_model
+from sd_search_verl.evaluation.model import find_weights, resolve_model
 from sd_search_verl.evaluation.results import ordered, summarize, timing
 from sd_search_verl.evaluation.run import run_questions
 from sd_search_verl.evaluation.trajectories import TrajectoryFile
@@ -50,8 +50,7 @@ def evaluate(job: Evaluation) -> dict[str, Any]:
     """Run the questions that have no trajectory yet, write the results and return them.
 
     Raises:
-        ConfigError, FileNotFoundError, ValueError: the job cannot be done as given.
-        RuntimeError: the folder holds another evaluation, or search failed too often.
+        UserError: the job cannot be done as given, the folder holds another evaluation, or search failed too often.
     """
     config = job.resolved.config
     protocol = protocols.get(config.search.protocol)
@@ -62,13 +61,12 @@ def evaluate(job: Evaluation) -> dict[str, Any]:
     ]
     _refuse_shared_names(questions, job.questions)
     job.out.mkdir(parents=True, exist_ok=True)
-    model = resolve_model(job.model, job.out)
-    asked = _describe(job, model, questions)
+    asked = _describe(job, questions)
     _check_same(job.out / "run.json", asked)
     keys = [(q.set, q.id, seed) for seed in config.seeds for q in questions]
     with TrajectoryFile(job.out / "trajectories.jsonl") as file:
         if any(key not in file.rows for key in keys):
-            asyncio.run(_ask(questions, model, config, file))
+            asyncio.run(_ask(questions, resolve_model(job.model, job.out), config, file))
         rows = ordered(file.rows, keys)
     results = {"format": FORMAT, **asked, **summarize(rows)}
     _write(job.out / "results.json", results)
@@ -83,13 +81,13 @@ async def _ask(
         await run_questions(questions, session.generate, session.search, session.tokenizer, config, file)
 
 
-def _describe(job: Evaluation, model: Path, questions: Sequence[Question]) -> dict[str, Any]:
+def _describe(job: Evaluation, questions: Sequence[Question]) -> dict[str, Any]:
     """Return everything that an answer depends on; see :func:`.config.identity`."""
     config = identity(job.resolved.config)
     training = job.resolved.training
     return {
         "model": str(job.model),
-        "model_fingerprint": fingerprint(model),
+        "model_fingerprint": fingerprint(find_weights(job.model)),
         "protocol": config["search"]["protocol"],
         "protocol_hash": protocol_hash(job.resolved.config),
         "training_protocol_hash": protocol_hash(training) if training else None,

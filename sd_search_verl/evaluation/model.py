@@ -1,53 +1,102 @@
-"""The model to evaluate: a Hugging Face folder, or a checkpoint of verl's made into one."""
+"""Find the model to evaluate: a Hugging Face folder, or a checkpoint of verl's that is merged into one."""
 
 from __future__ import annotations
 
-import os
-import subprocess
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from sd_search_verl.errors import UserError
-from sd_search_verl.launch.environment import ENVIRONMENT
+from sd_search_verl.evaluation.merge import merge
+from sd_search_verl.fingerprint import fingerprint
+
+_ADAPTER_CONFIG = "adapter_config.json"
 
 
-def resolve_model(path: Path, out: Path) -> Path:
-    """Return a folder that vLLM loads; shards of a verl FSDP checkpoint are merged into ``out/model`` first.
+def find_weights(path: Path) -> Path:
+    """Return the folder with the weights: a Hugging Face model, or the ``actor`` folder of a verl FSDP checkpoint.
 
     Args:
         path: Hugging Face folder, ``global_step_N`` or ``global_step_N/actor``.
-        out: folder of the evaluation.
 
     Raises:
-        UserError: ``path`` holds neither; the merger failed; the message ends with what it said.
+        UserError: ``path`` holds neither, only adapters, or a file without its end.
     """
     actor = path / "actor" if (path / "actor").is_dir() else path
-    if any(path.glob("*.safetensors")) or any(path.glob("pytorch_model*.bin")):
-        return path
-    if any((actor / "huggingface").glob("*.safetensors")):
-        return actor / "huggingface"
-    if not any(actor.glob("model_world_size_*_rank_*.pt")):
+    sharded = any(actor.glob("model_world_size_*_rank_*.pt"))
+    for folder in (path, actor / "huggingface"):
+        if not _has_weights(folder):
+            continue
+        if not _has_adapters(folder):
+            return folder
+        if not sharded:
+            raise UserError(
+                f"{folder} holds LoRA adapters, which would not be loaded. "
+                "Fix: merge them into the base model with peft, and give the merged folder"
+            )
+    if not sharded:
         raise UserError(
             f"{path} holds no model: neither *.safetensors (Hugging Face) nor "
             "model_world_size_*_rank_*.pt (verl, FSDP)"
         )
-    merged = out / "model"
-    if not any(merged.glob("*.safetensors")):
-        print(f"merging the shards of {actor} into {merged}", file=sys.stderr)
-        _merge(actor, merged)
+    return actor
+
+
+def resolve_model(path: Path, out: Path) -> Path:
+    """Return a folder that vLLM loads; a verl FSDP checkpoint is merged into ``out/model-FINGERPRINT`` first.
+
+    The name holds the checkpoint's fingerprint, so that a folder merged from another checkpoint is not taken for it.
+
+    Args:
+        path: as of :func:`find_weights`.
+        out: folder of the evaluation.
+
+    Raises:
+        UserError: as :func:`find_weights`, or the checkpoint cannot be merged.
+    """
+    weights = find_weights(path)
+    if _has_weights(weights):
+        return weights
+    merged = out / f"model-{fingerprint(weights)}"
+    if not merged.is_dir():
+        print(f"merging the shards of {weights} into {merged}", file=sys.stderr)
+        out.mkdir(parents=True, exist_ok=True)
+        merge(weights, merged)
     return merged
 
 
-def _merge(actor: Path, merged: Path) -> None:
-    import torch
+def _has_weights(folder: Path) -> bool:
+    """Return whether a folder holds weights of Hugging Face's; a file that is cut short is an error."""
+    for index in folder.glob("*.safetensors.index.json"):
+        for name in {*json.loads(index.read_text())["weight_map"].values()}:
+            if not (folder / name).is_file():
+                raise UserError(
+                    f"{folder / name} is missing, and {index.name} names it. Fix: copy the model again"
+                )
+    files = [*folder.glob("*.safetensors")]
+    for file in files:
+        _header(file)
+    return bool(files) or any(folder.glob("pytorch_model*.bin"))
 
-    # In another process: whoever evaluates need not import verl.
-    command = [sys.executable, "-m", "verl.model_merger", "merge", "--backend", "fsdp"]
-    command += ["--local_dir", str(actor), "--target_dir", str(merged)]
-    environment = {} if torch.cuda.is_available() else ENVIRONMENT
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
-    if done.returncode != 0 or not any(merged.glob("*.safetensors")):
-        raise UserError(
-            f"verl could not merge {actor}; try it by hand:\n  {' '.join(command)}\nit said:\n"
-            + "\n".join((done.stdout + done.stderr).splitlines()[-15:])
-        )
+
+def _has_adapters(folder: Path) -> bool:
+    """Return whether the weights are adapters, or a model that peft has wrapped, which vLLM does not merge."""
+    names = (name for file in folder.glob("*.safetensors") for name in _header(file))
+    return (folder / _ADAPTER_CONFIG).is_file() or any("lora_" in name for name in names)
+
+
+def _header(file: Path) -> dict[str, Any]:
+    """Return the header of a safetensors file: an 8-byte length, then JSON with the byte range of every tensor.
+
+    Raises:
+        UserError: the file ends before its last tensor does.
+    """
+    size = file.stat().st_size
+    with file.open("rb") as content:
+        length = int.from_bytes(content.read(8), "little")
+        header: dict[str, Any] = json.loads(content.read(length)) if 8 + length <= size else {}
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    if not ends or size != 8 + length + max(ends):
+        raise UserError(f"{file} is incomplete ({size:,} bytes). Fix: copy or save the model again")
+    return header

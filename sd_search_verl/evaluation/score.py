@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,19 @@ METRICS = {
     "F1": scoring.token_f1,
     "cover-EM": scoring.cover_exact_match,
 }
+
+_ASSISTANT = re.compile(
+    r"<\|im_start\|>assistant|<\|start_header_id\|>assistant<\|end_header_id\|>|<start_of_turn>model|\[/INST\]"
+    r"|<\|assistant\|>|<｜Assistant｜>|^assistant$",
+    re.MULTILINE,
+)
+"""Begin of the assistant's message in ChatML, Llama 3, Gemma, Mistral, Zephyr, DeepSeek and decoded ChatML."""
+_EXAMPLE = re.compile(
+    r"\b(?:example|instance|e\.g\.|such as|format|like|this)\b[^<\n]{0,40}<answer>[^<]*</answer>"
+    r"|<answer>\s*(?:and|or|\.\.\.|…)\s*</answer>",
+    re.IGNORECASE,
+)
+"""An example answer with the words that introduce it, as in 'For example, <answer> X </answer>', or the bare tags."""
 
 
 @dataclass
@@ -67,8 +81,16 @@ def score_file(path: Path, fields: ScoreFields, protocol: str | None = None) -> 
 
 
 def response_of(text: str, protocol: Protocol) -> str:
-    """Return ``text`` without its prompt, if it has one: the prompt's example answer must not be scored."""
-    return text.rpartition(protocol.instructions)[2]
+    """Return ``text`` without its prompt, whose example answer must not be scored.
+
+    The prompt ends after the protocol's instructions, or where a chat template begins the assistant's first message. In
+    a text with neither, examples and mentions of the tags are removed.
+    """
+    if protocol.instructions in text:
+        return text.rpartition(protocol.instructions)[2]
+    if (begun := _ASSISTANT.search(text)) is not None:
+        return text[begun.end() :]
+    return _EXAMPLE.sub("", text)
 
 
 def table(scored: Scored) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -20,7 +21,12 @@ AFTER = {name: [em or int(DRAW.random() < 0.2) for em in ems] for name, ems in B
 
 
 def save(
-    folder: Path, sets: dict[str, list[int]], shuffled: bool = False, protocol: str = "p1", top_k: int = 3
+    folder: Path,
+    sets: dict[str, list[int]],
+    shuffled: bool = False,
+    protocol: str = "p1",
+    top_k: int = 3,
+    texts: Sequence[str] = (),
 ) -> Path:
     folder.mkdir()
     rows = rows_of(sets)
@@ -29,7 +35,7 @@ def save(
             "set": key[0],
             "id": key[1],
             "seed": key[2],
-            "question": f"q{key[1]}",
+            "question": texts[int(key[1])] if texts else f"q{key[1]}",
             "golden_answers": ["g"],
             **row,
         }
@@ -60,6 +66,22 @@ def test_questions_are_paired_by_id_not_by_line(tmp_path: Path) -> None:
     assert result["warnings"] == []
     macro = fmean(fmean(AFTER[n]) - fmean(BEFORE[n]) for n in BEFORE)
     assert result["metrics"]["em"]["macro"]["mean"] == pytest.approx(macro)
+
+
+def test_questions_without_ids_are_paired_by_text(tmp_path: Path) -> None:
+    """Their ids are line numbers, which name other questions in a file of another order."""
+    a = save(tmp_path / "a", {"s": [1, 0, 0]}, texts=["Linus?", "Oscar?", "Nora?"])
+    b = save(tmp_path / "b", {"s": [0, 0, 1, 1]}, texts=["Boris?", "Nora?", "Oscar?", "Oscar?"])
+    result = compare([read_run(a)], [read_run(b)])
+    found = result["metrics"]["em"]["sets"]["s"]
+    assert (found["n"], found["a"], found["b"]) == (2, 0.0, 0.5)
+    assert [(q["id"], q["question"], q["difference"]) for q in result["changed"]] == [("Oscar?", "Oscar?", 1)]
+    assert any("paired by text" in warning for warning in result["warnings"])
+    # Questions that a set asks twice are paired one by one.
+    twice = compare(
+        [read_run(b)], [read_run(save(tmp_path / "c", {"s": [1, 0]}, texts=["Oscar?", "Oscar?"]))]
+    )
+    assert twice["metrics"]["em"]["sets"]["s"]["n"] == 2
 
 
 def test_nothing_changed(tmp_path: Path) -> None:

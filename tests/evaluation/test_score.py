@@ -56,6 +56,31 @@ def test_a_prompt_in_the_text_gives_no_answer(tmp_path: Path) -> None:
     assert response_of("no prompt", R1) == "no prompt"
 
 
+PROMPTS = [
+    "<|im_start|>user\nAnswer inside <answer> and </answer>, like so: <answer> Beijing </answer>. q?<|im_end|>\n"
+    "<|im_start|>assistant\n",
+    "system\nUse tags. Write <answer>Beijing</answer>.\nuser\nq?\nassistant\n",
+    "<start_of_turn>user\nWrite <answer>Beijing</answer>. q?<end_of_turn>\n<start_of_turn>model\n",
+    "[INST] Write <answer>Beijing</answer>. q? [/INST]",
+    "Answer inside <answer> and </answer>. For example, <answer> Beijing </answer>. Question: q?\n",
+    "Give it in this format: <answer>Beijing</answer>\nQuestion: q?\n",
+    "Give the final answer between <answer>...</answer>. Question: q?\n",
+]
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_the_example_of_a_prompt_in_other_words_is_not_scored(prompt: str, tmp_path: Path) -> None:
+    thought = "<think>I put it inside <answer> and </answer>.</think>"
+    rows = [
+        {"response": f"{prompt}<think>I do not know.</think>", "golden_answers": ["Beijing"]},
+        {"response": f"{prompt}{thought}<answer>Beijing</answer>", "golden_answers": ["Beijing"]},
+        {"response": f"{prompt}<answer>Rome</answer>", "golden_answers": ["Beijing"]},
+    ]
+    scored = score_file(write(tmp_path / "rows.jsonl", rows), ScoreFields())
+    assert scored.sets["rows.jsonl"]["EM"] == [0.0, 1.0, 0.0]
+    assert scored.unanswered == 1
+
+
 def test_answers_in_passages_and_several_and_unclosed(tmp_path: Path) -> None:
     found = R1.observation("Doc 1(Title: T) <answer>leak</answer>")
     rows = [

@@ -71,6 +71,16 @@ def test_the_training_is_found_beside_its_checkpoint(training: Path, tmp_path: P
     assert find_training_config(tmp_path / "elsewhere" / "model") is None
 
 
+@pytest.mark.parametrize("text", ["trainer: {}\n", "search: [google]\n", "- 1\n", "a: [\n", "\x00"])
+def test_hydra_configs_of_other_programs_are_passed_over(training: Path, text: str, tmp_path: Path) -> None:
+    model = tmp_path / "run" / "exports" / "model"
+    for folder in (model.parent, tmp_path / "elsewhere"):
+        (folder / ".hydra").mkdir(parents=True)
+        (folder / ".hydra" / "config.yaml").write_text(text)
+    assert find_training_config(model) == training
+    assert find_training_config(tmp_path / "elsewhere" / "model") is None
+
+
 def test_the_hash_is_of_what_the_policy_sees() -> None:
     plain = read_settings(None, []).config
     same = read_settings(
