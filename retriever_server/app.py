@@ -56,6 +56,7 @@ class Application(Router):
         if server.engine is None:
             return JSONResponse(body, 503, {"Retry-After": "1"})
         body |= {"passages": server.engine.passages, "version": server.engine.version}
+        body["settings"] = server.settings.shaping_answers()
         return JSONResponse(body | {"load_seconds": round(server.load_seconds, 3)})
 
     async def metrics(self, request: Request) -> Response:

@@ -49,7 +49,8 @@ def document(settings: Settings) -> dict[str, Any]:
             **{str(status): _json(text, error) for status, text in ERRORS.items()},
         },
     }
-    ready = {"status": "ready", "backend": "bm25", "passages": 21015324, "version": "…"}
+    settled = {"k1": 0.9, "b": 0.4, "max_query_chars": 8192}
+    ready = {"status": "ready", "backend": "bm25", "passages": 21015324, "version": "…", "settings": settled}
     text = {
         "content": {"text/plain": {"schema": {"type": "string"}}},
         "description": "text exposition format",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import AliasChoices, Field, model_validator
 
@@ -96,6 +96,15 @@ class Settings(EngineOptions):
     """hybrid: documents taken from each of the two rankings."""
     remote_urls: str = ""
     """remote: URLs of the servers with the corpus' parts, separated by commas. opensearch: URL of the index."""
+
+    def shaping_answers(self) -> dict[str, Any]:
+        """Return the settings on which answers depend, given the index."""
+        of_backend = {
+            "bm25": {"k1", "b"},
+            "dense": {"search_effort"},
+            "hybrid": {"k1", "b", "search_effort", "fusion_depth"},
+        }
+        return self.model_dump(include=of_backend.get(self.backend, set()) | {"max_query_chars"})
 
     @model_validator(mode="after")
     def _check_relations(self) -> Self:

@@ -134,7 +134,10 @@ def test_traces_hold_what_the_policy_did(run: Path) -> None:
     traces = read(run / "traces.jsonl")
     assert len(traces) == STEPS * 40
     searched, divergences = 0, []
+    retriever = json.loads((run / "retriever.json").read_text())
+    assert (retriever["backend"], len(retriever["version"])) == ("bm25", 16)
     for trace in traces:
+        assert retriever["version"] in trace["retriever"]
         tokens, mask = trace["tokens"], trace["mask"]
         assert "".join(tokens) == trace["response"]
         assert len(tokens) == len(mask)

@@ -197,6 +197,9 @@ def _warnings(a: Sequence[Run], b: Sequence[Run]) -> list[str]:
         values = {run.results[name] for run in runs}
         if len(values) > 1:
             found.append(f"the evaluations have different {meaning} ({', '.join(sorted(values))})")
+    retrievers = {json.dumps(run.results.get("retriever"), sort_keys=True) for run in runs}
+    if len(retrievers) > 1:
+        found.append(f"the evaluations have different retrievers ({', '.join(sorted(retrievers))})")
     options = [_options(run.results.get("config", {})) for run in runs]
     names = sorted(set().union(*options) - {"seeds"})
     if changed := [name for name in names if len({str(of_run.get(name)) for of_run in options}) > 1]:

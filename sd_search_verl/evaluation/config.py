@@ -155,10 +155,11 @@ def _is_ours(path: Path) -> bool:
     from yaml import YAMLError
 
     try:
-        whole = OmegaConf.load(path) if path.is_file() else {}
+        whole = OmegaConf.load(path) if path.is_file() else None
+        found = isinstance(whole, DictConfig) and OmegaConf.select(whole, "search.retriever_urls") is not None
     except (OSError, UnicodeDecodeError, OmegaConfBaseException, YAMLError):
         return False
-    return isinstance(whole, DictConfig) and OmegaConf.select(whole, "search.retriever_urls") is not None
+    return found
 
 
 def seen_by_policy(config: EvaluationConfig) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """``sd-search evaluate``: run questions through a checkpoint and write these files.
 
-``run.json``           model, config and questions, written before the first question; a restart must agree with it
+``run.json``           model, config, questions, retriever; written before the first question, and a restart must agree
 ``trajectories.jsonl`` a line per rollout, in order of completion
 ``results.json``       the metrics; equal trajectories give an equal file
 ``timing.json``        latencies, apart because no second run repeats them
@@ -32,6 +32,7 @@ from sd_search_verl.evaluation.results import ordered, summarize, timing
 from sd_search_verl.evaluation.run import run_questions
 from sd_search_verl.evaluation.trajectories import TrajectoryFile
 from sd_search_verl.fingerprint import fingerprint
+from sd_search_verl.rollout.retriever_identity import identify
 
 FORMAT = 1
 
@@ -61,11 +62,13 @@ def evaluate(job: Evaluation) -> dict[str, Any]:
     ]
     _refuse_shared_names(questions, job.questions)
     job.out.mkdir(parents=True, exist_ok=True)
-    asked = _describe(job, questions)
-    _check_same(job.out / "run.json", asked)
     keys = [(q.set, q.id, seed) for seed in config.seeds for q in questions]
     with TrajectoryFile(job.out / "trajectories.jsonl") as file:
-        if any(key not in file.rows for key in keys):
+        missing = any(key not in file.rows for key in keys)
+        asked = _describe(job, questions)
+        asked["retriever"] = identify(config.search.retriever_urls) if missing else None
+        asked = _check_same(job.out / "run.json", asked)
+        if missing:
             asyncio.run(_ask(questions, resolve_model(job.model, job.out), config, file))
         rows = ordered(file.rows, keys)
     results = {"format": FORMAT, **asked, **summarize(rows)}
@@ -97,12 +100,17 @@ def _describe(job: Evaluation, questions: Sequence[Question]) -> dict[str, Any]:
     }
 
 
-def _check_same(path: Path, asked: dict[str, Any]) -> None:
-    """Write ``run.json``, or require that it holds the same."""
-    if not path.exists():
+def _check_same(path: Path, asked: dict[str, Any]) -> dict[str, Any]:
+    """Write ``run.json``, or require that it holds the same; return the content.
+
+    The retriever is None, and taken from the file, where no question is left to ask.
+    """
+    before = json.loads(path.read_text()) if path.exists() else None
+    if before is None:
         _write(path, asked)
-        return
-    before = json.loads(path.read_text())
+        return asked
+    if asked["retriever"] is None:
+        asked = {**asked, "retriever": before.get("retriever")}
     changed = [
         name for name in asked if name not in ("model", "warnings") and before.get(name) != asked[name]
     ]
@@ -111,6 +119,7 @@ def _check_same(path: Path, asked: dict[str, Any]) -> None:
             f"{path.parent} holds an evaluation with another {', '.join(changed)} (see {path.name}); "
             "choose another --out, or give what was given then"
         )
+    return asked
 
 
 def _refuse_shared_names(questions: Sequence[Question], files: Sequence[tuple[str | None, Path]]) -> None:

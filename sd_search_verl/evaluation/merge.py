@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from sd_search_verl.errors import UserError
 from sd_search_verl.launch.environment import ENVIRONMENT
@@ -78,10 +79,11 @@ def _merge_adapters(actor: Path, folder: Path) -> None:
         r=options["r"], lora_alpha=options["lora_alpha"], target_modules=options["target_modules"]
     )
     try:
-        adapted = get_peft_model(model, config)
-        unused = set_peft_model_state_dict(adapted, adapters).unexpected_keys
+        adapted: Any = get_peft_model(model, config)
+        loaded: Any = set_peft_model_state_dict(adapted, adapters)
     except (ValueError, RuntimeError) as error:
         raise UserError(f"the adapters of {actor} cannot be merged: {error}") from error
+    unused = loaded.unexpected_keys
     expected = sum("lora_" in name for name, _ in adapted.named_parameters())
     if unused or expected != len(adapters):
         raise UserError(

@@ -56,6 +56,7 @@ class Trace(BaseModel):
         blocks: the hindsight block of each teacher row; empty while alpha is 0.
         credit: per span and token, log P_teacher - log P_student in nats; None for a token that is not scored.
         divergence: the same for the divergence of teacher and student.
+        retriever: identity of the retrieval servers; empty where it is unknown.
     """
 
     model_config = ConfigDict(strict=True, frozen=True)
@@ -78,15 +79,16 @@ class Trace(BaseModel):
     blocks: list[Text]
     credit: list[list[float | None]] = []
     divergence: list[list[float | None]] = []
+    retriever: Text = ""
 
     @classmethod
-    def of(cls, step: int, rollout: Rollout, score: float, tokens: Sequence[str], **teacher: Any) -> Trace:
+    def of(cls, step: int, rollout: Rollout, score: float, tokens: Sequence[str], **more: Any) -> Trace:
         """Return the trace of a rollout with the text of each of its tokens.
 
         A field that a rollout has too, by the same name, is copied.
 
         Args:
-            **teacher: ``blocks``, ``credit`` and ``divergence``, where there was a teacher.
+            **more: ``retriever``, and where there was a teacher ``blocks``, ``credit`` and ``divergence``.
         """
         values = {name: value for name, value in vars(rollout).items() if name in cls.model_fields}
         values |= {
@@ -101,7 +103,7 @@ class Trace(BaseModel):
             "score": score,
             "blocks": [],
         }
-        return cls(**values | teacher)
+        return cls(**values | more)
 
     def to_line(self) -> dict[str, Any]:
         """Return the JSON object of the line."""

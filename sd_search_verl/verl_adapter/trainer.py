@@ -22,6 +22,7 @@ from sd_search_verl.hindsight.teacher_inputs import TeacherInputs, build_teacher
 from sd_search_verl.protocol.base import Messages
 from sd_search_verl.protocol.prompt import encode_messages
 from sd_search_verl.protocol.token_bytes import token_texts
+from sd_search_verl.rollout.retriever_identity import describe, identify, require_same
 from sd_search_verl.runs import writer
 from sd_search_verl.runs.console import format_step
 from sd_search_verl.runs.resume import save_with_checkpoint, truncate_after
@@ -64,6 +65,7 @@ class SDSearchTrainer(PPOTrainerSync):
         self._history: list[dict[str, float]] = []
         self._alarmed: set[str] = set()
         self._began = 0.0
+        self._retriever = ""  # identity of the servers
 
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
@@ -77,6 +79,9 @@ class SDSearchTrainer(PPOTrainerSync):
         super()._load_checkpoint()
         if self.config.trainer.get("val_only", False):
             return  # no training, so the run files stay unchanged
+        retriever = identify(self._search.retriever_urls)
+        require_same(self._folder, retriever, resumed=self.global_steps > 0)
+        self._retriever = describe(retriever)
         checkpoint = resume.folder_of(self._folder, self.global_steps)
         self._history = truncate_after(self._folder, self.global_steps, checkpoint)
 
@@ -154,13 +159,13 @@ class SDSearchTrainer(PPOTrainerSync):
         traces = []
         for i in traced:
             rollout = step.rollouts[i]
-            teacher: dict[str, Any] = {}
+            more: dict[str, Any] = {"retriever": self._retriever}
             if inputs is not None:
-                teacher["blocks"] = inputs[i].blocks
+                more["blocks"] = inputs[i].blocks
                 if i in credits:
-                    teacher |= vars(by_span(rollout, inputs[i], credits[i]))
+                    more |= vars(by_span(rollout, inputs[i], credits[i]))
             tokens = token_texts(rollout.response_ids, self.tokenizer)
-            traces.append(Trace.of(self.global_steps, rollout, step.rewards[i], tokens, **teacher))
+            traces.append(Trace.of(self.global_steps, rollout, step.rewards[i], tokens, **more))
         writer.append_traces(self._folder, traces)
 
     def _compute_metrics(

@@ -27,6 +27,7 @@ def save(
     protocol: str = "p1",
     top_k: int = 3,
     texts: Sequence[str] = (),
+    index: str = "a1",
 ) -> Path:
     folder.mkdir()
     rows = rows_of(sets)
@@ -45,7 +46,13 @@ def save(
         DRAW.shuffle(lines)
     (folder / "trajectories.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     config = {"temperature": 1.0, "search": {"top_k": top_k}}
-    results = {"protocol_hash": protocol, "questions": "same", "config": config, **summarize(rows)}
+    results = {
+        "protocol_hash": protocol,
+        "questions": "same",
+        "config": config,
+        "retriever": {"version": index},
+        **summarize(rows),
+    }
     (folder / "results.json").write_text(json.dumps(results))
     return folder
 
@@ -114,10 +121,13 @@ def test_what_cannot_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(["compare", str(a)]) == 1
     assert main(["compare", str(a), str(tmp_path)]) == 1
     assert "no evaluation has finished" in capsys.readouterr().err
-    c = save(tmp_path / "c", {"nq": [0]}, protocol="p2", top_k=5)
+    c = save(tmp_path / "c", {"nq": [0]}, protocol="p2", top_k=5, index="b2")
     assert main(["compare", str(a), str(c)]) == 0
     shown = capsys.readouterr().out
     assert "warning: the evaluations have different protocols (p1, p2)" in shown
     assert "warning: the evaluations have different options: search.top_k" in shown
+    assert (
+        'warning: the evaluations have different retrievers ({"version": "a1"}, {"version": "b2"})' in shown
+    )
     assert "1 questions lost in EM" in shown
     assert shown.startswith(f"A: {a}\nB: {c}\n")

@@ -71,12 +71,25 @@ def test_evaluate_and_start_again(
     assert results["sets"]["a"]["search_failed"] == 0
     assert results["protocol_hash"]
     assert results["training_protocol_hash"] is None
+    assert results["retriever"]["backend"] == "bm25s"
+    assert results["retriever"]["passages"] == len((world / "corpus.jsonl").read_text().splitlines())
     assert "macro average" in done.stdout
     assert "config is unknown" in done.stderr
 
     # Everything is answered: neither the model nor the retriever is needed, and the results are the same.
     assert main(arguments(world, "http://127.0.0.1:9", out)) == 0
     assert (out / "results.json").read_bytes() == first
+    # A killed evaluation does not go on with another index.
+    run = out / "run.json"
+    asked = json.loads(run.read_text())
+    run.write_text(json.dumps({**asked, "retriever": {**asked["retriever"], "version": "another"}}))
+    trajectories = out / "trajectories.jsonl"
+    whole = trajectories.read_bytes()
+    trajectories.write_bytes(b"".join(whole.splitlines(keepends=True)[:-1]))
+    assert main(arguments(world, retriever, out)) == 1
+    assert "holds an evaluation with another retriever" in capsys.readouterr().err
+    run.write_text(json.dumps(asked))
+    trajectories.write_bytes(whole)
     # Another protocol in the same folder would mix two evaluations.
     assert main([*arguments(world, retriever, out), "--set", "search.max_turns=2"]) == 1
     assert "holds an evaluation with another protocol_hash, config" in capsys.readouterr().err

@@ -124,6 +124,7 @@ def test_health_ready_metrics_openapi(bm25: ServerProcess) -> None:
     status, body = get(bm25.url + "/ready")
     ready = json.loads(body)
     assert (status, ready["status"], ready["backend"], ready["passages"]) == (200, "ready", "bm25", 300)
+    assert ready["settings"] == {"k1": 0.9, "b": 0.4, "max_query_chars": 8192}
     before = metric(bm25.url, "retriever_queries_total")
     post(bm25.url, {"queries": ["metric one", "metric two"]})
     assert metric(bm25.url, "retriever_queries_total") == before + 2

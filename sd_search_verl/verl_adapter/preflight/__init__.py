@@ -16,12 +16,13 @@ from sd_search_verl.verl_adapter.preflight.method import check_method
 from sd_search_verl.verl_adapter.preflight.options import check_keys, check_verl, compose
 from sd_search_verl.verl_adapter.preflight.plan import describe_run
 from sd_search_verl.verl_adapter.preflight.policy import check_policy
-from sd_search_verl.verl_adapter.preflight.retrievers import check_retrievers
+from sd_search_verl.verl_adapter.preflight.retrievers import check_identities, check_retrievers
 
 __all__ = [
     "check_data",
     "check_disk",
     "check_hindsight",
+    "check_identities",
     "check_keys",
     "check_method",
     "check_policy",
@@ -45,6 +46,7 @@ def check_run(config: DictConfig) -> list[Finding]:
         *check_policy(config),
         *check_disk(config),
         *check_retrievers(config),
+        *check_identities(config),
     ]
 
 
@@ -61,6 +63,7 @@ def refuse_bad_start(config: DictConfig) -> None:
         down = [f for f in check_retrievers(config) if not f.ok]
         # The client goes round one that fails, but not round all.
         (bad if len(down) == len(config.search.retriever_urls) else warnings).extend(down)
+        bad.extend(check_identities(config))
     for finding in warnings:
         print(f"sd_search_verl: warning: {_message(finding)}", flush=True)
     if bad:

@@ -7,14 +7,21 @@ from collections.abc import Iterator
 
 from omegaconf import DictConfig
 
+from sd_search_verl.errors import UserError
 from sd_search_verl.finding import Finding, Rule
 from sd_search_verl.rollout.endpoints import without_key
 from sd_search_verl.rollout.retriever_check import check_retriever, is_loading
+from sd_search_verl.rollout.retriever_identity import DisagreementError, describe, identify
 
 LOADING = Rule(
     "retriever {url}",
     "still says that it is loading (HTTP 503) after {waited} s",
     "see its log; raise search.max_loading_s if it needs longer",
+)
+DISAGREE = Rule(
+    "search.retriever_urls",
+    "{first} searches another index or with other settings than {other}: {identities}",
+    "serve one index, with the same settings, at every address",
 )
 
 
@@ -38,3 +45,14 @@ def check_retrievers(config: DictConfig) -> Iterator[Finding]:
         if loading and not finding.ok:
             finding = LOADING.finding(url=without_key(url), waited=f"{waited_s:.0f}")
         yield finding
+
+
+def check_identities(config: DictConfig) -> Iterator[Finding]:
+    """All retrievers that answer search one index, with the same settings."""
+    try:
+        identify(config.search.retriever_urls)
+    except DisagreementError as error:
+        identities = f"{describe(error.identities[0])}; {describe(error.identities[1])}"
+        yield DISAGREE.finding(first=error.urls[0], other=error.urls[1], identities=identities)
+    except UserError:
+        pass  # none answers, which check_retrievers names

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 from support.good_run import UNLISTENED, change
+from support.identity_server import READY, server
 
 from sd_search_verl.config import ConfigError
 from sd_search_verl.verl_adapter import preflight
@@ -77,3 +78,13 @@ def test_every_one_that_is_down_is_named(good: DictConfig) -> None:
     urls = [UNLISTENED, UNLISTENED.replace(":9/", ":10/")]
     with pytest.raises(ConfigError, match=r"(?s)127.0.0.1:9/.*127.0.0.1:10/"):
         preflight.refuse_bad_start(change(good, search__retriever_urls=urls))
+
+
+def test_servers_of_different_indexes_are_refused(good: DictConfig) -> None:
+    with server(READY) as one, server({**READY, "version": "b2"}) as other, server(READY) as same:
+        urls = [f"{url}/retrieve" for url in (one, other)]
+        with pytest.raises(
+            ConfigError, match=r"retriever_urls: .*another index.*version a1; .*version b2.*Fix: serve"
+        ):
+            preflight.refuse_bad_start(change(good, search__retriever_urls=urls))
+        preflight.refuse_bad_start(change(good, search__retriever_urls=[urls[0], f"{same}/retrieve"]))

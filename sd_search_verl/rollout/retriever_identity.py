@@ -1,0 +1,111 @@
+"""Identity of the retrieval servers, so that results of two indexes are never mixed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import urllib.error
+from collections.abc import Sequence
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+from sd_search_verl.errors import UserError
+from sd_search_verl.rollout.endpoints import retrieve_url, without_key
+from sd_search_verl.rollout.retriever_check import open_url
+from sd_search_verl.rollout.retriever_reply import parse_reply
+
+FILE = "retriever.json"
+"""File of a run folder with the identity that the run was started with."""
+
+_STATED = ("backend", "passages", "version", "settings")
+_QUERIES = ["capital of France", "first man on the moon", "who wrote the novel"]
+
+Identity = dict[str, Any]
+
+
+class DisagreementError(UserError):
+    """Two servers search different indexes, or one index with different settings."""
+
+    def __init__(self, urls: tuple[str, str], identities: tuple[Identity, Identity]) -> None:
+        has = [f"{url} has {describe(identity)}" for url, identity in zip(urls, identities, strict=True)]
+        super().__init__(
+            f"search.retriever_urls: the servers search different indexes: {'; '.join(has)}. "
+            "Fix: serve one index, with the same settings, at every address"
+        )
+        self.urls, self.identities = urls, identities
+
+
+class UnavailableError(UserError):
+    """A server does not answer, or is still loading its index."""
+
+
+def identify(urls: Sequence[str]) -> Identity:
+    """Return the identity that all servers share; servers that do not answer are left out.
+
+    retriever_server states back end, number of passages, index version and settings at ``/ready``. Of another server
+    that states none it is the digest of its documents for three fixed queries.
+
+    Raises:
+        UnavailableError: no server answers.
+        DisagreementError: two servers differ.
+    """
+    found: dict[str, Identity] = {}
+    errors: list[UserError] = []
+    for url in urls:
+        try:
+            found[without_key(url)] = _identity(url)
+        except UnavailableError as error:
+            errors.append(error)
+    if not found:
+        raise errors[0]
+    (first, expected), *others = found.items()
+    for url, identity in others:
+        if identity != expected:
+            raise DisagreementError((first, url), (expected, identity))
+    return expected
+
+
+def describe(identity: Identity) -> str:
+    """Return an identity on one line."""
+    return ", ".join(f"{name} {value}" for name, value in identity.items())
+
+
+def require_same(folder: Path, identity: Identity, resumed: bool) -> None:
+    """Write the identity into a run folder; a resumed run must have the one written there.
+
+    Raises:
+        UserError: the run was started with another retriever.
+    """
+    path = folder / FILE
+    if resumed and path.is_file() and (before := json.loads(path.read_text())) != identity:
+        raise UserError(
+            f"{folder} was trained with another retriever: {describe(before)}; the servers now have "
+            f"{describe(identity)}. Fix: serve that index, or train in another trainer.default_local_dir"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(identity, indent=2) + "\n")
+
+
+def _identity(url: str) -> Identity:
+    retrieve, shown = retrieve_url(url), without_key(url)
+    try:
+        state = open_url(retrieve.removesuffix("/retrieve") + "/ready")
+    except urllib.error.HTTPError as error:
+        if error.code == 503:
+            raise UnavailableError(f"the retriever does not answer: {shown} is still loading") from error
+        state = {}
+    except ValueError:  # not JSON: a page of another server
+        state = {}
+    except (OSError, HTTPException) as error:
+        raise UnavailableError(f"the retriever does not answer: {shown}: {error}") from error
+    if isinstance(state, dict) and "version" in state:
+        return {name: state[name] for name in _STATED if name in state}
+    try:
+        reply = open_url(retrieve, {"queries": _QUERIES, "topk": 3, "return_scores": True})
+        documents = [[document.contents for document in found] for found in parse_reply(reply, len(_QUERIES))]
+    except (OSError, HTTPException, ValueError) as error:
+        raise UnavailableError(
+            f"the retriever does not answer: {shown}: {type(error).__name__}: {error}"
+        ) from error
+    return {"documents": hashlib.sha256(json.dumps(documents).encode()).hexdigest()[:16]}
