@@ -18,6 +18,7 @@ from sd_search_verl.protocol.base import Protocol
 from sd_search_verl.protocol.token_bytes import decode
 from sd_search_verl.rollout.loop import Generation
 from sd_search_verl.rollout.retriever import SearchResult
+from sd_search_verl.rollout.retriever_identity import identify
 
 Show = Callable[[str], object]
 
@@ -26,8 +27,9 @@ def ask(text: str, model: Path, config: EvaluationConfig) -> None:
     """Answer a question on the terminal.
 
     Raises:
-        RuntimeError: the retriever does not answer.
+        UserError: the retriever does not answer, or two servers search different indexes.
     """
+    identify(config.search.retriever_urls)
     question = Question("ask", "0", text, [], protocols.get(config.search.protocol).prompt(text))
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(_ask(question, resolve_model(model, Path(folder)), config))

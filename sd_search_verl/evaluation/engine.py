@@ -32,7 +32,7 @@ class Engine:
         config: lengths, sampling and devices.
 
     Raises:
-        RuntimeError: vLLM is not installed.
+        UserError: vLLM is not installed.
         ConfigError: the model's context is too short for the config's lengths.
     """
 
