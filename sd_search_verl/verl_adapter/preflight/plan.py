@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from sd_search_verl.errors import UserError
 from sd_search_verl.protocol.prompt import text_messages
+from sd_search_verl.rollout.endpoints import retrieve_url, without_key
+from sd_search_verl.rollout.retriever_check import open_url
 from sd_search_verl.verl_adapter.preflight.files import data_files, is_remote, open_file
 from sd_search_verl.verl_adapter.preflight.schedule import Schedule
 from sd_search_verl.verl_adapter.settings import read_sd_search, read_search
@@ -97,16 +99,15 @@ def _num_rows(config: DictConfig, option: str) -> str:
 
 def _retrievers(config: DictConfig) -> str:
     search = read_search(config)
-    servers = "; ".join(f"{url} {_identity(url)}" for url in search.retriever_urls)
+    servers = "; ".join(f"{without_key(url)} {_identity(url)}" for url in search.retriever_urls)
     return f"{search.top_k} documents a query, {servers}"
 
 
 def _identity(url: str) -> str:
     """Return passages and index version that a server states."""
     try:
-        with urllib.request.urlopen(f"{url.rsplit('/retrieve', 1)[0]}/ready", timeout=10) as response:
-            state = json.load(response)
-    except (OSError, ValueError) as error:
+        state = open_url(retrieve_url(url).removesuffix("/retrieve") + "/ready")
+    except (UserError, OSError, ValueError) as error:
         return f"(states no identity: {error})"
     if not isinstance(state, dict) or "version" not in state:
         return "(states no identity)"
