@@ -284,8 +284,8 @@ def _advantages(count: int, seed: int) -> list[float]:
 def _policy_mask(lengths: trajectories.Lengths) -> Tensor:
     """Return 1 for the policy's tokens, 0 for the documents behind each query and its tag."""
     mask = torch.ones(lengths.response, dtype=torch.long)
-    ends = [start for start, _ in lengths.spans[1:]] + [lengths.response]
-    for (_, query_end), end in zip(lengths.spans, ends, strict=True):
+    next_starts = [*(start for start, _ in lengths.spans), lengths.response][1:]
+    for (_, query_end), end in zip(lengths.spans, next_starts, strict=False):  # a rollout may have no query
         first = query_end + 3
         mask[first : max(first, min(first + DOCUMENTS, end - AFTER))] = 0
     return mask
