@@ -13,6 +13,7 @@ from sd_search_verl.config import HindsightConfig, SearchConfig
 from sd_search_verl.errors import UserError
 from sd_search_verl.hindsight.block import is_correct
 from sd_search_verl.hindsight.teacher_inputs import TeacherInputs
+from sd_search_verl.rollout.endpoints import without_key
 from sd_search_verl.rollout.types import Rollout, Status
 from sd_search_verl.verl_adapter.data_plane import StepRollouts
 
@@ -114,9 +115,10 @@ def check_failure_rate(rollouts: Sequence[Rollout], config: SearchConfig) -> Non
         return
     rate = _mean(failed)
     if rate > config.max_failure_rate:
+        servers = ", ".join(map(without_key, config.retriever_urls))
         raise SearchUnavailableError(
             f"{rate:.0%} of this step's {len(failed)} searches failed, more than search.max_failure_rate="
-            f"{config.max_failure_rate:.0%}; check the retriever at {', '.join(config.retriever_urls)}"
+            f"{config.max_failure_rate:.0%}; check the retriever at {servers}"
         )
 
 

@@ -87,6 +87,10 @@ def test_a_dead_retriever_stops_the_run_above_the_ceiling() -> None:
     config = SearchConfig(retriever_urls=[url], max_failure_rate=0.2)
     with pytest.raises(SearchUnavailableError, match=rf"25% of this step's 4 searches failed.*{url}"):
         check_failure_rate(rollouts, config)
+    with_key = SearchConfig(retriever_urls=[url.replace("//", "//:secret@")], max_failure_rate=0.2)
+    with pytest.raises(SearchUnavailableError) as error:
+        check_failure_rate(rollouts, with_key)
+    assert "secret" not in str(error.value)
     check_failure_rate(rollouts, SearchConfig(max_failure_rate=0.25))
     check_failure_rate(rollouts, SearchConfig())
 

@@ -12,8 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from sd_search_verl.errors import UserError
 from sd_search_verl.protocol.prompt import text_messages
-from sd_search_verl.rollout.endpoints import retrieve_url, without_key
-from sd_search_verl.rollout.retriever_check import open_url
+from sd_search_verl.rollout.endpoints import without_key
+from sd_search_verl.rollout.retriever_identity import describe, identify
 from sd_search_verl.verl_adapter.preflight.files import data_files, is_remote, open_file
 from sd_search_verl.verl_adapter.preflight.schedule import Schedule
 from sd_search_verl.verl_adapter.settings import read_sd_search, read_search
@@ -104,14 +104,11 @@ def _retrievers(config: DictConfig) -> str:
 
 
 def _identity(url: str) -> str:
-    """Return passages and index version that a server states."""
+    """Return what a server states of its index on one line."""
     try:
-        state = open_url(retrieve_url(url).removesuffix("/retrieve") + "/ready")
-    except (UserError, OSError, ValueError) as error:
+        return describe(identify([url]))
+    except UserError as error:
         return f"(states no identity: {error})"
-    if not isinstance(state, dict) or "version" not in state:
-        return "(states no identity)"
-    return ", ".join(f"{name} {state[name]}" for name in ("backend", "passages", "version") if name in state)
 
 
 def _method(config: DictConfig) -> str:
