@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.cli import local
+from support.processes import has_ended
 
 from sd_search_verl.protocol import get
 from sd_search_verl.scoring import exact_match, token_f1
@@ -200,6 +201,6 @@ def test_ctrl_c_leaves_no_process_and_no_port(world: Path, tmp_path: Path) -> No
         assert process.wait(timeout=60) == 130
     finally:
         process.kill()
-    assert [child for child in started if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
+    assert [child for child in started if not has_ended(child.pid)] == []
     listening = {c.laddr.port for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
     assert port not in listening

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from support.processes import has_ended
 
 # A child that starts a daemon in a session of its own, as Ray does, and ends or waits.
 PROGRAM = """
@@ -55,7 +56,7 @@ def test_nothing_outlives_a_signal(tmp_path: Path, number: signal.Signals, last:
         assert process.wait(timeout=30) != 0
     finally:
         process.kill()
-    assert not below.is_running() or below.status() == psutil.STATUS_ZOMBIE
+    assert has_ended(below.pid)
 
 
 def test_nothing_outlives_the_end(tmp_path: Path) -> None:
@@ -65,5 +66,4 @@ def test_nothing_outlives_the_end(tmp_path: Path) -> None:
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(path)])
     assert process.wait(timeout=60) == 0
-    pid = int(path.read_text())
-    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    assert has_ended(int(path.read_text()))

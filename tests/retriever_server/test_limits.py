@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.processes import has_ended
 from support.retrieval_server import metric, raw
 
 from retriever_server.launcher import ServerProcess, StartError, serving
@@ -274,5 +275,4 @@ def test_workers_share_a_port_and_are_replaced(bm25_index: Path, corpus: Path) -
             time.sleep(0.05)
         assert all(post(server.url, {"queries": [f"passage{i}"]})[0] == 200 for i in range(10))
         assert server.stop() == 0
-        for pid in first[1:]:
-            assert not Path(f"/proc/{pid}").exists()
+        assert all(has_ended(pid) for pid in first[1:])
