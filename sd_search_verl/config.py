@@ -39,12 +39,17 @@ class HindsightConfig(ConfigModel):
     content: Literal["queries", "full", "current_documents", "none"] = "queries"
     """queries: every rollout's queries (the method). full: whole rollouts, no future masking. current_documents:
     the documents the scored query retrieved, one teacher row per query. none: no block, the teacher is the student."""
-    labels: Literal["outcome", "none", "shuffled"] = "outcome"
-    """outcome: CORRECT or INCORRECT per rollout. none: no label. shuffled: labels permuted over the whole batch."""
-    group: Literal["all", "own", "leave_one_out", "correct_only"] = "all"
-    """Which rollouts of the question enter the block, seen from the rollout that is scored."""
+    label: Literal["f1", "em", "reward"] = "f1"
+    """What makes a rollout CORRECT. f1: a token F1 above ``correct_above_f1``. em: an exact match. reward: a reward
+    above 0, whatever the reward function is."""
+    labels: Literal["outcome", "none", "shuffled", "flipped"] = "outcome"
+    """outcome: CORRECT or INCORRECT per rollout. none: no label. Controls: shuffled, labels permuted over the whole
+    batch; flipped, every label inverted."""
+    group: Literal["all", "own", "leave_one_out", "correct_only", "other_question"] = "all"
+    """Which rollouts of the question enter the block, seen from the rollout that is scored. other_question: those of
+    the batch's next question, a control."""
     correct_above_f1: Annotated[float, Field(ge=0, lt=1), Unit("F1")] = 0.0
-    """A rollout is CORRECT when its answer's token F1 is greater than this."""
+    """With ``label=f1`` a rollout is CORRECT when its answer's token F1 is greater than this."""
     placement: Literal["before_question", "after_question", "system"] = "before_question"
     """Start of the last user message, end of it, or end of the system message (made if absent)."""
     max_tokens: Annotated[int, Field(ge=16), Unit("tokens")] = 1024

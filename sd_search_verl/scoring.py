@@ -17,6 +17,7 @@ from sd_search_verl.errors import UserError
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 METRICS = ("em", "f1")
+DEFAULT_METRIC = "em"
 
 
 def extract_answer(response: str, protocol: str | None = None) -> str | None:
@@ -121,7 +122,7 @@ def compute_score(
     solution_str: str,
     ground_truth: Any,
     extra_info: Mapping[str, Any] | None = None,
-    metric: str = "em",
+    metric: str = DEFAULT_METRIC,
 ) -> dict[str, float]:
     """Score a response, with verl's reward signature. ``score`` is the ``metric``; ``em`` and ``f1`` come with it.
 

@@ -10,9 +10,7 @@ from torch import Tensor
 
 from sd_search_verl.config import HindsightConfig, SDSearchConfig, read_config
 from sd_search_verl.errors import UserError
-from sd_search_verl.hindsight import is_correct
 from sd_search_verl.hindsight.teacher_inputs import TeacherInputs
-from sd_search_verl.rollout.types import Rollout
 from sd_search_verl.world.facts import World
 
 METHOD = SDSearchConfig(alpha=0.3, warmup_steps=0, top_k=None)
@@ -26,19 +24,12 @@ NEVER = -30.0
 
 @dataclass(frozen=True)
 class Arm:
-    """``flipped``: the block calls CORRECT what was INCORRECT, and the other way round. ``candidates``: where a
-    phrasing's word is asked for, the target is uniform over its candidates; the teacher's elsewhere."""
+    """``candidates``: where a phrasing's word is asked for, the target is uniform over its candidates; the teacher's
+    elsewhere."""
 
     about: str
     method: SDSearchConfig = METHOD
-    flipped: bool = False
     candidates: bool = False
-
-    def relabel(self, rollout: Rollout) -> Rollout:
-        """Return the rollout as the hindsight block should describe it."""
-        if not self.flipped:
-            return rollout
-        return replace(rollout, f1=0.0 if is_correct(rollout.f1, self.method.hindsight) else 1.0)
 
     def retarget(
         self, logits: Tensor, inputs: Sequence[TeacherInputs], tokenizer: Any, world: World
@@ -82,7 +73,7 @@ ARMS = {
     # Controls: hindsight taken away or falsified. None may beat the baseline.
     "no_block": _block("an empty block: the teacher is the student", content="none"),
     "shuffled": _block("outcome labels permuted over the batch", labels="shuffled"),
-    "flipped": Arm("every outcome label inverted", flipped=True),
+    "flipped": _block("every outcome label inverted", labels="flipped"),
     "uniform": _method("uniform over the vocabulary in place of the teacher", target="uniform"),
     "uniform_candidates": Arm(
         "uniform over a phrasing's candidate words in place of the teacher", candidates=True

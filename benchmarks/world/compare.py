@@ -110,7 +110,6 @@ def _job(arm: str, config: TrainConfig, checkpoint: Path, alpha: float | None, o
     settings = {
         "arm": arm,
         "method": chosen.method.model_dump(),
-        "flipped": chosen.flipped,
         "candidates": chosen.candidates,
         "train": config.model_dump(),
         "world": difficulty(checkpoint).model_dump(),

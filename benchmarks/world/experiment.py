@@ -83,9 +83,7 @@ def run(
     )
     evaluator.evaluate(0)
     world = evaluator.world
-    train(
-        model, tokenizer, world, chosen.method, config, evaluator.after_step, chosen.relabel, chosen.retarget
-    )
+    train(model, tokenizer, world, chosen.method, config, evaluator.after_step, chosen.retarget)
     return evaluator.rows
 
 

@@ -5,6 +5,8 @@ thinking, documents or answers in it the teacher could copy the answer and skip 
 
     y(tau) = CORRECT if F1(answer of tau) > rho else INCORRECT,    rho = hindsight.correct_above_f1
 
+or by exact match or reward (``hindsight.label``).
+
 The paper does not give its wording; this one is ours.
 """
 
@@ -17,6 +19,7 @@ from dataclasses import dataclass
 from sd_search_verl.config import HindsightConfig
 from sd_search_verl.errors import UserError
 from sd_search_verl.protocol.base import Messages
+from sd_search_verl.rollout.types import Rollout
 
 CORRECT = "CORRECT"
 INCORRECT = "INCORRECT"
@@ -35,7 +38,7 @@ class RolloutSummary:
         queries: issued queries in order.
         f1: token F1 of its answer, in [0, 1]; 0 without an answer.
         response: whole response text, read only by ``content=full``.
-        label: overrides the outcome that ``f1`` gives (shuffled labels); None = by ``f1``.
+        label: the outcome; None = by ``f1``.
     """
 
     queries: Sequence[str]
@@ -45,12 +48,22 @@ class RolloutSummary:
 
     def correct(self, config: HindsightConfig) -> bool:
         """Return the label that the block shows."""
-        return is_correct(self.f1, config) if self.label is None else self.label
+        return self.f1 > config.correct_above_f1 if self.label is None else self.label
 
 
-def is_correct(f1: float, config: HindsightConfig) -> bool:
-    """Return whether an answer with this token F1 counts as correct."""
-    return f1 > config.correct_above_f1
+def is_correct(rollout: Rollout, config: HindsightConfig) -> bool:
+    """Return whether a rollout is CORRECT by ``config.label``.
+
+    Raises:
+        UserError: ``label=reward``, and the rollout has no reward.
+    """
+    if config.label == "em":
+        return rollout.em == 1
+    if config.label == "f1":
+        return rollout.f1 > config.correct_above_f1
+    if rollout.reward is None:
+        raise UserError("hindsight.label=reward needs rollouts with a reward. Fix: set label=f1 or label=em")
+    return rollout.reward > 0
 
 
 def shuffled_labels(correct: Sequence[bool], seed: int) -> list[bool]:
@@ -148,7 +161,7 @@ def _members(rollouts: Sequence[RolloutSummary], focal: int, config: HindsightCo
         return [rollout for i, rollout in enumerate(rollouts) if i != focal]
     if config.group == "correct_only":
         return [rollout for rollout in rollouts if rollout.correct(config)]
-    return list(rollouts)
+    return list(rollouts)  # all; other_question has no own rollout to choose from
 
 
 def _content(rollout: RolloutSummary, config: HindsightConfig) -> str:

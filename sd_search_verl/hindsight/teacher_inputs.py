@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -79,6 +79,7 @@ def build_teacher_inputs(
     groups: dict[str, list[int]] = {}
     for index, rollout in enumerate(rollouts):
         groups.setdefault(rollout.prompt.group, []).append(index)
+    following = dict(zip(groups, [*list(groups)[1:], *list(groups)[:1]], strict=True))
 
     @cache
     def count_tokens(text: str) -> int:
@@ -102,11 +103,12 @@ def build_teacher_inputs(
 
     inputs: list[TeacherInputs] = []
     for index, rollout in enumerate(rollouts):
-        members = groups[rollout.prompt.group]
-        group = [summaries[i] for i in members]
-        parts, num_dropped = _render_parts(
-            rollout, group, members.index(index), config.hindsight, count_tokens
-        )
+        members, name = groups[rollout.prompt.group], rollout.prompt.group
+        focal = members.index(index)
+        if config.hindsight.group == "other_question":
+            name, focal = following[name], 0
+        group = [summaries[i] for i in groups[name]]
+        parts, num_dropped = _render_parts(rollout, group, focal, config.hindsight, count_tokens)
         rows, blocks = [], []
         for block, spans in parts:
             tokens = scored_tokens(spans, rollout.response_mask, config.positions)
@@ -116,7 +118,7 @@ def build_teacher_inputs(
                     teacher_row(prompt_ids, len(rollout.prompt.token_ids), rollout.response_ids, tokens)
                 )
                 blocks.append(block)
-        correct = [is_correct(rollouts[i].f1, config.hindsight) for i in members]
+        correct = [is_correct(rollouts[i], config.hindsight) for i in members]
         weight = trajectory_weight(correct, config.weighting)
         inputs.append(TeacherInputs(rows, weight, blocks, num_dropped))
     return inputs
@@ -186,11 +188,15 @@ def trajectory_weight(correct: Sequence[bool], weighting: str) -> float:
 
 
 def _summarize(rollouts: Sequence[Rollout], config: HindsightConfig, seed: int) -> list[RolloutSummary]:
-    summaries = [RolloutSummary(r.queries, r.f1, r.response) for r in rollouts]
-    if config.labels != "shuffled":
-        return summaries
-    labels = shuffled_labels([s.correct(config) for s in summaries], seed)
-    return [replace(summary, label=label) for summary, label in zip(summaries, labels, strict=True)]
+    labels = [is_correct(rollout, config) for rollout in rollouts]
+    if config.labels == "shuffled":
+        labels = shuffled_labels(labels, seed)
+    elif config.labels == "flipped":
+        labels = [not label for label in labels]
+    return [
+        RolloutSummary(rollout.queries, rollout.f1, rollout.response, label)
+        for rollout, label in zip(rollouts, labels, strict=True)
+    ]
 
 
 def _documents_of(rollout: Rollout, query: int) -> str:

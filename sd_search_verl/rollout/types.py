@@ -87,6 +87,7 @@ class Rollout:
         truncated_observations: observations cut to ``max_observation_tokens``.
         response: the response as text.
         em, f1, cover_em: scores of ``answer``, set by :meth:`finish`.
+        reward: of the training; None where no reward function scored the rollout.
     """
 
     prompt: Prompt
@@ -107,6 +108,7 @@ class Rollout:
     em: float = 0.0
     f1: float = 0.0
     cover_em: float = 0.0
+    reward: float | None = None
 
     def add_turn(self, token_ids: Sequence[int], log_probs: Sequence[float] | None) -> None:
         """Append a turn of the policy, with the sampling log-prob of each token or None.

@@ -93,15 +93,15 @@ def read_rollouts(batch: Any, questions: Mapping[str, int]) -> StepRollouts:
         step.rows.append(row)
         step.rewards.append(float(rewards[row].sum()))
         step.log_probs.append(log_probs[row].float())
-        step.rollouts.append(
-            from_plain(
-                plain,
-                messages=text_messages(messages[row]),
-                prompt_ids=prompts[row].tolist(),
-                response_ids=responses[row].tolist(),
-                response_mask=masks[row].tolist(),
-            )
+        rollout = from_plain(
+            plain,
+            messages=text_messages(messages[row]),
+            prompt_ids=prompts[row].tolist(),
+            response_ids=responses[row].tolist(),
+            response_mask=masks[row].tolist(),
         )
+        rollout.reward = step.rewards[-1]
+        step.rollouts.append(rollout)
     return step
 
 

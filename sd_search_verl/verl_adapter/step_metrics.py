@@ -52,7 +52,7 @@ def group_metrics(rollouts: Sequence[Rollout], config: HindsightConfig) -> dict[
     """Return the shares of groups whose rollouts all have one label: no contrast in the block, no GRPO advantage."""
     groups: dict[str, list[bool]] = defaultdict(list)
     for rollout in rollouts:
-        groups[rollout.prompt.group].append(is_correct(rollout.f1, config))
+        groups[rollout.prompt.group].append(is_correct(rollout, config))
     all_correct = _total(all(labels) for labels in groups.values()) / len(groups)
     all_incorrect = _total(not any(labels) for labels in groups.values()) / len(groups)
     return {
@@ -81,7 +81,7 @@ def health_metrics(
     correct = [
         log_probs[torch.tensor(rollout.response_mask, dtype=torch.bool)]
         for rollout, log_probs in zip(step.rollouts, step.log_probs, strict=True)
-        if is_correct(rollout.f1, config) and any(rollout.response_mask)
+        if is_correct(rollout, config) and any(rollout.response_mask)
     ]
     if correct:
         found["health/correct_log_prob"] = float(torch.cat(correct).mean())

@@ -62,14 +62,12 @@ def train(
     method: SDSearchConfig,
     config: TrainConfig,
     after_step: Callable[[Step], None],
-    relabel: Callable[[Rollout], Rollout] = lambda rollout: rollout,
     retarget: Callable[[Tensor, Sequence[TeacherInputs], Any, World], Tensor] = lambda logits, *_: logits,
 ) -> None:
     """Train ``model`` in place, one update per batch of fresh rollouts.
 
     Args:
         model: a causal language model of transformers, fp32.
-        relabel: changes a rollout as the hindsight block describes it; for controls.
         retarget: replaces the teacher's logits; for controls.
         after_step: called after every update.
     """
@@ -88,7 +86,7 @@ def train(
 
         # 2. Hindsight: the group's queries and outcomes, in front of each rollout's own tokens.
         inputs = build_teacher_inputs(
-            [relabel(rollout) for rollout in batch],
+            batch,
             method,
             tokenizer,
             lambda messages: encode_messages(messages, tokenizer),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,11 +14,13 @@ from sd_search_verl.errors import UserError
 from sd_search_verl.hindsight import (
     RolloutSummary,
     insert_block,
+    is_correct,
     render_block,
     render_block_within,
     shuffled_labels,
 )
 from sd_search_verl.hindsight.block import documents_block
+from sd_search_verl.rollout.types import Prompt, Rollout
 
 GROUP = [
     RolloutSummary(["capital france"], 1.0, "<think>T</think> <answer>Paris</answer>"),
@@ -48,8 +51,18 @@ def test_future_masking() -> None:
 def test_labels() -> None:
     assert "CORRECT" not in block(labels="none")
     assert "3. INCORRECT" in block(correct_above_f1=0.5)
-    flipped = [RolloutSummary(["q"], 1.0, label=False)]
-    assert "1. INCORRECT: q" in render_block(flipped, 0, HindsightConfig(labels="shuffled"))
+    relabelled = [RolloutSummary(["q"], 1.0, label=False)]
+    assert "1. INCORRECT: q" in render_block(relabelled, 0, HindsightConfig(labels="shuffled"))
+
+
+def test_the_label_is_f1_em_or_the_reward() -> None:
+    near = Rollout(Prompt("g", [], []), f1=0.4, em=0.0, reward=0.0)
+    assert is_correct(near, HindsightConfig())
+    assert not is_correct(near, HindsightConfig(label="em"))
+    assert not is_correct(near, HindsightConfig(label="reward"))
+    assert is_correct(replace(near, reward=0.1), HindsightConfig(label="reward"))
+    with pytest.raises(UserError, match="label=reward needs rollouts with a reward"):
+        is_correct(replace(near, reward=None), HindsightConfig(label="reward"))
 
 
 def test_groups() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -80,6 +81,21 @@ def test_without_a_block_the_prompts_are_the_same_tokens() -> None:
             assert (row.rollout.prompt.token_ids + row.rollout.response_ids)[
                 : len(teacher.input_ids)
             ] == teacher.input_ids
+
+
+def test_flipped_labels_invert_every_line_and_another_questions_block_is_shown() -> None:
+    def blocks(**hindsight: str) -> list[list[str]]:
+        return [item.blocks for item in teacher_inputs(ROWS, settings(hindsight=hindsight), TOKENIZER)]
+
+    swapped = {"CORRECT": "INCORRECT", "INCORRECT": "CORRECT"}
+    for true, flipped in zip(blocks(), blocks(labels="flipped"), strict=True):
+        words = [re.sub(r"\b(IN)?CORRECT\b", lambda found: swapped[found[0]], block) for block in true]
+        assert words == flipped
+    groups = [row.rollout.prompt.group for row in ROWS]
+    shown = dict(zip(groups, blocks(), strict=True))
+    following = dict(zip(shown, [*list(shown)[1:], *list(shown)[:1]], strict=True))
+    for group, other in zip(groups, blocks(group="other_question"), strict=True):
+        assert not other or not shown[following[group]] or other == shown[following[group]]
 
 
 def test_a_long_block_is_shortened_and_counted() -> None:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sd_search_verl.config import ConfigError
 from sd_search_verl.finding import Finding, Rule
+from sd_search_verl.scoring import DEFAULT_METRIC
 from sd_search_verl.verl_adapter.settings import AGENT_LOOP, REWARD, SECTIONS, TRAINER
 
 _MODE = "trainer.v1.trainer_mode"
@@ -49,8 +50,16 @@ NO_REWARD = Rule(
 )
 OTHER_REWARD = Rule(
     _REWARD,
-    f"{_REWARD}={{value}} is a reward of your own; CORRECT and INCORRECT in the hindsight block stay the token F1",
+    f"{_REWARD}={{value}} is a reward of your own; CORRECT and INCORRECT in the hindsight block stay the "
+    "token F1's unless sd_search.hindsight.label=reward",
     f"nothing, if this is meant; else set {_REWARD}={REWARD}",
+    warns=True,
+)
+OTHER_LABEL = Rule(
+    "sd_search.hindsight.label",
+    "sd_search.hindsight.label={label} calls rollouts CORRECT that the reward ({metric}) gives nothing, or the other "
+    "way round: L_SD and GRPO then pull such rollouts apart",
+    "nothing, if this is meant; else set sd_search.hindsight.label={metric}, or label=reward",
     warns=True,
 )
 REWARD_MODEL = Rule(
@@ -191,6 +200,11 @@ def _check_reward(config: DictConfig) -> Iterator[Finding]:
         yield NO_REWARD.finding()
     elif value != REWARD:
         yield OTHER_REWARD.finding(value=value)
+    else:
+        metric = _value(config, "reward.custom_reward_function.reward_kwargs.metric") or DEFAULT_METRIC
+        label = _value(config, OTHER_LABEL.name)
+        if label not in (metric, "reward") and _value(config, "sd_search.alpha"):
+            yield OTHER_LABEL.finding(label=label, metric=metric)
     if _value(config, REWARD_MODEL.name):
         yield REWARD_MODEL.finding()
 

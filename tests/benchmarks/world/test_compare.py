@@ -41,7 +41,7 @@ def policy() -> Any:
 def first_steps(arm: str, seed: int, steps: int) -> tuple[World, list[Step]]:
     world, seen = World(WorldConfig(seed=seed)), []
     config = TrainConfig(seed=seed, steps=steps)
-    train(policy(), TOKENIZER, world, ARMS[arm].method, config, seen.append, ARMS[arm].relabel)
+    train(policy(), TOKENIZER, world, ARMS[arm].method, config, seen.append)
     return world, seen
 
 

@@ -102,6 +102,20 @@ def test_verls_own_rewards_are_refused_and_a_users_own_is_said(good: DictConfig)
     assert finding.warning
 
 
+def test_labels_that_disagree_with_the_reward_are_a_warning(good: DictConfig) -> None:
+    (finding,) = check_method(change(good, sd_search__hindsight__label="f1"))
+    assert finding.warning
+    assert (
+        "sd_search.hindsight.label=f1 calls rollouts CORRECT that the reward (em) gives nothing"
+        in finding.found
+    )
+    metric = {"reward__custom_reward_function__reward_kwargs__metric": "f1"}
+    for changes in ({"label": "em"}, {"label": "reward"}, {"label": "f1", **metric}):
+        label = {"sd_search__hindsight__label": changes.pop("label")}
+        assert [*check_method(change(good, **label, **changes))] == []
+    assert [*check_method(change(good, sd_search__hindsight__label="f1", sd_search__alpha=0.0))] == []
+
+
 def test_a_group_of_one_is_refused(good: DictConfig) -> None:
     with pytest.raises(ConfigError, match=r"rollout\.n=1: a group of one has no baseline"):
         preflight.refuse_bad_start(change(good, actor_rollout_ref__rollout__n=1))
