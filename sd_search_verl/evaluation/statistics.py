@@ -1,7 +1,11 @@
-"""Means with bootstrap intervals, paired differences, macro and micro averages, mean and s.d. over seeds."""
+"""Means with bootstrap intervals, paired differences, macro and micro averages, mean and s.d. over seeds.
+
+Also the inverse of a mean of batch means, for comparison with published tables.
+"""
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -79,6 +83,47 @@ def micro_average(sets: Mapping[str, Sequence[float]], seed: int = 0) -> Estimat
 def mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:
     """Return the mean and sample standard deviation over seeds; a single value has no deviation."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def undo_batch_mean(
+    percent: float, n: int = 125, batch: int = 512, total: int = 51_713, rounding: float = 0.05
+) -> list[int]:
+    """Return every number of right answers whose mean of batch means prints as ``percent``.
+
+    Some trainers average a metric in each validation batch and then average the batches. A set that ends the data
+    and is cut by a batch boundary into ``n - r`` and ``r`` questions then gets ``(a / (n - r) + b / r) / 2`` in place
+    of ``(a + b) / n``, where ``a`` and ``b`` are the right answers in the two parts. The defaults are Bamboogle at the
+    end of the seven evaluation sets, 51,713 = 101 * 512 + 1: ``r = 1``, so that its last question weighs one half.
+
+    Args:
+        percent: the printed value.
+        n: questions of the set, which are the last ``n`` of ``total``.
+        batch: questions per validation batch.
+        total: questions of all sets.
+        rounding: largest difference, in per cent, between the printed and the exact value.
+
+    Returns:
+        counts between 0 and ``n``, ascending; empty if no count gives ``percent``.
+
+    Raises:
+        ValueError: ``percent`` is no percentage, or the set does not lie in at most two batches.
+    """
+    if not 0 <= percent <= 100:
+        raise ValueError(f"percent is {percent}; it must be between 0 and 100")
+    last = total % batch or batch
+    if n < 1 or n > total or n > batch + last:
+        rule = "it must have at least one, at most all of total, and lie in two batches"
+        raise ValueError(f"the set has n={n} questions of total={total} in batches of {batch}; {rule}")
+    parts = [n] if n <= last else [n - last, last]
+    rights = itertools.product(*(range(size + 1) for size in parts))
+    return sorted(
+        {
+            sum(right)
+            for right in rights
+            if abs(100 * statistics.fmean(a / size for a, size in zip(right, parts, strict=True)) - percent)
+            <= rounding + 1e-9
+        }
+    )
 
 
 def _resampled_means(values: Sequence[float], seed: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from sd_search_verl.evaluation.statistics import (
     mean_and_sd,
     micro_average,
     paired_difference,
+    undo_batch_mean,
 )
 
 DRAW = random.Random(0)
@@ -93,3 +94,57 @@ def test_nothing_to_average_is_an_error() -> None:
             call()
     with pytest.raises(ValueError, match="2 values cannot be paired with 1"):
         paired_difference([0.0, 1.0], [1.0])
+
+
+def batch_mean(right_before: int, right_last: int) -> float:
+    """124 of Bamboogle's 125 questions end one validation batch, the last one is alone in the next."""
+    return (right_before / 124 + right_last / 1) / 2
+
+
+@pytest.mark.parametrize(
+    ("percent", "counts"),
+    [
+        (66.1, [41]),
+        (73.0, [58]),
+        (59.7, [25]),
+        (21.4, [53]),  # the last question is wrong: below 50
+        (0.0, [0]),
+        (100.0, [125]),
+        (26.4, []),  # 33 of 125: a plain share
+        (37.6, []),  # 47 of 125
+        (66.2, []),
+    ],
+)
+def test_a_mean_of_batch_means_is_undone(percent: float, counts: list[int]) -> None:
+    assert undo_batch_mean(percent) == counts
+
+
+def test_every_count_is_found_again_from_its_printed_batch_mean() -> None:
+    for right in range(126):
+        possible = [batch_mean(right - last, last) for last in (0, 1) if 0 <= right - last <= 124]
+        assert possible
+        for mean in possible:
+            assert right in undo_batch_mean(round(100 * mean, 1)), (right, mean)
+
+
+def test_a_set_within_one_batch_is_a_plain_share() -> None:
+    assert undo_batch_mean(26.4, n=125, batch=512, total=512) == [33]
+    assert undo_batch_mean(26.5, n=125, batch=512, total=512) == []
+
+
+def test_a_wider_rounding_finds_the_nearest_count() -> None:
+    assert undo_batch_mean(66.2, rounding=0.1) == [41]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"percent": 100.2}, "between 0 and 100"),
+        ({"percent": 50.0, "n": 600}, "two batches"),
+        ({"percent": 50.0, "n": 0}, "at least one"),
+        ({"percent": 50.0, "total": 100}, "at most all"),
+    ],
+)
+def test_what_cannot_be_a_batch_mean_is_refused(wrong: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        undo_batch_mean(**wrong)  # type: ignore[arg-type]
