@@ -107,28 +107,32 @@ class Batcher:
         Raises:
             OverloadedError: the queue has no room for all of the queries.
         """
-        keys = [(query, topk) for query in queries]
+        asked: list[_InFlightQuery] = []
         entries: dict[Key, _InFlightQuery] = {}
         new: list[_InFlightQuery] = []
-        for key in keys:
-            if key in entries:
-                continue
-            if (entry := self._cache.get(key)) is not None:
+        repeated = 0
+        for query in queries:
+            key = (query, topk)
+            if (entry := entries.get(key)) is not None:
+                repeated += 1
+            elif (entry := self._cache.get(key)) is not None:
                 self._cache.move_to_end(key)
+                repeated += 1
             elif (entry := self._in_flight.get(key)) is None:
                 entry = _InFlightQuery(key)
                 new.append(entry)
             entries[key] = entry
+            asked.append(entry)
         if len(self._queue) + len(new) > self._max_queue:
             raise OverloadedError(max(1.0, len(self._queue) * self._seconds_per_query))
-        missing = sum(entry.hits is None for entry in entries.values())
-        if hits := len(keys) - missing:
-            self._metrics.cache_hits.inc(hits)
-        if joined := missing - len(new):
+        if repeated:
+            self._metrics.cache_hits.inc(repeated)
+        if joined := len(asked) - repeated - len(new):
             self._metrics.joined.inc(joined)
-        pending = PendingAnswers([entries[key] for key in keys], self._loop.create_future())
+        pending = PendingAnswers(asked, self._loop.create_future())
         if new:
-            self._in_flight.update((entry.key, entry) for entry in new)
+            for entry in new:
+                self._in_flight[entry.key] = entry
             self._queue.extend(new)
             self._dispatch()
         return pending

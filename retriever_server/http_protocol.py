@@ -41,39 +41,37 @@ class CoalescingTransport:
         return getattr(self._transport, name)
 
 
-class UpgradeIgnoringParser:
+class UpgradeIgnoringParser(httptools.HttpRequestParser):
     """A parser that reads a request with ``Upgrade`` as one without, as RFC 9110 (7.8) has it for unknown protocols.
 
     llhttp ends such a request behind its head, and would lose the body: ``curl --http2`` and Java's client ask for h2c.
     """
 
     def __init__(self, protocol: RetrieverProtocol) -> None:
-        self._protocol, self._parser = protocol, httptools.HttpRequestParser(protocol)
+        super().__init__(protocol)
+        self._protocol = protocol
 
-    def feed_data(self, data: bytes) -> None:
-        """Parse ``data``; a head that asks for an upgrade is parsed again without that header."""
+    def feed_data(self, data: bytes) -> None:  # type: ignore[override]  # uvicorn passes bytes
+        """Parse ``data``; a head that asks for an upgrade is parsed again, by a new parser, without that header."""
         try:
-            self._parser.feed_data(data)
+            super().feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             if not self.upgrades():
                 raise
             head = self._protocol.head_without_upgrade()
-            self._parser = httptools.HttpRequestParser(self._protocol)
-            self.feed_data(head + data[upgrade.args[0] :])
+            self._protocol.parser = UpgradeIgnoringParser(self._protocol)
+            self._protocol.parser.feed_data(head + data[upgrade.args[0] :])
 
     def upgrades(self) -> bool:
         """Return whether the request asks for an upgrade; CONNECT, which has no body, is left to uvicorn."""
-        return bool(self._parser.should_upgrade()) and self._parser.get_method() != b"CONNECT"
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._parser, name)
+        return bool(self.should_upgrade()) and self.get_method() != b"CONNECT"
 
 
 class RetrieverProtocol(HttpToolsProtocol):
     """A request that has not arrived after ``timeout_s`` seconds gets 408, or its connection is closed."""
 
     timeout_s: float
-    parser: UpgradeIgnoringParser  # type: ignore[assignment]
+    parser: UpgradeIgnoringParser
     _timer: asyncio.TimerHandle | None = None
     _arriving = True
 

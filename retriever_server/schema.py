@@ -8,9 +8,7 @@ from typing import Annotated, Any, NamedTuple
 
 import orjson
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    BeforeValidator,
     Field,
     InstanceOf,
     ValidationError,
@@ -57,6 +55,8 @@ class RetrieveRequest(BaseModel, strict=True, json_schema_extra={"oneOf": EITHER
             found = "neither is given" if values.get("query") is None else "both are given"
             message = f"give queries (a list of strings) or query (one string); {found}"
             raise RequestError(422, message, "queries")
+        if isinstance(topk := values.get("topk"), float) and topk.is_integer():
+            return values | {"topk": int(topk)}  # JSON has one kind of number
         return values
 
 
@@ -93,13 +93,6 @@ class ErrorResponse(BaseModel):
 
 def request_model(settings: Settings) -> type[RetrieveRequest]:
     """Return the request's schema with the limits of ``settings``."""
-
-    def limit_queries(queries: list[str] | None) -> list[str] | None:
-        if queries is not None and len(queries) > settings.max_queries:
-            message = f"{len(queries)} queries, at most {settings.max_queries} a request; send several"
-            raise RequestError(413, message, "queries")
-        return queries
-
     # No max_length: more queries are well formed, and answered with 413.
     queries = Field(None, description=f"at most {settings.max_queries}; more are answered with 413")
     topk = Field(settings.topk, description="documents per query")
@@ -107,14 +100,9 @@ def request_model(settings: Settings) -> type[RetrieveRequest]:
     return create_model(
         "RetrieveRequest",
         __base__=RetrieveRequest,
-        queries=(Annotated[list[Text] | None, AfterValidator(limit_queries)], queries),
-        topk=(Annotated[in_range, BeforeValidator(_integral)], topk),
+        queries=(list[Text] | None, queries),
+        topk=(in_range, topk),
     )
-
-
-def _integral(number: Any) -> Any:
-    """Return 3 for 3.0: JSON has one kind of number."""
-    return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
 class SearchRequest(NamedTuple):
@@ -139,6 +127,9 @@ def parse(body: bytes, model: type[RetrieveRequest], settings: Settings) -> Sear
         raise _request_error(error, settings.max_topk) from None
     queries = request.queries if request.query is None else [request.query]
     assert queries is not None  # one of both is given
+    if len(queries) > settings.max_queries:
+        message = f"{len(queries)} queries, at most {settings.max_queries} a request; send several"
+        raise RequestError(413, message, "queries")
     longest = settings.max_query_chars
     return SearchRequest(
         [clean(query[:longest]) for query in queries],
