@@ -40,15 +40,21 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_world(tmp_path_factory.mktemp("world"))
 
 
+REBUILD = "python -m benchmarks.wiki18_mini_data --out data --tokenizer"
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """Folder with real passages, questions, trajectories and a real tokenizer; the tests on it are skipped without."""
-    folder = Path(os.environ.get("SD_SEARCH_TEST_DATA", REPO.parent / "shared" / "data"))
-    if not (folder / "wiki18-mini").is_dir():
-        pytest.skip(
-            f"no real data at {folder}; set SD_SEARCH_TEST_DATA to a folder with wiki18-mini and qwen2.5-tokenizer"
-        )
-    return folder
+    """Folder with real passages, questions and trajectories; the tests on it are skipped without.
+
+    ``SD_SEARCH_TEST_DATA``, else ``data`` in the repository or ``shared/data`` beside it.
+    """
+    named = os.environ.get("SD_SEARCH_TEST_DATA")
+    places = [Path(named)] if named else [REPO / "data", REPO.parent / "shared" / "data"]
+    for folder in places:
+        if (folder / "wiki18-mini").is_dir():
+            return folder
+    pytest.skip(f"no wiki18-mini in {' or '.join(map(str, places))}; make it: {REBUILD}")
 
 
 @pytest.fixture(scope="session")
@@ -56,4 +62,18 @@ def qwen_tokenizer(real_data: Path) -> Any:
     """Qwen2.5's real tokenizer."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(real_data / "qwen2.5-tokenizer")
+    folder = real_data / "qwen2.5-tokenizer"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}; make it: {REBUILD}")
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print what was skipped and why, reason by reason."""
+    reasons: dict[str, list[str]] = {}
+    for report in terminalreporter.stats.get("skipped", []):
+        reason = report.longrepr[-1] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        reasons.setdefault(str(reason).removeprefix("Skipped: "), []).append(report.nodeid.partition("::")[0])
+    for reason, files in sorted(reasons.items(), key=lambda item: -len(item[1])):
+        terminalreporter.section(f"{len(files)} skipped: {reason}", sep="-")
+        terminalreporter.write_line(", ".join(f"{file} ({files.count(file)})" for file in sorted(set(files))))

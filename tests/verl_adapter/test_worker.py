@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -50,7 +51,14 @@ def use(worker: Any, config: SDSearchConfig) -> None:
 
 
 @pytest.mark.parametrize("combination", COMBINATIONS, ids=lambda c: "-".join(map(str, c.values())))
-def test_gradient_equals_the_reference(worker: Any, model: Path, rows: list[Row], combination: dict) -> None:
+def test_gradient_equals_the_reference(
+    worker: Any,
+    model: Path,
+    rows: list[Row],
+    combination: dict[str, Any],
+    record_property: Callable[[str, object], None],
+) -> None:
+    """The difference goes into ``--junitxml``, from which ``benchmarks.agreement`` makes its CSV."""
     changes = {"divergence": combination["kind"], **{k: v for k, v in combination.items() if k != "kind"}}
     if (
         combination["top_k"] == 1
@@ -65,7 +73,9 @@ def test_gradient_equals_the_reference(worker: Any, model: Path, rows: list[Row]
     theirs, loss = reference(model, rows[:8], config)
     # fp32 log-probabilities carry about 1e-7; the gradient is what counts.
     assert float(metrics["sd_search/loss"][0]) == pytest.approx(loss, rel=1e-5, abs=2e-7)
-    assert relative_difference(ours, theirs) < 1e-5
+    difference = relative_difference(ours, theirs)
+    record_property("relative_difference", difference)
+    assert difference < 1e-5
 
 
 def every_value() -> list[dict[str, Any]]:

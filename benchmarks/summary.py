@@ -1,0 +1,183 @@
+"""The figures that README.md and docs/results.md state, computed from the CSVs of the measurements.
+
+``python -m benchmarks.summary`` writes ``benchmarks/summary.csv``: the figure as it is printed, its spread, the CSV it
+comes from, the command that measures it, date and machine.
+"""
+
+from __future__ import annotations
+
+import csv
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from benchmarks.world.arms import BASELINE
+from benchmarks.world.compare import read_csv
+from benchmarks.world.summary import Summary, summarize
+
+FOLDER = Path(__file__).parent
+CSV = FOLDER / "summary.csv"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One stated figure; ``group`` is effect, cost, retriever or correctness."""
+
+    group: str
+    name: str
+    figure: str
+    spread: str
+    csv: str
+    command: str
+    date: str
+    device: str
+
+
+def figures() -> list[Figure]:
+    """Return all figures, in the order of docs/results.md."""
+    return [*_world(), *_cost(), *_retriever(), *_dense(), _agreement()]
+
+
+WORLDS = (
+    ("world", "world.csv", "--preset acceptance --jobs 2", "2026-11-22"),
+    ("groups of five", "world_groups_of_five.csv", "grpo sd --seeds 112-123", "2026-11-21"),
+    ("groups of two", "world_groups_of_two.csv", "grpo sd --seeds 300-311 --group 2", "2026-11-22"),
+    ("fastest rate", "world_fastest_rate.csv", "grpo sd --seeds 340-351 --group 2", "2026-11-21"),
+    ("slow", "world_slow.csv", "grpo sd --seeds 400-411 --group 2", "2026-11-22"),
+    ("other start", "world_other_start.csv", "grpo sd --seeds 400-411 --group 2", "2026-11-22"),
+    ("small and fast", "world_small_fast.csv", "grpo sd --seeds 440-451", "2026-11-22"),
+    (
+        "three hops, groups of two",
+        "world_agent_groups_of_two.csv",
+        "grpo sd_alpha_1 --seeds 150-161",
+        "2026-11-22",
+    ),
+    ("three hops, groups of five", "world_agent.csv", "grpo sd --seeds 130-141", "2026-11-21"),
+    ("whole stack", "world_stack.csv", "recipes/world_compare.sh", "2026-11-21"),
+    ("whole stack, earlier", "world_stack_earlier.csv", "recipes/world_compare.sh", "2026-11-21"),
+)
+USUAL = 7
+"""The first worlds of ``WORLDS``, which have one kind of question: the sum over their pairs is stated."""
+
+
+def _world() -> Iterator[Figure]:
+    found = []
+    for name, file, options, date in WORLDS:
+        arm = _method(summarize(read_csv(FOLDER / "world" / file)))
+        found.append(arm)
+        command = (
+            options if options.startswith("recipes") else f"python -m benchmarks.world compare {options}"
+        )
+        about = (
+            f"world/{file}",
+            command,
+            date,
+            "main_ppo, 2 CPU cores" if "recipes" in options else "CPU, 1 thread",
+        )
+        yield Figure(
+            "effect",
+            f"{name}: rollouts to 50 %, ratio",
+            f"{arm.ratio:.2f}",
+            f"{arm.faster} of {arm.seeds} seeds",
+            *about,
+        )
+        gain = f"{arm.early_gain.mean:+.3f}"
+        spread = f"± {arm.early_gain.half_width:.3f}; {arm.higher} of {arm.seeds} seeds"
+        yield Figure("effect", f"{name}: p(right query), gain", gain, spread, *about)
+    usual = found[:USUAL]
+    faster, pairs = sum(arm.faster for arm in usual), sum(arm.seeds for arm in usual)
+    files = f"world/*.csv, {USUAL} of them"
+    about = (files, "python -m benchmarks.world compare", "2026-11-22", "CPU, 1 thread")
+    yield Figure("effect", "pairs in which SD-Search is sooner", f"{faster} of {pairs}", "", *about)
+
+
+def _method(found: Sequence[Summary]) -> Summary:
+    return next(arm for arm in found if arm.arm != BASELINE)
+
+
+def _cost() -> Iterator[Figure]:
+    step = _rows("step_overhead.csv")[-1]
+    command = "python -m benchmarks.step_overhead"
+    spread = f"quartiles {float(step['ratio_q25']):.2f} to {float(step['ratio_q75']):.2f}"
+    about = ("step_overhead.csv", command, "2026-11-21", step["device"])
+    yield Figure("cost", "CPU training step, ratio", f"{float(step['ratio']):.2f}", spread, *about)
+    yield Figure("cost", "CPU training step, actor's part", f"{float(step['update_ratio']):.2f}", "", *about)
+    actor = _rows("actor_step.csv")[-1]
+    command = "python -m benchmarks.actor_step --shape tiny --groups 1 --micro-batch 5 --repeats 9 --data DIR"
+    spread = f"quartiles {float(actor['ratio_q25']):.2f} to {float(actor['ratio_q75']):.2f}"
+    about = ("actor_step.csv", command, "2026-11-21", actor["device"])
+    yield Figure("cost", "actor's part, recorded lengths", f"{float(actor['ratio']):.2f}", spread, *about)
+    yield Figure("cost", "its floor by operations", f"{float(actor['ratio_floor']):.3f}", "", *about)
+
+
+def _retriever() -> Iterator[Figure]:
+    corpus, peer = "synthetic-1M, fourth", "search-r1"
+    command = "python benchmarks/retriever_load.py"
+    for clients, repeats in (("64", "0.0"), ("256", "0.0"), ("64", "0.26"), ("256", "0.26")):
+        rows = [row for row in _rows("retriever.csv") if row["corpus"] == corpus]
+        rows = [row for row in rows if (row["clients"], row["duplicates"]) == (clients, repeats)]
+        ours, theirs = ([row for row in rows if row["server"] == name] for name in ("ours", peer))
+        about = ("retriever.csv", command, "2026-11-22", rows[0]["device"])
+        spread = f"medians of {len(ours)} alternated slices"
+        case = f"BM25, {clients} clients, {100 * float(repeats):.0f} % repeats"
+        yield Figure(
+            "retriever",
+            f"{case}: queries a second",
+            f"{_median(ours, 'qps') / _median(theirs, 'qps'):.1f}",
+            spread,
+            *about,
+        )
+        yield Figure(
+            "retriever",
+            f"{case}: p99, lower",
+            f"{_median(theirs, 'p99_ms') / _median(ours, 'p99_ms'):.1f}",
+            spread,
+            *about,
+        )
+        cpu = _median(theirs, "cpu_ms_per_query") / _median(ours, "cpu_ms_per_query")
+        yield Figure("retriever", f"{case}: CPU a query, less", f"{cpu:.1f}", spread, *about)
+
+
+def _dense() -> Iterator[Figure]:
+    for case, corpus in (
+        ("MiniLM, ONNX Runtime", "200k x 384, MiniLM, ours by ONNX"),
+        ("E5's shape, ONNX Runtime", "200k x 768, E5-shaped, ours by ONNX"),
+    ):
+        rows = [row for row in _rows("retriever.csv") if row["corpus"] == corpus]
+        ours, theirs = ([row for row in rows if row["server"] == name] for name in ("ours", "search-r1"))
+        cpu = _median(theirs, "cpu_ms_per_query") / _median(ours, "cpu_ms_per_query")
+        spread = f"medians of {len(ours)} alternated slices"
+        command = "python benchmarks/retriever_load.py"
+        about = ("retriever.csv", command, "2026-11-22", rows[0]["device"])
+        yield Figure("retriever", f"dense, {case}: CPU a query, less", f"{cpu:.1f}", spread, *about)
+
+
+def _agreement() -> Figure:
+    rows = _rows("agreement.csv")
+    largest = max(float(row["relative_difference"]) for row in rows)
+    command = "pytest -n 0 tests/verl_adapter/test_worker.py -k equals_the_reference"
+    spread = f"largest of {len(rows)} combinations; the test's bound is 1e-5"
+    about = ("agreement.csv", command, "2026-11-26", rows[0]["device"])
+    return Figure("correctness", "gradient of L_SD against plain PyTorch", f"{largest:.1e}", spread, *about)
+
+
+def _rows(name: str) -> list[dict[str, str]]:
+    with (FOLDER / name).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _median(rows: Sequence[dict[str, str]], column: str) -> float:
+    return statistics.median(float(row[column]) for row in rows)
+
+
+def write(path: Path = CSV, make: Callable[[], list[Figure]] = figures) -> None:
+    """Write the figures as a CSV."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Figure)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(figure) for figure in make())
+
+
+if __name__ == "__main__":
+    write()
