@@ -11,6 +11,7 @@ from sd_search_verl import __version__
 from sd_search_verl.command_line import Parser, add_command, run_command
 from sd_search_verl.data.commands import add_commands as data_commands
 from sd_search_verl.evaluation.commands import add_commands as evaluation_commands
+from sd_search_verl.probe.commands import add_commands as probe_commands
 from sd_search_verl.world.commands import add_commands as world_commands
 
 
@@ -77,6 +78,7 @@ def parser() -> Parser:
 
     world_commands(commands)
     evaluation_commands(commands)
+    probe_commands(commands)
     data_commands(commands)
     return root
 

@@ -1,0 +1,33 @@
+"""Options of the probe: the only place their defaults stand."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from sd_search_verl.config import HindsightConfig, ProtocolName
+from sd_search_verl.config_base import ConfigModel, Count, Seed, Tokens, Unit
+
+
+class ProbeConfig(ConfigModel):
+    """How groups of rollouts are read and scored."""
+
+    groups: Annotated[Count | None, Unit("groups")] = None
+    """Groups to score, those with both outcomes first; null = all of the file."""
+    size: Annotated[int, Field(ge=2), Unit("rollouts")] = 5
+    """Rollouts of a question where the probe makes them."""
+    conditions: Literal["all", "needed"] = "all"
+    """needed: only the blocks that the four numbers need, in about half of the time."""
+    protocol: ProtocolName = "search_r1"
+    """Tags of the rollouts."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU where there is one."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of weights and activations; auto = the model's own. Distributions are compared in fp32."""
+    batch_tokens: Tokens = 4096
+    """Tokens of a forward, padding included; a longer row goes alone."""
+    seed: Seed = 0
+    """Of shuffled labels, of the intervals, and of rollouts that the probe makes."""
+    hindsight: HindsightConfig = HindsightConfig()
+    """The block of the teacher that is judged."""

@@ -1,0 +1,93 @@
+"""Groups of rollouts from files: traces of a training run, trajectories of an evaluation, or any such JSON lines.
+
+A line needs ``response``, ``golden_answers`` and ``prompt`` (text or chat messages) or ``question``. Lines of one
+``step`` and ``group``, or of one ``set`` and ``id``, or without those of one ``question``, are a group. Queries, answer
+and scores are parsed from the response; ``score`` is the reward where a line has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sd_search_verl.data.jsonl import Problem, read_objects
+from sd_search_verl.errors import UserError
+from sd_search_verl.protocol.base import Messages, Protocol
+from sd_search_verl.protocol.control_tokens import encode_text
+from sd_search_verl.protocol.spans import query_spans
+from sd_search_verl.rollout.types import Prompt, Rollout, Search
+from sd_search_verl.scoring import contains_answer
+
+Group = list[Rollout]
+
+
+def read_groups(path: Path, tokenizer: Any, protocol: Protocol) -> list[Group]:
+    """Return the groups of a file in its order, those without any query left out.
+
+    The responses are encoded anew: their tokens may differ from the sampled ones where a policy wrote a text in an
+    unusual way.
+
+    Raises:
+        UserError: no such file, a line without a needed field, or no group with a query.
+    """
+    groups: dict[tuple[Any, ...], Group] = {}
+    for number, line in read_objects(path):
+        if isinstance(line, Problem):
+            raise UserError(f"{path}: {line}")
+        try:
+            key = _group_of(line)
+            rollout = _rollout(line, str(key), tokenizer, protocol)
+        except KeyError as missing:
+            raise UserError(
+                f"{path}:{number} has no field {missing}. Fix: give traces.jsonl of a training run, trajectories.jsonl "
+                "of `sd-search evaluate`, or lines with question, response and golden_answers"
+            ) from None
+        groups.setdefault(key, []).append(rollout)
+    found = [group for group in groups.values() if any(rollout.spans for rollout in group)]
+    if not found:
+        raise UserError(f"{path} holds no rollout with a query between {protocol.search_open} tags")
+    return found
+
+
+def _group_of(line: Mapping[str, Any]) -> tuple[Any, ...]:
+    if "group" in line:
+        return line.get("step", 0), line["group"]
+    if "set" in line and "id" in line:
+        return line["set"], line["id"]
+    return (line["question"],)
+
+
+def _rollout(line: Mapping[str, Any], group: str, tokenizer: Any, protocol: Protocol) -> Rollout:
+    given = line["prompt"] if "prompt" in line else protocol.prompt(line["question"])
+    messages: Messages = [{"role": "user", "content": given}] if isinstance(given, str) else given
+    response, golden = line["response"], line["golden_answers"]
+    prompt = Prompt.encode(group, messages, golden, tokenizer, {}, max_tokens=1 << 30)
+    token_ids = encode_text(response, tokenizer)
+    parsed = protocol.parse(response)
+    rollout = Rollout(
+        prompt,
+        response_ids=token_ids,
+        response_mask=[1] * len(token_ids),  # read at query tokens only
+        queries=parsed.queries,
+        spans=query_spans(token_ids, tokenizer, protocol),
+        searches=_searches(response, parsed.queries, golden, protocol),
+        answer=parsed.answer,
+        reward=line.get("score"),
+    )
+    return rollout.finish(tokenizer)
+
+
+def _searches(
+    response: str, queries: Sequence[str], golden: Sequence[str], protocol: Protocol
+) -> list[Search]:
+    """Return the executed searches: the i-th observation that follows a query answers the i-th query."""
+    policy = [*protocol.policy_segments(response)]
+    found: list[Search] = []
+    for (start, end), following in zip(policy, [*policy[1:], (len(response), len(response))], strict=True):
+        documents = response[end : following[0]]
+        for turn in protocol.turns(response[start:end]):
+            if protocol.query(turn) is not None and documents and len(found) < len(queries):
+                gold = contains_answer([documents], golden)
+                found.append(Search(queries[len(found)], documents.strip(), 0.0, None, gold))
+    return found

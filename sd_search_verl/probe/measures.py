@@ -1,0 +1,159 @@
+"""The four numbers of the probe, each a mean over groups with a bootstrap interval, and the verdict.
+
+With c_true and c_flipped the credits of a query token under the group's labels and under their opposites, in nats:
+
+    label sensitivity   y (c_true - c_flipped), y = +1 in CORRECT rollouts and -1 in INCORRECT ones; mean over tokens,
+                        rollouts and groups. What the labels, and nothing else, do to the tokens that were sampled.
+    copy share          sum |m| / sum (|m| + |d|) over a group's tokens, with m = (c_true + c_flipped) / 2, which is the
+                        same whichever way the labels stand, and d = (c_true - c_flipped) / 2, which they decide.
+    sign accuracy       share of pairs of different queries of two rollouts, asked after equal earlier ones, in which a
+                        query whose documents hold a golden answer has more credit a token than one whose do not.
+                        The former is its rollout's last: what an earlier query finds is often there by accident.
+    leave-one-out gain  sign accuracy of the teacher that does not see the scored rollout's own line, minus that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from sd_search_verl.evaluation.statistics import Estimate, bootstrap
+from sd_search_verl.probe.conditions import FLIPPED, LEAVE_ONE_OUT, TRUE
+from sd_search_verl.probe.scores import ScoredRollout
+
+ScoredGroup = Sequence[ScoredRollout]
+
+READS_LABELS = 0.1
+"""Nats a token: a teacher whose label sensitivity is surely above reads labels; docs/probe.md has the data."""
+MOSTLY_COPIES = 0.9
+"""A teacher whose copy share is surely above does little else than copy."""
+
+
+@dataclass(frozen=True)
+class Measures:
+    """The four numbers; None where no group has what a number needs."""
+
+    label_sensitivity: Estimate | None
+    copy_share: Estimate | None
+    sign_accuracy: Estimate | None
+    leave_one_out_gain: Estimate | None
+
+    @classmethod
+    def of(cls, groups: Sequence[ScoredGroup], seed: int = 0) -> Measures:
+        """Compute the numbers of scored groups."""
+        true = [sign_accuracy(group, TRUE) for group in groups]
+        without = [sign_accuracy(group, LEAVE_ONE_OUT) for group in groups]
+        gains = [b - a for a, b in zip(true, without, strict=True) if a is not None and b is not None]
+        scored = [group for group in groups if group]
+        return cls(
+            _estimate(map(label_sensitivity, scored), seed),
+            _estimate(map(copy_share, scored), seed),
+            _estimate((share for share in true if share is not None), seed),
+            _estimate(gains, seed),
+        )
+
+    def as_dict(self) -> dict[str, dict[str, float | None]]:
+        """Return each number as ``{mean, low, high, n}``, for JSON."""
+        nothing = {"mean": None, "low": None, "high": None, "n": 0}
+        return {name: value.as_dict() if value else dict(nothing) for name, value in vars(self).items()}
+
+
+def label_sensitivity(group: ScoredGroup) -> float:
+    """Return a group's label sensitivity in nats a token."""
+    return fmean(
+        (1 if rollout.correct else -1)
+        * float((rollout.readings[TRUE].credit - rollout.readings[FLIPPED].credit).mean())
+        for rollout in group
+    )
+
+
+def copy_share(group: ScoredGroup) -> float:
+    """Return a group's copy share, in [0, 1]; 0 where the block changes nothing."""
+    copied = labelled = 0.0
+    for rollout in group:
+        true, flipped = rollout.readings[TRUE].credit, rollout.readings[FLIPPED].credit
+        copied += float((true + flipped).abs().sum())
+        labelled += float((true - flipped).abs().sum())
+    return copied / (copied + labelled) if copied + labelled else 0.0
+
+
+def sign_accuracy(group: ScoredGroup, condition: str) -> float | None:
+    """Return the share of a group's pairs with the right order; None without a pair."""
+    ordered = [finds > misses for finds, misses in _pairs(group, condition)]
+    return fmean(ordered) if ordered else None
+
+
+def _pairs(group: ScoredGroup, condition: str) -> Iterator[tuple[float, float]]:
+    """Yield the credits a token of a query that finds a golden answer, and of a sibling's that does not."""
+    for one in group:
+        place = len(one.queries) - 1
+        text, finds, at = one.queries[place]
+        earlier = [asked for asked, _, _ in one.queries[:place]]
+        for other in group if finds else ():
+            if [asked for asked, _, _ in other.queries[:place]] != earlier or len(other.queries) <= place:
+                continue
+            sibling, also, there = other.queries[place]
+            if not also and text != sibling:
+                credits = one.readings[condition].credit, other.readings[condition].credit
+                yield float(credits[0][at].mean()), float(credits[1][there].mean())
+
+
+def _estimate(values: Iterable[float], seed: int) -> Estimate | None:
+    found = [*values]
+    return bootstrap(found, seed) if found else None
+
+
+def verdict(found: Measures) -> tuple[str, list[str]]:
+    """Return ``cannot``, ``partly`` or ``can``, and a sentence for each number that decides it."""
+    labels, copies, sign = found.label_sensitivity, found.copy_share, found.sign_accuracy
+    if labels is None or copies is None:
+        return "cannot", ["no rollout has a query to score"]
+    reads = labels.low > READS_LABELS
+    reasons = [
+        f"flipping every label changes its credit by {labels.mean:+.3f} nats a token "
+        f"[{labels.low:+.3f}, {labels.high:+.3f}]; reading them takes more than {READS_LABELS:g}",
+        f"{copies.mean:.0%} [{copies.low:.0%}, {copies.high:.0%}] of its credit stays when all labels are flipped: "
+        f"copying; above {MOSTLY_COPIES:.0%} there is little else",
+    ]
+    if sign is None:
+        reasons.append(
+            "no two rollouts of a question differ in a query and in what it found: give more groups"
+        )
+    else:
+        reasons.append(
+            f"the query that finds the answer gets more credit in {sign.mean:.0%} [{sign.low:.0%}, {sign.high:.0%}] "
+            f"of {sign.n} groups' pairs; chance is 50%"
+        )
+    right = sign is not None and sign.low > 0.5
+    if not reads:
+        return "cannot", reasons
+    return ("can" if right and copies.low <= MOSTLY_COPIES else "partly"), reasons
+
+
+SENTENCES = {
+    "cannot": "cannot be its own teacher",
+    "partly": "can partly be its own teacher",
+    "can": "can be its own teacher",
+}
+
+
+def describe(groups: Sequence[ScoredGroup]) -> dict[str, dict[str, Any]]:
+    """Return of every condition the means over rollouts of divergence, entropy gap and credit by outcome."""
+    rollouts = [rollout for group in groups for rollout in group]
+    table: dict[str, dict[str, Any]] = {}
+    for name in rollouts[0].readings if rollouts else ():
+        readings = [(rollout.correct, rollout.readings[name]) for rollout in rollouts]
+        table[name] = {
+            "jsd": fmean(float(reading.divergence.mean()) for _, reading in readings),
+            "entropy_gap": fmean(float(reading.entropy_gap.mean()) for _, reading in readings),
+            "credit_correct": _mean(float(reading.credit.mean()) for ok, reading in readings if ok),
+            "credit_incorrect": _mean(float(reading.credit.mean()) for ok, reading in readings if not ok),
+        }
+    return table
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    found = [*values]
+    return fmean(found) if found else None
