@@ -1,4 +1,4 @@
-"""``sd-search probe`` on the command line."""
+"""``sd-search probe`` and ``lessons`` on the command line."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ from typing import Any
 from sd_search_verl.cli_options import listing
 from sd_search_verl.command_line import add_command
 from sd_search_verl.config import ConfigError, read_config
-from sd_search_verl.probe.config import ProbeConfig
+from sd_search_verl.config_base import ConfigModel, Model
+from sd_search_verl.probe.config import LessonsConfig, ProbeConfig
 
 
 def add_commands(commands: Any) -> None:
-    """Add the command to what argparse's ``add_subparsers`` returned."""
+    """Add the commands to what argparse's ``add_subparsers`` returned."""
     probe = add_command(
         commands,
         "probe",
         "measure whether a policy can be its own teacher: what it does with a hindsight block",
         _probe,
     )
-    probe.formatter_class = argparse.RawDescriptionHelpFormatter
-    probe.epilog = f"options of --set, with unit and default:\n{listing(ProbeConfig)}"
     probe.add_argument("model", type=Path, help="Hugging Face folder, or a global_step_N of verl's")
     probe.add_argument(
         "--traces",
@@ -47,21 +46,37 @@ def add_commands(commands: Any) -> None:
     probe.add_argument(
         "--json", type=Path, metavar="FILE", help="write the result as JSON (default: not written)"
     )
-    probe.add_argument(
+    _add_options(probe, ProbeConfig, "groups=40 hindsight.group=leave_one_out")
+
+    lessons = add_command(
+        commands, "lessons", "teach a policy, in minutes, to read the labels of a hindsight block", _lessons
+    )
+    lessons.add_argument("model", type=Path, help="Hugging Face folder")
+    lessons.add_argument("out", type=Path, help="folder to write the taught policy to")
+    lessons.add_argument(
+        "--traces", type=Path, metavar="FILE", required=True, help="groups of its rollouts, as for `probe`"
+    )
+    _add_options(lessons, LessonsConfig, "steps=40 hindsight.label=em")
+
+
+def _add_options(command: Any, model: type[ConfigModel], example: str) -> None:
+    command.formatter_class = argparse.RawDescriptionHelpFormatter
+    command.epilog = f"options of --set, with unit and default:\n{listing(model)}"
+    command.add_argument(
         "--set",
         dest="overrides",
         action="extend",
         nargs="+",
         default=[],
         metavar="OPTION=VALUE",
-        help="such as groups=40 hindsight.group=leave_one_out (default: those below)",
+        help=f"such as {example} (default: those below)",
     )
 
 
 def _probe(arguments: argparse.Namespace) -> int:
     from sd_search_verl.probe.run import Probe, probe, table
 
-    config = _config(arguments.overrides)
+    config = _config(ProbeConfig, arguments.overrides)
     found = probe(Probe(arguments.model, config, arguments.traces, arguments.questions, arguments.retriever))
     print(table(found))
     if arguments.json:
@@ -69,7 +84,16 @@ def _probe(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _config(overrides: list[str]) -> ProbeConfig:
+def _lessons(arguments: argparse.Namespace) -> int:
+    from sd_search_verl.probe.lessons import give_lessons
+
+    config = _config(LessonsConfig, arguments.overrides)
+    losses = give_lessons(arguments.model, arguments.out, arguments.traces, config)
+    print(f"{arguments.out}: loss {losses[0]:.3f} at first, {losses[-1]:.3f} at last")
+    return 0
+
+
+def _config(model: type[Model], overrides: list[str]) -> Model:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
@@ -78,4 +102,4 @@ def _config(overrides: list[str]) -> ProbeConfig:
         values = OmegaConf.to_container(OmegaConf.from_dotlist(overrides))
     except (OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(f"overrides {' '.join(overrides)!r} cannot be read: {error}") from None
-    return read_config(ProbeConfig, values, "probe")
+    return read_config(model, values, "probe" if model is ProbeConfig else "lessons")

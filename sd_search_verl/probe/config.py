@@ -1,4 +1,4 @@
-"""Options of the probe: the only place their defaults stand."""
+"""Options of the probe and the lessons: the only place their defaults stand."""
 
 from __future__ import annotations
 
@@ -31,3 +31,24 @@ class ProbeConfig(ConfigModel):
     """Of shuffled labels, of the intervals, and of rollouts that the probe makes."""
     hindsight: HindsightConfig = HindsightConfig()
     """The block of the teacher that is judged."""
+
+
+class LessonsConfig(ConfigModel):
+    """How many lessons, and the optimiser."""
+
+    steps: Annotated[Count, Unit("steps")] = 24
+    """Updates."""
+    lessons: Annotated[int, Field(ge=0), Unit("lessons")] = 8
+    """Lessons of an update; 0 = plain turns only, a warm start of the protocol."""
+    plain: Annotated[int, Field(ge=0), Unit("turns")] = 4
+    """Plain turns of an update."""
+    attempts: Annotated[int, Field(ge=2), Unit("rollouts")] = 5
+    """Lines of a lesson's block; some queries stand on several."""
+    learning_rate: Annotated[float, Field(gt=0), Unit("1 / step")] = 2e-4
+    """Peak learning rate of AdamW; a linear warm-up of 4 steps, then a cosine to 5 %."""
+    protocol: ProtocolName = "search_r1"
+    """Tags of the rollouts."""
+    seed: Seed = 0
+    """Of everything that is drawn."""
+    hindsight: HindsightConfig = HindsightConfig()
+    """The block that is taught."""

@@ -15,8 +15,10 @@ from __future__ import annotations
 import codecs
 import json
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from functools import cache
+from itertools import accumulate
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -46,6 +48,18 @@ def token_bytes(token_ids: Sequence[int], tokenizer: Any) -> list[bytes]:
     """
     table = byte_table(tokenizer)
     return [table.get(index, b"") for index in token_ids]
+
+
+def tokens_through(token_ids: Sequence[int], tokenizer: Any, ends: Sequence[str]) -> int:
+    """Return how many tokens there are up to the one that completes the first of ``ends``; all, if none occurs."""
+    pieces = token_bytes(token_ids, tokenizer)
+    text = b"".join(pieces)
+    found = [(text.find(end.encode()), len(end.encode())) for end in ends]
+    last = min((place + length for place, length in found if place >= 0), default=None)
+    if last is None:
+        return len(pieces)
+    sizes = list(accumulate(map(len, pieces)))
+    return bisect_left(sizes, last) + 1
 
 
 def token_texts(token_ids: Sequence[int], tokenizer: Any) -> list[str]:

@@ -7,14 +7,14 @@ generate tokens and find documents are arguments, so training and evaluation run
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sd_search_verl.config import SearchConfig
 from sd_search_verl.protocol.base import Protocol
 from sd_search_verl.protocol.spans import query_spans
-from sd_search_verl.protocol.token_bytes import decode
+from sd_search_verl.protocol.token_bytes import decode, tokens_through
 from sd_search_verl.rollout.observation import ObservationEncoder
 from sd_search_verl.rollout.retriever import SearchResult
 from sd_search_verl.rollout.types import Prompt, Rollout
@@ -22,10 +22,26 @@ from sd_search_verl.rollout.types import Prompt, Rollout
 
 @dataclass(frozen=True)
 class Generation:
-    """Tokens of one turn, with the sampling log-prob of each, or None where they are not asked for."""
+    """Tokens of one turn.
+
+    Attributes:
+        log_probs: sampling log-prob of each token, or None where they are not asked for.
+        versions: (number of tokens, version of the weights that sampled them), in order; empty if not known. More than
+            one where generation was interrupted and resumed under newer weights.
+    """
 
     token_ids: list[int]
     log_probs: list[float] | None
+    versions: Sequence[tuple[int, int]] = ()
+
+    def first(self, count: int) -> Generation:
+        """Return the first ``count`` tokens."""
+        versions, left = [], count
+        for size, version in self.versions:
+            versions.append((min(size, left), version))
+            left -= versions[-1][0]
+        log_probs = None if self.log_probs is None else self.log_probs[:count]
+        return Generation(self.token_ids[:count], log_probs, versions)
 
 
 def stop_params(protocol: Protocol) -> dict[str, Any]:
@@ -65,8 +81,10 @@ async def run_rollout(
             break
         context = [*prompt.token_ids, *rollout.response_ids]
         generation = await generate(context, min(config.max_turn_tokens, room))
+        # An engine that was interrupted within a closing tag searches only the text after it, and runs past the tag.
+        generation = generation.first(tokens_through(generation.token_ids, tokenizer, protocol.stop))
         token_ids = generation.token_ids
-        rollout.add_turn(token_ids, generation.log_probs)
+        rollout.add_turn(token_ids, generation.log_probs, generation.versions)
         text = decode(token_ids, tokenizer)
         turn = next(protocol.turns(text), "")
 

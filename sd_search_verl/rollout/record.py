@@ -33,6 +33,7 @@ def from_plain(
             "response_ids": response_ids,
             "response_mask": response_mask,
             "spans": [(start, end) for start, end in plain["spans"]],
+            "versions": [(start, version) for start, version in plain["versions"]],
             "searches": [Search(**search) for search in plain["searches"]],
         }
     )

@@ -88,6 +88,8 @@ class Rollout:
         response: the response as text.
         em, f1, cover_em: scores of ``answer``, set by :meth:`finish`.
         reward: of the training; None where no reward function scored the rollout.
+        versions: (start, version): the policy's tokens from index ``start`` of the response to the next entry were
+            sampled by weights of this version, which is the training step that made them. Empty if not known.
     """
 
     prompt: Prompt
@@ -109,9 +111,18 @@ class Rollout:
     f1: float = 0.0
     cover_em: float = 0.0
     reward: float | None = None
+    versions: list[tuple[int, int]] = field(default_factory=list)
 
-    def add_turn(self, token_ids: Sequence[int], log_probs: Sequence[float] | None) -> None:
+    def add_turn(
+        self,
+        token_ids: Sequence[int],
+        log_probs: Sequence[float] | None,
+        versions: Sequence[tuple[int, int]] = (),
+    ) -> None:
         """Append a turn of the policy, with the sampling log-prob of each token or None.
+
+        Args:
+            versions: (number of tokens, version of the weights that sampled them), in order; empty if not known.
 
         Raises:
             RuntimeError: the number of log-probs does not fit, or only some turns have them.
@@ -124,6 +135,11 @@ class Rollout:
             self.log_probs = None if log_probs is None else []
         if (self.log_probs is None) != (log_probs is None):
             raise RuntimeError("the rollout engine returned log-probs for some turns only")
+        start = len(self.response_ids)
+        for count, version in versions:
+            if count and (not self.versions or self.versions[-1][1] != version):
+                self.versions.append((start, version))
+            start += count
         self.response_ids += token_ids
         self.response_mask += [1] * len(token_ids)
         if self.log_probs is not None and log_probs is not None:

@@ -57,6 +57,8 @@ class Trace(BaseModel):
         credit: per span and token, log P_teacher - log P_student in nats; None for a token that is not scored.
         divergence: the same for the divergence of teacher and student.
         retriever: identity of the retrieval servers; empty where it is unknown.
+        versions: [start, version]: from token ``start`` on the policy's tokens were sampled by the weights that this
+            training step made; empty where it is unknown.
     """
 
     model_config = ConfigDict(strict=True, frozen=True)
@@ -80,6 +82,7 @@ class Trace(BaseModel):
     credit: list[list[float | None]] = []
     divergence: list[list[float | None]] = []
     retriever: Text = ""
+    versions: list[list[int]] = []
 
     @classmethod
     def of(cls, step: int, rollout: Rollout, score: float, tokens: Sequence[str], **more: Any) -> Trace:
@@ -99,6 +102,7 @@ class Trace(BaseModel):
             "tokens": list(tokens),
             "mask": rollout.response_mask,
             "spans": [list(span) for span in rollout.spans],
+            "versions": [list(run) for run in rollout.versions],
             "gold_in_documents": [int(search.has_gold) for search in rollout.searches],
             "score": score,
             "blocks": [],

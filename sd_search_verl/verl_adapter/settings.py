@@ -13,6 +13,12 @@ T = TypeVar("T", SDSearchConfig, SearchConfig, HealthConfig)
 
 SECTIONS = ("sd_search", "search", "health")
 TRAINER = "sd_search"
+TRAINERS = {
+    TRAINER: "sync",
+    "sd_search_colocate_async": "colocate_async",
+    "sd_search_separate_async": "separate_async",
+}
+"""Values of ``trainer.v1.trainer_mode`` that train with the method, and verl's own mode that each extends."""
 AGENT_LOOP = "sd_search_agent"
 REWARD = "pkg://sd_search_verl.scoring"
 
