@@ -11,6 +11,7 @@ from sd_search_verl import __version__
 from sd_search_verl.command_line import Parser, add_command, run_command
 from sd_search_verl.data.commands import add_commands as data_commands
 from sd_search_verl.evaluation.commands import add_commands as evaluation_commands
+from sd_search_verl.launch.training import SILENCE_S
 from sd_search_verl.probe.commands import add_commands as probe_commands
 from sd_search_verl.world.commands import add_commands as world_commands
 
@@ -64,6 +65,13 @@ def parser() -> Parser:
         "--corpus", type=Path, help="JSON lines to index (default: corpus.jsonl of the inputs)"
     )
     local.add_argument("--retriever", metavar="URL", help="use this running server (default: start one)")
+    local.add_argument(
+        "--silence",
+        type=float,
+        default=SILENCE_S,
+        metavar="SECONDS",
+        help="stop a training that writes neither log nor metrics for so long (default: %(default).0f)",
+    )
     local.add_argument("overrides", nargs="*", help="Hydra overrides, as main_ppo takes them")
 
     report = add_command(
@@ -123,6 +131,7 @@ def _local(arguments: argparse.Namespace) -> int:
             overrides=arguments.overrides,
             retriever=arguments.retriever,
             corpus=arguments.corpus,
+            silence_s=arguments.silence,
         )
     )
     print(f"metrics: {arguments.run / 'metrics.jsonl'}")

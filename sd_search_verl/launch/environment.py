@@ -1,5 +1,9 @@
 """Environment variables with which verl, Ray and vLLM run on a CPU. Set before any of them is imported."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+
 ENVIRONMENT = {
     "VERL_PLATFORM": "cpu",
     # One thread a process: about ten processes share the cores, and more threads only fight.
@@ -15,3 +19,11 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "PYTHONUNBUFFERED": "1",
 }
+
+RESOURCES = ("OMP_NUM_THREADS", "VLLM_CPU_OMP_THREADS_BIND", "VLLM_CPU_KVCACHE_SPACE")
+"""Variables whose best value depends on the machine."""
+
+
+def cpu_environment(given: Mapping[str, str]) -> dict[str, str]:
+    """Return ``ENVIRONMENT`` with the values of ``RESOURCES`` that ``given``, the user's environment, has."""
+    return {**ENVIRONMENT, **{name: given[name] for name in RESOURCES if name in given}}

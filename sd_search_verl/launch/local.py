@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -11,10 +12,10 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from sd_search_verl.errors import UserError
-from sd_search_verl.launch.environment import ENVIRONMENT
+from sd_search_verl.launch.environment import cpu_environment
 from sd_search_verl.launch.process_tree import end_children_on_exit, kill_children_on_death
 from sd_search_verl.launch.retriever import build_index, serving_index
-from sd_search_verl.launch.training import train
+from sd_search_verl.launch.training import SILENCE_S, train
 from sd_search_verl.report import write_report
 
 
@@ -30,6 +31,7 @@ class LocalRun:
         steps: training steps; None = what the config says.
         overrides: further Hydra overrides.
         retriever: /retrieve address of a running server; None = index the corpus and start one.
+        silence_s: seconds without a new line of log or metrics after which the training counts as hung.
     """
 
     run: Path
@@ -40,6 +42,7 @@ class LocalRun:
     overrides: Sequence[str] = ()
     retriever: str | None = None
     corpus: Path | None = None
+    silence_s: float = SILENCE_S
 
 
 def run_local(job: LocalRun) -> Path:
@@ -68,7 +71,8 @@ def run_local(job: LocalRun) -> Path:
             _say(begun, f"retriever answers at {url}")
         steps = job.steps or _configured_steps(job)
         _say(begun, f"training {steps} steps; log: {run / 'train.log'}")
-        train([*_arguments(job, run, url, steps), *job.overrides], run, steps, ENVIRONMENT)
+        arguments = [*_arguments(job, run, url, steps), *job.overrides]
+        train(arguments, run, steps, cpu_environment(os.environ), job.silence_s)
     page = write_report([run], run / "report.html")
     _say(begun, "done")
     return page

@@ -28,6 +28,8 @@ _STAGES = (
 
 
 RAY_STARTS = 3
+SILENCE_S = 300.0
+"""Seconds without a new line of log or metrics after which a training counts as hung."""
 
 
 class TrainingFailedError(UserError):
@@ -39,7 +41,7 @@ class _RayTooSlowError(TrainingFailedError):
 
 
 def train(
-    overrides: Sequence[str], run: Path, steps: int, environment: Mapping[str, str], silence_s: float = 300.0
+    overrides: Sequence[str], run: Path, steps: int, environment: Mapping[str, str], silence_s: float = SILENCE_S
 ) -> None:
     """Run the training to its end. A busy machine gets further tries to start Ray.
 
@@ -93,7 +95,7 @@ def _train(
             if _DEADLY.search(text):
                 raise _failure("a worker died", process, log)
             if time.monotonic() - last_growth > silence_s:
-                raise _failure(f"nothing happened for {silence_s:.0f} s", process, log)
+                raise _failure(f"nothing happened for {silence_s:.0f} s, see --silence", process, log)
             time.sleep(0.5)
     if status != 0:
         raise _failure(f"status {status}", process, log)

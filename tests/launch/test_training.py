@@ -55,3 +55,11 @@ def test_other_failures_end_at_once(environment: Mapping[str, str], tmp_path: Pa
     with pytest.raises(TrainingFailedError, match=r"(?s)status 1.*KeyError: 'x'"):
         train([str(tmp_path), "1", "KeyError: 'x'"], tmp_path, 1, environment)
     assert starts(tmp_path) == 1
+
+
+def test_a_silent_training_is_ended_after_the_given_time(
+    environment: Mapping[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "verl" / "trainer" / "main_ppo.py").write_text("import time; time.sleep(600)")
+    with pytest.raises(TrainingFailedError, match="nothing happened for 1 s, see --silence"):
+        train([], tmp_path, 1, environment, silence_s=1.0)
