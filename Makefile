@@ -1,10 +1,13 @@
 # make demo   install, then train SD-Search end to end on this machine's CPU; results in runs/demo
+# make demo-llm   the same with SmolLM2-135M on real questions, in half an hour; results in runs/smollm2/
 # make test   install, then all tests
 # make lint   install, then ruff and mypy
 PYTHON ?= python3.11
 VENV ?= .venv
 # PyTorch's own package index for CPU wheels, needed where the default index answers `torch` with a CUDA build.
 TORCH_INDEX ?=
+# Questions, passages and trajectories of `make demo-llm`; `python -m benchmarks.wiki18_mini_data` writes them.
+DATA ?= data/wiki18-mini
 # A wheel of flash-attn, file or address, that was built for the torch of requirements/gpu.txt.
 FLASH_ATTN_WHEEL ?=
 # Oldest NVIDIA driver branch for CUDA 13, for which torch and vLLM of requirements/gpu.txt are built; 0 = do not check.
@@ -13,10 +16,14 @@ PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 SETS = requirements/versions.txt requirements/cpu.txt
 export PIP_NO_INPUT = 1
 
-.PHONY: demo test lint format install install-retriever install-gpu clean
+.PHONY: demo demo-llm test lint format install install-retriever install-gpu clean
 
 demo: $(VENV)/.cpu
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" recipes/cpu_demo.sh
+
+demo-llm: $(VENV)/.cpu
+	@[ -d "$(DATA)" ] || { echo "no $(DATA); make it: $(VENV)/bin/python -m benchmarks.wiki18_mini_data --out data"; exit 1; }
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" recipes/cpu_smollm2.sh "$(DATA)"
 
 test: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest

@@ -101,7 +101,7 @@ def read_trajectories(path: Path, questions: Iterable[str]) -> list[Trajectory]:
     found = []
     for line in read_lines(path, ("question", "response")):
         parsed = PROTOCOL.parse(line["response"])
-        documents = [_documents(text) for text in _observations(line["response"])]
+        documents = recorded_documents(line["response"])
         clean = parsed.queries and not any("<" in query for query in parsed.queries)
         if line["question"] in wanted and clean and parsed.answer and len(documents) == len(parsed.queries):
             found.append(Trajectory(line["question"], parsed.queries, documents, parsed.answer))
@@ -205,9 +205,10 @@ def _share_unseen_rows(model: Any, seen: int) -> torch.nn.Parameter:
     return rows
 
 
-def _observations(response: str) -> list[str]:
+def recorded_documents(response: str) -> list[list[str]]:
+    """Return the passages, ``"title\\ntext"``, of each observation of a recorded rollout."""
     opening, closing = re.escape(PROTOCOL.observation_open), re.escape(PROTOCOL.observation_close)
-    return re.findall(f"{opening}(.*?){closing}", response, re.DOTALL)
+    return [_documents(text) for text in re.findall(f"{opening}(.*?){closing}", response, re.DOTALL)]
 
 
 def _documents(observation: str) -> list[str]:

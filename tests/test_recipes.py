@@ -298,7 +298,7 @@ def test_a_recipe_without_arguments_says_how_it_is_used(recipe: str, tmp_path: P
         assert f"usage: {recipe} " in done.stderr
 
 
-@pytest.mark.parametrize("name", ["cpu", "cpu_demo", "cpu_wiki18_mini"])
+@pytest.mark.parametrize("name", ["cpu", "cpu_demo", "cpu_smollm2", "cpu_wiki18_mini"])
 def test_the_cpu_configs_compose(name: str) -> None:
     config = composed(f"--config-name={name}")
     if name == "cpu":  # a base: batch sizes are its users'

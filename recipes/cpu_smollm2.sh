@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# SD-Search on a CPU with a real language model: SmolLM2-135M-Instruct, Wikipedia passages, NQ questions. A warm start on
+# the protocol, EM of 100 held-out questions, ten steps through the whole stack, the same questions again, and a report.
+# usage: cpu_smollm2.sh DATA_DIR [RUN_DIR] [OPTIONS_OF_TRAIN...] [HYDRA_OVERRIDES...]
+#   DATA_DIR holds corpus.jsonl, questions_nq.jsonl and trajectories_nq.jsonl.gz
+#   MODEL: a folder that `sd-search model smollm2` wrote (default: runs/smollm2-135m, written where it is missing)
+#   WARM_START: options of benchmarks.real_model.warmstart; OPTIONS_OF_TRAIN: of benchmarks.real_model.train
+set -euo pipefail
+here=$(cd "$(dirname "$0")/.." && pwd)
+data=${1:?usage: cpu_smollm2.sh DATA_DIR [RUN_DIR] [HYDRA_OVERRIDES...]}
+run=${2:-$here/runs/smollm2}
+shift $(($# > 1 ? 2 : 1))
+model=${MODEL:-$here/runs/smollm2-135m}
+export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}"
+
+rm -rf "$run"
+mkdir -p "$run"
+[ -d "$model" ] || sd-search model smollm2 "$model"
+# shellcheck disable=SC2086
+python -m benchmarks.real_model.warmstart "$data" "$model" --out "$run/inputs" ${WARM_START:-}
+exec python -m benchmarks.real_model.train "$run/inputs" "$data/corpus.jsonl" --run "$run" "$@"
