@@ -39,42 +39,64 @@ def figures() -> list[Figure]:
     return [*_world(), *_cost(), *_retriever(), *_dense(), _agreement()]
 
 
+_TWO = "--questions 10 --group 2"
+_SLOW = f"{_TWO} --steps 63 --learning-rate 3e-4 --evaluate-every 14"
 WORLDS = (
-    ("world", "world.csv", "--preset acceptance --jobs 2", "2026-11-22"),
-    ("groups of five", "world_groups_of_five.csv", "grpo sd --seeds 112-123", "2026-11-21"),
-    ("groups of two", "world_groups_of_two.csv", "grpo sd --seeds 300-311 --group 2", "2026-11-22"),
-    ("fastest rate", "world_fastest_rate.csv", "grpo sd --seeds 340-351 --group 2", "2026-11-21"),
-    ("slow", "world_slow.csv", "grpo sd --seeds 400-411 --group 2", "2026-11-22"),
-    ("other start", "world_other_start.csv", "grpo sd --seeds 400-411 --group 2", "2026-11-22"),
-    ("small and fast", "world_small_fast.csv", "grpo sd --seeds 440-451", "2026-11-22"),
+    ("world", "world", "22", "--preset acceptance --jobs 2"),
+    ("groups of five", "world_groups_of_five", "21", "grpo sd --seeds 112-123"),
+    (
+        "groups of two",
+        "world_groups_of_two",
+        "22",
+        f"grpo sd --seeds 300-311 {_TWO} --steps 98 --learning-rate 4e-4 --evaluate-every 14",
+    ),
+    (
+        "fastest rate",
+        "world_fastest_rate",
+        "21",
+        f"grpo sd --seeds 340-351 {_TWO} --steps 98 --learning-rate 7e-4",
+    ),
+    ("slow", "world_slow", "22", f"grpo sd --seeds 400-411 {_SLOW}"),
+    ("other start", "world_other_start", "22", f"grpo sd --seeds 400-411 --model START {_SLOW}"),
+    (
+        "small and fast",
+        "world_small_fast",
+        "22",
+        "grpo sd --seeds 440-451 --model START --questions 10 --group 3 --steps 42 --learning-rate 1.2e-3 --alpha 1",
+    ),
     (
         "three hops, groups of two",
-        "world_agent_groups_of_two.csv",
-        "grpo sd_alpha_1 --seeds 150-161",
-        "2026-11-22",
+        "world_agent_groups_of_two",
+        "21",
+        f"grpo sd_alpha_1 --seeds 150-161 --model START {_TWO} --steps 98 --learning-rate 3e-4",
     ),
-    ("three hops, groups of five", "world_agent.csv", "grpo sd --seeds 130-141", "2026-11-21"),
-    ("whole stack", "world_stack.csv", "recipes/world_compare.sh", "2026-11-21"),
-    ("whole stack, earlier", "world_stack_earlier.csv", "recipes/world_compare.sh", "2026-11-21"),
+    (
+        "three hops, groups of five",
+        "world_agent",
+        "21",
+        "grpo sd --seeds 130-141 --model START --learning-rate 4e-4",
+    ),
+    ("whole stack", "world_stack", "21", ""),
+    ("whole stack, earlier", "world_stack_earlier", "21", ""),
 )
+"""Name, CSV, day of November 2026, options of ``benchmarks.world compare``; runs through verl have a recipe instead."""
+
 USUAL = 7
 """The first worlds of ``WORLDS``, which have one kind of question: the sum over their pairs is stated."""
 
 
 def _world() -> Iterator[Figure]:
     found = []
-    for name, file, options, date in WORLDS:
-        arm = _method(summarize(read_csv(FOLDER / "world" / file)))
+    for name, file, day, options in WORLDS:
+        arm = _method(summarize(read_csv(FOLDER / "world" / f"{file}.csv")))
         found.append(arm)
-        command = (
-            options if options.startswith("recipes") else f"python -m benchmarks.world compare {options}"
-        )
-        about = (
-            f"world/{file}",
-            command,
-            date,
-            "main_ppo, 2 CPU cores" if "recipes" in options else "CPU, 1 thread",
-        )
+        command, device = f"python -m benchmarks.world compare {options}", "CPU, 1 thread"
+        if not options:
+            command, device = (
+                'recipes/world_compare.sh "0 1 2 3" runs/world_compare 21',
+                "main_ppo, 2 CPU cores",
+            )
+        about = (f"world/{file}.csv", command, f"2026-11-{day}", device)
         yield Figure(
             "effect",
             f"{name}: rollouts to 50 %, ratio",

@@ -187,6 +187,8 @@ def options_of_module(name: str) -> str:
     """Return the source of a program, which holds the names of its options, dashes or underscores."""
     path = REPO.joinpath(*name.split("."))
     files = sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+    if name == "benchmarks.world":  # most of its options are the fields of the world's configs
+        files.append(REPO / "sd_search_verl" / "world" / "config.py")
     text = "".join(file.read_text(encoding="utf-8") for file in files)
     return text + " ".join(
         f"--{field.replace('_', '-')}" for field in re.findall(r"^    (\w+): ", text, re.MULTILINE)

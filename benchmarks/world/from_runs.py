@@ -41,7 +41,7 @@ def _rows(folder: Path) -> list[EvaluationRow]:
     traces = read_traces(folder)
     for trace in traces.load(traces.refs):
         rollouts[trace.step] = rollouts.get(trace.step, 0) + 1
-        relations = _relations(trace.prompt[-1]["content"])
+        relations = relations_of(trace.prompt[-1]["content"])
         for relation, query in zip(relations, trace.queries, strict=False):
             right.setdefault(trace.step, []).append(
                 float({*oracle[relation]["right"].split()} <= {*query.split()})
@@ -80,7 +80,7 @@ def _rows(folder: Path) -> list[EvaluationRow]:
     return rows
 
 
-def _relations(prompt: str) -> list[str]:
+def relations_of(prompt: str) -> list[str]:
     """``Question: b of a of Name ?`` -> ``[a, b]``, the order in which they are searched."""
     words = prompt.split("Question:")[-1].replace("?", " ").split()
     return [word for word in reversed(words[:-1]) if word != "of"]

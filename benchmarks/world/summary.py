@@ -11,18 +11,12 @@ from itertools import pairwise
 from benchmarks.world.arms import BASELINE
 from benchmarks.world.experiment import EvaluationRow
 from sd_search_verl.errors import UserError
+from sd_search_verl.evaluation.statistics import t_interval
 from sd_search_verl.table import render
 
 EARLY = 840
 """Rollouts after which p(right phrasing) is compared, while it still rises."""
 HALF = 0.5
-# Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom; above, the normal's is close. The bootstrap of
-# `evaluation.statistics` is for hundreds of questions: over 4 normal values its interval covers the mean in 81 %.
-_T = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
 
 Curves = dict[str, dict[int, list[EvaluationRow]]]
 """Arm -> seed -> its rows in the order of steps."""
@@ -140,8 +134,8 @@ def interval(values: Sequence[float]) -> Interval:
     """Return the mean and 95 % t interval over seeds."""
     if len(values) < 2:
         return Interval(values[0], math.nan)
-    quantile = _T[len(values) - 2] if len(values) - 2 < len(_T) else 1.96
-    return Interval(statistics.fmean(values), quantile * statistics.stdev(values) / math.sqrt(len(values)))
+    found = t_interval(values)
+    return Interval(found.mean, (found.high - found.low) / 2)
 
 
 def _summary(

@@ -6,6 +6,7 @@ Also the inverse of a mean of batch means, for comparison with published tables.
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,11 +15,17 @@ import numpy as np
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
+# Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom; above, the normal's is close.
+_T = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over ``n`` questions with the bounds of its 95 % bootstrap interval."""
+    """A mean over ``n`` values with the bounds of its 95 % interval."""
 
     mean: float
     low: float
@@ -83,6 +90,22 @@ def micro_average(sets: Mapping[str, Sequence[float]], seed: int = 0) -> Estimat
 def mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:
     """Return the mean and sample standard deviation over seeds; a single value has no deviation."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def t_interval(values: Sequence[float]) -> Estimate:
+    """Return the mean of a few values, such as one per seed, with Student's 95 % interval.
+
+    The bootstrap is for hundreds of questions: over 4 normal values its interval covers the mean in 81 %.
+
+    Raises:
+        ValueError: there are fewer than two values.
+    """
+    if len(values) < 2:
+        raise ValueError(f"an interval needs at least two values, not {len(values)}")
+    mean, freedom = statistics.fmean(values), len(values) - 1
+    quantile = _T[freedom - 1] if freedom <= len(_T) else 1.96
+    half = quantile * statistics.stdev(values) / math.sqrt(len(values))
+    return Estimate(mean, mean - half, mean + half, len(values))
 
 
 def undo_batch_mean(

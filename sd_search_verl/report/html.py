@@ -17,13 +17,16 @@ _HERE = Path(__file__).parent
 _SCRIPTS = ("page.js", "curves.js", "viewer.js")
 
 
-def write_report(runs: Sequence[Path], out: Path, max_rollouts: int = 10_000) -> Path:
+def write_report(
+    runs: Sequence[Path], out: Path, max_rollouts: int = 10_000, differences: Sequence[str] = ()
+) -> Path:
     """Write one HTML page about run folders; it works offline.
 
     Args:
         runs: folders with ``metrics.jsonl`` and, where trajectories were recorded, ``traces.jsonl``.
         out: the file, or a folder for ``report.html``.
         max_rollouts: largest number of trajectories in the page; beyond it whole groups are left out evenly.
+        differences: sentences about the runs beside each other, shown above the curves.
 
     Returns:
         The file written.
@@ -37,6 +40,7 @@ def write_report(runs: Sequence[Path], out: Path, max_rollouts: int = 10_000) ->
     data = {
         "headline": _headline(read, viewer),
         "runs": [_summary(run) for run in read],
+        "differences": list(differences),
         "curves": curves.build(read),
         "viewer": viewer,
     }

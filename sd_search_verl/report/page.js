@@ -61,6 +61,8 @@ const page = {
       el("thead", {}, cells("th", Object.values(columns))),
       el("tbody", {}, ...DATA.runs.map((run) => cells("td", Object.keys(columns).map((key) => run[key])))),
     );
+    byId("differences").append(...DATA.differences.map((sentence) => el("li", {}, sentence)));
+    byId("differences").hidden = !DATA.differences.length;
     const concerned = new Map();
     for (const run of DATA.runs) {
       for (const note of run.notes) concerned.set(note, [...(concerned.get(note) ?? []), run.name]);

@@ -10,7 +10,7 @@ from pathlib import Path
 from sd_search_verl.errors import UserError
 from sd_search_verl.runs.reader import Metrics, Traces, read_metrics, read_traces
 
-_SEED = re.compile(r"[-_]seed\d+$")
+_SEED = re.compile(r"[-_]seed(\d+)$")
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,14 @@ class Run:
 
     @property
     def series(self) -> str:
+        """The name without its seed."""
         return _SEED.sub("", self.name) or self.name
+
+    @property
+    def seed(self) -> str:
+        """The N of a name that ends with ``-seedN``, else the empty text."""
+        found = _SEED.search(self.name) if self.series != self.name else None
+        return found[1] if found else ""
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
