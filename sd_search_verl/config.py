@@ -29,6 +29,7 @@ __all__ = ["ConfigError", "HealthConfig", "HindsightConfig", "SDSearchConfig", "
 Divergence = Literal["jsd", "forward_kl", "reverse_kl", "mse"]
 SupportKind = Literal["teacher", "union"]
 Tail = Literal["bucket", "renormalize"]
+Layout = Literal["lines", "outcome_last", "sentences", "tags", "scores", "sections"]
 ProtocolName = Literal["search_r1", "autorefine"]
 Url = Annotated[str, StringConstraints(pattern=r"^https?://")]
 
@@ -50,10 +51,49 @@ class HindsightConfig(ConfigModel):
     the batch's next question, a control."""
     correct_above_f1: Annotated[float, Field(ge=0, lt=1), Unit("F1")] = 0.0
     """With ``label=f1`` a rollout is CORRECT when its answer's token F1 is greater than this."""
+    layout: Layout = "lines"
+    """Wording of the attempts. lines: ``1. CORRECT: query``. outcome_last: ``1. query -> CORRECT``. sentences, tags:
+    words of a text, or a tag. scores: the F1 in place of the label. sections: queries sorted by outcome."""
+    order: Literal["sampling", "correct_first", "correct_last"] = "sampling"
+    """Of the attempts in the block."""
+    own: Literal["shown", "hidden", "cut"] = "shown"
+    """The scored rollout's own line. hidden: without its queries. cut: with what it had written before the scored
+    token, so that no token can be copied from itself; one teacher row for every scored token."""
+    instruction: bool = False
+    """End the block with a sentence that tells the teacher to search as CORRECT attempts did."""
+    demonstration: bool = False
+    """Begin the block with a worked example of another question."""
     placement: Literal["before_question", "after_question", "system"] = "before_question"
     """Start of the last user message, end of it, or end of the system message (made if absent)."""
     max_tokens: Annotated[int, Field(ge=16), Unit("tokens")] = 1024
     """Longest block. A longer one loses rollouts from its end (never the scored one); this is counted."""
+
+    @model_validator(mode="after")
+    def _combines(self) -> Self:
+        wording = [
+            name for name in ("layout", "order", "own", "instruction", "demonstration") if self._changed(name)
+        ]
+        if wording and self.content in ("current_documents", "none"):
+            raise ValueError(
+                f"{wording[0]}={getattr(self, wording[0])} has no attempts to word with content={self.content}. "
+                f"Fix: leave {wording[0]} out, or use content=queries"
+            )
+        if self.own != "shown" and self.group in ("leave_one_out", "best_sibling", "other_question"):
+            raise ValueError(
+                f"own={self.own} has no own line to change with group={self.group}. Fix: use own=shown or group=all"
+            )
+        if self.own != "shown" and self.content != "queries":
+            raise ValueError(
+                f"own={self.own} hides queries, content={self.content} shows more. Fix: use own=shown"
+            )
+        if self.labels == "none" and (self.instruction or self.demonstration or self.layout != "lines"):
+            raise ValueError(
+                "labels=none leaves nothing for layout, instruction and demonstration. Fix: leave them out"
+            )
+        return self
+
+    def _changed(self, name: str) -> bool:
+        return bool(getattr(self, name) != type(self).model_fields[name].default)
 
 
 class SDSearchConfig(ConfigModel):
@@ -71,8 +111,9 @@ class SDSearchConfig(ConfigModel):
     """Whose top_k entries are compared: the teacher's, or the union with the student's."""
     tail: Tail = "bucket"
     """bucket: all other entries form one more entry. renormalize: they are dropped and the rest renormalised."""
-    positions: Literal["query", "response"] = "query"
-    """query: tokens strictly inside the search tags. response: every token of the policy."""
+    positions: Literal["query", "first_difference", "response"] = "query"
+    """query: tokens strictly inside the search tags. first_difference: of these up to the first at which the group's
+    queries differ; what follows it a rollout mostly copies from its own line. response: every token of the policy."""
     weighting: Literal["uniform", "group_variance"] = "uniform"
     """group_variance multiplies a trajectory's term by sqrt(p (1 - p)), p = its group's share of CORRECT."""
     target: Literal["teacher", "uniform"] = "teacher"

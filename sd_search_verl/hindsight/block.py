@@ -18,15 +18,13 @@ from dataclasses import dataclass
 
 from sd_search_verl.config import HindsightConfig
 from sd_search_verl.errors import UserError
+from sd_search_verl.hindsight.layout import Attempt, render
 from sd_search_verl.protocol.base import Messages
 from sd_search_verl.rollout.types import Rollout
 
-CORRECT = "CORRECT"
-INCORRECT = "INCORRECT"
-HEADER = "Earlier attempts at this question, each with its outcome and its search queries:"
-HEADER_UNLABELLED = "Earlier attempts at this question, each with its search queries:"
 HEADER_DOCUMENTS = "Documents found for this question:"
 NO_SEARCH = "no search"
+THIS_ATTEMPT = "(this attempt)"
 SEPARATOR = " ; "
 
 
@@ -94,12 +92,8 @@ def render_block(rollouts: Sequence[RolloutSummary], focal: int, config: Hindsig
     shown = _members(rollouts, focal, config)
     if not shown:
         return ""
-    labelled = config.labels != "none"
-    lines = [HEADER if labelled else HEADER_UNLABELLED]
-    for number, rollout in enumerate(shown, start=1):
-        label = f" {CORRECT if rollout.correct(config) else INCORRECT}" if labelled else ""
-        lines.append(f"{number}.{label}: {_content(rollout, config)}")
-    return "\n".join(lines) + "\n"
+    own = rollouts[focal] if config.own == "hidden" else None
+    return render([_attempt(rollout, rollout is own, config) for rollout in shown], config)
 
 
 def documents_block(documents: str) -> str:
@@ -162,6 +156,14 @@ def _members(rollouts: Sequence[RolloutSummary], focal: int, config: HindsightCo
     if config.group == "correct_only":
         return [rollout for rollout in rollouts if rollout.correct(config)]
     return list(rollouts)  # all; other_question has no own rollout to choose from
+
+
+def _attempt(rollout: RolloutSummary, hidden: bool, config: HindsightConfig) -> Attempt:
+    correct = rollout.correct(config)
+    # Labels may be flipped or shuffled: then the score that was measured would tell the truth.
+    measured = (rollout.f1 > config.correct_above_f1) == correct
+    score = rollout.f1 if measured else float(correct)
+    return Attempt(correct, score, THIS_ATTEMPT if hidden else _content(rollout, config))
 
 
 def _content(rollout: RolloutSummary, config: HindsightConfig) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -25,6 +25,7 @@ from sd_search_verl.hindsight.block import (
 from sd_search_verl.protocol.base import Messages
 from sd_search_verl.protocol.control_tokens import encode_text
 from sd_search_verl.protocol.spans import Span
+from sd_search_verl.protocol.token_bytes import decode
 from sd_search_verl.rollout.types import Rollout
 
 
@@ -108,7 +109,12 @@ def build_teacher_inputs(
         if config.hindsight.group == "other_question":
             name, focal = following[name], 0
         group = [summaries[i] for i in groups[name]]
-        parts, num_dropped = _render_parts(rollout, group, focal, config.hindsight, count_tokens)
+        spans = rollout.spans
+        if config.positions == "first_difference":
+            spans = spans_to_first_difference(rollout, [rollouts[i] for i in members])
+        parts, num_dropped = _render_parts(
+            rollout, spans, group, focal, config.hindsight, tokenizer, count_tokens
+        )
         rows, blocks = [], []
         for block, spans in parts:
             tokens = scored_tokens(spans, rollout.response_mask, config.positions)
@@ -140,17 +146,48 @@ def cut_like_student(teacher: list[int], student: list[int], num_cut: int, block
 
 def _render_parts(
     rollout: Rollout,
+    spans: Sequence[Span],
     group: Sequence[RolloutSummary],
     focal: int,
     config: HindsightConfig,
+    tokenizer: Any,
     count_tokens: Callable[[str], int],
 ) -> tuple[list[tuple[str, list[Span]]], int]:
     """Return a rollout's blocks, each with the query spans it is read for, and the number of rollouts dropped."""
     if config.content == "current_documents":
-        parts = [(documents_block(_documents_of(rollout, i)), [span]) for i, span in enumerate(rollout.spans)]
-        return parts, 0
-    block, num_dropped = render_block_within(group, focal, config, count_tokens)
-    return [(block, rollout.spans)], num_dropped
+        return [(documents_block(_documents_of(rollout, i)), [span]) for i, span in enumerate(spans)], 0
+    if config.own != "cut":
+        block, num_dropped = render_block_within(group, focal, config, count_tokens)
+        return [(block, list(spans))], num_dropped
+    parts, num_dropped = [], 0
+    for number, (start, end) in enumerate(spans):
+        for token in range(start, end):
+            written = decode(rollout.response_ids[start:token], tokenizer)
+            own = replace(group[focal], queries=[*rollout.queries[:number], f"{written}..."])
+            shown = [own if place == focal else other for place, other in enumerate(group)]
+            block, num_dropped = render_block_within(shown, focal, config, count_tokens)
+            parts.append((block, [(token, token + 1)]))
+    return parts, num_dropped
+
+
+def spans_to_first_difference(rollout: Rollout, group: Sequence[Rollout]) -> list[Span]:
+    """Return a rollout's query spans, each up to the first token at which the group's queries at its place differ.
+
+    A query that no other rollout words in another way keeps all of its tokens.
+    """
+    found = []
+    for place, (start, end) in enumerate(rollout.spans):
+        query = rollout.response_ids[start:end]
+        others = [r.response_ids[slice(*r.spans[place])] for r in group if len(r.spans) > place]
+        shared = min((_shared(query, other) for other in others if other != query), default=len(query))
+        found.append((start, min(end, start + shared + 1)))
+    return found
+
+
+def _shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return the length of the common beginning."""
+    pairs = zip(one, other, strict=False)
+    return next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
 def teacher_row(

@@ -11,20 +11,25 @@ TRUE, FLIPPED, LEAVE_ONE_OUT, EMPTY = "true", "flipped", "leave_one_out", "empty
 CHANGES: dict[str, dict[str, Any]] = {
     TRUE: {},
     FLIPPED: {"labels": "flipped"},
-    LEAVE_ONE_OUT: {"group": "leave_one_out"},
+    LEAVE_ONE_OUT: {"group": "leave_one_out", "own": "shown"},
     "shuffled": {"labels": "shuffled"},
-    "no_labels": {"labels": "none"},
+    "no_labels": {"labels": "none", "layout": "lines", "instruction": False, "demonstration": False},
     "own": {"group": "own"},
-    "other_question": {"group": "other_question"},
-    EMPTY: {"content": "none"},
+    "other_question": {"group": "other_question", "own": "shown"},
 }
-"""Changes to the judged options; ``empty`` is the student."""
+"""Changes to the judged options."""
 
-NEEDED = (TRUE, FLIPPED, LEAVE_ONE_OUT, EMPTY)
+NEEDED = (TRUE, FLIPPED, LEAVE_ONE_OUT)
 """Those that the four numbers are computed from."""
+_EMPTY = HindsightConfig(content="none")
 
 
 def blocks(config: HindsightConfig, names: str) -> dict[str, HindsightConfig]:
-    """Return the options of every condition; ``names`` is ``all`` or ``needed``."""
+    """Return the options of every condition, and of the empty block, which is the student's.
+
+    ``names`` is ``all`` or ``needed``. Without a block there is nothing to change.
+    """
+    if config.content == "none":
+        return dict.fromkeys((*(CHANGES if names == "all" else NEEDED), EMPTY), _EMPTY)
     chosen = CHANGES if names == "all" else {name: CHANGES[name] for name in NEEDED}
-    return {name: config.replace(**changes) for name, changes in chosen.items()}
+    return {name: config.replace(**changes) for name, changes in chosen.items()} | {EMPTY: _EMPTY}

@@ -13,7 +13,7 @@ from tokenizers import AddedToken, pre_tokenizers
 from transformers import Qwen2Tokenizer
 
 from sd_search_verl.hindsight import block
-from sd_search_verl.hindsight.block import CORRECT, INCORRECT
+from sd_search_verl.hindsight.layout import CORRECT, HEADER, HEADER_UNLABELLED, INCORRECT
 from sd_search_verl.world.text import PROTOCOL
 from sd_search_verl.world.words import NAMES, RELATIONS
 
@@ -58,7 +58,7 @@ def _constants() -> list[str]:
     observation = [before, after, f"{before}{documents[0]}", f" .{after}", *documents, " is", " ."]
     tags = [PROTOCOL.search_open, PROTOCOL.answer_open, *PROTOCOL.stop, *(f" {tag}" for tag in PROTOCOL.stop)]
     notices = [PROTOCOL.invalid_action, PROTOCOL.unavailable, PROTOCOL.no_results]
-    headers = [block.HEADER, block.HEADER_UNLABELLED, block.HEADER_DOCUMENTS]
+    headers = [HEADER, HEADER_UNLABELLED, block.HEADER_DOCUMENTS]
     numbers = [f"\n{number}." for number in range(1, MAX_ROLLOUTS + 1)]
     lines = [f" {CORRECT}:", f" {INCORRECT}:", block.SEPARATOR.rstrip(), f" {block.NO_SEARCH}"]
     return ["Question:", " of", " ?", *observation, *tags, *notices, *headers, *numbers, *lines]

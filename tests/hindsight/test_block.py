@@ -65,6 +65,59 @@ def test_the_label_is_f1_em_or_the_reward() -> None:
         is_correct(replace(near, reward=None), HindsightConfig(label="reward"))
 
 
+@pytest.mark.parametrize(
+    ("layout", "line"),
+    [
+        ("lines", "2. INCORRECT: first ; second"),
+        ("outcome_last", "2. first ; second -> INCORRECT"),
+        ("sentences", "2. The search for first ; second led to a wrong answer."),
+        ("tags", "<incorrect> first ; second </incorrect>"),
+        ("scores", "2. score 0.00: first ; second"),
+        ("sections", "Attempts with a wrong answer:\n- first ; second"),
+    ],
+)
+def test_layouts_say_the_same_in_other_words(layout: str, line: str) -> None:
+    assert line in block(layout=layout)
+    assert all(text in block(layout=layout) for text in ("capital france", "no search"))
+    flipped = [replace(member, label=not member.correct(HindsightConfig())) for member in GROUP]
+    assert line not in render_block(flipped, 0, HindsightConfig(layout=layout))
+
+
+def test_order_instruction_and_demonstration() -> None:
+    first = [line.split()[1] for line in block(order="correct_first").splitlines()[1:]]
+    assert first == ["CORRECT:", "CORRECT:", "INCORRECT:"]
+    last = [line.split()[1] for line in block(order="correct_last").splitlines()[1:]]
+    assert last == ["INCORRECT:", "CORRECT:", "CORRECT:"]
+    assert (
+        block(instruction=True)
+        == block()
+        + "Search as attempts with a correct answer did, and not as attempts "
+        "with a wrong answer did.\n"
+    )
+    shown = block(demonstration=True)
+    assert shown.endswith(block())
+    assert "2. CORRECT: author of the novel dune\nThe next search was: author of the novel dune\n\n" in shown
+
+
+def test_the_own_line_can_be_hidden() -> None:
+    assert "2. INCORRECT: (this attempt)" in block(focal=1, own="hidden")
+    assert "1. CORRECT: capital france" in block(focal=1, own="hidden")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"own": "hidden", "group": "leave_one_out"}, "no own line to change"),
+        ({"own": "cut", "content": "full"}, "hides queries, content=full shows more"),
+        ({"layout": "tags", "content": "none"}, "no attempts to word"),
+        ({"instruction": True, "labels": "none"}, "nothing for layout, instruction"),
+    ],
+)
+def test_options_that_do_not_combine_are_refused(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        HindsightConfig(**changes)
+
+
 def test_groups() -> None:
     assert "first" not in block(focal=0, group="own")
     assert "capital france" not in block(focal=0, group="leave_one_out")

@@ -11,7 +11,11 @@ import pytest
 from support.engine import recorded_rows, settings, teacher_inputs
 from support.tiny import byte_tokenizer
 
-from sd_search_verl.hindsight.teacher_inputs import build_teacher_inputs, trajectory_weight
+from sd_search_verl.hindsight.teacher_inputs import (
+    build_teacher_inputs,
+    spans_to_first_difference,
+    trajectory_weight,
+)
 from sd_search_verl.protocol.prompt import encode_messages
 from sd_search_verl.rollout.types import Prompt, Rollout
 
@@ -28,6 +32,8 @@ ROWS = recorded_rows(TOKENIZER)
         {"hindsight": {"content": "full"}},
         {"hindsight": {"content": "current_documents"}},
         {"hindsight": {"placement": "system", "group": "own"}},
+        {"hindsight": {"own": "cut"}},
+        {"hindsight": {"own": "hidden", "layout": "sections", "instruction": True}},
     ],
     ids=str,
 )
@@ -81,6 +87,28 @@ def test_without_a_block_the_prompts_are_the_same_tokens() -> None:
             assert (row.rollout.prompt.token_ids + row.rollout.response_ids)[
                 : len(teacher.input_ids)
             ] == teacher.input_ids
+
+
+def test_a_cut_own_line_never_holds_the_scored_token() -> None:
+    config = settings(hindsight={"own": "cut", "group": "own"})
+    for row, item in zip(ROWS, teacher_inputs(ROWS, config, TOKENIZER), strict=True):
+        rollout = row.rollout
+        scored = [(start, j) for start, end in rollout.spans for j in range(start, end)]
+        assert len(item.blocks) == len(scored)
+        for block, (start, token) in zip(item.blocks, scored, strict=True):
+            written = TOKENIZER.decode(rollout.response_ids[start:token])
+            assert "".join(block.split()).endswith("".join(f"{written}...".split())), (block, written)
+
+
+def test_scoring_ends_at_the_first_token_on_which_the_groups_queries_differ() -> None:
+    def rollout(query: str) -> Rollout:
+        ids = TOKENIZER.encode(query)
+        return Rollout(Prompt("g", [], []), ids, [1] * len(ids), queries=[query], spans=[(0, len(ids))])
+
+    group = [rollout("dune author"), rollout("dune writer"), rollout("dune author")]
+    assert [spans_to_first_difference(one, group) for one in group] == [[(0, 6)]] * 3
+    assert spans_to_first_difference(group[0], [group[0], group[2]]) == [(0, 11)]
+    assert spans_to_first_difference(rollout("dune"), [rollout("dune"), rollout("dune author")]) == [(0, 4)]
 
 
 def test_flipped_labels_invert_every_line_and_another_questions_block_is_shown() -> None:

@@ -11,7 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from sd_search_verl import protocol as protocols
 from sd_search_verl.config import ConfigError, SDSearchConfig
 from sd_search_verl.finding import Finding, Rule
-from sd_search_verl.hindsight.block import CORRECT, HEADER, insert_block
+from sd_search_verl.hindsight.block import insert_block
+from sd_search_verl.hindsight.layout import CORRECT, HEADER
 from sd_search_verl.protocol.base import Messages
 from sd_search_verl.protocol.prompt import encode_messages, render_messages, text_messages
 from sd_search_verl.verl_adapter.preflight.files import data_files, open_file
