@@ -76,12 +76,12 @@ def _row(line: dict[str, str]) -> Row:
 
 def board(rows: Iterable[Row]) -> str:
     """Return the rows that have an average on the plain metric, highest first."""
-    lines = ["| method | model | NQ | Trivia | Pop | Hotpot | 2Wiki | MuSiQ | Bamb | mean of 7 | read in |"]
+    lines = ["| method | model | mean of 7 | NQ | Trivia | Pop | Hotpot | 2Wiki | MuSiQ | Bamb | read in |"]
     lines.append("| --- " * 11 + "|")
     known = [row for row in rows if row.corrected is not None and row.metric != "unknown"]
     for row in sorted(known, key=lambda row: -(row.corrected or 0)):
         mean = f"{row.corrected:.1f}" + ("\\*" if row.metric == "batches" else "")
-        cells = (row.method + _remark(row), row.model, *map(_number, row.plain.values()), mean, _source(row))
+        cells = (row.method + _remark(row), row.model, mean, *map(_number, row.plain.values()), _source(row))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
