@@ -46,9 +46,10 @@ class HindsightConfig(ConfigModel):
     labels: Literal["outcome", "none", "shuffled", "flipped"] = "outcome"
     """outcome: CORRECT or INCORRECT per rollout. none: no label. Controls: shuffled, labels permuted over the whole
     batch; flipped, every label inverted."""
-    group: Literal["all", "own", "leave_one_out", "correct_only", "other_question"] = "all"
-    """Which rollouts of the question enter the block, seen from the rollout that is scored. other_question: those of
-    the batch's next question, a control."""
+    group: Literal["all", "own", "leave_one_out", "correct_only", "best_sibling", "other_question"] = "all"
+    """Which rollouts of the question enter the block, seen from the rollout that is scored. best_sibling: the CORRECT
+    one with the fewest queries, if it has fewer than the scored one or that is INCORRECT. other_question: those of the
+    batch's next question, a control."""
     correct_above_f1: Annotated[float, Field(ge=0, lt=1), Unit("F1")] = 0.0
     """With ``label=f1`` a rollout is CORRECT when its answer's token F1 is greater than this."""
     layout: Layout = "lines"
@@ -103,6 +104,35 @@ class SDSearchConfig(ConfigModel):
     """Weight of L_SD."""
     warmup_steps: Annotated[int, Field(ge=0), Unit("steps")] = 50
     """Training steps at the start with alpha 0; nothing of the method is computed in them."""
+    schedule: Literal["constant", "cosine", "stages"] = "constant"
+    """Of alpha after the warm-up. cosine: falls to 0 over ``distil_steps``. stages: L_SD alone for ``distil_steps``,
+    then GRPO alone for ``rl_steps``, in turns."""
+    distil_steps: Annotated[Count, Unit("steps")] = 50
+    """Length of the cosine, or of a stage of distillation."""
+    rl_steps: Annotated[Count | None, Unit("steps")] = None
+    """Length of a stage of GRPO; null = to the end of the run."""
+    teacher: Literal["live", "ema"] = "live"
+    """live: the current weights. ema: their moving average over mini-batches, one more copy of the trained weights."""
+    teacher_decay: Annotated[float, Field(ge=0, lt=1), Unit("share")] = 0.95
+    """What the moving average keeps of itself at every mini-batch."""
+    use: Literal["loss", "advantage"] = "loss"
+    """loss: L_SD is added to GRPO's loss. advantage: no L_SD; the mean log P_teacher - log P_student of a turn's scored
+    tokens scales the turn's advantage, and alpha is the share of the factor that is applied; 0.5 is usual."""
+    factor_bound: Annotated[float, Field(gt=0, lt=1), Unit("share")] = 0.5
+    """The factor of ``use=advantage`` lies within 1 - this and 1 + this."""
+    gate: Literal["none", "sigmoid"] = "none"
+    """sigmoid weighs each scored token by sigmoid(gate_beta (log P_teacher - log P_student)) of the sampled token."""
+    gate_beta: Annotated[float, Field(gt=0), Unit("1 / nats")] = 5.0
+    """Slope of the gate."""
+    information_gain: Annotated[float, Field(ge=0), Unit("weight")] = 0.0
+    """Weight of a search's information gain in the advantage of its query tokens; 0 = not computed. Independent of
+    alpha."""
+    regularizer: Literal["none", "llds", "llds_response", "sapo"] = "none"
+    """Penalty on tokens of non-negative advantage that have become less likely than when they were sampled. llds: in
+    turns that have become less likely as a whole. llds_response: in such responses. sapo: below 0.8 times the old
+    probability. Independent of alpha."""
+    regularizer_coef: Annotated[float, Field(ge=0), Unit("weight")] = 0.2
+    """Weight of the penalty, a mean over the mini-batch's policy tokens as GRPO's loss is."""
     divergence: Divergence = "jsd"
     """Between teacher and student at one position; forward_kl is KL(teacher || student)."""
     top_k: Annotated[Count | None, Unit("tokens")] = 50
@@ -137,6 +167,30 @@ class SDSearchConfig(ConfigModel):
             and self.support == "teacher"
         ):
             raise ValueError("top_k=1 with tail=renormalize has zero loss. Fix: use tail=bucket or top_k>=2")
+        return self
+
+    @model_validator(mode="after")
+    def _combines(self) -> Self:
+        if self.gate != "none" and self.target == "uniform":
+            raise ValueError(
+                "gate=sigmoid weighs by the teacher, target=uniform has none. Fix: use gate=none"
+            )
+        if self.use == "loss":
+            return self
+        for name, usable in {"gate": "none", "target": "teacher", "weighting": "uniform"}.items():
+            if getattr(self, name) != usable:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} changes L_SD, which use=advantage has not. Fix: use {name}={usable}"
+                )
+        if self.schedule == "stages":
+            raise ValueError(
+                "schedule=stages trains L_SD alone, which use=advantage has not. Fix: use constant"
+            )
+        if self.alpha * self.factor_bound >= 1:
+            raise ValueError(
+                f"alpha={self.alpha:g} times factor_bound={self.factor_bound:g} must be below 1: the "
+                "factor of use=advantage must not turn an advantage's sign. Fix: lower alpha, 0.5 is usual"
+            )
         return self
 
 

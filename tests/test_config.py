@@ -50,6 +50,42 @@ from sd_search_verl.evaluation.config import EvaluationConfig
             {"top_k": 1, "tail": "renormalize"},
             "s.top_k=1 with tail=renormalize has zero loss. Fix: use tail=bucket",
         ),
+        (
+            SDSearchConfig,
+            {"gate": "sigmoid", "target": "uniform"},
+            "s.gate=sigmoid weighs by the teacher, target=uniform has none. Fix: use gate=none",
+        ),
+        (
+            SDSearchConfig,
+            {"use": "advantage", "weighting": "group_variance"},
+            "s.weighting=group_variance changes L_SD, which use=advantage has not. Fix: use weighting=uniform",
+        ),
+        (
+            SDSearchConfig,
+            {"use": "advantage", "gate": "sigmoid"},
+            "s.gate=sigmoid changes L_SD, which use=advantage",
+        ),
+        (
+            SDSearchConfig,
+            {"use": "advantage", "target": "uniform"},
+            "s.target=uniform changes L_SD, which use=",
+        ),
+        (
+            SDSearchConfig,
+            {"use": "advantage", "schedule": "stages"},
+            "s.schedule=stages trains L_SD alone, which",
+        ),
+        (
+            SDSearchConfig,
+            {"use": "advantage", "alpha": 2.0},
+            "s.alpha=2 times factor_bound=0.5 must be below 1: the factor of use=advantage must not turn",
+        ),
+        (SDSearchConfig, {"factor_bound": 1.0}, "s.factor_bound=1.0 must be less than 1"),
+        (
+            SDSearchConfig,
+            {"regularizer": "kl"},
+            "s.regularizer='kl' must be 'none', 'llds', 'llds_response' or 'sapo'",
+        ),
         (SDSearchConfig, {"alfa": 1}, "s.alfa=1 is not a field. Fix: write s.alpha; the fields are alpha, "),
         (
             SDSearchConfig,

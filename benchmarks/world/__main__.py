@@ -71,7 +71,7 @@ def parser() -> Parser:
     return root
 
 
-TRAINING = ("steps", "questions", "group", "learning_rate", "evaluate_every")
+TRAINING = ("steps", "questions", "group", "mini_batches", "learning_rate", "evaluate_every")
 """Fields of TrainConfig that are options."""
 
 

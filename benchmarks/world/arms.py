@@ -90,6 +90,22 @@ ARMS = {
     "reverse_kl": _method("KL(student || teacher)", divergence="reverse_kl"),
     "mse": _method("squared difference of probabilities", divergence="mse"),
     "group_variance": _method("weighted by sqrt(p (1 - p)) of the group", weighting="group_variance"),
+    # Other methods of the family. Regularizers act from a step's second mini-batch on.
+    "llds": _method("GRPO with LLDS", alpha=0.0, regularizer="llds"),
+    "sapo": _method("GRPO with SAPO's conditional KL", alpha=0.0, regularizer="sapo"),
+    "sd_llds": _method("SD-Search with LLDS", regularizer="llds"),
+    "gate": _method("SD-Search with SDAR's gate", gate="sigmoid"),
+    "gate_llds": _method("SD-Search with SDAR's gate and LLDS", gate="sigmoid", regularizer="llds"),
+    "advantage": _method("the teacher scales the turns' advantages", use="advantage", alpha=1.0),
+    "info_gain": _method("GRPO with the information gain of searches", alpha=0.0, information_gain=0.3),
+    "sd_info_gain": _method("SD-Search with the information gain of searches", information_gain=0.3),
+    "best_sibling": _block("only the best CORRECT sibling in the block", group="best_sibling"),
+    "cosine": _method("alpha falls along a cosine over 28 steps", schedule="cosine", distil_steps=28),
+    "first": _method("L_SD alone for 14 steps, then GRPO", schedule="stages", distil_steps=14),
+    "in_turns": _method(
+        "2 steps of L_SD alone, 2 of GRPO, in turns", schedule="stages", distil_steps=2, rl_steps=2
+    ),
+    "ema": _method("a moving average as the teacher", teacher="ema", teacher_decay=0.9),
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from sd_search_verl.world.config import TrainConfig
 
 WINDOW = TrainConfig().evaluate_every
 """Steps of a row."""
+DROPPED = [f"training/filter_groups/{kind}_samples" for kind in ("evicted", "discarded_surplus")]
+"""verl's counts of the groups that dynamic sampling drew and did not train in a step."""
 
 
 def read_stack_runs(folders: Sequence[Path]) -> list[EvaluationRow]:
@@ -38,21 +41,25 @@ def _rows(folder: Path) -> list[EvaluationRow]:
     oracle = json.loads((folder / "world" / "oracle.json").read_text())["relations"]
     right: dict[int, list[float]] = {}
     rollouts: dict[int, int] = {}
+    members: Counter[tuple[int, str]] = Counter()
     traces = read_traces(folder)
     for trace in traces.load(traces.refs):
         rollouts[trace.step] = rollouts.get(trace.step, 0) + 1
+        members[trace.step, trace.prompt[-1]["content"]] += 1
         relations = relations_of(trace.prompt[-1]["content"])
         for relation, query in zip(relations, trace.queries, strict=False):
             right.setdefault(trace.step, []).append(
                 float({*oracle[relation]["right"].split()} <= {*query.split()})
             )
     steps = read_metrics(folder).steps
+    group = max(members.values(), default=0)
     done, rows = 0, []
     previous = 0
     for last in [*range(WINDOW, max(steps), WINDOW), max(steps)]:
         window = [step for step in range(previous + 1, last + 1) if step in steps]
         previous = last
-        done += sum(rollouts.get(step, 0) for step in window)
+        dropped = sum(steps[step].get(name, 0.0) for step in window if step in steps for name in DROPPED)
+        done += sum(rollouts.get(step, 0) for step in window) + round(dropped) * group
 
         def mean(name: str, window: Sequence[int] = window) -> float:
             values = [steps[step][name] for step in window if name in steps[step]]

@@ -29,6 +29,16 @@ class Interval:
     mean: float
     half_width: float
 
+    @property
+    def low(self) -> float:
+        """The interval's lower end."""
+        return self.mean - self.half_width
+
+    @property
+    def high(self) -> float:
+        """The interval's upper end."""
+        return self.mean + self.half_width
+
     def __str__(self) -> str:
         spread = "" if math.isnan(self.half_width) else f" ± {self.half_width:.3f}"
         return f"{self.mean:.3f}{spread}"
@@ -41,12 +51,14 @@ class Summary:
     Attributes:
         to_half: median over seeds of the rollouts until half of the held-out questions succeed; inf = most never.
         ratio: median over seeds of baseline's / this arm's; 0 where this arm never gets there.
+        log_ratio: of its logarithm, rollouts to half taken as the run's length where they are more.
         faster: seeds in which this arm gets there first.
         early: p(right phrasing) after ``EARLY`` rollouts.
         early_gain: the same minus the baseline's, paired.
         higher: seeds in which it is higher than the baseline's.
         gap: teacher's minus student's p(right phrasing) over the first ``EARLY`` rollouts; None without a teacher.
         final: held-out success at the end.
+        final_gain: the same minus the baseline's, paired.
         worst: the lowest of the seeds' ``final``.
     """
 
@@ -54,12 +66,14 @@ class Summary:
     seeds: int
     to_half: float
     ratio: float
+    log_ratio: Interval
     faster: int
     early: Interval
     early_gain: Interval
     higher: int
     gap: Interval | None
     final: Interval
+    final_gain: Interval
     worst: float
 
 
@@ -85,7 +99,7 @@ def summarize(rows: Sequence[EvaluationRow]) -> list[Summary]:
 
 def table(summaries: Sequence[Summary]) -> str:
     """Return the summaries as a table for the terminal."""
-    head = ["arm", "seeds", "rollouts to 50 %", "ratio", "faster", f"p(right) at {EARLY}"]
+    head = ["arm", "seeds", "rollouts to 50 %", "ratio", "95 %", "faster", f"p(right) at {EARLY}"]
     head += ["gain", "higher", "teacher - student", "final success", "worst"]
     lines = [head]
     for s in summaries:
@@ -96,6 +110,7 @@ def table(summaries: Sequence[Summary]) -> str:
                 str(s.seeds),
                 f"{s.to_half:.0f}" if math.isfinite(s.to_half) else "never",
                 "" if base else f"{s.ratio:.2f}",
+                "" if base else f"{math.exp(s.log_ratio.low):.2f}-{math.exp(s.log_ratio.high):.2f}",
                 "" if base else f"{s.faster}/{s.seeds}",
                 str(s.early),
                 "" if base else str(s.early_gain),
@@ -155,12 +170,19 @@ def _summary(
         seeds=len(seeds),
         to_half=statistics.median(ours.values()),
         ratio=statistics.median(_ratio(theirs[seed], ours[seed]) for seed in seeds),
+        log_ratio=interval(
+            [
+                math.log(max(min(theirs[seed], length), 1) / max(min(ours[seed], length), 1))
+                for seed, length in ((seed, runs[seed][-1].rollouts) for seed in seeds)
+            ]
+        ),
         faster=sum(ours[seed] < theirs[seed] for seed in seeds),
         early=interval(list(early.values())),
         early_gain=interval(gains),
         higher=sum(gain > 0 for gain in gains),
         gap=interval(gaps) if gaps else None,
         final=interval(final),
+        final_gain=interval([runs[seed][-1].success - baseline[seed][-1].success for seed in seeds]),
         worst=min(final),
     )
 

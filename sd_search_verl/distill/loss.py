@@ -1,6 +1,4 @@
-"""The scalar L_SD of a mini-batch, and its weight alpha over training.
-
-    L = L_GRPO + alpha * L_SD
+"""The scalar L_SD of a mini-batch.
 
     L_SD = 1/|T| sum over tau in T of w_tau * 1/|Q_tau| sum over p in Q_tau of D(P_teacher,p || P_student,p)
 
@@ -11,8 +9,6 @@ counted over all ranks and micro-batches, so the loss does not depend on how the
 from __future__ import annotations
 
 from torch import Tensor
-
-from sd_search_verl.config import SDSearchConfig
 
 
 def token_weights(tokens_per_trajectory: Tensor, trajectory_weights: Tensor) -> Tensor:
@@ -38,8 +34,3 @@ def sd_loss(divergences: Tensor, weights: Tensor, num_trajectories: int) -> Tens
         num_trajectories: |T| of the whole mini-batch.
     """
     return (divergences * weights).sum() / max(num_trajectories, 1)
-
-
-def alpha_at(step: int, config: SDSearchConfig) -> float:
-    """Return alpha of a training step, counted from 1: 0 during the warm-up, constant after it."""
-    return 0.0 if step <= config.warmup_steps else config.alpha

@@ -134,7 +134,8 @@ def _of_levels(history: Sequence[Mapping[str, float]], config: HealthConfig) -> 
         if drop > config.max_correct_log_prob_drop:
             yield Alarm(
                 "correct_log_prob",
-                f"CORRECT rollouts have lost {drop:.3g} nats a token ({max(likely):.3g} to {likely[-1]:.3g})",
+                f"CORRECT rollouts have lost {drop:.3g} nats a token ({max(likely):.3g} to {likely[-1]:.3g}); "
+                "sd_search.regularizer=llds or sapo holds them",
             )
 
 

@@ -12,6 +12,7 @@ The paper does not give its wording; this one is ours.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -155,6 +156,8 @@ def _members(rollouts: Sequence[RolloutSummary], focal: int, config: HindsightCo
         return [rollout for i, rollout in enumerate(rollouts) if i != focal]
     if config.group == "correct_only":
         return [rollout for rollout in rollouts if rollout.correct(config)]
+    if config.group == "best_sibling":
+        return _best_sibling(rollouts, focal, config)
     return list(rollouts)  # all; other_question has no own rollout to choose from
 
 
@@ -164,6 +167,18 @@ def _attempt(rollout: RolloutSummary, hidden: bool, config: HindsightConfig) -> 
     measured = (rollout.f1 > config.correct_above_f1) == correct
     score = rollout.f1 if measured else float(correct)
     return Attempt(correct, score, THIS_ATTEMPT if hidden else _content(rollout, config))
+
+
+def _best_sibling(
+    rollouts: Sequence[RolloutSummary], focal: int, config: HindsightConfig
+) -> list[RolloutSummary]:
+    """Return the most efficient CORRECT rollout if it is a better example than the focal one (arXiv 2605.22511).
+
+    Efficient is who needs few queries, then who writes a short response.
+    """
+    most = len(rollouts[focal].queries) if rollouts[focal].correct(config) else math.inf
+    better = [r for r in rollouts if r.correct(config) and len(r.queries) < most]
+    return [min(better, key=lambda r: (len(r.queries), len(r.response)))] if better else []
 
 
 def _content(rollout: RolloutSummary, config: HindsightConfig) -> str:

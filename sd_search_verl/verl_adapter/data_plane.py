@@ -13,11 +13,10 @@ import transfer_queue as tq
 from torch import Tensor
 from verl.utils import tensordict_utils as tu
 
-from sd_search_verl.hindsight.teacher_inputs import TeacherInputs
 from sd_search_verl.protocol.prompt import text_messages
 from sd_search_verl.rollout.record import from_plain
 from sd_search_verl.rollout.types import Rollout
-from sd_search_verl.verl_adapter.fields import nested, pack
+from sd_search_verl.verl_adapter.fields import nested
 
 EXTRA = "sd_search"
 """Key of the rollout in the agent loop's extra fields."""
@@ -112,20 +111,19 @@ def read_values(batch: Any, rows: Sequence[int]) -> dict[str, list[Tensor]]:
     return {name: [field[row].float() for row in rows] for name, field in values.items()}
 
 
-def write_teacher_inputs(
-    batch: Any, rows: Sequence[int], inputs: Sequence[TeacherInputs], traced: Sequence[int]
+def write_fields(
+    batch: Any, rows: Sequence[int], packed: Sequence[Mapping[str, Tensor]], blank: Mapping[str, Tensor]
 ) -> Any:
-    """Write the teacher's fields (see :mod:`.fields`) and return the batch that lists them.
+    """Write fields of the method (see :mod:`.fields`) and return the batch that lists them.
 
     Args:
         rows: row of each rollout in the batch.
-        inputs: of each rollout.
-        traced: indices into ``rows`` of the rollouts whose credit is returned.
+        packed: fields of each rollout.
+        blank: fields of verl's filler rows.
     """
-    packed = [pack(TeacherInputs([], 0.0, [], 0)) for _ in batch.keys]
-    for place, (row, item) in enumerate(zip(rows, inputs, strict=True)):
-        packed[row] = pack(item, place if place in traced else -1)
-    fields = {name: nested([row[name] for row in packed]) for name in packed[0]}
+    of_row = dict(zip(rows, packed, strict=True))
+    every = [of_row.get(row, blank) for row in range(len(batch.keys))]
+    fields = {name: nested([row[name] for row in every]) for name in blank}
     put = tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=tu.get_tensordict(fields))
     # Workers receive only the fields listed in the meta; the one returned lists the new ones, but has no extra_info.
     put.extra_info.update(batch.extra_info)

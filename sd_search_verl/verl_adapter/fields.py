@@ -13,6 +13,8 @@ scored tokens has placeholders of length one: position, slot and trace -1, weigh
     worker        sd_slots              index of each scored token among those of the rank's mini-batch
                   sd_token_weights      weight of each scored token in L_SD
     teacher pass  sd_row_positions      positions of a teacher row's scored logits; sd_slots beside it
+
+The fields of ``information_gain`` are in :mod:`.gain`.
 """
 
 from __future__ import annotations
@@ -39,6 +41,8 @@ ROW_POSITIONS = "sd_row_positions"
 
 ALPHA = "sd_alpha"
 """Non-tensor entry of a batch: this step's alpha. Absent or 0 means an ordinary update."""
+POLICY_WEIGHT = "sd_policy_weight"
+"""Non-tensor entry of a batch: this step's weight of verl's own loss, 1 if absent."""
 MEASURE_GRAD_SHARE = "sd_measure_grad_share"
 """Non-tensor entry of a batch: whether the size of the method's gradient is measured on its first mini-batch."""
 

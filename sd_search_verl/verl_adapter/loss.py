@@ -1,4 +1,8 @@
-"""L = L_GRPO + alpha * L_SD as verl's loss function, with verl's hook that computes L_SD while the logits exist."""
+"""L = L_GRPO + alpha * L_SD as verl's loss function, with verl's hook that computes L_SD while the logits exist.
+
+The switches that change either term act here: regularizer and gate add to or weigh the loss, ``use=advantage`` scales
+the advantages that verl's loss reads, in place of the second term.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +15,21 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 from verl.utils.metric import AggregationType, Metric
+from verl.workers.utils.padding import no_padding_2_padding
 
 from sd_search_verl.config import SDSearchConfig
 from sd_search_verl.distill.divergence import position_divergence
 from sd_search_verl.distill.loss import sd_loss
 from sd_search_verl.distill.select_rows import select_rows
 from sd_search_verl.distill.support import TeacherTargets, teacher_targets
+from sd_search_verl.objectives.advantage import advantage_factors
+from sd_search_verl.objectives.gate import gated
+from sd_search_verl.objectives.regularizer import penalties
+from sd_search_verl.objectives.turns import row_numbers, turn_numbers
 from sd_search_verl.verl_adapter.credit import CreditRecord
 from sd_search_verl.verl_adapter.fields import SLOTS, STUDENT_POSITIONS, TOKEN_WEIGHTS
 from sd_search_verl.verl_adapter.packed import SequenceShard, packed_positions, positions_in_shard
+from sd_search_verl.verl_adapter.policy_tokens import PolicyTokens, with_advantages
 
 PREFIX = "sd_search/"
 
@@ -33,7 +43,7 @@ class TeacherBatch:
         num_trajectories: with scored tokens, over all ranks.
         num_tokens: scored tokens over all ranks.
         credit: receives the credit of each position; None if no trajectory is traced.
-        policy_weight: factor of verl's own loss; 0 leaves alpha * L_SD alone.
+        policy_weight: factor of verl's own loss, regularizer included; 0 leaves alpha * L_SD alone.
     """
 
     targets: TeacherTargets
@@ -77,12 +87,40 @@ class SDSearchLoss:
             assert self._teacher is not None
             assert data is not None
             return self._on_logits(student_logits, data, self._teacher)
-        loss, metrics = self.base(model_output=model_output, data=data, dp_group=dp_group)
-        if self._teacher is None:
+        teacher, scaled = self._teacher, data
+        if teacher is not None and self.config.use == "advantage":
+            scaled = self._scale_advantages(model_output, data, teacher.alpha)
+        loss, metrics = self.base(model_output=model_output, data=scaled, dp_group=dp_group)
+        if self.config.regularizer != "none":
+            loss, metrics = self._regularize(loss, metrics, model_output, scaled)
+        if teacher is None:
             return loss, metrics
-        assert model_output is not None
-        assert data is not None
-        return self._add_sd_loss(loss, metrics, model_output, data, self._teacher)
+        return self._add_sd_loss(loss, metrics, model_output, data, teacher)
+
+    def _scale_advantages(self, output: Any, data: Any, alpha: float) -> TensorDict:
+        tokens = PolicyTokens.of(output, data)
+        credit, weight = (no_padding_2_padding(output[f"sd_{name}"], data) for name in ("credit", "weight"))
+        factors = advantage_factors(
+            tokens.advantages,
+            credit[tokens.mask],
+            weight[tokens.mask] > 0,
+            turn_numbers(tokens.mask),
+            alpha,
+            self.config.factor_bound,
+        )
+        return with_advantages(data, tokens.mask, tokens.advantages * factors)
+
+    def _regularize(
+        self, loss: Tensor, metrics: dict[str, Any], output: Any, data: Any
+    ) -> tuple[Tensor, dict[str, Any]]:
+        tokens = PolicyTokens.of(output, data)
+        units = row_numbers if self.config.regularizer == "llds_response" else turn_numbers
+        values = penalties(
+            self.config.regularizer, tokens.log_probs, tokens.old, tokens.advantages, units(tokens.mask)
+        )
+        part = values.sum() * data["dp_size"] / data["batch_num_tokens"]
+        metric = Metric(AggregationType.SUM, part.detach())
+        return loss + self.config.regularizer_coef * part, {**metrics, f"{PREFIX}regularizer": metric}
 
     def _on_logits(self, logits: Tensor, data: TensorDict, teacher: TeacherBatch) -> dict[str, Tensor]:
         """Return per-token values ``[1, n]`` for logits ``[1, n, V]``, zero outside the scored positions.
@@ -92,15 +130,18 @@ class SDSearchLoss:
         tokens = data["input_ids"].values()
         shard = SequenceShard.of(len(tokens))
         index, slots, weights = positions_in_shard(data, STUDENT_POSITIONS, SLOTS, TOKEN_WEIGHTS, shard=shard)
+        if self.config.use == "advantage":
+            logits = logits.detach()  # no L_SD
         student = select_rows(logits, index - shard.start)
         targets = self._replace_target(teacher.targets.map(lambda rows: rows.index_select(0, slots)), student)
         stats = position_divergence(student, targets, self.config, tokens[index + 1])
         assert stats.token_log_prob is not None
         assert targets.token_log_prob is not None
+        credit = targets.token_log_prob - stats.token_log_prob
         columns = {
             "divergence": stats.divergence,
-            "weight": weights,
-            "credit": targets.token_log_prob - stats.token_log_prob,
+            "weight": gated(weights, credit, self.config),
+            "credit": credit,
             "teacher_entropy": targets.entropy,
             "student_entropy": stats.entropy,
             "top_k_mass": targets.top_k_mass,
@@ -123,8 +164,8 @@ class SDSearchLoss:
         self,
         loss: Tensor,
         metrics: dict[str, Any],
-        output: dict[str, Tensor],
-        data: TensorDict,
+        output: Any,
+        data: Any,
         teacher: TeacherBatch,
     ) -> tuple[Tensor, dict[str, Any]]:
         columns = {
@@ -151,7 +192,10 @@ class SDSearchLoss:
             PREFIX + name: Metric(AggregationType.SUM, number)
             for name, number in zip(values, numbers, strict=True)
         }
-        return teacher.policy_weight * loss + teacher.alpha * part, {**metrics, **ours}
+        total = teacher.policy_weight * loss
+        if self.config.use == "loss":
+            total = total + teacher.alpha * part
+        return total, {**metrics, **ours}
 
 
 _MEANS = {

@@ -122,7 +122,7 @@ def _teacher_batch(batch: TeacherMiniBatch, settings: dict[str, Any], group: Any
     sizes = [len(positions) for positions in batch.positions]
     slots = torch.arange(sum(sizes)).split(sizes) if sizes else ()
     longest = len(batch.rows[order[0]]) if order else 2
-    count, longest = _agree_on_maximum([len(order), longest], group)
+    count, longest = _agree_on_maximum([max(len(order), 1), longest], group)
     if not settings["use_dynamic_bsz"]:
         micro_batch = settings["micro_batch_size_per_gpu"]
         count = -(-count // micro_batch) * micro_batch

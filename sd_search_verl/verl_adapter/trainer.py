@@ -10,15 +10,18 @@ from typing import Any
 
 import ray
 from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import Tensor
 from verl.trainer.ppo.utils import Role
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.debug import marked_timer
 
-from sd_search_verl.distill.loss import alpha_at
+from sd_search_verl import protocol as protocols
+from sd_search_verl.distill.schedule import alpha_at, policy_weight_at
 from sd_search_verl.health.collapse import NAMES, WATCHED, Alarm, alarms
 from sd_search_verl.health.non_finite import is_skipped_update
 from sd_search_verl.hindsight.teacher_inputs import TeacherInputs, build_teacher_inputs
+from sd_search_verl.objectives.information_gain import GainInputs, build_gain_inputs
 from sd_search_verl.protocol.base import Messages
 from sd_search_verl.protocol.prompt import encode_messages
 from sd_search_verl.protocol.token_bytes import token_texts
@@ -29,7 +32,8 @@ from sd_search_verl.runs.resume import save_with_checkpoint, truncate_after
 from sd_search_verl.runs.schema import Trace
 from sd_search_verl.verl_adapter import data_plane, resume, step_metrics
 from sd_search_verl.verl_adapter.credit import by_span, merge
-from sd_search_verl.verl_adapter.fields import ALPHA, MEASURE_GRAD_SHARE
+from sd_search_verl.verl_adapter.fields import ALPHA, MEASURE_GRAD_SHARE, POLICY_WEIGHT, pack
+from sd_search_verl.verl_adapter.gain import pack_gain
 from sd_search_verl.verl_adapter.grad_share import is_due
 from sd_search_verl.verl_adapter.loss import PREFIX
 from sd_search_verl.verl_adapter.non_finite_guard import stop_on_non_finite
@@ -113,14 +117,13 @@ class SDSearchTrainer(PPOTrainerSync):
         step, ours = self._read_step(batch, alpha)
         traced = writer.select_traced(step.rollouts, self._search.traces_per_step)
         inputs: list[TeacherInputs] | None = None
-        if alpha > 0:
+        if alpha > 0 or self._sd_search.information_gain:
             with marked_timer("sd_search_prepare", self.timing_raw):
-                inputs = build_teacher_inputs(
-                    step.rollouts, self._sd_search, self.tokenizer, self._encode, seed=self.global_steps
-                )
-                batch = data_plane.write_teacher_inputs(batch, step.rows, inputs, traced)
+                batch, inputs = self._prepare(batch, step, alpha, traced)
+        if inputs is not None:
             ours.update(step_metrics.prepared_metrics(inputs))
         batch.extra_info[ALPHA] = alpha
+        batch.extra_info[POLICY_WEIGHT] = policy_weight_at(self.global_steps, self._sd_search)
         batch.extra_info[MEASURE_GRAD_SHARE] = is_due(self.global_steps, self._sd_search)
         batch = super()._update_actor(batch, metrics)
         self._rename_worker_metrics(metrics)
@@ -130,6 +133,28 @@ class SDSearchTrainer(PPOTrainerSync):
         self._write_traces(step, inputs, traced)
         self._batch, self._metrics = batch, metrics
         return batch
+
+    def _prepare(
+        self, batch: Any, step: data_plane.StepRollouts, alpha: float, traced: list[int]
+    ) -> tuple[Any, list[TeacherInputs] | None]:
+        """Write the rows that the teacher reads; return the batch that lists them, and the method's inputs."""
+        config, inputs = self._sd_search, None
+        packed: list[dict[str, Tensor]] = [{} for _ in step.rollouts]
+        blank: dict[str, Tensor] = {}
+        if alpha > 0:
+            inputs = build_teacher_inputs(
+                step.rollouts, config, self.tokenizer, self._encode, seed=self.global_steps
+            )
+            blank |= pack(TeacherInputs([], 0.0, [], 0))
+            for place, (fields, item) in enumerate(zip(packed, inputs, strict=True)):
+                fields |= pack(item, place if place in traced else -1)
+        if config.information_gain:
+            protocol = protocols.get(self._search.protocol)
+            gain = build_gain_inputs(step.rollouts, self.tokenizer, protocol, seed=self.global_steps)
+            blank |= pack_gain(GainInputs([], [], []))
+            for fields, found in zip(packed, gain, strict=True):
+                fields |= pack_gain(found)
+        return data_plane.write_fields(batch, step.rows, packed, blank), inputs
 
     def _step_once(self, metrics: dict[str, Any], *arguments: Any, **options: Any) -> Any:
         batch = super()._step_once(metrics, *arguments, **options)

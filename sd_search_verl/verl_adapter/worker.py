@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +15,10 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_id, get_torch_device
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
+from sd_search_verl.objectives.moving_average import MovingAverage
 from sd_search_verl.verl_adapter.credit import CreditRecord, Values
-from sd_search_verl.verl_adapter.fields import ALPHA, MEASURE_GRAD_SHARE, TeacherMiniBatch
+from sd_search_verl.verl_adapter.fields import ALPHA, MEASURE_GRAD_SHARE, POLICY_WEIGHT, TeacherMiniBatch
+from sd_search_verl.verl_adapter.gain import add_information_gain
 from sd_search_verl.verl_adapter.grad_share import grad_share
 from sd_search_verl.verl_adapter.loss import PREFIX, SDSearchLoss, TeacherBatch
 from sd_search_verl.verl_adapter.settings import read_sd_search
@@ -28,6 +32,10 @@ class SDTrainingWorker(TrainingWorker):
     _measure = False
     _grad_share: float | None = None
     _credits: dict[int, Values]
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._average = MovingAverage()
 
     @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="train"), blocking=False)
     def train_mini_batch(self, data: TensorDict) -> TensorDict:
@@ -43,29 +51,35 @@ class SDTrainingWorker(TrainingWorker):
     @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="train"), blocking=False)
     def train_batch(self, data: TensorDict) -> TensorDict:
         alpha = tu.get(data, ALPHA, default=0.0)
-        if not alpha:
-            return super().train_batch(data)
         if not isinstance(self.loss_fn, SDSearchLoss):
             raise TypeError(f"the worker's loss function is {type(self.loss_fn).__name__}, not SDSearchLoss")
-        start = time.perf_counter()
-        batch = TeacherMiniBatch.read(data)
+        config, start = self.loss_fn.config, time.perf_counter()
+        offload_off = tu.get(data, "disable_auto_offload", default=False)
         group = self.engine.get_data_parallel_group()
+        if config.information_gain:
+            with self.engine.train_mode(disable_auto_offload=offload_off):
+                add_information_gain(self.engine, data, self._forward_settings(data), group, config)
+            self._teacher_seconds += time.perf_counter() - start
+        if config.teacher == "ema":
+            with self.engine.train_mode(disable_auto_offload=offload_off):
+                self._average.update(self.engine.module, config.teacher_decay)
+        if not alpha:
+            return super().train_batch(data)
+        batch = TeacherMiniBatch.read(data)
         counts = batch.tokens_per_trajectory
         num_trajectories, num_tokens = _sum_over_ranks([int((counts > 0).sum()), int(counts.sum())], group)
         if num_tokens == 0:  # on every rank alike, so none waits for another
             return super().train_batch(data)
-        offload_off = tu.get(data, "disable_auto_offload", default=False)
-        with self.engine.train_mode(disable_auto_offload=offload_off):
-            targets = run_teacher_pass(
-                self.engine, batch, self._forward_settings(data), group, self.loss_fn.config
-            )
+        with self.engine.train_mode(disable_auto_offload=offload_off), self._teachers_weights():
+            targets = run_teacher_pass(self.engine, batch, self._forward_settings(data), group, config)
         batch.attach_slots(data)
         tu.assign_non_tensor(data, distillation_use_topk=True)
         get_torch_device().synchronize()  # once a mini-batch, for a time that means something
         self._teacher_seconds += time.perf_counter() - start
         traced = bool((batch.traces >= 0).any())
         credit = CreditRecord(int(counts.sum()), get_device_id()) if traced else None
-        teacher = TeacherBatch(targets, alpha, num_trajectories, num_tokens, credit)
+        policy_weight = tu.get(data, POLICY_WEIGHT, default=1.0)
+        teacher = TeacherBatch(targets, alpha, num_trajectories, num_tokens, credit, policy_weight)
         if self._measure:
             self._measure = False
             with self.engine.train_mode(disable_auto_offload=offload_off):
@@ -76,6 +90,25 @@ class SDTrainingWorker(TrainingWorker):
             # Keep the first PPO epoch's values: only there does the student equal the rollout policy.
             self._credits = credit.of(batch.traces, counts) | self._credits
         return output
+
+    def _teachers_weights(self) -> AbstractContextManager[None]:
+        if self._average.values is None:
+            return nullcontext()
+        return self._average.in_place_of(self.engine.module)
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def save_checkpoint(self, local_path: str, *arguments: Any, **options: Any) -> None:
+        super().save_checkpoint(local_path, *arguments, **options)
+        if self._average.values is not None:
+            torch.save(self._average.values, _average_file(local_path))
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def load_checkpoint(self, local_path: str, *arguments: Any, **options: Any) -> None:
+        file = _average_file(local_path) if local_path else None
+        self._average.values = (
+            torch.load(file, map_location=get_device_id()) if file and file.exists() else None
+        )
+        super().load_checkpoint(local_path, *arguments, **options)
 
     def take_credits(self) -> dict[int, Values]:
         """Return the credit of this rank's traced rollouts in the last ``train_mini_batch``."""
@@ -124,6 +157,11 @@ class SDActorRolloutRefWorker(ActorRolloutRefWorker):
     def take_credits(self) -> dict[int, Values]:
         """See :meth:`SDTrainingWorker.take_credits`."""
         return self.actor.take_credits()
+
+
+def _average_file(checkpoint: str) -> Path:
+    """Return the file of this rank's part of the moving average."""
+    return Path(checkpoint) / f"teacher_average_rank_{dist.get_rank()}.pt"
 
 
 def _sum_over_ranks(values: list[int], group: Any) -> list[int]:

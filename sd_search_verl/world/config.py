@@ -102,6 +102,8 @@ class TrainConfig(ConfigModel):
     """Questions a step."""
     group: Annotated[int, Field(ge=2), Unit("rollouts")] = 5
     """Rollouts of each question; one alone has no advantage."""
+    mini_batches: Annotated[Count, Unit("updates")] = 1
+    """Updates a step, each on an equal part of its rollouts."""
     learning_rate: Annotated[float, Field(gt=0), Unit("1 / step")] = 1e-3
     """Learning rate of AdamW."""
     warmup_steps: Annotated[int, Field(ge=0), Unit("steps")] = 5

@@ -13,7 +13,10 @@ rest of the plugin is how the same thing runs in verl. ``tests/world/test_refere
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -21,12 +24,16 @@ from torch import Tensor
 
 from sd_search_verl.config import SDSearchConfig
 from sd_search_verl.distill.divergence import divergence
-from sd_search_verl.distill.loss import alpha_at, sd_loss, token_weights
+from sd_search_verl.distill.loss import sd_loss, token_weights
+from sd_search_verl.distill.schedule import alpha_at, policy_weight_at
 from sd_search_verl.hindsight.teacher_inputs import TeacherInputs, build_teacher_inputs
+from sd_search_verl.objectives.gate import gated
+from sd_search_verl.objectives.moving_average import MovingAverage
 from sd_search_verl.protocol.prompt import encode_messages
 from sd_search_verl.rollout.types import Rollout
 from sd_search_verl.world.config import TrainConfig
 from sd_search_verl.world.facts import Question, World
+from sd_search_verl.world.family import credit, information_gain, regularizer, teacher_factors
 from sd_search_verl.world.questions import questions
 from sd_search_verl.world.sampling import rollouts
 
@@ -40,9 +47,9 @@ class Step:
         asked: the question of each of the B rollouts.
         rewards: ``[B]``.
         inputs: the teacher's rows of each rollout; the M query tokens below stand in their order.
-        student_logits: ``[M, V]`` before the update.
+        student_logits: ``[M, V]`` before the update of its mini-batch.
         teacher_logits: ``[M, V]``, or None where alpha is 0.
-        losses: L_GRPO and L_SD.
+        losses: L_GRPO and L_SD, their means over mini-batches.
     """
 
     number: int
@@ -54,6 +61,27 @@ class Step:
     teacher_logits: Tensor | None
     losses: tuple[float, float]
 
+    @classmethod
+    def of(
+        cls,
+        number: int,
+        asked: Sequence[Question],
+        batch: Sequence[Rollout],
+        rewards: Tensor,
+        inputs: Sequence[TeacherInputs],
+        parts: Sequence[MiniBatch],
+    ) -> Step:
+        """Return the record of a step made of these mini-batches."""
+        taught = [part.teacher_logits for part in parts if part.teacher_logits is not None]
+        losses = (
+            fmean(float(part.grpo.detach()) for part in parts),
+            fmean(float(part.sd.detach()) for part in parts),
+        )
+        students = torch.cat([part.student_logits for part in parts])
+        return cls(
+            number, asked, batch, rewards, inputs, students, torch.cat(taught) if taught else None, losses
+        )
+
 
 def train(
     model: Any,
@@ -64,7 +92,7 @@ def train(
     after_step: Callable[[Step], None],
     retarget: Callable[[Tensor, Sequence[TeacherInputs], Any, World], Tensor] = lambda logits, *_: logits,
 ) -> None:
-    """Train ``model`` in place, one update per batch of fresh rollouts.
+    """Train ``model`` in place, on batches of fresh rollouts.
 
     Args:
         model: a causal language model of transformers, fp32.
@@ -75,6 +103,7 @@ def train(
         model.parameters(), lr=config.learning_rate, betas=config.betas, weight_decay=0.0
     )
     ramp = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: min(1.0, (n + 1) / config.warmup_steps))
+    average = MovingAverage()
     pool = questions(world, "train")
     for number in range(1, config.steps + 1):
         # 1. Rollouts: G for each question.
@@ -92,27 +121,106 @@ def train(
             lambda messages: encode_messages(messages, tokenizer),
             seed=number,
         )
-        alpha = alpha_at(number, method)
-        rows = [rollout.prompt.token_ids + rollout.response_ids for rollout in batch]
-        teacher_logits = teacher_pass(model, inputs, max(map(len, rows))) if alpha else None
+        alpha, policy_weight = alpha_at(number, method), policy_weight_at(number, method)
+        advantages = per_token(grpo_advantages(rewards, config.group), batch)
+        if method.information_gain:
+            read_by = partial(forward, model)
+            advantages = advantages + information_gain(read_by, tokenizer, batch, method, seed=number)
+        with torch.no_grad():  # with one mini-batch, the update's own
+            old = (
+                policy_log_probs(forward(model, token_rows(batch)), batch)
+                if config.mini_batches > 1
+                else None
+            )
 
-        # 3. One update of L_GRPO + alpha * L_SD.
-        logits = forward(model, rows)
-        student_logits = at_query_tokens(logits, inputs)
-        log_probs = policy_log_probs(logits, batch)
-        advantages = grpo_advantages(rewards, config.group)
-        grpo = grpo_loss(log_probs, log_probs.detach(), per_token(advantages, batch), config)
-        taught = None if teacher_logits is None else retarget(teacher_logits, inputs, tokenizer, world)
-        sd = distillation_loss(student_logits, taught, inputs, method)
-        (grpo + alpha * sd).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
+        # 3. Updates of L_GRPO + alpha * L_SD, each on a part of the rollouts.
+        found: list[MiniBatch] = []
+        for part in parts(batch, config.mini_batches):
+            tokens, read = token_slice(batch, part), inputs[part]
+            taught = None
+            if alpha:
+                if method.teacher == "ema":
+                    average.update(model, method.teacher_decay)
+                with average.in_place_of(model) if method.teacher == "ema" else nullcontext():
+                    taught = teacher_pass(model, read, max(map(len, token_rows(batch[part]))))
+            used = None if taught is None else retarget(taught, read, tokenizer, world)
+            one = mini_batch(
+                model,
+                batch[part],
+                read,
+                advantages[tokens],
+                None if old is None else old[tokens],
+                used,
+                alpha,
+                method,
+                config,
+            )
+            (policy_weight * one.policy + alpha * one.sd if method.use == "loss" else one.policy).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            found.append(replace(one, teacher_logits=taught))
         ramp.step()
-        losses = (float(grpo.detach()), float(sd.detach()))
-        after_step(
-            Step(number, asked, batch, rewards, inputs, student_logits.detach(), teacher_logits, losses)
-        )
+        after_step(Step.of(number, asked, batch, rewards, inputs, found))
+
+
+@dataclass(frozen=True)
+class MiniBatch:
+    """One update: L_GRPO, with the regularizer as ``policy``, L_SD, and the logits at its query tokens."""
+
+    grpo: Tensor
+    policy: Tensor
+    sd: Tensor
+    student_logits: Tensor
+    teacher_logits: Tensor | None = None
+
+
+def mini_batch(
+    model: Any,
+    batch: Sequence[Rollout],
+    inputs: Sequence[TeacherInputs],
+    advantages: Tensor,
+    old: Tensor | None,
+    teacher_logits: Tensor | None,
+    alpha: float,
+    method: SDSearchConfig,
+    config: TrainConfig,
+) -> MiniBatch:
+    """Return the losses of one update.
+
+    Args:
+        advantages: ``[N]`` at the policy tokens.
+        old: ``[N]`` log-probs before the first update; None in the first.
+        teacher_logits: ``[M, V]``; None where alpha is 0.
+    """
+    logits = forward(model, token_rows(batch))
+    student_logits = at_query_tokens(logits, inputs)
+    log_probs = policy_log_probs(logits, batch)
+    old = log_probs.detach() if old is None else old
+    if method.use == "advantage" and teacher_logits is not None:
+        factors = teacher_factors(advantages, student_logits, teacher_logits, batch, inputs, alpha, method)
+        advantages = advantages * factors
+    grpo = grpo_loss(log_probs, old, advantages, config)
+    policy = grpo + regularizer(log_probs, old, advantages, batch, method)
+    sd = distillation_loss(student_logits, teacher_logits, inputs, method)
+    return MiniBatch(grpo, policy, sd, student_logits.detach())
+
+
+def token_rows(batch: Sequence[Rollout]) -> list[list[int]]:
+    """Return the token ids of every rollout."""
+    return [rollout.prompt.token_ids + rollout.response_ids for rollout in batch]
+
+
+def parts(batch: Sequence[Rollout], count: int) -> list[slice]:
+    """Return ``count`` equal parts of a batch, in order."""
+    size = -(-len(batch) // count)
+    return [slice(start, start + size) for start in range(0, len(batch), size)]
+
+
+def token_slice(batch: Sequence[Rollout], part: slice) -> slice:
+    """Return the range of the part's policy tokens among those of the batch."""
+    first = sum(sum(rollout.response_mask) for rollout in batch[: part.start])
+    return slice(first, first + sum(sum(rollout.response_mask) for rollout in batch[part]))
 
 
 def grpo_advantages(rewards: Tensor, group: int) -> Tensor:
@@ -198,4 +306,5 @@ def distillation_loss(
     values = divergence(student_logits, teacher_logits, method.divergence, top_k, method.support, method.tail)
     counts = torch.tensor([sum(len(row.student_positions) for row in item.rows) for item in inputs])
     weights = token_weights(counts, torch.tensor([item.weight for item in inputs]))
+    weights = gated(weights, credit(student_logits, teacher_logits, inputs), method)
     return sd_loss(values, weights, int((counts > 0).sum()))

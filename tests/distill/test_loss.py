@@ -7,7 +7,8 @@ import math
 import torch
 
 from sd_search_verl.config import SDSearchConfig
-from sd_search_verl.distill.loss import alpha_at, sd_loss, token_weights
+from sd_search_verl.distill.loss import sd_loss, token_weights
+from sd_search_verl.distill.schedule import alpha_at
 
 
 def test_mean_over_tokens_then_over_trajectories() -> None:

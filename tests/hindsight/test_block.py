@@ -118,6 +118,23 @@ def test_options_that_do_not_combine_are_refused(changes: dict[str, Any], reason
         HindsightConfig(**changes)
 
 
+def test_the_best_sibling_is_the_correct_rollout_with_the_fewest_queries() -> None:
+    group = [
+        RolloutSummary(["a", "b"], 1.0, "long"),
+        RolloutSummary(["c"], 0.0),
+        RolloutSummary(["d"], 1.0, "longer"),
+        RolloutSummary(["e"], 1.0, "short"),
+    ]
+
+    def shown(focal: int) -> str:
+        return render_block(group, focal, HindsightConfig(group="best_sibling"))
+
+    assert shown(1).splitlines()[1:] == ["1. CORRECT: e"]
+    assert shown(0) == shown(1)
+    assert shown(2) == shown(3) == ""  # nobody needs fewer
+    assert render_block(group[1:2] * 2, 0, HindsightConfig(group="best_sibling")) == ""
+
+
 def test_groups() -> None:
     assert "first" not in block(focal=0, group="own")
     assert "capital france" not in block(focal=0, group="leave_one_out")

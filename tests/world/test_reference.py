@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from support.agreement import relative_difference
 from support.engine import Row, batch_of, compose, gradients, make_worker, settings, single_rank_environment
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sd_search_verl.config import SDSearchConfig
 from sd_search_verl.hindsight.teacher_inputs import TeacherInputs, build_teacher_inputs
+from sd_search_verl.objectives.information_gain import build_gain_inputs
 from sd_search_verl.protocol.prompt import encode_messages
 from sd_search_verl.rollout.types import Rollout
-from sd_search_verl.world import World, WorldConfig, questions, reference
+from sd_search_verl.verl_adapter.fields import nested
+from sd_search_verl.verl_adapter.gain import pack_gain
+from sd_search_verl.world import World, WorldConfig, family, questions, reference
 from sd_search_verl.world.config import CHECKPOINT, TrainConfig
 from sd_search_verl.world.reference import Step
 from sd_search_verl.world.sampling import rollouts
+from sd_search_verl.world.text import PROTOCOL
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -133,6 +139,56 @@ def test_the_worker_computes_the_references_losses_and_gradients(
     difference = sum(float((ours[name] - expected[name]).square().sum()) for name in expected)
     size = sum(float(gradient.square().sum()) for gradient in expected.values())
     assert math.sqrt(difference / size) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("changes", "alpha"),
+    [
+        ({"gate": "sigmoid"}, ALPHA),
+        ({"regularizer": "llds"}, 0.0),
+        ({"regularizer": "sapo", "gate": "sigmoid"}, ALPHA),
+        ({"regularizer": "llds_response", "information_gain": 0.3}, 0.0),
+        ({"use": "advantage"}, ALPHA),
+    ],
+    ids=str,
+)
+def test_the_worker_computes_the_references_gradients_of_other_methods(
+    worker: Any,
+    batch: list[Rollout],
+    old_log_probs: list[list[float]],
+    changes: dict[str, Any],
+    alpha: float,
+) -> None:
+    method, model, inputs = settings(**changes), policy(), inputs_of(batch, settings(**changes))
+    advantages = reference.grpo_advantages(torch.tensor([rollout.f1 for rollout in batch]), CONFIG.group)
+    at_tokens = reference.per_token(advantages, batch)
+    gain = build_gain_inputs(batch, TOKENIZER, PROTOCOL, seed=1)
+    if method.information_gain:
+        at_tokens = at_tokens + family.information_gain(
+            partial(reference.forward, model), TOKENIZER, batch, method, seed=1
+        )
+        assert any(item.rows for item in gain)
+    taught = (
+        reference.teacher_pass(model, inputs, max(map(len, reference.token_rows(batch)))) if alpha else None
+    )
+    mask = family.policy_mask(batch)
+    old = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in old_log_probs], batch_first=True)[
+        mask
+    ]
+    losses = reference.mini_batch(model, batch, inputs, at_tokens, old, taught, alpha, method, CONFIG)
+    (losses.policy + alpha * losses.sd if method.use == "loss" else losses.policy).backward()
+    expected = {name: parameter.grad for name, parameter in model.named_parameters()}
+
+    worker.loss_fn.config = method
+    rows = [
+        Row(rollout, float(advantage), before)
+        for rollout, advantage, before in zip(batch, advantages, old_log_probs, strict=True)
+    ]
+    data = batch_of(rows, inputs if alpha else None, alpha)
+    packed = [pack_gain(item) for item in gain]
+    for name in packed[0]:
+        data[name] = nested([fields[name] for fields in packed])
+    assert relative_difference(gradients(worker, data)[0], expected) < 1e-5
 
 
 def naive_grpo(

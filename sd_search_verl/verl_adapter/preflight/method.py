@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from sd_search_verl.config import ConfigError
 from sd_search_verl.finding import Finding, Rule
 from sd_search_verl.scoring import DEFAULT_METRIC
+from sd_search_verl.verl_adapter.preflight.objectives import check_objectives
 from sd_search_verl.verl_adapter.settings import AGENT_LOOP, REWARD, SECTIONS, TRAINER
 
 _MODE = "trainer.v1.trainer_mode"
@@ -146,6 +147,7 @@ def check_method(config: DictConfig) -> Iterator[Finding]:
     yield from _check_loop(config)
     yield from _check_reward(config)
     yield from check_unsupported(config)
+    yield from check_objectives(config)
     n, traces = _value(config, ONE_ROLLOUT.name), _value(config, NEVER_TRACED.name)
     if n == 1:
         yield ONE_ROLLOUT.finding(n=n)

@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from sd_search_verl.config import SDSearchConfig
 from sd_search_verl.errors import UserError
 from sd_search_verl.protocol.prompt import text_messages
 from sd_search_verl.rollout.endpoints import without_key
@@ -111,6 +112,11 @@ def _identity(url: str) -> str:
         return f"(states no identity: {error})"
 
 
+SWITCHES = ("use", "schedule", "teacher", "gate", "information_gain", "regularizer")
+"""Options of the method that name another one of the family."""
+_DEFAULT = SDSearchConfig()
+
+
 def _method(config: DictConfig) -> str:
     method, steps = read_sd_search(config), _steps(config)
     estimator, n = config.algorithm.adv_estimator, config.actor_rollout_ref.rollout.n
@@ -120,10 +126,15 @@ def _method(config: DictConfig) -> str:
         distilled = "no L_SD (sd_search.alpha=0)"
     elif steps is not None and begin > steps:
         distilled = f"no L_SD (sd_search.warmup_steps={method.warmup_steps} is not over before the end)"
+    elif method.use == "advantage":
+        distilled = f"no L_SD, advantages scaled with alpha {method.alpha} from step {begin}"
     else:
         distilled = (
             f"{method.alpha} L_SD from step {begin} ({method.divergence}, {method.hindsight.content} block)"
         )
+    switches = {name: getattr(method, name) for name in SWITCHES}
+    changed = [f"{name}={value}" for name, value in switches.items() if value != getattr(_DEFAULT, name)]
+    distilled += f" with {', '.join(changed)}" if changed else ""
     return f"L_{str(estimator).upper()} + {distilled}; groups of {n}, {total} steps of {config.data.train_batch_size}"
 
 

@@ -36,6 +36,14 @@ def test_the_run_in_five_lines(good: DictConfig) -> None:
         ),
         ({"trainer__total_training_steps": None, "trainer__total_epochs": 4}, "4 steps of 8"),
         ({"algorithm__adv_estimator": "gae"}, "L_GAE + 0.3 L_SD"),
+        (
+            {"sd_search__use": "advantage"},
+            "no L_SD, advantages scaled with alpha 0.3 from step 4 with use=advantage",
+        ),
+        (
+            {"sd_search__gate": "sigmoid", "sd_search__regularizer": "llds"},
+            "0.3 L_SD from step 4 (jsd, queries block) with gate=sigmoid, regularizer=llds; groups",
+        ),
     ],
 )
 def test_the_method_is_what_the_options_make_of_it(

@@ -1,0 +1,37 @@
+"""The weights of the two losses over training: L = policy_weight * L_GRPO + alpha * L_SD.
+
+After the warm-up, with t = 0, 1, ... the steps since:
+
+    constant  alpha                                        joint training
+    cosine    alpha * (1 + cos(pi * min(t / distil_steps, 1))) / 2
+    stages    L_SD alone for distil_steps, then L_GRPO alone for rl_steps, in turns (arXiv 2605.22511, 2609.04108)
+"""
+
+from __future__ import annotations
+
+import math
+
+from sd_search_verl.config import SDSearchConfig
+
+
+def alpha_at(step: int, config: SDSearchConfig) -> float:
+    """Return alpha of a training step, counted from 1."""
+    since = step - config.warmup_steps - 1
+    if since < 0 or (config.schedule == "stages" and not _distils(since, config)):
+        return 0.0
+    if config.schedule == "cosine":
+        return config.alpha * (1 + math.cos(math.pi * min(since / config.distil_steps, 1.0))) / 2
+    return config.alpha
+
+
+def policy_weight_at(step: int, config: SDSearchConfig) -> float:
+    """Return the weight of L_GRPO in a training step: 0 in a stage of distillation, else 1."""
+    since = step - config.warmup_steps - 1
+    alone = config.schedule == "stages" and config.alpha > 0 and since >= 0 and _distils(since, config)
+    return 0.0 if alone else 1.0
+
+
+def _distils(since: int, config: SDSearchConfig) -> bool:
+    if config.rl_steps is not None:
+        since %= config.distil_steps + config.rl_steps
+    return since < config.distil_steps

@@ -1,0 +1,70 @@
+"""Information gain in a mini-batch: its fields, its forward without gradient, its advantages.
+
+    field              content of a trajectory's row
+    sd_gain_ids        token ids of its rows, one after the other
+    sd_gain_lengths    number of tokens of each row
+    sd_gain_positions  index into sd_gain_ids of the logits of each token of the gold answer
+    sd_gain_spans      first and last + 1 response token of each query
+
+A trajectory without searches has placeholders of length one, -1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from sd_search_verl.config import SDSearchConfig
+from sd_search_verl.objectives.information_gain import GainInputs, gains
+from sd_search_verl.verl_adapter.fields import TeacherMiniBatch, nested
+from sd_search_verl.verl_adapter.teacher_pass import run_teacher_pass
+
+IDS, LENGTHS, POSITIONS, SPANS = "sd_gain_ids", "sd_gain_lengths", "sd_gain_positions", "sd_gain_spans"
+
+
+def pack_gain(inputs: GainInputs) -> dict[str, Tensor]:
+    """Return one trajectory's row of every field."""
+    ids: list[int] = []
+    positions: list[int] = []
+    for row, at in zip(inputs.rows, inputs.positions, strict=True):
+        positions += [len(ids) + position for position in at]
+        ids += row
+    lengths, spans = [len(row) for row in inputs.rows], [end for span in inputs.spans for end in span]
+    fields = {IDS: ids, LENGTHS: lengths, POSITIONS: positions, SPANS: spans}
+    return {name: torch.tensor(values or [-1]) for name, values in fields.items()}
+
+
+def add_information_gain(
+    engine: Any, data: TensorDict, settings: dict[str, Any], group: Any, config: SDSearchConfig
+) -> None:
+    """Add to the mini-batch's advantages at query tokens; every rank must call it.
+
+    Args:
+        engine: verl's FSDP engine, in train mode; left in train mode.
+        settings: as in :func:`~.teacher_pass.run_teacher_pass`.
+        group: data-parallel process group.
+    """
+    fields = [[row[row >= 0] for row in data[name].cpu().unbind()] for name in (LENGTHS, POSITIONS, SPANS)]
+    batch = TeacherMiniBatch([], [], [], torch.zeros(0), torch.zeros(0))
+    for ids, lengths, positions in zip(data[IDS].cpu().unbind(), *fields[:2], strict=True):
+        start = 0
+        for row in ids.split(lengths.tolist()) if len(lengths) else ():
+            inside = (positions >= start) & (positions < start + len(row))
+            batch.rows.append(row)
+            batch.positions.append(positions[inside] - start)
+            start += len(row)
+    one = config.replace(
+        top_k=1, support="teacher", tail="bucket"
+    )  # little to store: only the gold token counts
+    targets = run_teacher_pass(engine, batch, settings, group, one)
+    assert targets.token_log_prob is not None
+    found = targets.token_log_prob.cpu().split([len(at) for at in batch.positions])
+    amounts = iter(gains([values.tolist() for values in found]))
+    changed = [row.clone() for row in data["advantages"].unbind()]
+    for advantages, spans in zip(changed, fields[2], strict=True):
+        for first, end in spans.view(-1, 2).tolist():
+            advantages[first:end] += config.information_gain * next(amounts) / (end - first)
+    data["advantages"] = nested(changed)
