@@ -18,4 +18,4 @@ mkdir -p "$run"
 [ -d "$model" ] || sd-search model smollm2 "$model"
 # shellcheck disable=SC2086
 python -m benchmarks.real_model.warmstart "$data" "$model" --out "$run/inputs" ${WARM_START:-}
-exec python -m benchmarks.real_model.train "$run/inputs" "$data/corpus.jsonl" --run "$run" "$@"
+exec python -m benchmarks.real_model.train --run "$run" --inputs "$run/inputs" --corpus "$data/corpus.jsonl" "$@"

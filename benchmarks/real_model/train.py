@@ -1,6 +1,6 @@
 """Evaluate, train and evaluate again a warm-started real model, with one retriever for all three.
 
-``python -m benchmarks.real_model.train INPUTS CORPUS --run DIR`` takes the folder that
+``python -m benchmarks.real_model.train --run DIR --inputs INPUTS --corpus FILE`` takes the folder that
 :mod:`benchmarks.real_model.warmstart` wrote.
 """
 
@@ -75,8 +75,10 @@ def _sd_search(*arguments: object) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     parser = Parser(prog="python -m benchmarks.real_model.train", description=__doc__)
-    parser.add_argument("inputs", type=Path, help="folder with train.parquet, val.parquet and model/")
-    parser.add_argument("corpus", type=Path, help="JSON lines to index")
+    parser.add_argument(
+        "--inputs", type=Path, required=True, help="folder with train.parquet, val.parquet and model/"
+    )
+    parser.add_argument("--corpus", type=Path, required=True, help="JSON lines to index")
     parser.add_argument("--run", type=Path, required=True, help="folder to write")
     parser.add_argument(
         "--questions",

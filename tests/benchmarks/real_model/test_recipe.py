@@ -19,6 +19,7 @@ SMALL = [
     "actor_rollout_ref.actor.ppo_mini_batch_size=2",
     "actor_rollout_ref.rollout.n=2",
     "search.max_turns=1",
+    "sd_search.grad_share_every=null",
     "trainer.save_freq=-1",
 ]
 
