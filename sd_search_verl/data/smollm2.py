@@ -150,7 +150,7 @@ def convert(gguf: Path, out: Path) -> None:
 def _tokenizer(fields: dict[str, Any]) -> Any:
     """Build SmolLM2's tokenizer: byte-level BPE over single digits, as its published ``tokenizer.json`` says.
 
-    transformers' own reader of GGUF takes it for Llama's, which splits numbers and bytes in another way.
+    transformers' own reader of GGUF leaves the split of digits out, which joins ``⅓`` and its like to the space before.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
