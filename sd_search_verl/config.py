@@ -154,6 +154,9 @@ class SDSearchConfig(ConfigModel):
     grad_share_every: Annotated[Count | None, Unit("steps"), Affects.OPERATION] = 50
     """Steps between two measurements of sd_search/grad_share = |alpha grad L_SD| / |grad L_GRPO|; each takes two more
     forwards and backwards over one mini-batch. null = never."""
+    max_staleness: Annotated[int | None, Field(ge=0), Unit("versions")] = None
+    """Query tokens sampled by weights more versions behind the policy than this leave L_SD; the rollout stays in L_GRPO
+    and in its siblings' blocks. For asynchronous modes: otherwise every token has staleness 0. null = no limit."""
     hindsight: HindsightConfig = HindsightConfig()
     """What the teacher sees in addition to the student's context."""
 

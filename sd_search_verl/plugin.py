@@ -89,7 +89,7 @@ def _agent_loop() -> None:
 
 
 def _trainer() -> None:
-    import sd_search_verl.verl_adapter.trainer  # noqa: F401  (registers itself)
+    import sd_search_verl.verl_adapter.trainer_modes  # noqa: F401  (registers them)
 
 
 _version_of_verl()

@@ -40,6 +40,9 @@ class Name:
 
 
 TRAINER = "verl.trainer.ppo.v1.trainer_sync:PPOTrainerSync"
+COLOCATED = "verl.trainer.ppo.v1.trainer_colocate_async:PPOTrainerColocateAsync"
+SEPARATE = "verl.trainer.ppo.v1.trainer_separate_async:PPOTrainerSeparateAsync"
+CLIENT = "verl.workers.rollout.llm_server:FullyAsyncLLMServerClient"
 ENGINE = "verl.workers.engine.fsdp.transformer_impl:FSDPEngineWithLMHead"
 NAMES = [
     # The trainer's overridden steps.
@@ -72,7 +75,40 @@ NAMES = [
         ("self", "batch", "metrics", "timing_raw", "global_steps", "epoch"),
         "verl_adapter/trainer.py",
     ),
-    Name("verl.trainer.ppo.v1.trainer_base:register_trainer", ("name",), "verl_adapter/trainer.py"),
+    Name(f"{TRAINER}.step", ("self", "metrics", "timing_raw"), "verl_adapter/trainer.py"),
+    Name("verl.trainer.ppo.v1.trainer_base:register_trainer", ("name",), "verl_adapter/trainer_modes.py"),
+    Name(f"{COLOCATED}.get_llm_client", ("self",), "verl_adapter/trainer_modes.py"),
+    Name(f"{SEPARATE}.get_llm_client", ("self",), "verl_adapter/trainer_modes.py"),
+    Name(f"{SEPARATE}._init_resource_pool_mgr", ("self",), "verl_adapter/trainer.py"),
+    Name(f"{SEPARATE}.on_step_begin", ("self",), "verl_adapter/trainer.py"),
+    # Requests that weight updates interrupt.
+    Name(
+        "verl.workers.rollout.llm_server:LLMServerManager.get_client",
+        ("self", "client_cls"),
+        "verl_adapter/trainer_modes.py",
+    ),
+    Name(f"{CLIENT}.__init__", ("self", "config", "load_balancer_handle"), "verl_adapter/server_client.py"),
+    Name(
+        f"{CLIENT}.generate",
+        ("self", "request_id", "prompt_ids", "sampling_params"),
+        "verl_adapter/server_client.py",
+    ),
+    Name(
+        "verl.workers.rollout.llm_server:LLMServerClient.generate",
+        ("self", "request_id", "prompt_ids", "sampling_params"),
+        "verl_adapter/server_client.py",
+    ),
+    Name(
+        "verl.experimental.separation.engine_workers:DetachActorWorker.save_model_to_cpu",
+        ("self", "n"),
+        "verl_adapter/worker.py",
+    ),
+    # Groups are whole when they are sampled.
+    Name(
+        "verl.trainer.ppo.v1.replay_buffer:ReplayBufferAsync._sampleable_terminal_keys",
+        ("self", "partition_id", "eviction_reasons"),
+        "verl_adapter/trainer.py",
+    ),
     # The actor worker and its engine.
     Name(
         "verl.workers.engine_workers:TrainingWorker.train_batch", ("self", "data"), "verl_adapter/worker.py"
@@ -120,6 +156,8 @@ NAMES = [
     Name(
         "transfer_queue:kv_batch_get", ("keys", "partition_id", "select_fields"), "verl_adapter/data_plane.py"
     ),
+    Name("transfer_queue:kv_list", ("partition_id",), "verl_adapter/data_plane.py"),
+    Name("transfer_queue:kv_clear", ("keys", "partition_id"), "verl_adapter/data_plane.py"),
     Name("transfer_queue:kv_batch_put", ("keys", "partition_id", "fields"), "verl_adapter/data_plane.py"),
     # The configuration's nodes, read without resolving them.
     Name("omegaconf:DictConfig._get_node", ("self", "key"), "verl_adapter/preflight/options.py"),
@@ -157,6 +195,12 @@ ATTRIBUTES = {
         "self.role_worker_mapping",
         "self.actor_rollout_wg",
         "self.tokenizer",
+        "self.trainer_mode",
+        "self.parameter_sync_step",
+        "self.local_trigger_step",
+        "self.llm_server_manager",
+        "self.standalone_server_manager",
+        '"transfer_queue"',
     ],
     "verl.experimental.agent_loop.agent_loop": [
         "self.apply_chat_template_kwargs",

@@ -20,6 +20,7 @@ from sd_search_verl.rollout.record import to_plain
 from sd_search_verl.rollout.retriever import RetrieverClient
 from sd_search_verl.rollout.types import Prompt
 from sd_search_verl.verl_adapter.data_plane import EXTRA
+from sd_search_verl.verl_adapter.server_client import ATTEMPTS
 from sd_search_verl.verl_adapter.settings import read_search
 
 _clients: dict[tuple[Any, ...], RetrieverClient] = {}
@@ -64,24 +65,29 @@ class SearchAgentLoop(AgentLoopBase):
 
         # One id for all turns sends them to one server, which has their prefix cached.
         request_id = uuid4().hex
-        versions: list[int] = []
+        turns = 0
 
         async def generate(context: list[int], max_tokens: int) -> Generation:
+            nonlocal turns
             params = {**sampling_params, "max_tokens": max_tokens, **stop_params(protocol)}
             if search.sampling_seed is not None:
-                place = (kwargs["global_steps"], kwargs["session_id"], len(versions))
+                place = (kwargs["global_steps"], kwargs["session_id"], turns)
                 params["seed"] = request_seed(search.sampling_seed, *place, prompt.token_ids)
             output = await self.server_manager.generate(
                 request_id=request_id, prompt_ids=context, sampling_params=params
             )
-            versions.append(output.extra_fields.get("global_steps"))
+            turns += 1
+            whole = [(len(output.token_ids), output.extra_fields.get("global_steps"))]
+            attempts = output.extra_fields.get(ATTEMPTS, whole)
+            versions = [] if any(version is None for _, version in attempts) else attempts
             # An aborted request has neither tokens nor log-probs; where log-probs are wanted, none is an empty list.
             wanted = bool(sampling_params.get("logprobs"))
-            return Generation(list(output.token_ids), list(output.log_probs or []) if wanted else None)
+            log_probs = list(output.log_probs or []) if wanted else None
+            return Generation(list(output.token_ids), log_probs, versions)
 
         find = shared_client(search).search
         rollout = await run_rollout(prompt, generate, find, self.tokenizer, protocol, search, room)
-        known = [version for version in versions if version is not None]
+        known = [version for _, version in rollout.versions]
         return AgentLoopOutput(
             prompt_ids=prompt.token_ids,
             response_ids=rollout.response_ids,

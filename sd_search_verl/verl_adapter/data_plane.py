@@ -63,8 +63,8 @@ def sort_rollouts(batch: Any, questions: Mapping[str, int]) -> None:
 
 def _place(key: str, questions: Mapping[str, int]) -> tuple[int, str, int, int]:
     uid, session, index = key.rsplit("_", 2)
-    # A batch that verl loads instead of rolling it out has no places.
-    return questions.get(uid, len(questions)), uid, int(session), int(index)
+    # Questions restored from a checkpoint, and those of a batch that verl loads instead of rolling it out, have none.
+    return questions.get(uid, -1), uid, int(session), int(index)
 
 
 def read_rollouts(batch: Any, questions: Mapping[str, int]) -> StepRollouts:
@@ -102,6 +102,19 @@ def read_rollouts(batch: Any, questions: Mapping[str, int]) -> StepRollouts:
         rollout.reward = step.rewards[-1]
         step.rollouts.append(rollout)
     return step
+
+
+def drop_trained(partition: str = "train") -> int:
+    """Remove rollouts whose question is gone, and return how many.
+
+    verl saves its buffer before it removes the rows it trained on; restored from a checkpoint they would stay forever.
+    """
+    items = (tq.kv_list(partition) or {}).get(partition, {})
+    questions = {key for key, tag in items.items() if tag.get("is_prompt", False)}
+    left = [key for key in items.keys() - questions if key.rsplit("_", 2)[0] not in questions]
+    if left:
+        tq.kv_clear(keys=left, partition_id=partition)
+    return len(left)
 
 
 def read_values(batch: Any, rows: Sequence[int]) -> dict[str, list[Tensor]]:

@@ -2,12 +2,14 @@
 
 verl names its latest checkpoint in ``latest_checkpointed_iteration.txt``. Killed at the wrong moment, a run leaves that
 file empty, or naming a checkpoint whose weights were just removed to make room for the next one, and verl would stop
-there. A checkpoint is whole when its ``data.pt`` and all shards are: verl writes ``data.pt`` last.
+there. A checkpoint is whole when its ``data.pt`` and all shards are: verl writes ``data.pt`` after them. The buffer of
+rollouts of an asynchronous run comes last, in a folder that appears when it is complete.
 """
 
 from __future__ import annotations
 
 import logging
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from sd_search_verl.errors import UserError
 logger = logging.getLogger("verl.sd_search")  # below verl's, which is shown where the root logger is not
 
 TRACKER = "latest_checkpointed_iteration.txt"
+BUFFER = "transfer_queue"
 
 
 def folder_of(run: Path, step: int) -> Path:
@@ -33,13 +36,18 @@ def is_whole(checkpoint: Path) -> bool:
     return has_model and all(zipfile.is_zipfile(file) for file in [checkpoint / "data.pt", *shards])
 
 
-def point_to_whole_checkpoint(run: Path) -> None:
-    """Make verl's tracker file name a whole checkpoint; it is left alone where it does, and where there is none."""
+def point_to_whole_checkpoint(run: Path, buffered: bool = False) -> None:
+    """Make verl's tracker file name a whole checkpoint; it is left alone where it does, and where there is none.
+
+    Args:
+        buffered: the run saves its buffer of rollouts. The checkpoint that verl names may lack it: a synchronous run's.
+    """
     tracker = run / TRACKER
     named = tracker.read_text().strip() if tracker.exists() else ""
     if named.isdigit() and is_whole(folder_of(run, int(named))):
         return
-    steps = [int(path.name.rsplit("_", 1)[1]) for path in run.glob("global_step_*") if is_whole(path)]
+    whole = [path for path in run.glob("global_step_*") if is_whole(path)]
+    steps = [int(path.name.rsplit("_", 1)[1]) for path in whole if not buffered or (path / BUFFER).is_dir()]
     if not steps:
         if named:
             raise UserError(
@@ -59,6 +67,7 @@ def before_saving(run: Path, step: int) -> Path:
     folder = folder_of(run, step)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "data.pt").unlink(missing_ok=True)
+    shutil.rmtree(folder / BUFFER, ignore_errors=True)
     return folder
 
 

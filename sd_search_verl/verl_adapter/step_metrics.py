@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import get_args
@@ -15,6 +16,8 @@ from sd_search_verl.hindsight.block import is_correct
 from sd_search_verl.hindsight.teacher_inputs import TeacherInputs
 from sd_search_verl.rollout.endpoints import without_key
 from sd_search_verl.rollout.types import Rollout, Status
+from sd_search_verl.rollout.versions import query_versions, version_at
+from sd_search_verl.runs.schema import Trace
 from sd_search_verl.verl_adapter.data_plane import StepRollouts
 
 
@@ -86,6 +89,44 @@ def health_metrics(
     if correct:
         found["health/correct_log_prob"] = float(torch.cat(correct).mean())
     return found
+
+
+def staleness_metrics(rollouts: Sequence[Rollout], version: int) -> dict[str, float]:
+    """Return how many versions behind the policy the weights were that sampled the query tokens with mask 1.
+
+    sd_search/stale_query_tokens: share of them from older weights than the policy's. sd_search/mixed_queries: share of
+    the queries whose tokens come from more than one version.
+
+    Args:
+        version: of the policy that is trained.
+    """
+    found = [version - sampled for rollout in rollouts for sampled in query_versions(rollout)]
+    spans = [
+        {version_at(r, j) for j in range(*span)} for r in rollouts for span in r.spans if span[0] < span[1]
+    ]
+    if not found:
+        return {}
+    return {
+        "sd_search/staleness_mean": _mean(found),
+        "sd_search/staleness_max": float(max(found)),
+        "sd_search/stale_query_tokens": _mean(staleness > 0 for staleness in found),
+        "sd_search/mixed_queries": _mean(len(versions) > 1 for versions in spans),
+    }
+
+
+def jsd_by_staleness(traces: Sequence[Trace], version: int) -> dict[str, float]:
+    """Return the mean divergence of the traced query tokens of each staleness, where some token is stale."""
+    found: dict[int, list[float]] = defaultdict(list)
+    for trace in traces:
+        starts = [start for start, _ in trace.versions]
+        for (start, _), values in zip(trace.spans, trace.divergence, strict=bool(trace.divergence)):
+            for token, value in enumerate(values, start):
+                if value is not None and starts:
+                    sampled = trace.versions[bisect_right(starts, token) - 1][1]
+                    found[version - sampled].append(value)
+    if not any(found.keys() - {0}):
+        return {}
+    return {f"sd_search/jsd_at_staleness/{age}": _mean(values) for age, values in sorted(found.items())}
 
 
 def prepared_metrics(inputs: Sequence[TeacherInputs]) -> dict[str, float]:

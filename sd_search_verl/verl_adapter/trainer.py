@@ -1,10 +1,13 @@
-"""``trainer.v1.trainer_mode=sd_search``: verl's synchronous trainer, with teacher rows before every actor update, run
-files that survive a kill, and alarms."""
+"""The method on any of verl's trainers: teacher rows before every actor update, run files that survive a kill, alarms.
+
+:mod:`.trainer_modes` puts it on the synchronous trainer and on the two asynchronous ones.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,7 @@ import ray
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 from verl.trainer.ppo.utils import Role
-from verl.trainer.ppo.v1.trainer_base import register_trainer
-from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.utils.debug import marked_timer
 
 from sd_search_verl import protocol as protocols
@@ -26,6 +28,8 @@ from sd_search_verl.protocol.base import Messages
 from sd_search_verl.protocol.prompt import encode_messages
 from sd_search_verl.protocol.token_bytes import token_texts
 from sd_search_verl.rollout.retriever_identity import describe, identify, require_same
+from sd_search_verl.rollout.types import Rollout
+from sd_search_verl.rollout.versions import mask_older_than
 from sd_search_verl.runs import writer
 from sd_search_verl.runs.console import format_step
 from sd_search_verl.runs.resume import save_with_checkpoint, truncate_after
@@ -38,7 +42,7 @@ from sd_search_verl.verl_adapter.grad_share import is_due
 from sd_search_verl.verl_adapter.loss import PREFIX
 from sd_search_verl.verl_adapter.non_finite_guard import stop_on_non_finite
 from sd_search_verl.verl_adapter.preflight import refuse_bad_start
-from sd_search_verl.verl_adapter.settings import read_health, read_sd_search, read_search
+from sd_search_verl.verl_adapter.settings import TRAINERS, read_health, read_sd_search, read_search
 from sd_search_verl.verl_adapter.validation import add_failed_sessions
 from sd_search_verl.verl_adapter.worker import SDActorRolloutRefWorker
 
@@ -46,10 +50,14 @@ from sd_search_verl.verl_adapter.worker import SDActorRolloutRefWorker
 logger = logging.getLogger("verl.sd_search")
 
 
-@register_trainer("sd_search")
-class SDSearchTrainer(PPOTrainerSync):
+class SDSearchMixin(PPOTrainer):
     """verl's loop, extended in ``_update_actor`` (teacher rows, traces), ``_compute_metrics`` (metrics, alarms) and in
-    loading and saving of checkpoints."""
+    loading and saving of checkpoints.
+
+    The first base of a trainer, before the one of verl that says when rollouts are made.
+    """
+
+    worker_cls: type[SDActorRolloutRefWorker] = SDActorRolloutRefWorker
 
     def __init__(self, config: DictConfig) -> None:
         self._sd_search = read_sd_search(config)
@@ -57,15 +65,18 @@ class SDSearchTrainer(PPOTrainerSync):
         self._health = read_health(config)
         refuse_bad_start(config)
         with open_dict(config):
-            # verl compares this string in many places; all but the trainer's class is the synchronous mode.
-            config.trainer.v1.trainer_mode = "sync"
+            # verl compares this string in many places; all but the trainer's class is its own mode.
+            config.trainer.v1.trainer_mode = TRAINERS[config.trainer.v1.trainer_mode]
             # Workers receive this part of the config only.
             config.actor_rollout_ref.sd_search = config.sd_search
         super().__init__(config)
         self._folder = Path(config.trainer.default_local_dir)
         self._batch: Any = None  # of the current step, after its update
         self._metrics: dict[str, Any] = {}  # of the current step, so far
-        self._questions: dict[str, int] = {}  # place of each question of the step, by verl's uid
+        self._questions: dict[
+            str, int
+        ] = {}  # place of each question that is not yet trained on, by verl's uid
+        self._places = count()
         self._history: list[dict[str, float]] = []
         self._alarmed: set[str] = set()
         self._began = 0.0
@@ -73,14 +84,16 @@ class SDSearchTrainer(PPOTrainerSync):
 
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
-        for role in (Role.ActorRollout, Role.ActorRolloutRef):
+        for role in (Role.Actor, Role.ActorRollout, Role.ActorRolloutRef):
             if role in self.role_worker_mapping:
-                self.role_worker_mapping[role] = ray.remote(SDActorRolloutRefWorker)
+                self.role_worker_mapping[role] = ray.remote(self.worker_cls)
 
     def _load_checkpoint(self) -> None:
         if self.config.trainer.resume_mode == "auto":
-            resume.point_to_whole_checkpoint(self._folder)
+            resume.point_to_whole_checkpoint(self._folder, buffered=self.trainer_mode != "sync")
         super()._load_checkpoint()
+        if self.trainer_mode != "sync":
+            data_plane.drop_trained()
         if self.config.trainer.get("val_only", False):
             return  # no training, so the run files stay unchanged
         retriever = identify(self._search.retriever_urls)
@@ -102,11 +115,16 @@ class SDSearchTrainer(PPOTrainerSync):
     def on_step_begin(self) -> None:
         super().on_step_begin()
         self._began = time.perf_counter()
-        self._questions.clear()
 
     def _submit_batch_to_rollout(self, batch: Any) -> int:
-        self._questions.update({uid: len(self._questions) + i for i, uid in enumerate(batch["uid"])})
+        self._questions.update({uid: next(self._places) for uid in batch["uid"]})
         return super()._submit_batch_to_rollout(batch)
+
+    def step(self, metrics: dict[str, Any], timing_raw: dict[str, float]) -> Any:
+        self._batch, self._metrics = super().step(metrics, timing_raw), metrics
+        for key in self._batch.keys:
+            self._questions.pop(key.rsplit("_", 2)[0], None)
+        return self._batch
 
     def _balance_batch(self, batch: Any, metrics: dict[str, Any], **options: Any) -> Any:
         data_plane.sort_rollouts(batch, self._questions)
@@ -115,7 +133,7 @@ class SDSearchTrainer(PPOTrainerSync):
     def _update_actor(self, batch: Any, metrics: dict[str, Any]) -> Any:
         alpha = alpha_at(self.global_steps, self._sd_search)
         step, ours = self._read_step(batch, alpha)
-        traced = writer.select_traced(step.rollouts, self._search.traces_per_step)
+        traced = self._select_traced(step)
         inputs: list[TeacherInputs] | None = None
         if alpha > 0 or self._sd_search.information_gain:
             with marked_timer("sd_search_prepare", self.timing_raw):
@@ -130,8 +148,7 @@ class SDSearchTrainer(PPOTrainerSync):
         metrics.update(ours | {"health/skipped_updates": float(is_skipped_update(metrics))})
         if self._health.stop_on_non_finite:
             stop_on_non_finite(self._folder, self.global_steps, step, batch, metrics)
-        self._write_traces(step, inputs, traced)
-        self._batch, self._metrics = batch, metrics
+        metrics.update(self._write_traces(step, inputs, traced))
         return batch
 
     def _prepare(
@@ -143,7 +160,7 @@ class SDSearchTrainer(PPOTrainerSync):
         blank: dict[str, Tensor] = {}
         if alpha > 0:
             inputs = build_teacher_inputs(
-                step.rollouts, config, self.tokenizer, self._encode, seed=self.global_steps
+                self._fresh(step.rollouts), config, self.tokenizer, self._encode, seed=self.global_steps
             )
             blank |= pack(TeacherInputs([], 0.0, [], 0))
             for place, (fields, item) in enumerate(zip(packed, inputs, strict=True)):
@@ -161,25 +178,44 @@ class SDSearchTrainer(PPOTrainerSync):
         if self.global_steps < self.config.trainer.critic_warmup:  # then verl does not update the actor
             step, ours = self._read_step(batch, alpha=0.0)
             metrics.update(ours)
-            self._write_traces(step, None, writer.select_traced(step.rollouts, self._search.traces_per_step))
-            self._batch, self._metrics = batch, metrics
+            self._write_traces(step, None, self._select_traced(step))
         return batch
+
+    @property
+    def _policy_version(self) -> int:
+        """Version of the weights before the step's update: the step that made them."""
+        return self.global_steps - 1
+
+    def _fresh(self, rollouts: list[Rollout]) -> list[Rollout]:
+        """Return the rollouts with mask 0 at the tokens that are too old to be distilled."""
+        limit = self._sd_search.max_staleness
+        if limit is None:
+            return rollouts
+        return [mask_older_than(rollout, self._policy_version - limit) for rollout in rollouts]
+
+    def _select_traced(self, step: data_plane.StepRollouts) -> list[int]:
+        # verl's separate mode updates several times a step; the first update's rollouts stand for the step.
+        limit = self._search.traces_per_step if self.local_trigger_step == 0 else 0
+        return writer.select_traced(step.rollouts, limit)
 
     def _read_step(self, batch: Any, alpha: float) -> tuple[data_plane.StepRollouts, dict[str, float]]:
         """Return the step's rollouts and their metrics; stop the run if too many of its searches failed."""
         step = data_plane.read_rollouts(batch, self._questions)
         step_metrics.check_failure_rate(step.rollouts, self._search)
-        sizes = self.config.actor_rollout_ref.rollout.n, self.config.data.train_batch_size
+        groups = self.config.data.train_batch_size // self.parameter_sync_step
+        sizes = self.config.actor_rollout_ref.rollout.n, groups
         return step, {
             f"{PREFIX}alpha": alpha,
             **step_metrics.search_metrics(step.rollouts),
             **step_metrics.group_metrics(step.rollouts, self._sd_search.hindsight),
             **step_metrics.health_metrics(step, *sizes, self._sd_search.hindsight),
+            **step_metrics.staleness_metrics(step.rollouts, self._policy_version),
         }
 
     def _write_traces(
         self, step: data_plane.StepRollouts, inputs: list[TeacherInputs] | None, traced: list[int]
-    ) -> None:
+    ) -> dict[str, float]:
+        """Append the step's traces, and return the metrics that are known of traced rollouts only."""
         credits = merge(self.actor_rollout_wg.take_credits()) if inputs is not None and traced else {}
         traces = []
         for i in traced:
@@ -192,6 +228,7 @@ class SDSearchTrainer(PPOTrainerSync):
             tokens = token_texts(rollout.response_ids, self.tokenizer)
             traces.append(Trace.of(self.global_steps, rollout, step.rewards[i], tokens, **more))
         writer.append_traces(self._folder, traces)
+        return step_metrics.jsd_by_staleness(traces, self._policy_version)
 
     def _compute_metrics(
         self, batch: Any, metrics: dict[str, Any], timing_raw: dict[str, float], global_steps: int, epoch: int
@@ -241,4 +278,4 @@ class SDSearchTrainer(PPOTrainerSync):
         for name in [name for name in metrics if name.startswith(f"actor/{PREFIX}")]:
             metrics[name.removeprefix("actor/")] = metrics.pop(name)
         if (seconds := metrics.pop(f"{PREFIX}teacher_s", None)) is not None:
-            self.timing_raw["sd_search_teacher"] = seconds
+            self.timing_raw["sd_search_teacher"] = self.timing_raw.get("sd_search_teacher", 0.0) + seconds

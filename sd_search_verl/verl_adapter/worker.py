@@ -10,9 +10,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from tensordict import TensorDict
+from torch.utils._pytree import tree_map_only
+from verl.experimental.separation.engine_workers import DetachActorWorker
 from verl.single_controller.base.decorator import Dispatch, make_nd_compute_dataproto_dispatch_fn, register
 from verl.utils import tensordict_utils as tu
-from verl.utils.device import get_device_id, get_torch_device
+from verl.utils.device import get_device_id, get_device_name, get_torch_device
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 from sd_search_verl.objectives.moving_average import MovingAverage
@@ -157,6 +159,17 @@ class SDActorRolloutRefWorker(ActorRolloutRefWorker):
     def take_credits(self) -> dict[int, Values]:
         """See :meth:`SDTrainingWorker.take_credits`."""
         return self.actor.take_credits()
+
+
+class SDDetachActorWorker(SDActorRolloutRefWorker, DetachActorWorker):
+    """The same for devices that only train: it can also put the weights of an earlier update back."""
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def save_model_to_cpu(self, n: int) -> None:
+        super().save_model_to_cpu(n)
+        if get_device_name() == "cpu":
+            # verl/utils/fsdp_utils.py (fsdp2_sharded_save_to_cpu) moves weights to the CPU, which copies none there.
+            self.cpu_saved_models[n] = tree_map_only(torch.Tensor, torch.clone, self.cpu_saved_models[n])
 
 
 def _average_file(checkpoint: str) -> Path:

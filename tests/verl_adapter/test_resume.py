@@ -25,7 +25,13 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
 
 from sd_search_verl.errors import UserError
-from sd_search_verl.verl_adapter.resume import TRACKER, before_saving, is_whole, point_to_whole_checkpoint
+from sd_search_verl.verl_adapter.resume import (
+    BUFFER,
+    TRACKER,
+    before_saving,
+    is_whole,
+    point_to_whole_checkpoint,
+)
 
 QUESTIONS, BATCH = 10, 3  # 3 batches an epoch, one question left over
 
@@ -95,6 +101,22 @@ def test_a_checkpoint_that_is_written_again_is_not_whole_meanwhile(tmp_path: Pat
     folder = save(tmp_path, 2)
     assert before_saving(tmp_path, 2) == folder
     assert not is_whole(folder)
+
+
+def test_an_asynchronous_run_needs_its_buffer_of_rollouts(tmp_path: Path) -> None:
+    """verl saves it after ``data.pt``; it moves the finished folder into place."""
+    (save(tmp_path, 2) / BUFFER).mkdir()
+    half = save(tmp_path, 4, mark=False)
+    (half / f"{BUFFER}.tmp").mkdir()
+    (tmp_path / TRACKER).write_text("")
+    point_to_whole_checkpoint(tmp_path, buffered=True)
+    assert (tmp_path / TRACKER).read_text() == "2"
+    # A synchronous run goes on asynchronously from the checkpoint that verl names: it has no buffer.
+    (tmp_path / TRACKER).write_text("4")
+    point_to_whole_checkpoint(tmp_path, buffered=True)
+    assert (tmp_path / TRACKER).read_text() == "4"
+    before_saving(tmp_path, 2)
+    assert not (tmp_path / "global_step_2" / BUFFER).exists()
 
 
 def loader(model: Path, data: Path, shuffle: bool) -> PPOTrainerSync:

@@ -16,12 +16,16 @@ from sd_search_verl.hindsight.teacher_inputs import build_teacher_inputs
 from sd_search_verl.protocol.base import Messages
 from sd_search_verl.rollout.retriever import RetrieverClient
 from sd_search_verl.rollout.types import Prompt, Rollout, Search
+from sd_search_verl.rollout.versions import mask_older_than
+from sd_search_verl.runs.schema import Trace
 from sd_search_verl.verl_adapter.data_plane import StepRollouts
 from sd_search_verl.verl_adapter.step_metrics import (
     SearchUnavailableError,
     check_failure_rate,
     health_metrics,
+    jsd_by_staleness,
     prepared_metrics,
+    staleness_metrics,
 )
 
 
@@ -113,3 +117,63 @@ def test_empty_and_shortened_blocks_are_counted_and_their_share_is_watched() -> 
     nothing_fits = found(16)
     assert nothing_fits["health/shortened_blocks"] == 1
     assert nothing_fits["sd_search/empty_blocks"] == sum(bool(rollout.spans) for rollout in rollouts) > 0
+
+
+def stale_step() -> list[Rollout]:
+    """The rollouts of a step at version 6, the even ones sampled by version 4 up to a query's second token."""
+    rollouts = [row.rollout for row in recorded_rows(byte_tokenizer())]
+    for place, rollout in enumerate(rollouts):
+        rollout.versions = [(0, 6)]
+        if place % 2 == 0 and rollout.spans:
+            rollout.versions = [(0, 4), (rollout.spans[0][0] + 2, 6)]
+    return rollouts
+
+
+def test_staleness_is_counted_in_query_tokens() -> None:
+    rollouts = stale_step()
+    mixed = [r for r in rollouts if len(r.versions) > 1]
+    tokens = sum(end - start for r in rollouts for start, end in r.spans)
+    found = staleness_metrics(rollouts, version=6)
+    assert len(mixed) > 2
+    assert found["sd_search/staleness_max"] == 2
+    assert found["sd_search/stale_query_tokens"] == pytest.approx(2 * len(mixed) / tokens)
+    assert found["sd_search/staleness_mean"] == pytest.approx(4 * len(mixed) / tokens)
+    assert found["sd_search/mixed_queries"] == len(mixed) / sum(len(r.spans) for r in rollouts)
+    assert staleness_metrics(rollouts, version=7)["sd_search/stale_query_tokens"] == 1
+    assert staleness_metrics([replace(r, versions=[]) for r in rollouts], version=6) == {}
+
+
+def test_rejected_and_too_old_tokens_leave_the_distillation_and_its_metrics() -> None:
+    tokenizer, rollouts = byte_tokenizer(), stale_step()
+    config = SDSearchConfig(max_staleness=1)
+
+    def scored(rollouts: list[Rollout]) -> list[int]:
+        inputs = build_teacher_inputs(rollouts, config, tokenizer, lambda m: tokenizer.encode(str(m)), 1)
+        return [sum(len(row.student_positions) for row in item.rows) for item in inputs]
+
+    whole, fresh = scored(rollouts), scored([mask_older_than(r, 6 - 1) for r in rollouts])
+    assert [before - after for before, after in zip(whole, fresh, strict=True)] == [
+        2 * (len(r.versions) > 1) for r in rollouts
+    ]
+    for rollout in rollouts:
+        rollout.response_mask = [0] * len(rollout.response_mask)  # all rejected
+    assert sum(scored(rollouts)) == 0
+    assert staleness_metrics(rollouts, version=6) == {}
+
+
+def test_divergence_by_staleness_is_of_traced_tokens() -> None:
+    rollouts = stale_step()
+    traces = []
+    for rollout in rollouts:
+        divergence = [
+            [0.5 if j < start + 2 else 0.1 for j in range(start, end)] for start, end in rollout.spans
+        ]
+        texts = ["x"] * len(rollout.response_ids)
+        traces.append(Trace.of(7, rollout, 0.0, texts, divergence=divergence, credit=divergence))
+    only_mixed = [trace for trace in traces if len(trace.versions) > 1 and len(trace.spans) == 1]
+    found = jsd_by_staleness(only_mixed, version=6)
+    assert found == {
+        "sd_search/jsd_at_staleness/0": pytest.approx(0.1),
+        "sd_search/jsd_at_staleness/2": pytest.approx(0.5),
+    }
+    assert jsd_by_staleness([trace for trace in traces if len(trace.versions) == 1], version=6) == {}

@@ -12,7 +12,7 @@ from sd_search_verl.config import ConfigError
 from sd_search_verl.finding import Finding, Rule
 from sd_search_verl.scoring import DEFAULT_METRIC
 from sd_search_verl.verl_adapter.preflight.objectives import check_objectives
-from sd_search_verl.verl_adapter.settings import AGENT_LOOP, REWARD, SECTIONS, TRAINER
+from sd_search_verl.verl_adapter.settings import AGENT_LOOP, REWARD, SECTIONS, TRAINER, TRAINERS
 
 _MODE = "trainer.v1.trainer_mode"
 _LOOP = "actor_rollout_ref.rollout.agent.default_agent_loop"
@@ -24,7 +24,7 @@ _LAST = "and put `- sd_search: default` below `- ppo_trainer` in a config's defa
 OTHER_TRAINER = Rule(
     _MODE,
     f"{_MODE}={{value}} is verl's own trainer: it trains without L_SD, whatever sd_search.alpha says",
-    f"set {_MODE}={TRAINER}, {_LAST}",
+    f"set {_MODE}={TRAINER} (or {', '.join(list(TRAINERS)[1:])}), {_LAST}",
 )
 OTHER_LOOP = Rule(
     _LOOP,
@@ -142,7 +142,7 @@ def has_sections(config: DictConfig) -> bool:
 def check_method(config: DictConfig) -> Iterator[Finding]:
     """Check that trainer, agent loop and reward are ours and verl's options fit them, from option values alone."""
     value = _value(config, _MODE)
-    if value != TRAINER:
+    if value not in TRAINERS:
         yield OTHER_TRAINER.finding(value=value)
     yield from _check_loop(config)
     yield from _check_reward(config)
