@@ -80,6 +80,8 @@ NAMES = [
     Name(f"{COLOCATED}.get_llm_client", ("self",), "verl_adapter/trainer_modes.py"),
     Name(f"{SEPARATE}.get_llm_client", ("self",), "verl_adapter/trainer_modes.py"),
     Name(f"{SEPARATE}._init_resource_pool_mgr", ("self",), "verl_adapter/trainer.py"),
+    Name(f"{SEPARATE}._setup", ("self",), "verl_adapter/trainer_modes.py"),
+    Name(f"{SEPARATE}._enable_hybrid_replicas", None, "verl_adapter/trainer_modes.py"),
     Name(f"{SEPARATE}.on_step_begin", ("self",), "verl_adapter/trainer.py"),
     # Requests that weight updates interrupt.
     Name(

@@ -16,7 +16,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from sd_search_verl.config import HealthConfig, SDSearchConfig, SearchConfig
-from sd_search_verl.verl_adapter.preflight import check_hindsight, check_keys, check_verl, compose
+from sd_search_verl.verl_adapter.preflight import check_hindsight, check_keys, check_method, check_verl, compose
 
 REPO = Path(__file__).resolve().parents[1]
 POLICIES = [f"qwen2.5_{size}_{kind}" for size in ("3b", "7b") for kind in ("base", "instruct")]
@@ -207,6 +207,30 @@ def test_the_ablations_change_one_field_each(tmp_path: Path) -> None:
     assert len({tuple(arguments) for arguments in found}) == 11
 
 
+@pytest.mark.parametrize("mode", ["colocate", "separate"])
+def test_the_papers_run_with_asynchronous_rollouts(mode: str, tmp_path: Path) -> None:
+    (arguments,) = trainings("paper_async.sh", "data", "run", mode, "seed=3", folder=tmp_path)
+    (sync,) = trainings("paper_sd_search.sh", "data", "run", "seed=3", folder=tmp_path)
+    config = composed(*arguments)
+    assert wrong_with(config) == []
+    assert [finding.found for finding in check_method(config)] == []
+    changed = {"trainer.v1.trainer_mode", "algorithm.rollout_correction.rollout_is"}
+    if mode == "separate":
+        rollout = "actor_rollout_ref.rollout"
+        changed |= {"actor_rollout_ref.hybrid_engine", "trainer.v1.separate_async.parameter_sync_step"}
+        changed |= {f"{rollout}.nnodes", f"{rollout}.n_gpus_per_node", f"{rollout}.checkpoint_engine.backend"}
+        changed |= {"trainer.n_gpus_per_node"}
+        assert config.data.train_batch_size == config.actor_rollout_ref.actor.ppo_mini_batch_size
+    assert differing(config, composed(*sync)) == changed
+
+
+def test_an_unknown_asynchronous_mode_is_refused(tmp_path: Path) -> None:
+    recipe = REPO / "recipes" / "paper_async.sh"
+    done = subprocess.run([recipe, "data", str(tmp_path), "both"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "colocate|separate" in done.stderr
+
+
 def test_a_wrong_ablation_is_named(tmp_path: Path) -> None:
     done = subprocess.run(
         [REPO / "recipes" / "paper_ablations.sh", "data", str(tmp_path), "labels"],
@@ -298,7 +322,7 @@ def test_a_recipe_without_arguments_says_how_it_is_used(recipe: str, tmp_path: P
         assert f"usage: {recipe} " in done.stderr
 
 
-@pytest.mark.parametrize("name", ["cpu", "cpu_demo", "cpu_smollm2", "cpu_wiki18_mini"])
+@pytest.mark.parametrize("name", ["cpu", "cpu_demo", "cpu_smollm2", "cpu_wiki18_mini", "cpu_separate_async"])
 def test_the_cpu_configs_compose(name: str) -> None:
     config = composed(f"--config-name={name}")
     if name == "cpu":  # a base: batch sizes are its users'

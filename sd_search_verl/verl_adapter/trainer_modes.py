@@ -7,6 +7,7 @@ sd_search_separate_async   devices for rollouts, which never stop, and devices f
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from verl.trainer.ppo.v1.trainer_base import register_trainer
@@ -37,6 +38,12 @@ class SDSearchSeparateAsyncTrainer(SDSearchMixin, PPOTrainerSeparateAsync):
     """The method on verl's asynchronous trainer with devices of its own for rollouts."""
 
     worker_cls = SDDetachActorWorker
+
+    def _setup(self) -> None:
+        if not self._enable_hybrid_replicas:
+            # verl 0.9.1 gives its own log line about this an argument that no logger takes.
+            logging.getLogger(PPOTrainerSeparateAsync.__module__).setLevel(logging.WARNING)
+        super()._setup()
 
     def get_llm_client(self) -> Any:
         return self.standalone_server_manager.get_client(client_cls=ResumingServerClient)

@@ -41,7 +41,7 @@ def test_a_mode_is_the_mixin_on_verls_trainer_and_nothing_else(mode: str) -> Non
     ours, theirs = get_trainer_cls(mode), get_trainer_cls(TRAINERS[mode])
     assert ours.__bases__ == (SDSearchMixin, theirs)
     own = {name for name in vars(ours) if not name.startswith("_")}
-    assert own <= {"get_llm_client", "worker_cls"}
+    assert own <= {"get_llm_client", "worker_cls"}  # beside _setup
     twice = {
         name
         for name in vars(SDSearchMixin).keys() & vars(theirs).keys()

@@ -86,6 +86,13 @@ LATE_REJECTION = Rule(
     "after the scored tokens were chosen: rejected rollouts would stay in L_SD",
     "set algorithm.rollout_correction.bypass_mode=False, or algorithm.rollout_correction.rollout_rs=null",
 )
+UNWEIGHTED = Rule(
+    "algorithm.rollout_correction.rollout_is",
+    f"{_MODE}={{value}} trains on tokens that older weights sampled, without importance weights: the gradient of "
+    "L_GRPO is biased",
+    "set algorithm.rollout_correction.rollout_is=token, unless this is meant",
+    warns=True,
+)
 NEVER_TRACED = Rule(
     "search.traces_per_step",
     "search.traces_per_step={traces} is less than a group (actor_rollout_ref.rollout.n={n}): whole groups are "
@@ -144,6 +151,8 @@ def check_method(config: DictConfig) -> Iterator[Finding]:
     value = _value(config, _MODE)
     if value not in TRAINERS:
         yield OTHER_TRAINER.finding(value=value)
+    if TRAINERS.get(value, "sync") != "sync" and not _value(config, UNWEIGHTED.name):
+        yield UNWEIGHTED.finding(value=value)
     yield from _check_loop(config)
     yield from _check_reward(config)
     yield from check_unsupported(config)
