@@ -1,12 +1,13 @@
 """Simulate training steps of the three trainer modes on 8 to 512 GPUs, with the retriever as a queue that all share.
 
-``python -m benchmarks.async_sim`` writes ``benchmarks/async_sim.csv``. Nothing is trained: turns, queries and latencies
-are drawn from what was recorded, and what a GPU does is a formula (:class:`Machine`), so ratios between modes and the
-number of replicas are the result, not seconds.
+``python -m benchmarks.async_sim`` writes ``benchmarks/async_sim.csv`` and the table of docs/async.md. Nothing is trained:
+turns, queries and latencies are drawn from what was recorded, and what a GPU does is a formula (:class:`Machine`), so
+ratios between modes and the number of replicas are the result, not seconds.
 
     generation   all running turns of an engine advance at one pace: token_s + batch_s * running seconds a token
     retrieval    a query waits for one of the ``replicas * cores`` cores of the retrievers, then takes its service time;
                  the share ``slow`` of the queries takes ``slow_factor`` times as long
+    sampling     the trainer looks every ``poll_s`` whether enough questions are complete, as verl's does
     update       train_s_per_rollout * rollouts / GPUs, during which colocated rollouts pause
 """
 
@@ -15,13 +16,16 @@ from __future__ import annotations
 import argparse
 import csv
 import heapq
+import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
 OUT = Path(__file__).with_suffix(".csv")
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "async.md"
+_BEGIN, _END = "<!-- table: made by benchmarks/async_sim.py -->", "<!-- end of table -->"
 MODES = ("sync", "colocate_async", "separate_async")
 STEPS, SKIPPED = 10, 3
 
@@ -38,7 +42,7 @@ on Natural Questions, in order of length."""
 
 SERVICE_S = 0.00065
 """CPU time of a query: our server, BM25, wiki18-mini, 512 clients (benchmarks/retriever.csv, median of 15)."""
-LATENCY_S = [(0.0, 0.0016), (0.5, 0.0032), (0.95, 0.0062), (0.99, 0.0095), (1.0, 0.019)]
+LATENCY_S = ((0.0, 0.0016), (0.5, 0.0032), (0.95, 0.0062), (0.99, 0.0095), (1.0, 0.019))
 """Its latency at 200 queries a second, as (share, seconds); only the values at 0.5, 0.95 and 0.99 were recorded."""
 
 
@@ -52,8 +56,11 @@ class Machine:
         token_s, batch_s: an engine's time for one token of each running turn: constant part, and part a running turn.
         train_s_per_rollout: GPU time of everything but rollouts.
         sync_s: handing the new weights on.
+        poll_s: between two looks for complete questions.
         service_factor: how much heavier a query is than :data:`SERVICE_S`.
         warmup: batches in flight before the first step, of the asynchronous modes.
+        turns: tokens of the turns of rollouts to draw from.
+        latency_s: points (share, seconds) of the latency of a query.
     """
 
     gpus: int = 8
@@ -63,6 +70,7 @@ class Machine:
     batch_s: float = 0.00004
     train_s_per_rollout: float = 0.1
     sync_s: float = 2.0
+    poll_s: float = 2.0
     rollout_share: float = 0.5
     replicas: int = 1
     cores: int = 16
@@ -70,7 +78,8 @@ class Machine:
     slow: float = 0.0
     slow_factor: float = 20.0
     warmup: int = 1
-    turns_factor: float = 1.0
+    turns: Sequence[tuple[int, ...]] = field(default=tuple(TURNS), repr=False)
+    latency_s: Sequence[tuple[float, float]] = field(default=LATENCY_S, repr=False)
 
 
 class Engine:
@@ -119,10 +128,8 @@ class Simulation:
             question = len(self.begun)
             self.begun[question], self.open[question] = self.step, self.machine.group
             for _ in range(self.machine.group):
-                turns = self.draw.choice(TURNS)
-                tokens = [max(1, round(count * self.machine.turns_factor)) for count in turns]
-                rollout = len(self.rollouts)
-                self.rollouts.append((question, tokens, rollout % len(self.engines)))
+                turns, rollout = self.draw.choice(self.machine.turns), len(self.rollouts)
+                self.rollouts.append((question, list(turns), rollout % len(self.engines)))
                 self._generate(rollout)
 
     def run(self, until: Callable[[], bool], limit: float = float("inf")) -> None:
@@ -177,7 +184,7 @@ class Simulation:
         begin = max(self.now, ready)
         heapq.heappush(self.free, begin + SERVICE_S * machine.service_factor * slow)
         self.waits.append(begin - self.now)
-        latency = _quantile(LATENCY_S, self.draw.random()) * machine.service_factor * slow
+        latency = _quantile(machine.latency_s, self.draw.random()) * machine.service_factor * slow
         heapq.heappush(self.events, (begin + latency, -1, rollout))
 
 
@@ -203,7 +210,9 @@ def simulate(mode: str, machine: Machine, seed: int = 0) -> dict[str, float]:
     for step in range(1, STEPS + 1):
         world.step = step
         world.submit(batch)
+        looked = world.now
         world.run(lambda: len(world.complete) >= batch)
+        world.run(lambda: False, looked + math.ceil((world.now - looked) / machine.poll_s) * machine.poll_s)
         sampled = sorted(world.complete, key=world.begun.__getitem__)[:batch]
         world.complete = [question for question in world.complete if question not in set(sampled)]
         staleness += [step - max(world.begun[question], 1) for question in sampled]
@@ -247,7 +256,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--gpus", type=int, nargs="+", default=[8, 16, 32, 64, 128, 256, 512])
+    parser.add_argument("--gpus", type=int, nargs="+", default=[8, 32, 128, 512])
     parser.add_argument("--service-factor", type=float, nargs="+", default=[1.0, 100.0])
     parser.add_argument("--slow", type=float, nargs="+", default=[0.0, 0.05])
     parser.add_argument("--out", type=Path, default=OUT)
@@ -264,13 +273,37 @@ def main() -> None:
                     for replicas in sorted({1, needed}):
                         found = simulate(mode, replace(machine, replicas=replicas))
                         rounded = {name: round(value, 4) for name, value in found.items()}
-                        row = {"mode": mode, **asdict(replace(machine, replicas=replicas)), **rounded}
-                        rows.append({**row, "replicas_needed": needed})
+                        row = {
+                            "mode": mode,
+                            **asdict(replace(machine, replicas=replicas, turns=(), latency_s=())),
+                        }
+                        rows.append({**row, **rounded, "replicas_needed": needed})
                         print(mode, gpus, factor, slow, replicas, rounded, flush=True)
     with args.out.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
         writer.writerows(rows)
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), args.out), encoding="utf-8")
+
+
+def page(text: str, path: Path) -> str:
+    """Return the page with its table replaced by that of a CSV: each mode with the replicas that it needs."""
+    with path.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["replicas"] == row["replicas_needed"]]
+    cases: dict[tuple[str, str, str], dict[str, dict[str, str]]] = {}
+    for row in rows:
+        cases.setdefault((row["gpus"], row["service_factor"], row["slow"]), {})[row["mode"]] = row
+    lines = [
+        "| GPUs | cost of a query | late queries | sync | colocated | separate | replicas: sync, colocated, separate |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for (gpus, factor, slow), modes in cases.items():
+        seconds = [f"{float(modes[mode]['step_s']):.1f} s" for mode in MODES]
+        replicas = ", ".join(modes[mode]["replicas"] for mode in MODES)
+        cells = [gpus, f"{float(factor) * SERVICE_S * 1000:.2g} ms", f"{float(slow):.0%}", *seconds, replicas]
+        lines.append(f"| {' | '.join(cells)} |")
+    head, _, rest = text.partition(_BEGIN)
+    return f"{head}{_BEGIN}\n\n{chr(10).join(lines)}\n\n{_END}{rest.partition(_END)[2]}"
 
 
 if __name__ == "__main__":

@@ -16,7 +16,13 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from sd_search_verl.config import HealthConfig, SDSearchConfig, SearchConfig
-from sd_search_verl.verl_adapter.preflight import check_hindsight, check_keys, check_method, check_verl, compose
+from sd_search_verl.verl_adapter.preflight import (
+    check_hindsight,
+    check_keys,
+    check_method,
+    check_verl,
+    compose,
+)
 
 REPO = Path(__file__).resolve().parents[1]
 POLICIES = [f"qwen2.5_{size}_{kind}" for size in ("3b", "7b") for kind in ("base", "instruct")]

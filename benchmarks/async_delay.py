@@ -1,0 +1,139 @@
+"""Time the synchronous and the colocated asynchronous mode on a CPU, with a retriever that answers some queries late.
+
+A proxy before the retriever holds every query for ``--delay`` seconds, and the share ``--slow`` of them twenty times as
+long. Pairs of runs alternate which mode comes first. Appends to ``benchmarks/async_delay.csv``; pairs that are in it
+are not run again.
+
+    python -m benchmarks.async_delay --inputs WORLD --out runs/delay --pairs 5
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import http.client
+import json
+import random
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from benchmarks.machine import device_name
+from sd_search_verl.launch.retriever import build_index, serving_index
+
+OUT = Path(__file__).with_suffix(".csv")
+CONFIGS = Path(__file__).resolve().parents[1] / "hydra_configs"
+MODES = {"sync": "sd_search", "colocate_async": "sd_search_colocate_async"}
+FACTOR = 20
+
+
+@contextmanager
+def slow_proxy(url: str, delay: float, slow: float, seed: int) -> Iterator[str]:
+    """Serve a retriever through delays while the context lasts; yields the new /retrieve address."""
+    target, draw, lock = urlsplit(url), random.Random(seed), threading.Lock()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def _forward(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            if self.path.startswith("/retrieve"):
+                with lock:
+                    late = draw.random() < slow
+                time.sleep(delay * (FACTOR if late else 1))
+            connection = http.client.HTTPConnection(target.hostname or "", target.port, timeout=60)
+            kept = {"Content-Type": self.headers.get("Content-Type", "application/json")}
+            connection.request(self.command, self.path, body or None, kept)
+            answer = connection.getresponse()
+            content = answer.read()
+            connection.close()
+            self.send_response(answer.status)
+            self.send_header("Content-Type", answer.headers.get("Content-Type", "application/json"))
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST = _forward
+
+        def log_message(self, format: str, *args: object) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/retrieve"
+    finally:
+        server.shutdown()
+
+
+def run(mode: str, folder: Path, inputs: Path, url: str, steps: int) -> dict[str, float]:
+    """Train, and return the seconds of all steps, their rollouts, and the mean staleness."""
+    command = [sys.executable, "-m", "sd_search_verl.cli", "local", "--run", str(folder)]
+    command += ["--inputs", str(inputs), "--config-dir", str(CONFIGS), "--config", "cpu_demo"]
+    command += ["--retriever", url, "--steps", str(steps), f"trainer.v1.trainer_mode={MODES[mode]}"]
+    command += ["algorithm.rollout_correction.rollout_is=token", "search.timeout_s=60"]
+    with (folder.parent / f"{folder.name}.log").open("w") as log:
+        subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {
+        "seconds": sum(line["timing_s/step"] for line in lines),
+        "seconds_update": sum(line["timing_s/update_actor"] for line in lines),
+        "latency_s_p99": max(line["search/latency_s_p99"] for line in lines),
+        "staleness_mean": statistics.mean(line.get("sd_search/staleness_mean", 0.0) for line in lines),
+        "reward": statistics.mean(line["critic/score/mean"] for line in lines),
+    }
+
+
+def main() -> None:
+    """Run the pairs that are missing and print the ratios."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--inputs", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--delay", type=float, default=0.4)
+    parser.add_argument("--slow", type=float, default=0.05)
+    parser.add_argument("--csv", type=Path, default=OUT)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    rows = list(csv.DictReader(args.csv.open())) if args.csv.exists() else []
+    corpus, index = args.inputs / "corpus.jsonl", args.out / "index"
+    if not index.exists():
+        build_index(corpus, index)
+    with serving_index(corpus, index, args.out) as url:
+        for pair in range(args.pairs):
+            for mode in list(MODES)[:: 1 if pair % 2 == 0 else -1]:
+                if any(row["pair"] == str(pair) and row["mode"] == mode for row in rows):
+                    continue
+                with slow_proxy(url, args.delay, args.slow, pair) as proxy:
+                    found = run(mode, args.out / f"{mode}-{pair}", args.inputs, proxy, args.steps)
+                values = {name: round(value, 4) for name, value in found.items()}
+                row = {"device": device_name("cpu"), "pair": pair, "mode": mode, "steps": args.steps}
+                rows.append({name: str(v) for name, v in (row | {"delay_s": args.delay, **values}).items()})
+                with args.csv.open("w", newline="") as file:
+                    writer = csv.DictWriter(file, rows[0].keys())
+                    writer.writeheader()
+                    writer.writerows(rows)
+                print(rows[-1], flush=True)
+    print(ratios(rows))
+
+
+def ratios(rows: list[dict[str, str]]) -> list[float]:
+    """Return colocated over synchronous seconds of each whole pair."""
+    seconds = {(row["pair"], row["mode"]): float(row["seconds"]) for row in rows}
+    pairs = sorted({pair for pair, _ in seconds})
+    both = [pair for pair in pairs if all((pair, mode) in seconds for mode in MODES)]
+    return [seconds[pair, "colocate_async"] / seconds[pair, "sync"] for pair in both]
+
+
+if __name__ == "__main__":
+    main()
