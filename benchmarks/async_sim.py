@@ -1,6 +1,6 @@
 """Simulate training steps of the three trainer modes on 8 to 512 GPUs, with the retriever as a queue that all share.
 
-``python -m benchmarks.async_sim`` writes ``benchmarks/async_sim.csv`` and the table of docs/async.md. Nothing is trained:
+``python -m benchmarks.async_sim`` writes ``benchmarks/async_sim.csv`` and the table of docs/async.md. Nothing is run:
 turns, queries and latencies are drawn from what was recorded, and what a GPU does is a formula (:class:`Machine`), so
 ratios between modes and the number of replicas are the result, not seconds.
 

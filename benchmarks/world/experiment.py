@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from benchmarks.world import arms, oracle
+from sd_search_verl.rollout.types import Rollout
 from sd_search_verl.world.config import CHECKPOINT, TrainConfig
 from sd_search_verl.world.facts import World
 from sd_search_verl.world.files import difficulty
@@ -64,11 +66,16 @@ COLUMNS = [column.name for column in fields(EvaluationRow)]
 
 
 def run(
-    arm: str, config: TrainConfig, checkpoint: Path = CHECKPOINT, alpha: float | None = None
+    arm: str,
+    config: TrainConfig,
+    checkpoint: Path = CHECKPOINT,
+    alpha: float | None = None,
+    sample: Callable[..., list[Rollout]] = rollouts,
 ) -> list[EvaluationRow]:
     """Train one arm in the checkpoint's world; equal arguments give equal rows.
 
-    Arms of one seed see the same world and questions. ``alpha``: in place of the arm's own.
+    Arms of one seed see the same world and questions. ``alpha``: in place of the arm's own. ``sample``: makes the
+    training rollouts.
 
     Raises:
         ValueError: no such arm.
@@ -83,7 +90,7 @@ def run(
     )
     evaluator.evaluate(0)
     world = evaluator.world
-    train(model, tokenizer, world, chosen.method, config, evaluator.after_step, chosen.retarget)
+    train(model, tokenizer, world, chosen.method, config, evaluator.after_step, chosen.retarget, sample)
     return evaluator.rows
 
 

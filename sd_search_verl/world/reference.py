@@ -91,12 +91,14 @@ def train(
     config: TrainConfig,
     after_step: Callable[[Step], None],
     retarget: Callable[[Tensor, Sequence[TeacherInputs], Any, World], Tensor] = lambda logits, *_: logits,
+    sample: Callable[..., list[Rollout]] = rollouts,
 ) -> None:
     """Train ``model`` in place, on batches of fresh rollouts.
 
     Args:
         model: a causal language model of transformers, fp32.
         retarget: replaces the teacher's logits; for controls.
+        sample: makes the rollouts; for those of older weights.
         after_step: called after every update.
     """
     optimizer = torch.optim.AdamW(
@@ -110,7 +112,7 @@ def train(
         first = (number - 1) * config.questions
         chosen = [pool[(first + i) % len(pool)] for i in range(config.questions)]
         asked = [question for question in chosen for _ in range(config.group)]
-        batch = rollouts(model, tokenizer, world, asked, seed=config.seed * 1_000_003 + number)
+        batch = sample(model, tokenizer, world, asked, seed=config.seed * 1_000_003 + number)
         rewards = torch.tensor([rollout.em for rollout in batch])
 
         # 2. Hindsight: the group's queries and outcomes, in front of each rollout's own tokens.
