@@ -27,7 +27,7 @@ OUT = Path(__file__).with_suffix(".csv")
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "async.md"
 _BEGIN, _END = "<!-- table: made by benchmarks/async_sim.py -->", "<!-- end of table -->"
 MODES = ("sync", "colocate_async", "separate_async")
-STEPS, SKIPPED = 10, 3
+STEPS, SKIPPED = 8, 2
 
 # fmt: off
 TURNS: list[tuple[int, ...]] = [
