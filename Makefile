@@ -2,6 +2,9 @@
 # make demo-llm   the same with SmolLM2-135M on real questions, in half an hour; results in runs/smollm2/
 # make test   install, then all tests
 # make lint   install, then ruff and mypy
+# make docs   install, then the documentation's site in site/
+# make release-check   build wheel and sdist into dist/, install each in a clean environment of $(PYTHON), and use it there
+# make licenses        licence list and SBOM of the CPU set
 PYTHON ?= python3.11
 VENV ?= .venv
 # PyTorch's own package index for CPU wheels, needed where the default index answers `torch` with a CUDA build.
@@ -36,6 +39,24 @@ lint: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
+
+docs: $(VENV)/.dev
+	$(VENV)/bin/python -m mkdocs build --strict
+
+RELEASE = build/release
+$(RELEASE)/tools: requirements/release.txt
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet -r requirements/release.txt
+	@touch $@
+
+release-check: $(RELEASE)/tools
+	rm -rf dist
+	$(RELEASE)/tools/bin/python -m build --outdir dist
+	$(RELEASE)/tools/bin/twine check --strict dist/*
+	for file in dist/*; do requirements/use_release.sh $(PYTHON) $$file $(RELEASE)/clean || exit 1; done
+
+licenses: $(VENV)/.cpu $(RELEASE)/tools
+	$(RELEASE)/tools/bin/python requirements/describe.py $(VENV)/bin/python
 
 install: $(VENV)/.cpu
 
@@ -79,4 +100,4 @@ install-gpu:
 	$(PYTHON) -m pip install --no-deps -e .
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info
+	rm -rf $(VENV) runs build dist site *.egg-info

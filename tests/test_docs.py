@@ -15,7 +15,15 @@ from typing import Any
 import pytest
 
 REPO = Path(__file__).resolve().parents[1]
-PAGES = sorted([REPO / "README.md", REPO / "CONTRIBUTING.md", *(REPO / "docs").glob("*.md")])
+PAGES = sorted(
+    [
+        *(
+            REPO / name
+            for name in ("README.md", "CONTRIBUTING.md", "AGENTS.md", "recipes/verl_recipe/README.md")
+        ),
+        *(REPO / "docs").glob("*.md"),
+    ]
+)
 HISTORY = {"log.md"}
 """Pages that tell what was tried, under the names of their day."""
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -16,6 +19,7 @@ import yaml
 from support import build_context
 
 from sd_search_verl import __version__
+from sd_search_verl.supported import SUPPORTED
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -121,3 +125,37 @@ def test_the_versions_agree() -> None:
     assert f'version="{__version__}"' in (REPO / "setup.py").read_text()
     assert yaml.safe_load((REPO / "CITATION.cff").read_text())["version"] == __version__
     assert f"\n## {__version__} " in (REPO / "CHANGELOG.md").read_text()
+
+
+def test_the_versions_of_verl_are_stated_once() -> None:
+    required = f"verl{SUPPORTED['verl']}\n"
+    assert (REPO / "REQUIRED_VERL.txt").read_text() == required
+    assert (REPO / "recipes" / "verl_recipe" / "REQUIRED_VERL.txt").read_text() == required
+
+
+@pytest.mark.parametrize("path", sorted((REPO / ".github").rglob("*.yml")), ids=lambda path: path.name)
+def test_workflows_and_templates_are_yaml_and_run_what_exists(path: Path) -> None:
+    read = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if path.parent.name == "workflows":
+        targets = re.findall(r"^([\w-]+):", (REPO / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+        for job in read["jobs"].values():
+            for step in job["steps"]:
+                for target in re.findall(r"^make ([\w-]+)", step.get("run", ""), re.MULTILINE):
+                    assert target in targets, target
+                for module in re.findall(r"-m (benchmarks\.\w+)", step.get("run", "")):
+                    assert (REPO / f"{module.replace('.', '/')}.py").exists(), module
+    elif path.name != "config.yml":
+        assert read["name"]
+        assert all(part["type"] in {"textarea", "input", "markdown"} for part in read["body"])
+
+
+def test_licences_and_bill_of_materials_are_those_of_the_pins() -> None:
+    pins = runpy.run_path(str(REPO / "requirements" / "pins.py"))["pins"]("cpu")
+    rows = re.findall(
+        r"^\| (\S+) \| (\S+) \| (.+) \|$", (REPO / "requirements" / "licenses.md").read_text(), re.MULTILINE
+    )
+    found = {name: version for name, version, licence in rows[2:]}
+    assert found == pins, "run make licenses"
+    assert not any(licence == "not installed" for _, _, licence in rows)
+    bom = json.loads((REPO / "requirements" / "sbom.cdx.json").read_text(encoding="utf-8"))
+    assert {part["name"]: part["version"] for part in bom["components"]} == pins
