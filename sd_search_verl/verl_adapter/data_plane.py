@@ -5,6 +5,7 @@ The only module that calls ``transfer_queue``, so that a change of verl's data p
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,7 +65,7 @@ def sort_rollouts(batch: Any, questions: Mapping[str, int]) -> None:
 def _place(key: str, questions: Mapping[str, int]) -> tuple[int, str, int, int]:
     uid, session, index = key.rsplit("_", 2)
     # Questions restored from a checkpoint, and those of a batch that verl loads instead of rolling it out, have none.
-    return questions.get(uid, -1), uid, int(session), int(index)
+    return questions.get(uid, sys.maxsize), uid, int(session), int(index)
 
 
 def read_rollouts(batch: Any, questions: Mapping[str, int]) -> StepRollouts:
