@@ -322,3 +322,13 @@ def test_the_glossary_names_every_term_once() -> None:
     )
     terms = [term.strip() for row in rows if row not in {"term", "---"} for term in row.split(",")]
     assert len(terms) == len(set(terms)) > 40
+
+
+def test_every_entry_of_the_log_has_date_area_idea_and_verdict() -> None:
+    text = (REPO / "docs" / "log.md").read_text(encoding="utf-8")
+    entries = re.split(r"^- ", text, flags=re.MULTILINE)[1:]
+    assert len(entries) > 80
+    for entry in entries:
+        found = re.match(r"\*\*(2026-\d\d-\d\d) · [a-z]+ · \S.*?\*\*", entry, re.DOTALL)
+        assert found, f"not '**date · area · idea**': {entry[:80]}"
+        assert re.search(r"\*Verdict: .+\.\*\s*$", entry, re.DOTALL), f"no verdict: {entry[:80]}"
