@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -138,24 +139,30 @@ def play(cuts: list[int], **limits: Any) -> tuple[Rollout, Any, Server]:
     return rollout, output, server
 
 
-WHOLE, WHOLE_OUTPUT, _ = play([])
+@cache
+def whole() -> tuple[Rollout, Any]:
+    """The rollout that nothing interrupts, and what verl is given of it."""
+    rollout, output, _ = play([])
+    return rollout, output
 
 
 def test_the_uninterrupted_rollout_has_one_version() -> None:
-    assert WHOLE.status == "answered"
-    assert WHOLE.queries == ["who wrote it?", "second"]
-    assert WHOLE.versions == [(0, 5)]
-    assert WHOLE_OUTPUT.extra_fields["max_global_steps"] == 5
+    rollout, output = whole()
+    assert rollout.status == "answered"
+    assert rollout.queries == ["who wrote it?", "second"]
+    assert rollout.versions == [(0, 5)]
+    assert output.extra_fields["max_global_steps"] == 5
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 12), max_size=25))
 def test_aborts_change_nothing_but_the_versions(cuts: list[int]) -> None:
     rollout, output, server = play(cuts)
-    for name, value in vars(WHOLE).items():
+    expected, expected_output = whole()
+    for name, value in vars(expected).items():
         if name != "versions":
             assert getattr(rollout, name) == value, name
-    assert output.response_logprobs == WHOLE_OUTPUT.response_logprobs
+    assert output.response_logprobs == expected_output.response_logprobs
     spans = [span for span in rollout.spans if span[0] < span[1]]
     assert spans == query_spans(rollout.response_ids, TOKENIZER, R1, rollout.response_mask)
     # Versions never fall, and are those of the first and last attempt that wrote something.
@@ -191,13 +198,13 @@ def test_a_stop_string_that_straddles_the_abort_still_ends_the_turn(tag: str) ->
     text = TURNS[2][: TURNS[2].index("</search>")] + tag
     cuts = [10**6, 10**6, len(TOKENIZER.encode(text, add_special_tokens=False))]
     rollout, *_ = play(cuts)
-    assert rollout.response_ids == WHOLE.response_ids
+    assert rollout.response_ids == whole()[0].response_ids
     assert "too late" not in rollout.response
     assert "made up" not in rollout.response
 
 
 def test_the_limit_of_a_turn_counts_over_attempts() -> None:
-    whole, *_ = play([], max_turn_tokens=9, max_turns=2)
+    uncut, *_ = play([], max_turn_tokens=9, max_turns=2)
     parts, _, server = play([2, 3, 1], max_turn_tokens=9, max_turns=2)
-    assert whole.response_ids == parts.response_ids
+    assert uncut.response_ids == parts.response_ids
     assert [limit for turn, limit in server.asked if turn == 0] == [9, 7, 4, 3]

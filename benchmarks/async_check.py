@@ -1,0 +1,107 @@
+"""Check the simulation of ``benchmarks.async_sim`` against the runs of ``benchmarks.async_delay`` on a CPU.
+
+The machine is taken from each pair's synchronous run: turns from its traces, times of update and hand-over from its
+metrics, and the time of a token so that the simulated synchronous steps take as long as the measured ones. What is
+checked is the colocated mode's time, of which nothing was used. Writes ``benchmarks/async_check.csv``.
+
+    python -m benchmarks.async_check --runs runs/delay
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import statistics
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from benchmarks.async_delay import FACTOR
+from benchmarks.async_delay import OUT as MEASURED
+from benchmarks.async_sim import Machine, simulate
+
+OUT = Path(__file__).with_suffix(".csv")
+QUESTIONS = 8
+
+
+def machine_of(folder: Path, delay: float, slow: float) -> Machine:
+    """Return the machine of a synchronous run whose queries were held for ``delay`` seconds."""
+    steps, traces = (
+        [json.loads(line) for line in (folder / name).read_text().splitlines()]
+        for name in ("metrics.jsonl", "traces.jsonl")
+    )
+    sync = statistics.mean(step["timing_s/update_weights"] for step in steps)
+    update = statistics.mean(step["timing_s/step"] - step["timing_s/gen"] for step in steps) - sync
+    return Machine(
+        gpus=1,
+        questions=QUESTIONS,
+        replicas=64,
+        train_s_per_rollout=update / (5 * QUESTIONS),
+        sync_s=sync,
+        batch_s=0.0,
+        slow=slow,
+        slow_factor=FACTOR,
+        turns=tuple(turns_of(trace) for trace in traces),
+        latency_s=((0.0, delay), (1.0, delay)),
+    )
+
+
+def turns_of(trace: dict[str, Any]) -> tuple[int, ...]:
+    """Return the tokens of each turn of the policy."""
+    runs = [(wrote, len(list(run))) for wrote, run in groupby(trace["mask"])]
+    return tuple(length for wrote, length in runs if wrote)
+
+
+def mean_step(mode: str, machine: Machine, seeds: int = 20) -> float:
+    """Return the simulated seconds of a step, over seeds."""
+    return statistics.mean(simulate(mode, machine, seed)["step_s"] for seed in range(seeds))
+
+
+def fitted(machine: Machine, step_s: float) -> Machine:
+    """Return the machine with the time of a token with which a synchronous step takes ``step_s``."""
+    low, high = 0.0005, 0.5
+    for _ in range(14):
+        middle = (low * high) ** 0.5
+        slower = mean_step("sync", replace(machine, token_s=middle)) > step_s
+        low, high = (low, middle) if slower else (middle, high)
+    return replace(machine, token_s=low)
+
+
+def main() -> None:
+    """Compare measured and simulated ratios, pair by pair."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=Path, required=True, help="folder of the measured runs")
+    parser.add_argument("--slow", type=float, default=0.05)
+    args = parser.parse_args()
+    measured: dict[str, dict[str, dict[str, str]]] = {}
+    for row in csv.DictReader(MEASURED.open()):
+        measured.setdefault(row["pair"], {})[row["mode"]] = row
+    rows = []
+    for pair, modes in measured.items():
+        if len(modes) < 2:
+            continue
+        steps = {mode: float(row["seconds"]) / int(row["steps"]) for mode, row in modes.items()}
+        machine = machine_of(args.runs / f"sync-{pair}", float(modes["sync"]["delay_s"]), args.slow)
+        machine = fitted(machine, steps["sync"])
+        found = mean_step("colocate_async", machine)
+        row = {
+            "pair": pair,
+            "sync_s": steps["sync"],
+            "token_s": machine.token_s,
+            "colocate_measured_s": steps["colocate_async"],
+            "colocate_simulated_s": found,
+        }
+        rows.append({name: value if name == "pair" else f"{value:.4f}" for name, value in row.items()})
+        print(rows[-1], flush=True)
+    with OUT.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
