@@ -13,6 +13,7 @@ from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
 from . import openapi
+from .document import DocumentEndpoint
 from .endpoint import RetrieveEndpoint
 from .settings import Settings
 from .state import ServerState
@@ -30,6 +31,7 @@ class Application(Router):
         self._on_loaded = on_loaded
         routes = [
             JsonRoute("/retrieve", RetrieveEndpoint(self.server), methods=["POST"]),
+            JsonRoute("/document/{id:path}", DocumentEndpoint(self.server).answer, methods=["GET", "POST"]),
             JsonRoute("/health", self.health),
             JsonRoute("/ready", self.ready),
             JsonRoute("/metrics", self.metrics),

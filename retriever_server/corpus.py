@@ -16,6 +16,7 @@ from typing import BinaryIO, cast
 import numpy as np
 import orjson
 
+from .backends.base import NoLookupError
 from .errors import RetrieverError
 
 SHOWN_BAD_LINES = 20
@@ -150,14 +151,21 @@ def passages(path: Path) -> Iterator[tuple[bytes, str, str]]:
             yield line, passage_id, contents
 
 
+def ids_by_hash(scan: Scan) -> np.ndarray:
+    """Return ``[2, passages]``: the hashes of all ids in order, and the row of each."""
+    order = np.argsort(scan.id_hashes, kind="stable")
+    return np.stack([scan.id_hashes[order], order.astype(np.uint64)])
+
+
 class CorpusDocuments:
     """Passages as JSON bytes, read from the corpus file; only the system's page cache holds them.
 
     Not memory-mapped: reading a mapping of a file that has been truncated kills the process (SIGBUS).
     """
 
-    def __init__(self, corpus: Path, starts: Path) -> None:
+    def __init__(self, corpus: Path, starts: Path, ids: Path | None = None) -> None:
         self._path = corpus
+        self._ids = np.load(ids, mmap_mode="r") if ids and ids.is_file() else None
         self._starts = memoryview(np.load(starts, mmap_mode="r"))  # indexed faster than an array
         self._file = os.open(corpus, os.O_RDONLY)
         os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_RANDOM)
@@ -176,6 +184,22 @@ class CorpusDocuments:
         if self._now() != self._state:
             raise CorpusError(f"{self._path} was changed while it is served. Fix: restore it and restart.")
         return lines
+
+    def by_id(self, passage_id: str) -> bytes | None:
+        """Return the passage with this id, or None.
+
+        Raises:
+            NoLookupError: the index was built without ids.
+        """
+        if self._ids is None:
+            raise NoLookupError("this index was built without ids. Fix: build it again with build_index.")
+        wanted = np.uint64(id_hash(passage_id))
+        hashes, rows = self._ids
+        place = int(np.searchsorted(hashes, wanted))
+        if place == len(hashes) or hashes[place] != wanted:
+            return None
+        (line,) = self.get([int(rows[place])])
+        return line if orjson.loads(line)["id"] == passage_id else None
 
     def _line(self, row: int) -> bytes:
         start = self._starts[row]

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
+from .document import DocumentRange, DocumentResponse
 from .schema import ErrorResponse, RetrieveResponse, request_model
 from .settings import Settings
 
@@ -19,6 +20,11 @@ ERRORS = {
     503: "the index is still loading; wait for Retry-After seconds",
     504: "the deadline passed",
 }
+DOCUMENT_ERRORS = {
+    **{status: ERRORS[status] for status in (400, 408, 413, 422, 500, 503)},
+    404: "no document has this id",
+    501: "the back end has no documents by id",
+}
 STATUS = {"type": "object", "required": ["status"], "properties": {"status": {"type": "string"}}}
 EXAMPLE = {"queries": ["who built the eiffel tower"], "topk": 3, "return_scores": True}
 DOCUMENT = {"id": "17", "contents": '"Eiffel Tower"\nThe Eiffel Tower is a tower in Paris.'}
@@ -28,7 +34,11 @@ def document(settings: Settings) -> dict[str, Any]:
     """Return the OpenAPI document of a server with these settings."""
     request = request_model(settings)
     references, schemas = models_json_schema(
-        [(request, "validation"), (RetrieveResponse, "serialization"), (ErrorResponse, "serialization")],
+        [
+            (request, "validation"),
+            (DocumentRange, "validation"),
+            *((model, "serialization") for model in (RetrieveResponse, DocumentResponse, ErrorResponse)),
+        ],
         ref_template="#/components/schemas/{model}",
     )
     error = references[ErrorResponse, "serialization"]
@@ -49,6 +59,20 @@ def document(settings: Settings) -> dict[str, Any]:
             **{str(status): _json(text, error) for status, text in ERRORS.items()},
         },
     }
+    read = {
+        "summary": "A document by its id, whole or a range of its characters",
+        "responses": {
+            "200": _json(
+                "the document with the wanted characters of its contents",
+                references[DocumentResponse, "serialization"],
+                {"document": DOCUMENT, "offset": 0, "total": len(DOCUMENT["contents"])},
+            ),
+            **{str(status): _json(text, error) for status, text in DOCUMENT_ERRORS.items()},
+        },
+    }
+    schema = DocumentRange.model_json_schema()["properties"]
+    query = [{"name": name, "in": "query", "schema": schema[name]} for name in ("offset", "length")]
+    body = {"content": {"application/json": {"schema": references[DocumentRange, "validation"]}}}
     settled = {"k1": 0.9, "b": 0.4, "max_query_chars": 8192}
     ready = {"status": "ready", "backend": "bm25", "passages": 21015324, "version": "…", "settings": settled}
     text = {
@@ -60,6 +84,11 @@ def document(settings: Settings) -> dict[str, Any]:
         "info": {"title": "retriever_server", "version": "0.1.0"},
         "paths": {
             "/retrieve": {"post": retrieve},
+            "/document/{id}": {
+                "parameters": [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}],
+                "get": {**read, "parameters": query},
+                "post": {**read, "requestBody": body},
+            },
             "/health": _get("200 while the process lives", {"200": _json("alive", STATUS, {"status": "ok"})}),
             "/ready": _get(
                 "200 once /retrieve is served, 503 before",

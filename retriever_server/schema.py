@@ -122,7 +122,7 @@ def parse(body: bytes, model: type[RetrieveRequest], settings: Settings) -> Sear
         RequestError: 400 not JSON, 413 too many queries, 422 a field is missing or wrong.
     """
     try:
-        request = model.model_validate(_decode(body))
+        request = model.model_validate(decode(body))
     except ValidationError as error:
         raise _request_error(error, settings.max_topk) from None
     queries = request.queries if request.query is None else [request.query]
@@ -139,7 +139,12 @@ def parse(body: bytes, model: type[RetrieveRequest], settings: Settings) -> Sear
     )
 
 
-def _decode(body: bytes) -> Any:
+def decode(body: bytes) -> Any:
+    """Return the JSON value of a body.
+
+    Raises:
+        RequestError: 400 not JSON.
+    """
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:  # strict and fast; the standard library accepts lone surrogates, for one

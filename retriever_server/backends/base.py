@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from ..errors import RetrieverError
+
+
+class NoLookupError(RetrieverError):
+    """This back end, or this index, has no documents by id."""
+
 
 class Hit(NamedTuple):
     """One answer: the document's JSON object as bytes, and its score (higher is better)."""
@@ -35,6 +41,14 @@ class Documents(Protocol):
 
     def get(self, rows: Sequence[int]) -> list[bytes]: ...
 
+    def by_id(self, passage_id: str) -> bytes | None:
+        """Return the passage with this id, or None.
+
+        Raises:
+            NoLookupError: the ids are not known.
+        """
+        ...
+
     def close(self) -> None: ...
 
 
@@ -48,6 +62,10 @@ class Engine(Protocol):
     """Differs between engines that may answer differently."""
 
     def search(self, queries: Sequence[str], topk: int) -> list[list[Hit]]: ...
+
+    def document(self, passage_id: str) -> bytes | None:
+        """Return the document with this id as JSON, or None; see :meth:`Documents.by_id`."""
+        ...
 
     def close(self) -> None: ...
 
@@ -64,6 +82,9 @@ class LocalEngine:
         rankings = self._ranker.rank(queries, topk)
         documents = iter(self._documents.get([row for ranking in rankings for row, _ in ranking]))
         return [[Hit(next(documents), score) for _, score in ranking] for ranking in rankings]
+
+    def document(self, passage_id: str) -> bytes | None:
+        return self._documents.by_id(passage_id)
 
     def close(self) -> None:
         self._ranker.close()

@@ -20,6 +20,7 @@ import orjson
 
 from ..corpus import CorpusError, check_line
 from ..java import jvm, loop
+from .base import NoLookupError
 from .bm25s import STOPWORDS
 
 LUCENE = "org.apache.lucene.search"
@@ -146,6 +147,9 @@ class LuceneDocuments:
 
     def get(self, rows: Sequence[int]) -> list[bytes]:
         return [(self._index.raw(row) or "").encode() for row in rows]
+
+    def by_id(self, passage_id: str) -> bytes | None:
+        raise NoLookupError("an index that Pyserini built has no ids here. Fix: build it with build_index.")
 
     def close(self) -> None:
         return

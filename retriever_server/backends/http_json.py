@@ -14,7 +14,14 @@ from ..errors import RetrieverError
 
 
 class RemoteError(RetrieverError):
-    """Another server did not answer completely. The request fails: an answer without its documents would be wrong."""
+    """Another server did not answer completely. The request fails: an answer without its documents would be wrong.
+
+    ``status`` is that of its answer, None without one.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class JsonClient:
@@ -56,7 +63,7 @@ class JsonClient:
                     raise RemoteError(f"{self.name}: {type(error).__name__}: {error}") from error
                 continue
             if response.status != 200:
-                raise RemoteError(f"{self.name}: HTTP {response.status}: {answer[:200]!r}")
+                raise RemoteError(f"{self.name}: HTTP {response.status}: {answer[:200]!r}", response.status)
             try:
                 return dict(orjson.loads(answer))
             except (ValueError, TypeError):

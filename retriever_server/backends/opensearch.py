@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from .base import Hit
+from .base import Hit, NoLookupError
 from .http_json import JsonClient, RemoteError
 
 MAX_TERMS = 1000  # of one query; the servers reject more than 1024
@@ -45,6 +45,9 @@ class OpenSearchEngine:
         if len(responses) != len(queries):
             raise RemoteError(f"{self._server.name} answered {len(responses)} of {len(queries)} queries")
         return [self._hits(response) for response in responses]
+
+    def document(self, passage_id: str) -> bytes | None:
+        raise NoLookupError("documents of an OpenSearch index are not read by id. Fix: use a local index.")
 
     def close(self) -> None:
         return

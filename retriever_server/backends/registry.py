@@ -17,6 +17,7 @@ from .base import Engine, LocalEngine, Ranker
 
 COPIED_DOCUMENTS = "documents.jsonl"
 STARTS = "starts.npy"
+IDS = "ids.npy"
 
 
 def open_engine(settings: Settings, progress: Callable[[str], None] = lambda text: None) -> Engine:
@@ -45,7 +46,7 @@ def open_engine(settings: Settings, progress: Callable[[str], None] = lambda tex
         raise SettingsError(f"--corpus is missing: {manifest.corpus_name}, which the index was built from.")
     progress("checking index and corpus")
     manifests.check(index, manifest, settings.backend, corpus, full=settings.verify == "full")
-    documents = CorpusDocuments(corpus, index / STARTS)
+    documents = CorpusDocuments(corpus, index / STARTS, index / IDS)
     if len(documents) != manifest.passages:
         raise manifests.IndexMismatchError(
             f"{index / STARTS} has {len(documents)} passages, the manifest {manifest.passages}. "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import urllib.parse
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -34,6 +35,16 @@ class RemoteEngine:
         parts = list(self._threads.map(lambda part: _search(part, queries, topk), self._parts))
         merged = [itertools.chain(*rankings) for rankings in zip(*parts, strict=True)]
         return [heapq.nlargest(topk, hits, key=lambda hit: hit.score) for hits in merged]
+
+    def document(self, passage_id: str) -> bytes | None:
+        path = f"/document/{urllib.parse.quote(passage_id, safe='')}"
+        for part in self._parts:
+            try:
+                return orjson.dumps(part.call("GET", path)["document"])
+            except RemoteError as error:
+                if error.status != 404:
+                    raise
+        return None
 
     def close(self) -> None:
         self._threads.shutdown()

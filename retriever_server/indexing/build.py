@@ -20,8 +20,8 @@ import numpy as np
 from tqdm import tqdm
 
 from .. import manifest as manifests
-from ..backends.registry import COPIED_DOCUMENTS, STARTS
-from ..corpus import CorpusError, Scan
+from ..backends.registry import COPIED_DOCUMENTS, IDS, STARTS
+from ..corpus import CorpusError, Scan, ids_by_hash
 from ..corpus import scan as scan_corpus
 from . import bm25, bm25s, dense
 from .base import WORK, Builder, BuildError, BuildOptions, Progress
@@ -97,6 +97,7 @@ def build(
         with _progress_bar(out) as progress:
             settings = BUILDERS[backend](scan, partial, options, progress)
         np.save(partial / STARTS, scan.starts)
+        np.save(partial / IDS, ids_by_hash(scan))
         print("writing the manifest", file=out)
         manifest = manifests.Manifest(
             backend=backend, passages=scan.passages, corpus_name=corpus.name, corpus_size=scan.size,

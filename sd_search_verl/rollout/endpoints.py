@@ -32,6 +32,11 @@ def retrieve_url(url: str) -> str:
     return parts._replace(path=parts.path.rstrip("/") or "/retrieve").geturl()
 
 
+def document_url(url: str, document_id: str) -> str:
+    """Return the URL of a document of the server whose ``…/retrieve`` is ``url``."""
+    return f"{url.removesuffix('/retrieve')}/document/{urllib.parse.quote(document_id, safe='')}"
+
+
 def without_key(url: str) -> str:
     """Return ``url`` without user and key, for messages."""
     return re.sub(r"(?<=://)[^/@]*@", "", url)

@@ -10,14 +10,17 @@ import dataclasses
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import aiohttp
+from yarl import URL
 
 from sd_search_verl.errors import UserError
-from sd_search_verl.rollout.endpoints import Endpoint, by_preference
+from sd_search_verl.rollout.endpoints import Endpoint, by_preference, document_url
+from sd_search_verl.rollout.read_tool import read_document
 from sd_search_verl.rollout.retriever_reply import Document, parse_reply
 
 __all__ = ["Document", "RetrieverClient", "RetrieverStats", "SearchResult"]
@@ -130,6 +133,28 @@ class RetrieverClient:
             self.stats.failures += 1
         return SearchResult(documents, time.monotonic() - start, error)
 
+    async def read(self, arguments: Mapping[str, Any]) -> str:
+        """Return what the tool ``read`` answers to a call with these arguments. Never raises."""
+        return await read_document(arguments, self._fetch)
+
+    async def _fetch(self, document_id: str, wanted: dict[str, int]) -> tuple[int, bytes]:
+        """Return status and body of the first server that knows the document, or of the last one asked."""
+        state, answer = self._state(), (503, b"{}")
+        timeout = aiohttp.ClientTimeout(total=self._timeout_s)
+        for endpoint in by_preference(self.endpoints):
+            url = URL(document_url(endpoint.url, document_id), encoded=True)
+            try:
+                async with state.session.post(
+                    url, json=wanted, headers=endpoint.headers, timeout=timeout
+                ) as response:
+                    answer = response.status, await response.read()
+            except (TimeoutError, aiohttp.ClientError, OSError):
+                self.stats.circuits_opened += endpoint.failed()
+                continue
+            if answer[0] == 200:
+                break
+        return answer
+
     async def close(self) -> None:
         """Close this event loop's connections; running searches end as unavailable."""
         state = self._loops.pop(asyncio.get_running_loop(), None)
@@ -146,12 +171,7 @@ class RetrieverClient:
         await state.session.close()
 
     def _enqueue(self, query: str) -> asyncio.Future[list[Document]]:
-        loop = asyncio.get_running_loop()
-        state = self._loops.get(loop)
-        if state is None:
-            # Idle connections close before the server closes them, so that no request meets a closed one.
-            connector = aiohttp.TCPConnector(limit=128, keepalive_timeout=30)
-            state = self._loops[loop] = _LoopState(aiohttp.ClientSession(connector=connector))
+        loop, state = asyncio.get_running_loop(), self._state()
         pending = _PendingQuery(query, loop.create_future())
         state.pending.append(pending)
         if len(state.pending) >= MAX_BATCH:
@@ -159,6 +179,14 @@ class RetrieverClient:
         elif state.flush is None:
             state.flush = loop.call_later(COALESCE_S, self._flush, state)
         return pending.future
+
+    def _state(self) -> _LoopState:
+        loop = asyncio.get_running_loop()
+        if loop not in self._loops:
+            # Idle connections close before the server closes them, so that no request meets a closed one.
+            connector = aiohttp.TCPConnector(limit=128, keepalive_timeout=30)
+            self._loops[loop] = _LoopState(aiohttp.ClientSession(connector=connector))
+        return self._loops[loop]
 
     def _flush(self, state: _LoopState) -> None:
         if state.flush is not None:

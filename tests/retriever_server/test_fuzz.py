@@ -87,6 +87,6 @@ def test_what_openapi_says_holds_for_generated_requests(bm25: ServerProcess, tmp
     ]  # fmt: skip
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stdout[-5000:] + run.stderr[-2000:]
-    assert "4 passed" in run.stdout
+    assert "6 passed" in run.stdout
     with urllib.request.urlopen(bm25.url + "/health", timeout=10) as response:
         assert response.status == 200

@@ -129,7 +129,7 @@ def test_health_ready_metrics_openapi(bm25: ServerProcess) -> None:
     post(bm25.url, {"queries": ["metric one", "metric two"]})
     assert metric(bm25.url, "retriever_queries_total") == before + 2
     schema = json.loads(get(bm25.url + "/openapi.json")[1])
-    assert set(schema["paths"]) == {"/retrieve", "/health", "/ready", "/metrics"}
+    assert set(schema["paths"]) == {"/retrieve", "/document/{id}", "/health", "/ready", "/metrics"}
     content = schema["paths"]["/retrieve"]["post"]["requestBody"]["content"]["application/json"]
     assert post(bm25.url, content["example"])[0] == 200
 
