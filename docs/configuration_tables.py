@@ -19,6 +19,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "sd_search": config.SDSearchConfig,
     "sd_search.hindsight": config.HindsightConfig,
     "search": config.SearchConfig,
+    "search.tool_call": config.ToolCallConfig,
     "health": config.HealthConfig,
     "sd-search evaluate --set": EvaluationConfig,
     "sd-search data": DataConfig,

@@ -30,7 +30,9 @@ Divergence = Literal["jsd", "forward_kl", "reverse_kl", "mse"]
 SupportKind = Literal["teacher", "union"]
 Tail = Literal["bucket", "renormalize"]
 Layout = Literal["lines", "outcome_last", "sentences", "tags", "scores", "sections"]
-ProtocolName = Literal["search_r1", "autorefine"]
+TagProtocolName = Literal["search_r1", "autorefine"]
+ProtocolName = Literal["search_r1", "autorefine", "tool_call"]
+ToolName = Literal["search", "read"]
 Url = Annotated[str, StringConstraints(pattern=r"^https?://")]
 
 
@@ -141,9 +143,10 @@ class SDSearchConfig(ConfigModel):
     """Whose top_k entries are compared: the teacher's, or the union with the student's."""
     tail: Tail = "bucket"
     """bucket: all other entries form one more entry. renormalize: they are dropped and the rest renormalised."""
-    positions: Literal["query", "first_difference", "response"] = "query"
-    """query: tokens strictly inside the search tags. first_difference: of these up to the first at which the group's
-    queries differ; what follows it a rollout mostly copies from its own line. response: every token of the policy."""
+    positions: Literal["query", "first_difference", "tool_arguments", "response"] = "query"
+    """query: tokens strictly inside a query. first_difference: of these up to the first at which the group's queries
+    differ; what follows it a rollout mostly copies from its own line. tool_arguments: strictly inside any argument of
+    any tool call. response: every token of the policy."""
     weighting: Literal["uniform", "group_variance"] = "uniform"
     """group_variance multiplies a trajectory's term by sqrt(p (1 - p)), p = its group's share of CORRECT."""
     target: Literal["teacher", "uniform"] = "teacher"
@@ -159,6 +162,16 @@ class SDSearchConfig(ConfigModel):
     and in its siblings' blocks. For asynchronous modes: otherwise every token has staleness 0. null = no limit."""
     hindsight: HindsightConfig = HindsightConfig()
     """What the teacher sees in addition to the student's context."""
+
+    @model_validator(mode="after")
+    def _has_one_block_for_all_arguments(self) -> Self:
+        own_block = self.hindsight.content == "current_documents" or self.hindsight.own == "cut"
+        if self.positions == "tool_arguments" and own_block:
+            raise ValueError(
+                "positions='tool_arguments' does not go with hindsight.content=current_documents or hindsight.own=cut, "
+                "whose blocks belong to queries. Fix: use positions=query"
+            )
+        return self
 
     @model_validator(mode="after")
     def _has_a_gradient(self, info: ValidationInfo) -> Self:
@@ -197,6 +210,19 @@ class SDSearchConfig(ConfigModel):
         return self
 
 
+class ToolCallConfig(ConfigModel):
+    """What the policy calls with ``search.protocol=tool_call``; other protocols do not read it."""
+
+    family: Annotated[str, StringConstraints(pattern=r"^\w[\w-]*$")] = "hermes"
+    """How the model writes calls, named as verl's tool parser: hermes (Qwen2.5, Qwen3), qwen3_coder (Qwen3-Coder,
+    Qwen3.5), gemma4."""
+    tools: Annotated[list[ToolName], Field(min_length=1)] = Field(default=["search"])
+    """Tools of the retrieval server. Those of verl's actor_rollout_ref.rollout.multi_turn come beside them."""
+    answer: Literal["tag", "last_message"] = "tag"
+    """tag: an answer stands between <answer> and </answer>. last_message: where there is none, the whole message of a
+    turn without a call is the answer."""
+
+
 class SearchConfig(ConfigModel):
     """The agent loop: how a rollout searches."""
 
@@ -213,7 +239,9 @@ class SearchConfig(ConfigModel):
     max_turn_tokens: Tokens = 512
     """Longest generation in one turn."""
     protocol: ProtocolName = "search_r1"
-    """Tags and observation text."""
+    """search_r1, autorefine: tags and observation text. tool_call: tool calls of the model's chat template."""
+    tool_call: ToolCallConfig = ToolCallConfig()
+    """Tool calls."""
     timeout_s: Annotated[float, Field(gt=0), Unit("s"), Affects.OPERATION] = 30.0
     """Total time one search may take, retries included."""
     max_retries: Annotated[int, Field(ge=0), Unit("tries"), Affects.OPERATION] = 3

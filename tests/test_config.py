@@ -113,7 +113,11 @@ from sd_search_verl.evaluation.config import EvaluationConfig
             {"max_failure_rate": 2},
             "s.max_failure_rate=2 must be less than or equal to 1, or null",
         ),
-        (SearchConfig, {"protocol": "r1"}, "s.protocol='r1' must be 'search_r1' or 'autorefine'"),
+        (
+            SearchConfig,
+            {"protocol": "r1"},
+            "s.protocol='r1' must be 'search_r1', 'autorefine' or 'tool_call'",
+        ),
     ],
 )
 def test_a_wrong_value_is_named(cls: type, values: dict[str, Any], message: str) -> None:

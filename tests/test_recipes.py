@@ -355,3 +355,20 @@ def test_main_ppo_finds_them_from_any_folder(tmp_path: Path) -> None:
     mine = OmegaConf.create(done.stdout)
     same = composed("--config-name=paper", "policy=qwen2.5_7b_base", "gpus=2x8", "seed=5")
     assert differing(mine, same) == differing(composed(*arguments), same) == set()
+
+
+@pytest.mark.parametrize("policy", ["qwen3_1.7b", "qwen3_4b", "qwen3_8b", "qwen3.5_4b"])
+def test_tool_calls_of_newer_models(policy: str, tmp_path: Path) -> None:
+    arguments = ["data", "run", f"policy={policy}", "start=tool_call"]
+    (started,) = trainings("paper_sd_search.sh", *arguments, folder=tmp_path)
+    config = composed(*started)
+    assert wrong_with(config) == []
+    family = "qwen3_coder" if policy == "qwen3.5_4b" else "hermes"
+    assert (config.search.protocol, config.search.tool_call.family) == ("tool_call", family)
+    name, size = policy.split("_")
+    assert config.actor_rollout_ref.model.path == f"Qwen/{name.capitalize()}-{size.upper()}"
+    assert config.data.apply_chat_template_kwargs.enable_thinking is False
+    # The longest rollout fits, with 32 tokens of the template around each result.
+    search = config.search
+    turns = search.max_turns * (search.max_turn_tokens + search.max_observation_tokens + 32)
+    assert turns + search.max_turn_tokens <= config.data.max_response_length

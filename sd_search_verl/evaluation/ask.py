@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sd_search_verl import protocol as protocols
 from sd_search_verl.data.questions import Question
 from sd_search_verl.evaluation.config import EvaluationConfig
 from sd_search_verl.evaluation.engine import open_session
@@ -16,6 +15,7 @@ from sd_search_verl.evaluation.model import resolve_model
 from sd_search_verl.evaluation.run import Generate, Search, run_question
 from sd_search_verl.protocol.base import Protocol
 from sd_search_verl.protocol.token_bytes import decode
+from sd_search_verl.rollout.dialogue import Dialogue, protocol_of
 from sd_search_verl.rollout.loop import Generation
 from sd_search_verl.rollout.retriever import SearchResult
 from sd_search_verl.rollout.retriever_identity import identify
@@ -30,7 +30,7 @@ def ask(text: str, model: Path, config: EvaluationConfig) -> None:
         UserError: the retriever does not answer, or two servers search different indexes.
     """
     identify(config.search.retriever_urls)
-    question = Question("ask", "0", text, [], protocols.get(config.search.protocol).prompt(text))
+    question = Question("ask", "0", text, [], protocol_of(config.search).prompt(text))
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(_ask(question, resolve_model(model, Path(folder)), config))
 
@@ -42,6 +42,7 @@ async def step_by_step(
     tokenizer: Any,
     config: EvaluationConfig,
     show: Show,
+    dialogue: Dialogue | None = None,
 ) -> dict[str, Any]:
     """Run one rollout, ``show`` each step of it, and return its record."""
 
@@ -61,7 +62,7 @@ async def step_by_step(
         return found
 
     show(f"question: {question.question}")
-    row = await run_question(question, config.seeds[0], shown_turn, shown_search, tokenizer, config)
+    row = await run_question(question, config.seeds[0], shown_turn, shown_search, tokenizer, config, dialogue)
     if row["truncated_prompt"]:
         show(
             f"\nthe prompt of {row['prompt_tokens']} tokens lost its start "
@@ -75,4 +76,6 @@ async def step_by_step(
 
 async def _ask(question: Question, model: Path, config: EvaluationConfig) -> None:
     async with open_session(model, config) as session:
-        await step_by_step(question, session.generate, session.search, session.tokenizer, config, print)
+        await step_by_step(
+            question, session.generate, session.search, session.tokenizer, config, print, session.dialogue
+        )

@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from sd_search_verl import protocol as protocols
 from sd_search_verl.config import ConfigError, SearchConfig, read_config
 from sd_search_verl.config_base import Affects, ConfigModel, Count, Share, Tokens, Unit, affects
 from sd_search_verl.errors import UserError
+from sd_search_verl.rollout.dialogue import protocol_of
 
 
 def _distinct(seeds: list[int]) -> list[int]:
@@ -167,22 +167,29 @@ def seen_by_policy(config: EvaluationConfig) -> dict[str, Any]:
 
     The name of the protocol stands for its texts.
     """
-    texts = asdict(protocols.get(config.search.protocol))
+    protocol: Any = protocol_of(config.search)
+    texts = asdict(protocol)
+    # How a family is read is known by its name.
+    families = {"families": [config.search.tool_call.family]} if "families" in texts else {}
+    search = _search(config, *Affects)
     return {
-        **{f"protocol.{name}": text for name, text in texts.items()},
-        **{
-            f"search.{name}": value
-            for name, value in _without(config.search, *Affects).items()
-            if name != "protocol"
-        },
+        **{f"protocol.{name}": text for name, text in {**texts, **families}.items()},
+        **{f"search.{name}": value for name, value in search.items() if name != "protocol"},
         **{name: value for name, value in _without(config, *Affects).items() if name != "search"},
     }
 
 
 def identity(config: EvaluationConfig) -> dict[str, Any]:
     """Return every field that an answer depends on: addresses, time limits and devices are left out."""
-    search = _without(config.search, Affects.OPERATION)
-    return {**_without(config, Affects.OPERATION), "search": search}
+    return {**_without(config, Affects.OPERATION), "search": _search(config, Affects.OPERATION)}
+
+
+def _search(config: EvaluationConfig, *effects: Affects) -> dict[str, Any]:
+    """Return the agent loop's fields without any of these marks; those of tool calls only where they are read."""
+    found = _without(config.search, *effects)
+    if config.search.protocol != "tool_call":
+        del found["tool_call"]
+    return found
 
 
 def _without(config: ConfigModel, *effects: Affects) -> dict[str, Any]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import json
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ from sd_search_verl.launch.environment import ENVIRONMENT
 from sd_search_verl.launch.process_tree import kill_children_on_death
 from sd_search_verl.protocol.base import Protocol
 from sd_search_verl.protocol.token_bytes import byte_table
+from sd_search_verl.protocol.tool_call import ToolCallProtocol
+from sd_search_verl.protocol.tools import READ
+from sd_search_verl.rollout.dialogue import Dialogue, Tool, protocol_of
 from sd_search_verl.rollout.loop import Generation, stop_params
 from sd_search_verl.rollout.retriever import RetrieverClient
 
@@ -30,13 +34,14 @@ class Engine:
     Args:
         model: Hugging Face folder.
         config: lengths, sampling and devices.
+        tokenizer: of the model.
 
     Raises:
         UserError: vLLM is not installed.
         ConfigError: the model's context is too short for the config's lengths.
     """
 
-    def __init__(self, model: Path, config: EvaluationConfig) -> None:
+    def __init__(self, model: Path, config: EvaluationConfig, tokenizer: Any) -> None:
         on_cpu = prepare_environment()
         check_context(model, config)
         from vllm import AsyncEngineArgs
@@ -53,6 +58,7 @@ class Engine:
                 "max_num_batched_tokens": max(8192, length),
             }
         self._config, self._numbers = config, itertools.count()
+        self._tokenizer = tokenizer
         self._llm = AsyncLLM.from_engine_args(
             AsyncEngineArgs(
                 model=str(model),
@@ -79,7 +85,7 @@ class Engine:
             top_p=self._config.top_p,
             seed=seed if self._config.temperature > 0 else None,
             max_tokens=max_tokens,
-            **stop_params(protocol),
+            **stop_params(protocol, self._tokenizer),
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         prompt: Any = {"prompt_token_ids": context}
@@ -94,11 +100,12 @@ class Engine:
 
 @dataclass(frozen=True)
 class Session:
-    """Functions that generate a turn and search for documents, and the model's tokenizer."""
+    """Functions that generate a turn and search, the model's tokenizer, and the dialogue where there are tool calls."""
 
     generate: Generate
     search: Search
     tokenizer: Any
+    dialogue: Dialogue | None
 
 
 @asynccontextmanager
@@ -119,11 +126,32 @@ async def open_session(model: Path, config: EvaluationConfig) -> AsyncIterator[S
 
         tokenizer = AutoTokenizer.from_pretrained(model)
         byte_table(tokenizer)
+        dialogue = dialogue_of(model, tokenizer, config, {READ: client.read})
         print(f"loading {model} into vLLM", file=sys.stderr)
-        with kill_children_on_death(), closing(Engine(model, config)) as engine:
-            yield Session(engine.generate, client.search, tokenizer)
+        with kill_children_on_death(), closing(Engine(model, config, tokenizer)) as engine:
+            yield Session(engine.generate, client.search, tokenizer, dialogue)
     finally:
         await client.close()
+
+
+def dialogue_of(
+    model: Path, tokenizer: Any, config: EvaluationConfig, tools: Mapping[str, Tool]
+) -> Dialogue | None:
+    """Return how tool calls are read and answered for a model; None for a protocol of tags.
+
+    Raises:
+        UserError: the family of tool calls does not fit the model.
+    """
+    protocol = protocol_of(config.search)
+    if not isinstance(protocol, ToolCallProtocol):
+        return None
+    from transformers import AutoConfig
+
+    from sd_search_verl.verl_adapter.tool_dialogue import ToolDialogue  # verl takes seconds to load
+
+    kwargs = {**json.loads(config.chat_template_kwargs), **protocol.template_kwargs}
+    kind = AutoConfig.from_pretrained(model).model_type
+    return ToolDialogue(tokenizer, protocol, kind, kwargs, config.search.max_observation_tokens, tools)
 
 
 def prepare_environment() -> bool:

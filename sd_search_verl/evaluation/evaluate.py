@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sd_search_verl import protocol as protocols
 from sd_search_verl.data.questions import Question, read_questions
 from sd_search_verl.errors import UserError
 from sd_search_verl.evaluation.config import (
@@ -32,6 +31,7 @@ from sd_search_verl.evaluation.results import ordered, summarize, timing
 from sd_search_verl.evaluation.run import run_questions
 from sd_search_verl.evaluation.trajectories import TrajectoryFile
 from sd_search_verl.fingerprint import fingerprint
+from sd_search_verl.rollout.dialogue import protocol_of
 from sd_search_verl.rollout.retriever_identity import identify
 
 FORMAT = 1
@@ -54,7 +54,7 @@ def evaluate(job: Evaluation) -> dict[str, Any]:
         UserError: the job cannot be done as given, the folder holds another evaluation, or search failed too often.
     """
     config = job.resolved.config
-    protocol = protocols.get(config.search.protocol)
+    protocol = protocol_of(config.search)
     questions = [
         question
         for name, path in job.questions
@@ -81,7 +81,9 @@ async def _ask(
     questions: Sequence[Question], model: Path, config: EvaluationConfig, file: TrajectoryFile
 ) -> None:
     async with open_session(model, config) as session:
-        await run_questions(questions, session.generate, session.search, session.tokenizer, config, file)
+        await run_questions(
+            questions, session.generate, session.search, session.tokenizer, config, file, session.dialogue
+        )
 
 
 def _describe(job: Evaluation, questions: Sequence[Question]) -> dict[str, Any]:

@@ -11,12 +11,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from sd_search_verl import protocol as protocols
 from sd_search_verl.data.questions import Question
 from sd_search_verl.errors import UserError
 from sd_search_verl.evaluation.config import EvaluationConfig
 from sd_search_verl.evaluation.trajectories import TrajectoryFile
 from sd_search_verl.protocol.base import Protocol
+from sd_search_verl.rollout.dialogue import Dialogue, protocol_of
 from sd_search_verl.rollout.loop import Generation, run_rollout
 from sd_search_verl.rollout.record import to_record
 from sd_search_verl.rollout.retriever import SearchResult
@@ -40,6 +40,7 @@ async def run_questions(
     tokenizer: Any,
     config: EvaluationConfig,
     file: TrajectoryFile,
+    dialogue: Dialogue | None = None,
 ) -> None:
     """Run every question that the file lacks, once per seed, and append the rollouts to the file.
 
@@ -60,7 +61,7 @@ async def run_questions(
     with tqdm(total=done + len(todo), initial=done, unit="question", dynamic_ncols=True) as bar:
 
         async def ask(question: Question, seed: int, final: bool) -> bool:
-            row = await run_question(question, seed, generate, monitor.search, tokenizer, config)
+            row = await run_question(question, seed, generate, monitor.search, tokenizer, config, dialogue)
             if row["failures"] and not final:
                 return False
             file.append(row)
@@ -78,15 +79,16 @@ async def run_question(
     search: Search,
     tokenizer: Any,
     config: EvaluationConfig,
+    dialogue: Dialogue | None = None,
 ) -> dict[str, Any]:
-    """Run one rollout; return its line of ``trajectories.jsonl``."""
-    protocol = protocols.get(config.search.protocol)
+    """Run one rollout; return its line of ``trajectories.jsonl``. ``dialogue`` is that of tool calls."""
+    protocol = protocol_of(config.search)
     prompt = Prompt.encode(
         question.id,
         question.messages,
         question.golden_answers,
         tokenizer,
-        json.loads(config.chat_template_kwargs),
+        {**json.loads(config.chat_template_kwargs), **protocol.template_kwargs},
         config.max_prompt_tokens,
     )
     begun, turn = time.monotonic(), 0
@@ -96,9 +98,8 @@ async def run_question(
         turn += 1
         return await generate(context, max_tokens, protocol, turn_seed(seed, question, turn))
 
-    rollout = await run_rollout(
-        prompt, one_turn, search, tokenizer, protocol, config.search, config.max_response_tokens
-    )
+    room = config.max_response_tokens
+    rollout = await run_rollout(prompt, one_turn, search, tokenizer, protocol, config.search, room, dialogue)
     return {
         "set": question.set,
         "id": question.id,

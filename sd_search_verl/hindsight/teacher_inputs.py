@@ -109,7 +109,7 @@ def build_teacher_inputs(
         if config.hindsight.group == "other_question":
             name, focal = following[name], 0
         group = [summaries[i] for i in groups[name]]
-        spans = rollout.spans
+        spans = rollout.argument_spans if config.positions == "tool_arguments" else rollout.spans
         if config.positions == "first_difference":
             spans = spans_to_first_difference(rollout, [rollouts[i] for i in members])
         parts, num_dropped = _render_parts(
@@ -207,13 +207,13 @@ def teacher_row(
 
 
 def scored_tokens(spans: Sequence[Span], response_mask: Sequence[int], positions: str) -> list[int]:
-    """Return the response token indices to score: query tokens, or with ``response`` all tokens of the policy.
+    """Return the response token indices to score: those of ``spans``, or with ``response`` all of the policy.
 
     Tokens with mask 0 are never scored: verl's rollout correction sets the mask of what it rejects to 0.
     """
     if positions == "response":
         return [j for j, wrote in enumerate(response_mask) if wrote]
-    return [j for start, end in spans for j in range(start, end) if response_mask[j]]
+    return sorted(j for start, end in spans for j in range(start, end) if response_mask[j])
 
 
 def trajectory_weight(correct: Sequence[bool], weighting: str) -> float:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sd_search_verl.config import HindsightConfig, ProtocolName
+from sd_search_verl.config import HindsightConfig, TagProtocolName
 from sd_search_verl.config_base import ConfigModel, Count, Seed, Tokens, Unit
 
 
@@ -19,7 +19,7 @@ class ProbeConfig(ConfigModel):
     """Rollouts of a question where the probe makes them."""
     conditions: Literal["all", "needed"] = "all"
     """needed: only the blocks that the four numbers need, in about half of the time."""
-    protocol: ProtocolName = "search_r1"
+    protocol: TagProtocolName = "search_r1"
     """Tags of the rollouts."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: a GPU where there is one."""
@@ -46,7 +46,7 @@ class LessonsConfig(ConfigModel):
     """Lines of a lesson's block; some queries stand on several."""
     learning_rate: Annotated[float, Field(gt=0), Unit("1 / step")] = 2e-4
     """Peak learning rate of AdamW; a linear warm-up of 4 steps, then a cosine to 5 %."""
-    protocol: ProtocolName = "search_r1"
+    protocol: TagProtocolName = "search_r1"
     """Tags of the rollouts."""
     seed: Seed = 0
     """Of everything that is drawn."""

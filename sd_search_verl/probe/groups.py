@@ -13,16 +13,17 @@ from typing import Any
 
 from sd_search_verl.data.jsonl import Problem, read_objects
 from sd_search_verl.errors import UserError
-from sd_search_verl.protocol.base import Messages, Protocol
+from sd_search_verl.protocol.base import Messages
 from sd_search_verl.protocol.control_tokens import encode_text
 from sd_search_verl.protocol.spans import query_spans
+from sd_search_verl.protocol.tags import TagProtocol
 from sd_search_verl.rollout.types import Prompt, Rollout, Search
 from sd_search_verl.scoring import contains_answer
 
 Group = list[Rollout]
 
 
-def read_groups(path: Path, tokenizer: Any, protocol: Protocol) -> list[Group]:
+def read_groups(path: Path, tokenizer: Any, protocol: TagProtocol) -> list[Group]:
     """Return the groups of a file in its order, those without any query left out.
 
     The responses are encoded anew: their tokens may differ from the sampled ones where a policy wrote a text in an
@@ -58,7 +59,7 @@ def _group_of(line: Mapping[str, Any]) -> tuple[Any, ...]:
     return (line["question"],)
 
 
-def _rollout(line: Mapping[str, Any], group: str, tokenizer: Any, protocol: Protocol) -> Rollout:
+def _rollout(line: Mapping[str, Any], group: str, tokenizer: Any, protocol: TagProtocol) -> Rollout:
     given = line["prompt"] if "prompt" in line else protocol.prompt(line["question"])
     messages: Messages = [{"role": "user", "content": given}] if isinstance(given, str) else given
     response, golden = line["response"], line["golden_answers"]
@@ -79,7 +80,7 @@ def _rollout(line: Mapping[str, Any], group: str, tokenizer: Any, protocol: Prot
 
 
 def _searches(
-    response: str, queries: Sequence[str], golden: Sequence[str], protocol: Protocol
+    response: str, queries: Sequence[str], golden: Sequence[str], protocol: TagProtocol
 ) -> list[Search]:
     """Return the executed searches: the i-th observation that follows a query answers the i-th query."""
     policy = [*protocol.policy_segments(response)]

@@ -24,10 +24,10 @@ from sd_search_verl.evaluation.model import find_weights
 from sd_search_verl.hindsight import RolloutSummary, insert_block, render_block
 from sd_search_verl.probe.config import LessonsConfig
 from sd_search_verl.probe.groups import Group, read_groups
-from sd_search_verl.protocol.base import Protocol
 from sd_search_verl.protocol.control_tokens import encode_text
 from sd_search_verl.protocol.prompt import encode_messages
 from sd_search_verl.protocol.spans import query_spans
+from sd_search_verl.protocol.tags import TagProtocol
 from sd_search_verl.rollout.types import Rollout
 
 Example = tuple[list[int], list[bool]]
@@ -39,7 +39,7 @@ class Lessons:
 
     def __init__(self, groups: Sequence[Group], tokenizer: Any, config: LessonsConfig) -> None:
         self._tokenizer, self._config, self._draw = tokenizer, config, Random(config.seed)
-        self._protocol: Protocol = protocols.get(config.protocol)
+        self._protocol: TagProtocol = protocols.get(config.protocol)
         searching = [[rollout for rollout in group if rollout.spans] for group in groups]
         self._groups = [group for group in searching if group]
         if len(self._groups) < 2:

@@ -1,41 +1,63 @@
-"""The text format of a trajectory: tags, prompt, observation text, parsing, and query token spans.
+"""The format of a trajectory: prompt, turns of the policy, observations, and query token spans.
 
 ``get("search_r1")`` returns the protocol of https://arxiv.org/abs/2503.09516, ``get("autorefine")`` that of
-https://arxiv.org/abs/2505.11277. The prompts and observation texts are those projects' own, because released models
-have learned exactly these.
+https://arxiv.org/abs/2505.11277: tags in plain text, with those projects' own prompts and observation texts, because
+released models have learned exactly these. ``get("tool_call:hermes")`` is the chat template's own tool calling, by the
+family of the model; ``get("tool_call")`` reads calls of every family.
 """
 
 from __future__ import annotations
 
+from typing import Literal, overload
+
 from sd_search_verl.errors import UserError
 from sd_search_verl.protocol.autorefine import AUTOREFINE
 from sd_search_verl.protocol.base import ParsedTrajectory, Protocol
+from sd_search_verl.protocol.families import FAMILIES
 from sd_search_verl.protocol.search_r1 import SEARCH_R1
+from sd_search_verl.protocol.tags import TagProtocol
+from sd_search_verl.protocol.tool_call import ToolCallProtocol
 
-__all__ = ["ParsedTrajectory", "Protocol", "detect", "get", "names"]
+__all__ = ["ParsedTrajectory", "Protocol", "detect", "get", "names", "tool_call"]
 
-_PROTOCOLS = {protocol.name: protocol for protocol in (SEARCH_R1, AUTOREFINE)}
+_TAGS: dict[str, Protocol] = {protocol.name: protocol for protocol in (SEARCH_R1, AUTOREFINE)}
+_ANY_CALL = ToolCallProtocol("tool_call", tuple(FAMILIES.values()))
 
 
+@overload
+def get(name: Literal["search_r1", "autorefine"]) -> TagProtocol: ...
+@overload
+def get(name: str) -> Protocol: ...
 def get(name: str) -> Protocol:
     """Return the protocol called ``name``.
 
     Raises:
         UserError: no protocol has that name.
     """
-    try:
-        return _PROTOCOLS[name]
-    except KeyError:
-        raise UserError(f"protocol {name!r} is unknown; choose one of {', '.join(sorted(names()))}") from None
+    kind, _, family = name.partition(":")
+    if name in _TAGS:
+        return _TAGS[name]
+    if name == _ANY_CALL.name:
+        return _ANY_CALL
+    if kind == _ANY_CALL.name and family in FAMILIES:
+        return tool_call(family)
+    known = [*names(), *(f"{_ANY_CALL.name}:{family}" for family in FAMILIES)]
+    raise UserError(f"protocol {name!r} is unknown; choose one of {', '.join(sorted(known))}")
+
+
+def tool_call(family: str) -> ToolCallProtocol:
+    """Return the protocol of a family of tool calls."""
+    return ToolCallProtocol(f"tool_call:{family}", (FAMILIES[family],))
 
 
 def names() -> tuple[str, ...]:
-    """Return the names of all protocols."""
-    return tuple(_PROTOCOLS)
+    """Return the names of all protocols; that of tool calls stands for its families."""
+    return (*_TAGS, _ANY_CALL.name)
 
 
 def detect(text: str, default: Protocol = SEARCH_R1) -> Protocol:
     """Return the protocol of a text: by its prompt if it has one, else by its observation tags, else the default."""
-    by_prompt = [protocol for protocol in _PROTOCOLS.values() if protocol.instructions in text]
-    by_tags = [protocol for protocol in _PROTOCOLS.values() if protocol.observation_close in text]
+    protocols = [get(name) for name in names()]
+    by_prompt = [protocol for protocol in protocols if protocol.instructions in text]
+    by_tags = [protocol for protocol in protocols if protocol.is_of(text)]
     return next(iter(by_prompt or by_tags), default)

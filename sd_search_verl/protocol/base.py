@@ -1,12 +1,67 @@
-"""The protocol of a trajectory: one immutable object with the tags and the texts around them."""
+"""The protocol of a trajectory: how a turn of the policy calls tools or answers, and where it spells their arguments.
+
+A protocol splits the policy's text into turns and reads a turn: calls of tools with the character range of every value
+in them, or an answer, or neither. Tags (:mod:`.tags`) and tool calls of a chat template (:mod:`.tool_call`) are the two
+kinds. Everything else, query spans above all, is written once for both.
+"""
 
 from __future__ import annotations
 
+import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-Messages = list[dict[str, str]]
+Messages = list[dict[str, Any]]
+
+SEARCH = "search"
+"""The tool whose values are queries."""
+QUERY_ARGUMENTS = ("query", "queries")
+"""Names of its argument: a text, or a list of texts."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """One value of a call: its argument's name, and the characters ``[start, end)`` of the turn strictly inside it.
+
+    The quotation marks of a JSON string lie outside. Every text of a list is a value of its own.
+    """
+
+    argument: str
+    start: int
+    end: int
+    escaped: bool = False
+    """Whether the characters are those of a JSON string, with its escapes."""
+    is_text: bool = True
+    """False for a number and the like."""
+
+    def text(self, turn: str) -> str:
+        """Return the decoded value."""
+        return decoded(turn[self.start : self.end], self.escaped)
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of a tool by name, and the values of its arguments in the order of the text."""
+
+    tool: str
+    values: tuple[Value, ...]
+
+    def queries(self) -> Iterator[Value]:
+        """Yield the values that are queries, blank ones included."""
+        if self.tool == SEARCH:
+            yield from (one for one in self.values if one.argument in QUERY_ARGUMENTS and one.is_text)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a turn does: it calls tools, or answers, or does neither, for which ``malformed`` is the kind."""
+
+    calls: tuple[Call, ...] = ()
+    answer: str | None = None
+    malformed: str = ""
 
 
 @dataclass(frozen=True)
@@ -17,30 +72,39 @@ class ParsedTrajectory:
     answer: str | None
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """Tags, prompt and observation text.
-
-    A *turn* of the policy ends at the first closing ``</search>`` or ``</answer>``. Its query is the text from the
-    turn's first ``<search>`` to that closing tag, as in Search-R1. Text of the environment stands between the
-    observation tags, or is the notice that follows a turn without a valid action.
-    """
+class Protocol(ABC):
+    """How the policy's text is read."""
 
     name: str
-    observation_open: str
-    observation_close: str
     prompt_template: str
     """One user message; ``{question}`` is replaced."""
-    invalid_action: str
-    """Observation after a turn that neither searches nor answers."""
-    unavailable: str = "Search is unavailable at the moment."
+    answer_open: str
+    answer_close: str
+    """What the answer stands between."""
+    unavailable: str
     """Replaces the documents when retrieval failed."""
-    no_results: str = "No documents were found."
+    no_results: str
     """Replaces the documents when none was found."""
-    search_open: str = "<search>"
-    search_close: str = "</search>"
-    answer_open: str = "<answer>"
-    answer_close: str = "</answer>"
+
+    @abstractmethod
+    def turns(self, text: str) -> Iterator[str]:
+        """Yield the turns of uninterrupted text of the policy; a last unfinished one is included."""
+
+    @abstractmethod
+    def read(self, turn: str) -> Turn:
+        """Return what a turn does."""
+
+    @abstractmethod
+    def environment(self) -> re.Pattern[str]:
+        """Return the pattern of the environment's text in a response."""
+
+    @abstractmethod
+    def is_of(self, text: str) -> bool:
+        """Return whether a prompt without its question, or a response, shows that it is of this protocol."""
+
+    def explained_in(self, prompt: str) -> bool:
+        """Return whether a prompt tells the policy of this protocol."""
+        return self.instructions in prompt
 
     @property
     def instructions(self) -> str:
@@ -48,9 +112,9 @@ class Protocol:
         return self.prompt_template.partition("{question}")[0]
 
     @property
-    def stop(self) -> list[str]:
-        """Strings that end a turn; they belong to the turn."""
-        return [self.search_close, self.answer_close]
+    def template_kwargs(self) -> dict[str, Any]:
+        """Arguments of the chat template that belong to the protocol."""
+        return {}
 
     def prompt(self, question: str) -> Messages:
         """Return the chat messages for ``question``; a missing question mark is added, as Search-R1 does."""
@@ -67,17 +131,13 @@ class Protocol:
             lines.append(f"Doc {number}(Title: {title}) {text}\n")
         return "".join(lines)
 
-    def observation(self, text: str) -> str:
-        """Return rendered documents, or a message in their place, within the observation tags."""
-        return f"\n\n{self.observation_open}{text.strip()}{self.observation_close}\n\n"
-
     def policy_segments(self, response: str) -> Iterator[tuple[int, int]]:
-        """Yield the character ranges of ``response`` that the policy wrote, found by tags and notices.
+        """Yield the character ranges of ``response`` that the policy wrote, found by the environment's texts.
 
         For text without a token mask; with a mask use :mod:`sd_search_verl.protocol.spans`.
         """
         start = 0
-        for match in self._environment_pattern().finditer(response):
+        for match in self.environment().finditer(response):
             if match.start() > start:
                 yield start, match.start()
             start = match.end()
@@ -89,37 +149,15 @@ class Protocol:
         queries: list[str] = []
         answer: str | None = None
         for start, end in self.policy_segments(response):
-            for turn in self.turns(response[start:end]):
-                if (query := self.query(turn)) is not None:
-                    queries.append(query)
-                elif (found := self.answer(turn)) is not None:
-                    answer = found
+            for text in self.turns(response[start:end]):
+                turn = self.read(text)
+                texts = [value.text(text).strip() for call in turn.calls for value in call.queries()]
+                queries += filter(None, texts)
+                answer = answer if turn.answer is None else turn.answer
         return ParsedTrajectory(queries, answer)
 
-    def turns(self, text: str) -> Iterator[str]:
-        """Yield the policy's text split after every closing tag; a last unfinished turn is included."""
-        start = 0
-        for match in re.finditer("|".join(map(re.escape, self.stop)), text):
-            yield text[start : match.end()]
-            start = match.end()
-        if start < len(text):
-            yield text[start:]
 
-    def query(self, turn: str) -> str | None:
-        """Return the stripped query of a turn, or None: no closed search, or an empty one."""
-        return self._between(turn, self.search_open, self.search_close) or None
-
-    def answer(self, turn: str) -> str | None:
-        """Return the stripped answer of a turn, or None. An empty answer is an answer."""
-        return self._between(turn, self.answer_open, self.answer_close)
-
-    def _between(self, turn: str, opening: str, closing: str) -> str | None:
-        start = turn.find(opening)
-        end = turn.find(closing, start + len(opening))
-        return None if start < 0 or end < 0 else turn[start + len(opening) : end].strip()
-
-    def _environment_pattern(self) -> re.Pattern[str]:
-        # Innermost tags only: a policy may write an opening observation tag of its own and never close it.
-        opening, closing = re.escape(self.observation_open), re.escape(self.observation_close)
-        block = f"{opening}(?:(?!{opening}).)*?{closing}"
-        return re.compile(f"{block}|{re.escape(self.invalid_action)}", re.DOTALL)
+def decoded(raw: str, escaped: bool) -> str:
+    """Return the text that ``raw`` spells; halves of surrogate pairs, which no tokenizer encodes, become U+FFFD."""
+    text = str(json.loads(f'"{raw}"')) if escaped else raw
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

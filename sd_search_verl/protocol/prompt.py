@@ -21,7 +21,10 @@ def _text(content: Any) -> Any:
 
 
 def encode_messages(
-    messages: Messages, tokenizer: Any, template_kwargs: Mapping[str, Any] | None = None
+    messages: Messages,
+    tokenizer: Any,
+    template_kwargs: Mapping[str, Any] | None = None,
+    add_generation_prompt: bool = True,
 ) -> list[int]:
     """Return the token ids of a prompt that the assistant's first token follows.
 
@@ -31,16 +34,21 @@ def encode_messages(
         messages: chat messages with ``role`` and ``content``.
         tokenizer: with its chat template; without one the contents are joined as they are.
         template_kwargs: further arguments of the template; ``chat_template`` takes the place of the tokenizer's.
+        add_generation_prompt: whether the template begins the assistant's message.
     """
     given = [message for message in messages if message["role"] != "assistant"]
     contents, character = mark([message["content"] for message in given], tokenizer)
     marked = iter(contents)
     safe = [m if m["role"] == "assistant" else {**m, "content": next(marked)} for m in messages]
-    return encode_marked(render_messages(safe, tokenizer, template_kwargs), character, tokenizer)
+    text = render_messages(safe, tokenizer, template_kwargs, add_generation_prompt)
+    return encode_marked(text, character, tokenizer)
 
 
 def render_messages(
-    messages: Messages, tokenizer: Any, template_kwargs: Mapping[str, Any] | None = None
+    messages: Messages,
+    tokenizer: Any,
+    template_kwargs: Mapping[str, Any] | None = None,
+    add_generation_prompt: bool = True,
 ) -> str:
     """Return the prompt as text, in the tokenizer's chat template where it has one.
 
@@ -48,6 +56,8 @@ def render_messages(
     """
     kwargs = dict(template_kwargs or {})
     if "chat_template" in kwargs or getattr(tokenizer, "chat_template", None):
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **kwargs)
+        text = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=add_generation_prompt, **kwargs
+        )
         return str(text)
     return "\n".join(message["content"] for message in messages)

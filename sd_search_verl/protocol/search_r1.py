@@ -1,8 +1,8 @@
 """The protocol of Search-R1 (https://arxiv.org/abs/2503.09516), text for text."""
 
-from sd_search_verl.protocol.base import Protocol
+from sd_search_verl.protocol.tags import TagProtocol
 
-SEARCH_R1 = Protocol(
+SEARCH_R1 = TagProtocol(
     name="search_r1",
     observation_open="<information>",
     observation_close="</information>",

@@ -15,13 +15,18 @@ from sd_search_verl.runs.schema import Trace
 Segment = tuple[Any, ...]
 """``(kind, text)``, or ``("query", tokens, credits, divergences)``, the last two None where they were not recorded.
 
-Kinds: tag, think, refine, answer; query (scored tokens) and search (query text that shares a token with a tag,
-and is not scored); documents and notice (the environment's); text (the policy's, outside all tags); blank (white
-space).
+Kinds: tag, think, refine, answer; query (scored tokens), search (query text that shares a token with a tag, and is
+not scored) and call (a tool call around its query); documents, result (of another tool) and notice (the environment's);
+text (the policy's, outside all tags); blank (white space).
 """
 
-_TAG = re.compile(r"(</?(?:think|search|refine|answer)>)")
+_TAG = re.compile(r"(</?(?:think|search|refine|answer|tool_call)>|<\|tool_call>|<tool_call\|>)")
+_KINDS = {"<tool_call>": "call", "<|tool_call>": "call"}
 _OBSERVATION = re.compile(r"(\s*)(<(information|documents)>)(.*?)(</\3>)?(\s*)", re.DOTALL)
+_TOOL_RESULT = re.compile(
+    r"(<tool_response>\n|<\|tool_response>response:\w+\{value:)(.*?)(\n</tool_response>|\}<tool_response\|>)",
+    re.DOTALL,
+)
 _BROKEN = "\ufffd"
 
 
@@ -93,7 +98,7 @@ def _observation(text: str) -> list[Segment]:
     """Return the segments of an observation: documents stay whole; text without observation tags is a notice."""
     match = _OBSERVATION.fullmatch(text)
     if match is None:
-        return [("notice", text)]
+        return [*_tool_results(text)] if _TOOL_RESULT.search(text) else [("notice", text)]
     before, opening, _, documents, closing, after = match.groups(default="")
     parts = [
         ("blank", before),
@@ -105,11 +110,22 @@ def _observation(text: str) -> list[Segment]:
     return [part for part in parts if part[1]]
 
 
+def _tool_results(text: str) -> Iterator[Segment]:
+    """Yield the segments of tool messages: what the template writes is a tag."""
+    start = 0
+    for found in _TOOL_RESULT.finditer(text):
+        yield "tag", text[start : found.end(1)]
+        yield "documents" if "Doc 1" in found[2] else "result", found[2]
+        start = found.start(3)
+    yield "tag", text[start:]
+
+
 def _by_tags(text: str, opened: list[str]) -> Iterator[Segment]:
     """Yield the segments of the policy's text; ``opened[0]`` is the kind of the next one, also across calls."""
     for piece in _TAG.split(text):
         if _TAG.fullmatch(piece):
-            opened[0] = "text" if piece.startswith("</") else piece.strip("<>")
+            closes = piece.startswith("</") or piece.endswith("|>")
+            opened[0] = "text" if closes else _KINDS.get(piece, piece.strip("<>"))
             yield "tag", piece
         elif piece:
             yield opened[0] if piece.strip() else "blank", piece

@@ -94,7 +94,7 @@ def _group(trace: Trace, run: int, shared: _Texts) -> dict[str, Any]:
 
 def _rollout(trace: Trace, group: int, shared: _Texts) -> dict[str, Any]:
     parts = [
-        (kind, shared.add(rest[0])) if kind in ("documents", "notice") else (kind, *rest)
+        (kind, shared.add(rest[0])) if kind in ("documents", "result", "notice") else (kind, *rest)
         for kind, *rest in _finite_credits(segments(trace))
     ]
     return {

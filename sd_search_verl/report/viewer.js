@@ -201,6 +201,8 @@ const viewer = (() => {
     search: "query text that is not scored: it shares a token with a tag",
     notice: "written by the environment",
     think: "thinking",
+    call: "tool call",
+    result: "result of a tool",
   };
 
   function query(tokens, credits, divergences) {

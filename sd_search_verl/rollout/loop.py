@@ -7,15 +7,16 @@ generate tokens and find documents are arguments, so training and evaluation run
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sd_search_verl.config import SearchConfig
-from sd_search_verl.protocol.base import Protocol
-from sd_search_verl.protocol.spans import query_spans
-from sd_search_verl.protocol.token_bytes import decode, tokens_through
-from sd_search_verl.rollout.observation import ObservationEncoder
+from sd_search_verl.protocol.base import SEARCH, Protocol
+from sd_search_verl.protocol.tags import TagProtocol
+from sd_search_verl.protocol.tool_call import ToolCallProtocol
+from sd_search_verl.rollout.dialogue import Dialogue, Request, Result, TagDialogue
 from sd_search_verl.rollout.retriever import SearchResult
 from sd_search_verl.rollout.types import Prompt, Rollout
 
@@ -44,11 +45,17 @@ class Generation:
         return Generation(self.token_ids[:count], log_probs, versions)
 
 
-def stop_params(protocol: Protocol) -> dict[str, Any]:
-    """Return vLLM's sampling parameters that end a turn after a closing tag.
+def stop_params(protocol: Protocol, tokenizer: Any = None) -> dict[str, Any]:
+    """Return vLLM's sampling parameters that end a turn, after a closing tag or at an end-of-turn token.
 
     vLLM searches for stop strings in the text it decodes, which by default lacks special tokens, and a tag may be one.
+
+    Args:
+        tokenizer: of the policy; needed for tool calls.
     """
+    if isinstance(protocol, ToolCallProtocol):
+        return {"stop_token_ids": protocol.end_ids(tokenizer)}
+    assert isinstance(protocol, TagProtocol)
     return {"stop": protocol.stop, "include_stop_str_in_output": True, "skip_special_tokens": False}
 
 
@@ -60,6 +67,7 @@ async def run_rollout(
     protocol: Protocol,
     config: SearchConfig,
     max_response_tokens: int,
+    dialogue: Dialogue | None = None,
 ) -> Rollout:
     """Alternate turns of the policy and observations until an answer, a limit or the end of the context.
 
@@ -68,12 +76,21 @@ async def run_rollout(
         generate: ``(context token ids, max tokens) -> Generation``, sampled with :func:`stop_params`.
         search: ``query -> SearchResult``; must not raise.
         tokenizer: of the policy.
-        protocol: tags and observation text.
+        protocol: how turns are read.
         config: limits.
         max_response_tokens: room for everything after the prompt.
+        dialogue: of a protocol of tool calls; None for tags.
     """
-    rollout = Rollout(prompt)
-    encoder = ObservationEncoder(tokenizer, protocol, config.max_observation_tokens)
+    dialogue = dialogue or TagDialogue.of(tokenizer, protocol, config)
+    rollout = Rollout(prompt, malformed=dict.fromkeys(dialogue.malformed_kinds, 0))
+
+    async def execute(request: Request) -> Result:
+        if request.error:
+            return request.error
+        if request.tool == SEARCH:
+            return await asyncio.gather(*(search(query) for query, _ in request.queries))
+        return await dialogue.tools[request.tool](request.arguments)
+
     for turn_number in range(config.max_turns + 1):
         room = max_response_tokens - len(rollout.response_ids)
         if room < 1:
@@ -81,43 +98,30 @@ async def run_rollout(
             break
         context = [*prompt.token_ids, *rollout.response_ids]
         generation = await generate(context, min(config.max_turn_tokens, room))
-        # An engine that was interrupted within a closing tag searches only the text after it, and runs past the tag.
-        generation = generation.first(tokens_through(generation.token_ids, tokenizer, protocol.stop))
+        generation = generation.first(dialogue.turn_length(generation.token_ids))
         token_ids = generation.token_ids
         rollout.add_turn(token_ids, generation.log_probs, generation.versions)
-        text = decode(token_ids, tokenizer)
-        turn = next(protocol.turns(text), "")
-
-        query, answer = protocol.query(turn), protocol.answer(turn)
-        if query is not None:
-            spans = query_spans(token_ids, tokenizer, protocol, [1] * len(token_ids))
-            rollout.add_query(query, spans, len(token_ids))
-        elif answer is not None:
-            rollout.answer, rollout.status = answer, "answered"
+        turn = await dialogue.read(token_ids)
+        for kind in turn.malformed:
+            rollout.malformed[kind] += 1
+        for request in turn.requests:
+            rollout.add_queries(request.queries, request.spans, len(token_ids))
+        if turn.answer is not None:
+            rollout.answer, rollout.status = turn.answer, "answered"
             break
-        else:
-            rollout.malformed[_malformed_kind(turn, protocol)] += 1
         if turn_number == config.max_turns:
-            rollout.status = "no_answer" if query is None else "turn_limit"
+            rollout.status = "turn_limit" if turn.requests else "no_answer"
             break
 
-        if query is None:
-            observation, truncated = encoder.invalid_action(), False
-        else:
-            found = await search(query)
-            documents = [document.contents for document in found.documents or []]
-            rollout.add_search(documents, protocol.documents(documents), found.latency_s, found.error)
-            observation, truncated = encoder.documents(found, written=text[len(turn) :])
+        results = await asyncio.gather(*map(execute, turn.requests))
+        for found in (one for result in results if not isinstance(result, str) for one in result):
+            contents = [document.contents for document in found.documents or []]
+            rollout.add_search(contents, dialogue.rendered(found), found.latency_s, found.error)
+        observation = dialogue.observation(prompt, turn, token_ids, results)
         # An observation the policy could not react to would only pad the rollout.
-        if len(rollout.response_ids) + len(observation) >= max_response_tokens:
+        if len(rollout.response_ids) + len(observation.token_ids) >= max_response_tokens:
             rollout.status = "context_overflow"
             break
-        rollout.add_observation(observation)
-        rollout.truncated_observations += truncated
+        rollout.add_observation(observation.token_ids, observation.replaces)
+        rollout.truncated_observations += observation.is_cut
     return rollout.finish(tokenizer)
-
-
-def _malformed_kind(turn: str, protocol: Protocol) -> str:
-    if protocol.search_open not in turn:
-        return "no_action"
-    return "empty_query" if turn.endswith(protocol.search_close) else "unfinished"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sd_search_verl.protocol.base import Protocol
 from sd_search_verl.protocol.control_tokens import encode_marked, mark
+from sd_search_verl.protocol.tags import TagProtocol
 from sd_search_verl.rollout.retriever import SearchResult
 
 
@@ -18,7 +18,7 @@ class ObservationEncoder:
         max_tokens: limit of an observation with documents.
     """
 
-    def __init__(self, tokenizer: Any, protocol: Protocol, max_tokens: int) -> None:
+    def __init__(self, tokenizer: Any, protocol: TagProtocol, max_tokens: int) -> None:
         self._tokenizer, self._protocol, self._max_tokens = tokenizer, protocol, max_tokens
 
     def invalid_action(self) -> list[int]:

@@ -32,8 +32,10 @@ def from_plain(
             "prompt": Prompt(**{**plain["prompt"], "messages": messages, "token_ids": prompt_ids}),
             "response_ids": response_ids,
             "response_mask": response_mask,
-            "spans": [(start, end) for start, end in plain["spans"]],
-            "versions": [(start, version) for start, version in plain["versions"]],
+            **{
+                name: [(first, second) for first, second in plain[name]]
+                for name in ("spans", "argument_spans", "versions")
+            },
             "searches": [Search(**search) for search in plain["searches"]],
         }
     )

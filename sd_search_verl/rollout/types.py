@@ -79,11 +79,12 @@ class Rollout:
         log_probs: of the policy's tokens when they were sampled, 0.0 for observations; None where not asked for.
         queries: issued queries in order; the last one is not executed when ``status`` is turn_limit.
         spans: half-open range of the query tokens of each query, in ``response_ids``; may be empty.
+        argument_spans: the same of every argument of every tool call, queries included; empty ones are left out.
         searches: executed queries, ``searches[i]`` answering ``queries[i]``.
         status: how it ended. answered; no_answer: the last turn had neither search nor answer; turn_limit: it still
             wanted to search; context_overflow: no room for a further observation or turn.
         turns: turns of the policy.
-        malformed: turns without a valid action, by kind.
+        malformed: turns without a valid action and calls that cannot be executed, by kind.
         truncated_observations: observations cut to ``max_observation_tokens``.
         response: the response as text.
         em, f1, cover_em: scores of ``answer``, set by :meth:`finish`.
@@ -98,6 +99,7 @@ class Rollout:
     log_probs: list[float] | None = None
     queries: list[str] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
+    argument_spans: list[Span] = field(default_factory=list)
     searches: list[Search] = field(default_factory=list)
     answer: str | None = None
     status: Status = "no_answer"
@@ -146,23 +148,38 @@ class Rollout:
             self.log_probs += log_probs
         self.turns += 1
 
-    def add_query(self, query: str, spans: Sequence[Span], turn_tokens: int) -> None:
-        """Record the query of the last turn; ``spans`` count from that turn's first token."""
+    def add_queries(
+        self, queries: Sequence[tuple[str, Span]], arguments: Sequence[Span], turn_tokens: int
+    ) -> None:
+        """Record the queries of the last turn and the spans of its calls' arguments, counted from its first token.
+
+        A query without a token strictly inside has an empty span: it is real, but has no token to learn at.
+        """
         start = len(self.response_ids) - turn_tokens
-        # No token strictly inside the tags: the query is real, but has no token to learn at.
-        first, last = spans[0] if spans else (0, 0)
-        self.queries.append(query)
-        self.spans.append((start + first, start + last))
+        for query, (first, last) in queries:
+            self.queries.append(query)
+            self.spans.append((start + first, start + last))
+        self.argument_spans += [(start + first, start + last) for first, last in arguments if first < last]
 
     def add_search(
         self, documents: Sequence[str], rendered: str, latency_s: float, error: str | None
     ) -> None:
-        """Record the search for the last query: passages found, and their text as the policy reads it."""
+        """Record the search for the first query without one: passages found, and their text as the policy reads it."""
+        query = self.queries[len(self.searches)]
         has_gold = scoring.contains_answer(documents, self.prompt.golden_answers)
-        self.searches.append(Search(self.queries[-1], rendered, latency_s, error, has_gold))
+        self.searches.append(Search(query, rendered, latency_s, error, has_gold))
 
-    def add_observation(self, token_ids: Sequence[int]) -> None:
-        """Append tokens of the environment; they carry no log-prob and no loss."""
+    def add_observation(self, token_ids: Sequence[int], replaces: int = 0) -> None:
+        """Append tokens of the environment; they carry no log-prob and no loss.
+
+        Args:
+            replaces: sampled tokens at the end of the turn that the environment writes in their place: a template may
+                begin its message with the very token at which the turn was stopped.
+        """
+        keep = len(self.response_ids) - replaces
+        del self.response_ids[keep:], self.response_mask[keep:]
+        if self.log_probs is not None:
+            del self.log_probs[keep:]
         self.response_ids += token_ids
         self.response_mask += [0] * len(token_ids)
         if self.log_probs is not None:

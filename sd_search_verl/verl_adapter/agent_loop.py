@@ -7,14 +7,19 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
 
-from omegaconf import OmegaConf
-from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
+from verl.experimental.agent_loop.agent_loop import (
+    AgentLoopBase,
+    AgentLoopMetrics,
+    AgentLoopOutput,
+    ToolListWrap,
+)
 
-from sd_search_verl import protocol as protocols
 from sd_search_verl import scoring
 from sd_search_verl.config import SearchConfig
 from sd_search_verl.errors import UserError
 from sd_search_verl.protocol.prompt import text_messages
+from sd_search_verl.protocol.tool_call import ToolCallProtocol
+from sd_search_verl.protocol.tools import READ
 from sd_search_verl.rollout.loop import Generation, run_rollout, stop_params
 from sd_search_verl.rollout.record import to_plain
 from sd_search_verl.rollout.retriever import RetrieverClient
@@ -22,6 +27,8 @@ from sd_search_verl.rollout.types import Prompt
 from sd_search_verl.verl_adapter.data_plane import EXTRA
 from sd_search_verl.verl_adapter.server_client import ATTEMPTS
 from sd_search_verl.verl_adapter.settings import read_search
+from sd_search_verl.verl_adapter.tool_dialogue import ToolDialogue
+from sd_search_verl.verl_adapter.tools import callable_tools, run_protocol, template_kwargs
 
 _clients: dict[tuple[Any, ...], RetrieverClient] = {}
 
@@ -37,7 +44,17 @@ def shared_client(config: SearchConfig) -> RetrieverClient:
 
 
 class SearchAgentLoop(AgentLoopBase):
-    """One rollout of one question."""
+    """One rollout of one question.
+
+    Args:
+        tools: those of verl's ``multi_turn`` options.
+        **options: of verl's base class.
+    """
+
+    def __init__(self, *arguments: Any, tools: ToolListWrap | None = None, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._tools = tools.tools if tools else []
+        self._model_type = options.get("hf_model_type")
 
     async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput:
         """Run the rollout.
@@ -50,13 +67,14 @@ class SearchAgentLoop(AgentLoopBase):
             verl's output, with the rollout as plain Python values in ``extra_fields["sd_search"]``.
         """
         search = read_search(self.config)
-        protocol = protocols.get(search.protocol)
+        protocol = run_protocol(search, self._tools)
+        options = template_kwargs(self.data_config, protocol)
         prompt = Prompt.encode(
             group=str(kwargs["uid"]),
             messages=text_messages(kwargs["raw_prompt"]),
             golden_answers=_golden_answers(kwargs),
             tokenizer=self.tokenizer,
-            template_kwargs=OmegaConf.to_container(OmegaConf.create(self.apply_chat_template_kwargs)),  # type: ignore[arg-type]
+            template_kwargs=options,
             max_tokens=self.rollout_config.prompt_length,
         )
         room = self.rollout_config.response_length
@@ -66,10 +84,11 @@ class SearchAgentLoop(AgentLoopBase):
         # One id for all turns sends them to one server, which has their prefix cached.
         request_id = uuid4().hex
         turns = 0
+        stop = stop_params(protocol, self.tokenizer)
 
         async def generate(context: list[int], max_tokens: int) -> Generation:
             nonlocal turns
-            params = {**sampling_params, "max_tokens": max_tokens, **stop_params(protocol)}
+            params = {**sampling_params, "max_tokens": max_tokens, **stop}
             if search.sampling_seed is not None:
                 place = (kwargs["global_steps"], kwargs["session_id"], turns)
                 params["seed"] = request_seed(search.sampling_seed, *place, prompt.token_ids)
@@ -85,8 +104,15 @@ class SearchAgentLoop(AgentLoopBase):
             log_probs = list(output.log_probs or []) if wanted else None
             return Generation(list(output.token_ids), log_probs, versions)
 
-        find = shared_client(search).search
-        rollout = await run_rollout(prompt, generate, find, self.tokenizer, protocol, search, room)
+        client = shared_client(search)
+        dialogue = None
+        if isinstance(protocol, ToolCallProtocol):
+            tools = {READ: client.read, **callable_tools(self._tools, kwargs.get("tools_kwargs") or {})}
+            limit = search.max_observation_tokens
+            dialogue = ToolDialogue(self.tokenizer, protocol, self._model_type, options, limit, tools)
+        rollout = await run_rollout(
+            prompt, generate, client.search, self.tokenizer, protocol, search, room, dialogue
+        )
         known = [version for _, version in rollout.versions]
         return AgentLoopOutput(
             prompt_ids=prompt.token_ids,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 from torch import Tensor
 from verl.trainer.ppo.utils import Role
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
@@ -43,6 +43,7 @@ from sd_search_verl.verl_adapter.loss import PREFIX
 from sd_search_verl.verl_adapter.non_finite_guard import stop_on_non_finite
 from sd_search_verl.verl_adapter.preflight import refuse_bad_start
 from sd_search_verl.verl_adapter.settings import TRAINERS, read_health, read_sd_search, read_search
+from sd_search_verl.verl_adapter.tools import prompt_kwargs
 from sd_search_verl.verl_adapter.validation import add_failed_sessions
 from sd_search_verl.verl_adapter.worker import SDActorRolloutRefWorker
 
@@ -81,6 +82,7 @@ class SDSearchMixin(PPOTrainer):
         self._alarmed: set[str] = set()
         self._began = 0.0
         self._retriever = ""  # identity of the servers
+        self._prompt_kwargs = prompt_kwargs(config)
 
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
@@ -268,10 +270,7 @@ class SDSearchMixin(PPOTrainer):
         return {**found, "val-aux/failed_sessions": float(failed)}
 
     def _encode(self, messages: Messages) -> list[int]:
-        kwargs = OmegaConf.to_container(
-            OmegaConf.create(self.config.data.get("apply_chat_template_kwargs") or {})
-        )
-        return encode_messages(messages, self.tokenizer, kwargs)  # type: ignore[arg-type]
+        return encode_messages(messages, self.tokenizer, self._prompt_kwargs)
 
     def _rename_worker_metrics(self, metrics: dict[str, Any]) -> None:
         """Strip verl's ``actor/`` from the plugin's worker metrics, and move the teacher's time to the timings."""

@@ -110,7 +110,7 @@ def _extend(active: _Active, token: int, tokenizer: Any, world: World, may_end: 
     query, rollout.answer = text.PROTOCOL.query(turn), text.PROTOCOL.answer(turn)
     if query is not None:
         spans = query_spans(token_ids, tokenizer, text.PROTOCOL, [1] * len(token_ids))
-        rollout.add_query(query, spans, len(token_ids))
+        rollout.add_queries([(query, spans[0] if spans else (0, 0))], spans, len(token_ids))
     if query is None or len(rollout.queries) > max_searches(world):
         rollout.status = "turn_limit" if query else "answered" if rollout.answer is not None else "no_answer"
         active.done = True

@@ -5,18 +5,25 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
+from random import Random
 from typing import Any
 
 import pytest
+from support.chat_templates import chat_tokenizer
 from support.engine import recorded_rows, settings, teacher_inputs
 from support.tiny import byte_tokenizer
+from support.tool_calls import written_turn
 
 from sd_search_verl.hindsight.teacher_inputs import (
     build_teacher_inputs,
     spans_to_first_difference,
     trajectory_weight,
 )
+from sd_search_verl.protocol import get
+from sd_search_verl.protocol.control_tokens import encode_text
+from sd_search_verl.protocol.families import FAMILIES
 from sd_search_verl.protocol.prompt import encode_messages
+from sd_search_verl.protocol.spans import query_spans
 from sd_search_verl.rollout.types import Prompt, Rollout
 
 TOKENIZER = byte_tokenizer()
@@ -187,3 +194,57 @@ def test_the_teacher_reads_the_cut_prompt_of_the_student(
     before, _, after = read.partition(block)
     # White space beside the block may differ by the line ends that set it off.
     assert "".join(f"{before}{after}".split()) == "".join(qwen_tokenizer.decode(prompt.token_ids).split())
+
+
+@pytest.mark.parametrize("placement", ["before_question", "after_question", "system"])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("system", [True, False])
+def test_the_teacher_of_tool_calls_reads_the_student_behind_its_block(
+    qwen_tokenizer: Any, family: str, placement: str, system: bool
+) -> None:
+    """Tools included: without the block the teacher's row is the student's, token for token."""
+    coder = chat_tokenizer(qwen_tokenizer, family)
+    kwargs = get(f"tool_call:{family}").template_kwargs
+    messages = [{"role": "user", "content": "Question: who wrote Emma?\n"}]
+    messages = [{"role": "system", "content": "Be brief."}, *messages] if system else messages
+    prompt = Prompt.encode("g", messages, [], coder, kwargs, 10_000)
+    assert "Search for passages" in coder.decode(prompt.token_ids)
+    draw = Random(family)
+    ids = coder.encode(written_turn(family, draw).text, add_special_tokens=False)
+    spans = query_spans(ids, coder, get(f"tool_call:{family}"), [1] * len(ids))
+    rollout = Rollout(prompt, ids, [1] * len(ids), queries=["q"] * len(spans), spans=spans)
+    (item,) = build_teacher_inputs(
+        [rollout],
+        settings(hindsight={"placement": placement}),
+        coder,
+        lambda shown: encode_messages(shown, coder, kwargs),
+        seed=0,
+    )
+    (row,) = item.rows
+    student = [*prompt.token_ids, *ids[: spans[-1][1]]]
+    block = encode_text(item.blocks[0].strip(), coder)
+    inserted = len(row.input_ids) - len(student)
+    same = next(i for i, (a, b) in enumerate(zip(row.input_ids, student, strict=False)) if a != b)
+    # White space that sets the block off may merge with its neighbour.
+    assert row.input_ids[same + inserted + 2 :] == student[same + 2 :]
+    taken_out = coder.decode(row.input_ids).replace(coder.decode(block), "")
+    assert "".join(taken_out.split()) == "".join(coder.decode(student).split())
+    assert [row.input_ids[p + 1] for p in row.teacher_positions] == [
+        student[p + 1] for p in row.student_positions
+    ]
+
+
+def test_other_arguments_are_scored_where_it_is_so_configured() -> None:
+    rollout = Rollout(
+        Prompt("g", [{"role": "user", "content": "Question: q?\n"}], [1, 2]),
+        [3, 4, 5, 6],
+        [1, 1, 1, 1],
+        queries=["q"],
+        spans=[(1, 2)],
+        argument_spans=[(1, 2), (3, 4)],
+    )
+    for positions, scored in (("query", [2]), ("tool_arguments", [2, 4]), ("response", [1, 2, 3, 4])):
+        (item,) = build_teacher_inputs(
+            [rollout], settings(positions=positions), TOKENIZER, lambda messages: [1, 2], seed=0
+        )
+        assert [p for row in item.rows for p in row.student_positions] == scored

@@ -89,3 +89,39 @@ def test_characters_split_over_tokens_are_put_together() -> None:
     # The policy may write U+FFFD, or a text that does not fit; then tokens are shown as they are.
     assert whole_characters(["\ufffd", "x"], "\ufffdx") == ["\ufffd", "x"]
     assert whole_characters(["\ufffd", "x"], "other") == ["\ufffd", "x"]
+
+
+CALL = [
+    "<tool_call>",
+    '\n{"name": "search", "arguments": {"query": "',
+    "Emma",
+    " author",
+    '?"}}\n',
+    "</tool_call>",
+]
+MESSAGE = [
+    "\n<|im_start|>user\n",
+    "<tool_response>\nDoc 1(Title: Emma) text\n</tool_response>\n<tool_response>\npage 2\n</tool_response>",
+    "<|im_end|>\n<|im_start|>assistant\n",
+]
+
+
+def test_a_tool_call_is_a_call_with_its_query_in_it() -> None:
+    turns = [("hm ", 1), *[(t, 1) for t in CALL], ("<|im_end|>", 1), *[(t, 0) for t in MESSAGE], ("x", 1)]
+    found = segments(trace(turns, [[3, 5]]))
+    assert joined(found) == "".join(text for text, _ in turns)
+    assert found == [
+        ("text", "hm "),
+        ("tag", "<tool_call>"),
+        ("call", CALL[1]),
+        ("query", ["Emma", " author"], None, None),
+        ("call", CALL[4]),
+        ("tag", "</tool_call>"),
+        ("text", "<|im_end|>"),
+        ("tag", "\n<|im_start|>user\n<tool_response>\n"),
+        ("documents", "Doc 1(Title: Emma) text"),
+        ("tag", "\n</tool_response>\n<tool_response>\n"),
+        ("result", "page 2"),
+        ("tag", "\n</tool_response><|im_end|>\n<|im_start|>assistant\n"),
+        ("text", "x"),
+    ]

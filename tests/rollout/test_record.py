@@ -15,6 +15,7 @@ ROLLOUT = Rollout(
     log_probs=[-0.1, 0.0, -0.2],
     queries=["who", "when"],
     spans=[(0, 1), (2, 2)],
+    argument_spans=[(2, 3)],
     searches=[Search("who", "Doc 1", 0.25, None, True), Search("when", "", 0.5, "timeout", False)],
     answer="Austen \ud83d",
     status="answered",
@@ -25,6 +26,8 @@ ROLLOUT = Rollout(
     em=1.0,
     f1=0.5,
     cover_em=0.25,
+    reward=0.75,
+    versions=[(0, 3), (2, 4)],
 )
 
 

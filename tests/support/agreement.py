@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,21 @@ from support.reference import naive_sd_loss
 from support.tiny import byte_tokenizer
 
 ALPHA = 0.7
+Teacher = Callable[[list[Row], SDSearchConfig], list[TeacherInputs]]
+
+
+def in_tags(rows: list[Row], config: SDSearchConfig) -> list[TeacherInputs]:
+    """Teacher inputs of rows in the protocol of tags."""
+    return teacher_inputs(rows, config, byte_tokenizer())
 
 
 def sd_gradients(
-    worker: Any, rows: list[Row], config: SDSearchConfig, share: slice = slice(None), **options: Any
+    worker: Any,
+    rows: list[Row],
+    config: SDSearchConfig,
+    share: slice = slice(None),
+    teacher: Teacher = in_tags,
+    **options: Any,
 ) -> tuple[dict, dict]:
     """Gradients and metrics of one update; without advantages the policy loss has no gradient.
 
@@ -28,23 +39,29 @@ def sd_gradients(
     """
     still = [Row(row.rollout, 0.0, row.old_log_probs) for row in rows]
     worker.loss_fn.config = config
-    inputs = teacher_inputs(rows, config, byte_tokenizer())
+    inputs = teacher(rows, config)
     return gradients(worker, batch_of(still[share], inputs[share], ALPHA, **options))
 
 
 def reference(
-    model: Path, rows: list[Row], config: SDSearchConfig, temperature: float = 1.0
+    model: Path,
+    rows: list[Row],
+    config: SDSearchConfig,
+    temperature: float = 1.0,
+    teacher: Teacher = in_tags,
 ) -> tuple[dict[str, Tensor], float]:
     """Gradients of alpha * L_SD, and L_SD."""
     network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation="eager")
     network.lm_head.register_forward_hook(lambda module, args, logits: logits / temperature)
-    return reference_of(network, rows, config)
+    return reference_of(network, rows, config, teacher)
 
 
-def reference_of(network: Any, rows: list[Row], config: SDSearchConfig) -> tuple[dict[str, Tensor], float]:
+def reference_of(
+    network: Any, rows: list[Row], config: SDSearchConfig, teacher: Teacher = in_tags
+) -> tuple[dict[str, Tensor], float]:
     """As ``reference``, of a network at hand; gradients of its trained parameters."""
     trajectories = []
-    for row, item in zip(rows, teacher_inputs(rows, config, byte_tokenizer()), strict=True):
+    for row, item in zip(rows, teacher(rows, config), strict=True):
         student = row.rollout.prompt.token_ids + row.rollout.response_ids
         tokens = [
             (

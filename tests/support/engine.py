@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from sd_search_verl.config import SDSearchConfig, read_config
 from sd_search_verl.hindsight.teacher_inputs import TeacherInputs, build_teacher_inputs
 from sd_search_verl.protocol import get
 from sd_search_verl.protocol.prompt import encode_messages
-from sd_search_verl.protocol.spans import query_spans
+from sd_search_verl.protocol.spans import locate_calls, query_spans
 from sd_search_verl.rollout.types import Prompt, Rollout, Search
 from support import fsdp1
 
@@ -98,23 +99,31 @@ QUERIES = [
 ]
 
 
-def recorded_rows(tokenizer: Any, groups: int = 4, size: int = 4, seed: int = 0) -> list[Row]:
+def tool_call(query: str) -> str:
+    """A turn's call in the form of hermes, and the end of the turn."""
+    call = json.dumps({"name": "search", "arguments": {"top_k": 3, "query": query}}, ensure_ascii=False)
+    return f"<tool_call>\n{call}\n</tool_call><|im_end|>"
+
+
+def recorded_rows(
+    tokenizer: Any, groups: int = 4, size: int = 4, seed: int = 0, name: str = "search_r1"
+) -> list[Row]:
     """Rollouts of several questions, with 0 to 2 searches each, thinking, documents and mixed outcomes."""
     rng = random.Random(seed)
-    protocol = get("search_r1")
+    protocol = get(name)
+    action = tool_call if name != "search_r1" else "<search> {} </search>".format
     rows = []
     for group in range(groups):
         messages = [{"role": "user", "content": f"Question: number {group}?\n"}]
-        prompt_ids = encode_messages(messages, tokenizer)
+        prompt_ids = encode_messages(messages, tokenizer, protocol.template_kwargs)
         for _ in range(size):
             queries = [rng.choice(QUERIES) for _ in range(rng.choice([0, 1, 1, 2]))]
             ids: list[int] = []
             mask: list[int] = []
             documents = []
             for query in queries:
-                turn = tokenizer.encode(
-                    f"THINKING{rng.randrange(99)} <search> {query} </search>", add_special_tokens=False
-                )
+                thinking = f"THINKING{rng.randrange(99)}"
+                turn = tokenizer.encode(f"{thinking} {action(query)}", add_special_tokens=False)
                 documents.append(f"DOCUMENT {rng.randrange(99)}")
                 seen = tokenizer.encode(protocol.observation(documents[-1]), add_special_tokens=False)
                 ids += turn + seen
@@ -127,6 +136,12 @@ def recorded_rows(tokenizer: Any, groups: int = 4, size: int = 4, seed: int = 0)
                 response_mask=mask,
                 queries=queries,
                 spans=query_spans(ids, tokenizer, protocol, mask),
+                argument_spans=[
+                    one.span
+                    for call in locate_calls(ids, tokenizer, protocol, mask)
+                    for one in call.values
+                    if one.span[0] < one.span[1]
+                ],
                 f1=rng.choice([0.0, 1.0]),
                 response=tokenizer.decode(ids),
                 searches=[Search(q, d, 0.0, None, False) for q, d in zip(queries, documents, strict=True)],
@@ -140,13 +155,16 @@ def settings(**changes: Any) -> SDSearchConfig:
     return read_config(SDSearchConfig, changes, "sd_search")
 
 
-def teacher_inputs(rows: Sequence[Row], config: SDSearchConfig, tokenizer: Any) -> list[TeacherInputs]:
+def teacher_inputs(
+    rows: Sequence[Row], config: SDSearchConfig, tokenizer: Any, name: str = "search_r1"
+) -> list[TeacherInputs]:
     """What the trainer prepares for these rows."""
+    kwargs = get(name).template_kwargs
     return build_teacher_inputs(
         [row.rollout for row in rows],
         config,
         tokenizer,
-        lambda messages: encode_messages(messages, tokenizer),
+        lambda messages: encode_messages(messages, tokenizer, kwargs),
         seed=1,
     )
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from sd_search_verl.finding import Finding, Rule
 from sd_search_verl.protocol.base import Messages
 from sd_search_verl.protocol.prompt import encode_messages
+from sd_search_verl.verl_adapter.tools import prompt_kwargs
 
 LONG_PROMPT = Rule(
     "data.max_prompt_length",
@@ -69,10 +69,8 @@ def _longest(config: DictConfig, prompts: Sequence[Messages]) -> int | None:
     name = model.tokenizer_path or model.path
     if not prompts or "://" in name:
         return None
-    kwargs: Any = OmegaConf.to_container(
-        OmegaConf.create(config.data.get("apply_chat_template_kwargs") or {})
-    )
     try:
+        kwargs = prompt_kwargs(config)
         tokenizer = AutoTokenizer.from_pretrained(
             os.path.expanduser(name), trust_remote_code=model.trust_remote_code
         )

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from sd_search_verl.finding import Finding, Rule
 from sd_search_verl.protocol.token_bytes import TokenizerError, byte_table
 from sd_search_verl.verl_adapter.preflight.prompts import check_prompts, plain_template
+from sd_search_verl.verl_adapter.preflight.tools import check_tools
 
 PADDING_SHARE = 0.01
 """Models pad their vocabulary to a round number: Qwen2.5 by 0.3 %. A larger excess is another tokenizer's model."""
@@ -66,6 +67,7 @@ def check_policy(config: DictConfig) -> Iterator[Finding]:
         tokenizer.chat_template = model.custom_chat_template
     if getattr(tokenizer, "chat_template", None):
         yield from check_prompts(config, tokenizer)
+        yield from check_tools(config, tokenizer, policy.model_type)
     else:
         yield NO_TEMPLATE.finding(path=model.path, override=plain_template(tokenizer))
     size, tokens = getattr(policy, "vocab_size", len(tokenizer)), len(tokenizer)

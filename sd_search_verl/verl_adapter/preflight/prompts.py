@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from sd_search_verl import protocol as protocols
 from sd_search_verl.config import ConfigError, SDSearchConfig
@@ -16,6 +16,7 @@ from sd_search_verl.hindsight.layout import CORRECT, HEADER
 from sd_search_verl.protocol.base import Messages
 from sd_search_verl.protocol.prompt import encode_messages, render_messages, text_messages
 from sd_search_verl.verl_adapter.preflight.files import data_files, open_file
+from sd_search_verl.verl_adapter.tools import prompt_kwargs
 
 REFUSED_PROMPT = Rule(
     "chat template",
@@ -51,10 +52,8 @@ MERGED_TOKENS = 2
 def check_prompts(config: DictConfig, tokenizer: Any) -> Iterator[Finding]:
     """Render the first question of the data for student and teacher; findings are failures only."""
     messages = _first_prompt(config)
-    kwargs: Any = OmegaConf.to_container(
-        OmegaConf.create(config.data.get("apply_chat_template_kwargs") or {})
-    )
     try:
+        kwargs = prompt_kwargs(config)
         student = encode_messages(messages, tokenizer, kwargs)
     except Exception as error:
         yield REFUSED_PROMPT.finding(error=_line(error))

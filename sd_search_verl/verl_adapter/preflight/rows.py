@@ -209,8 +209,8 @@ def _is_written_list(text: str) -> bool:
 
 
 def _other_protocol(text: str, ours: str) -> str | None:
-    """Return the protocol whose tag for documents a prompt names, where it does not name the configured one's."""
-    spoken = [name for name in get_args(ProtocolName) if protocols.get(name).observation_open in text]
+    """Return the protocol that a prompt explains, where it does not explain the configured one."""
+    spoken = [name for name in get_args(ProtocolName) if protocols.get(name).explained_in(text)]
     return spoken[0] if spoken and ours not in spoken else None
 
 

@@ -1,0 +1,229 @@
+"""Tool calls in tokens: verl's tool parser reads a turn, verl's continuous-token builder encodes what follows it.
+
+Sampled tokens are never encoded again. The builder adds the tool messages, or a notice, and the start of the next turn,
+exactly as verl's own tool agent does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from verl.experimental.agent_loop.tool_parser import FunctionCall, ToolParser
+from verl.tools.schemas import OpenAIFunctionToolSchema
+from verl.utils.tokenizer.continuous_token_wiring import (
+    ContinuousTokenModelFamily,
+    create_continuous_token_builder,
+    infer_continuous_token_model_family,
+)
+
+from sd_search_verl.errors import UserError
+from sd_search_verl.protocol.base import QUERY_ARGUMENTS, SEARCH, Turn, decoded
+from sd_search_verl.protocol.control_tokens import encode_text
+from sd_search_verl.protocol.families import CHATML_ENDS
+from sd_search_verl.protocol.prompt import encode_messages, text_messages
+from sd_search_verl.protocol.spans import LocatedCall, locate_calls
+from sd_search_verl.protocol.token_bytes import decode
+from sd_search_verl.protocol.tool_call import ToolCallProtocol
+from sd_search_verl.protocol.tools import READ
+from sd_search_verl.rollout.dialogue import Dialogue, Observation, Request, Result, SampledTurn, Tool
+from sd_search_verl.rollout.retriever import SearchResult
+from sd_search_verl.rollout.types import Prompt
+
+NO_QUERY = "search needs the argument query: a text that is not blank."
+NO_OBJECT = "The arguments of a call must be an object."
+
+
+class ToolDialogue(Dialogue):
+    """Calls of tools, and tool messages.
+
+    Args:
+        tokenizer: of the policy, with its chat template.
+        protocol: of one family.
+        model_type: root ``model_type`` of the model's config, by which verl chooses its token builder.
+        template_kwargs: further arguments of the chat template, the tools among them.
+        max_observation_tokens: limit of the contents of a turn's tool messages, each of which gets an equal part.
+        tools: those of the protocol beside ``search``.
+
+    Raises:
+        UserError: verl has no parser of the family's name, or no builder for this model.
+    """
+
+    malformed_kinds = (
+        *("empty_query", "unfinished", "no_action"),
+        *("bad_call", "unknown_tool", "bad_arguments", "unlocated"),
+    )
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        protocol: ToolCallProtocol,
+        model_type: str | None,
+        template_kwargs: Mapping[str, Any],
+        max_observation_tokens: int,
+        tools: Mapping[str, Tool],
+    ) -> None:
+        self.tools = tools
+        self._tokenizer, self._protocol = tokenizer, protocol
+        self._max_tokens = max_observation_tokens
+        self._end_ids = protocol.end_ids(tokenizer)
+        self._names = [tool["function"]["name"] for tool in protocol.tools]
+        self._schemas = [OpenAIFunctionToolSchema.model_validate(tool) for tool in protocol.tools]
+        try:
+            self._parser = ToolParser.get_tool_parser(protocol.families[0].name, tokenizer)
+            self._builder = create_continuous_token_builder(
+                _SafeTokenizer(tokenizer),
+                model_family=_builder_family(tokenizer, model_type),
+                chat_template_kwargs={k: v for k, v in template_kwargs.items() if k != "tools"},
+            )
+        except ValueError as error:
+            raise UserError(
+                f"search.tool_call.family={protocol.families[0].name} does not fit a {model_type} model: {error}. "
+                "Fix: choose the family of the model's chat template"
+            ) from error
+
+    async def read(self, token_ids: Sequence[int]) -> SampledTurn:
+        """Read the calls that verl's parser finds, or the answer of a turn without one."""
+        text = decode(token_ids, self._tokenizer)
+        _, calls = await self._parser.extract_tool_calls(list(token_ids), self._schemas)
+        if not calls:
+            turn = self._read_message(text, finished=bool(token_ids) and token_ids[-1] in self._end_ids)
+            return SampledTurn(
+                text, answer=turn.answer, malformed=(turn.malformed,) if turn.malformed else ()
+            )
+        located: list[LocatedCall | None]
+        located = list(locate_calls(token_ids, self._tokenizer, self._protocol, [1] * len(token_ids)))
+        if [one.call.tool for one in located if one] != [call.name for call in calls]:
+            located = [None] * len(calls)
+        found = [self._request(call, place) for call, place in zip(calls, located, strict=True)]
+        return SampledTurn(
+            text,
+            tuple(request for request, _ in found),
+            malformed=tuple(kind for _, kinds in found for kind in kinds),
+        )
+
+    def rendered(self, found: SearchResult) -> str:
+        """Return the documents, each with its id where the policy can read on in it."""
+        documents = found.documents or []
+        text = self._protocol.documents([document.contents for document in documents])
+        if READ not in self._names:
+            return text
+        for number, document in enumerate(documents, start=1):
+            text = text.replace(f"Doc {number}(", f"Doc {number} [id {document.id}](", 1)
+        return text
+
+    def observation(
+        self, prompt: Prompt, turn: SampledTurn, token_ids: Sequence[int], results: Sequence[Result]
+    ) -> Observation:
+        """Encode a tool message for each request, or the notice, and the start of the next turn."""
+        calls = [
+            {"type": "function", "function": {"name": one.tool, "arguments": one.arguments}}
+            for one in turn.requests
+        ]
+        assistant = {"role": "assistant", "content": turn.text if not calls else "", "tool_calls": calls}
+        contents = map(self._content, turn.requests, results)
+        cut = [self._cut(content, len(calls)) for content in contents]
+        messages = [
+            {"role": "tool", "name": request.tool, "content": content}
+            for request, (content, _) in zip(turn.requests, cut, strict=True)
+        ] or [{"role": "user", "content": self._protocol.invalid_action}]
+        before = [*prompt.messages, assistant]
+        # A turn that was cut gets the end that the model did not come to write.
+        closed = [*token_ids, *([] if token_ids and token_ids[-1] in self._end_ids else self._end_ids[:1])]
+        merged = self._builder.merge_context_tokens(
+            before, [*before, *messages], closed, tools=list(self._protocol.tools)
+        )
+        replaces = merged.removed_prefix_token_count
+        added = merged.token_ids[len(token_ids) - replaces :]
+        return Observation(added, any(is_cut for _, is_cut in cut), replaces)
+
+    def _read_message(self, text: str, finished: bool) -> Turn:
+        """Return the answer of a turn without a call; a message that was cut is none, but for a closed tag in it."""
+        protocol = self._protocol if finished else replace(self._protocol, answer_in="tag")
+        turn = protocol.read(text)
+        if turn.calls:  # verl's parser sees none
+            return Turn(malformed="bad_call")
+        return turn if finished or turn.answer is not None else Turn(malformed="unfinished")
+
+    def _request(self, call: FunctionCall, located: LocatedCall | None) -> tuple[Request, list[str]]:
+        """Return what is executed, and what is wrong with it."""
+        spans = tuple(one.span for one in located.values) if located else ()
+        arguments = json.loads(call.arguments)
+        if call.name not in self._names:
+            error = f"Unknown function '{call.name}'. Available tools: {self._names}"
+            return Request(call.name, {}, spans=spans, error=error), ["unknown_tool"]
+        if not isinstance(arguments, dict):
+            return Request(call.name, {}, spans=spans, error=NO_OBJECT), ["bad_arguments"]
+        if call.name != SEARCH:
+            return Request(call.name, arguments, spans=spans), []
+        texts = _texts(arguments)
+        if texts is None or not any(text.strip() for text in texts):
+            kind = "bad_arguments" if texts is None else "empty_query"
+            return Request(call.name, arguments, spans=spans, error=NO_QUERY), [kind]
+        # What is executed is what stands in the span, to the last character, or there is no span.
+        known = [(one.text, one.span) for one in located.queries()] if located else []
+        agree = [text for text, _ in known] == texts
+        pairs = known if agree else [(text, (0, 0)) for text in texts]
+        queries = tuple((text.strip(), span) for text, span in pairs if text.strip())
+        return Request(call.name, arguments, queries, spans if agree else ()), [] if agree else ["unlocated"]
+
+    def _content(self, request: Request, result: Result) -> str:
+        """Return the text of a tool message; of several queries every one is named."""
+        if isinstance(result, str):
+            return result
+        parts = []
+        for (query, _), found in zip(request.queries, result, strict=True):
+            text = self._protocol.unavailable if found.documents is None else self.rendered(found).strip()
+            text = text or self._protocol.no_results
+            parts.append(f"{query}:\n{text}" if len(request.queries) > 1 else text)
+        return "\n\n".join(parts)
+
+    def _cut(self, content: str, messages: int) -> tuple[str, bool]:
+        """Return the content within its part of the limit, and whether it was cut."""
+        limit = self._max_tokens // messages
+        token_ids = encode_text(content, self._tokenizer)
+        if len(token_ids) <= limit:
+            return content, False
+        return decode(token_ids[:limit], self._tokenizer).rstrip("\ufffd"), True
+
+
+class _SafeTokenizer:
+    """A tokenizer whose chat template leaves control tokens that a message spells as text."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def apply_chat_template(
+        self, messages: list[dict[str, Any]], tokenize: bool, add_generation_prompt: bool, **kwargs: Any
+    ) -> list[int]:
+        """Return token ids; see :func:`.encode_messages`."""
+        assert tokenize
+        kwargs.pop("return_dict", None)
+        return encode_messages(text_messages(messages), self._tokenizer, kwargs, add_generation_prompt)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+
+def _builder_family(tokenizer: Any, model_type: str | None) -> ContinuousTokenModelFamily:
+    """Return verl's token builder for a type of model; one that verl does not know gets ChatML's if it speaks ChatML.
+
+    verl's general builder leaves out the line end behind ``<|im_end|>``, which a ChatML template writes.
+    """
+    family = infer_continuous_token_model_family(hf_model_type=model_type)
+    is_chatml = CHATML_ENDS[0] in tokenizer.added_tokens_encoder
+    general = family == ContinuousTokenModelFamily.DEFAULT
+    return ContinuousTokenModelFamily.QWEN if general and is_chatml else family
+
+
+def _texts(arguments: Mapping[str, Any]) -> list[str] | None:
+    """Return the texts of a search's arguments, or None where there is none or something else."""
+    found: list[Any] = []
+    for name in (name for name in arguments if name in QUERY_ARGUMENTS):
+        value = arguments[name]
+        found += value if isinstance(value, list) else [value]
+    if not found or not all(isinstance(text, str) for text in found):
+        return None
+    return [decoded(text, False) for text in found]
