@@ -1,4 +1,4 @@
-# make demo   install, then train SD-Search end to end on this machine's CPU; results in runs/demo
+# make demo   install, then train SD-Search end to end on this machine's CPU; results in runs/demo; PROTOCOL=tool_call in tool calls
 # make demo-llm   the same with SmolLM2-135M on real questions, in half an hour; results in runs/smollm2/
 # make test   install, then all tests
 # make lint   install, then ruff and mypy

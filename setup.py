@@ -17,7 +17,14 @@ setup(
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=["sd_search_verl*", "retriever_server*"]),
     package_data={
-        "sd_search_verl": ["py.typed", "world/checkpoint/*", "report/*.html", "report/*.css", "report/*.js"],
+        "sd_search_verl": [
+            "py.typed",
+            "world/checkpoint/*",
+            "world/tool_checkpoint/*",
+            "report/*.html",
+            "report/*.css",
+            "report/*.js",
+        ],
         "sd_search_verl.hydra_configs": ["*.yaml", "*/*.yaml"],
         "retriever_server": ["py.typed"],
     },

@@ -9,7 +9,14 @@ from typing import Any
 from sd_search_verl.cli_options import add_options, given_options
 from sd_search_verl.command_line import add_command, add_group
 from sd_search_verl.config import read_config
-from sd_search_verl.world.config import CHECKPOINT, DIFFICULTY, HEAD_DIM, FitConfig, WorldConfig
+from sd_search_verl.world.config import (
+    CHECKPOINT,
+    DIFFICULTY,
+    HEAD_DIM,
+    TOOL_CHECKPOINT,
+    FitConfig,
+    WorldConfig,
+)
 
 
 def add_commands(commands: Any) -> None:
@@ -19,8 +26,12 @@ def add_commands(commands: Any) -> None:
     build = add_command(world, "build", "write corpus, questions, oracle and model of a world", _build)
     build.add_argument("--out", type=Path, required=True, help="folder to write")
     build.add_argument(
-        "--model", type=Path, default=CHECKPOINT, help="warm-started model to copy (default: shipped)"
+        "--protocol",
+        choices=("search_r1", "tool_call"),
+        default="search_r1",
+        help="which shipped model to copy: one that writes tags or tool calls (default: %(default)s)",
     )
+    build.add_argument("--model", type=Path, help="warm-started model to copy (default: shipped)")
     add_options(build.add_argument_group("difficulty of the world, in place of the model's"), WorldConfig)
 
     warmstart = add_command(
@@ -43,6 +54,15 @@ def add_commands(commands: Any) -> None:
     add_options(warmstart, FitConfig)
     add_options(warmstart.add_argument_group("difficulty of the world"), WorldConfig, DIFFICULTY)
 
+    calls = add_command(
+        world, "tool-call", "train a warm-started model on to tool calls, in minutes", _tool_call
+    )
+    calls.add_argument("--out", type=Path, required=True, help="folder to write")
+    calls.add_argument(
+        "--begin", type=Path, default=CHECKPOINT, help="model to begin with (default: shipped)"
+    )
+    add_options(calls, FitConfig)
+
     probe = add_command(world, "probe", "measure a warm-started model in fresh worlds", _probe)
     probe.add_argument("--model", type=Path, default=CHECKPOINT, help="model folder (default: shipped)")
 
@@ -51,8 +71,10 @@ def _build(arguments: argparse.Namespace) -> int:
     from sd_search_verl.world.facts import World
     from sd_search_verl.world.files import difficulty, write_world
 
-    changed = {**dict(difficulty(arguments.model)), **given_options(arguments, WorldConfig)}
-    write_world(World(read_config(WorldConfig, changed, "world")), arguments.out, arguments.model)
+    shipped = TOOL_CHECKPOINT if arguments.protocol == "tool_call" else CHECKPOINT
+    model = arguments.model or shipped
+    changed = {**dict(difficulty(model)), **given_options(arguments, WorldConfig)}
+    write_world(World(read_config(WorldConfig, changed, "world")), arguments.out, model)
     print(f"{arguments.out}: corpus.jsonl, train.parquet, val.parquet, oracle.json, model/")
     return 0
 
@@ -68,6 +90,18 @@ def _warmstart(arguments: argparse.Namespace) -> int:
     print(
         f"{arguments.out}: {make_checkpoint(arguments.out, fit, world, arguments.begin, arguments.head_dim)}"
     )
+    return 0
+
+
+def _tool_call(arguments: argparse.Namespace) -> int:
+    import torch
+
+    from sd_search_verl.world.tool_call import make_tool_checkpoint
+
+    torch.set_num_threads(1)
+    fit = read_config(FitConfig, given_options(arguments, FitConfig), "fit")
+    losses = make_tool_checkpoint(arguments.out, fit, arguments.begin)
+    print(f"{arguments.out}: loss {losses[0]:.3f} at the first step, {losses[-1]:.3f} at the last")
     return 0
 
 

@@ -12,6 +12,8 @@ from sd_search_verl.world.words import NAMES, RELATIONS
 
 CHECKPOINT = Path(__file__).parent / "checkpoint"
 """The warm-started model that is shipped. It knows the protocol and how to read a block, and no world."""
+TOOL_CHECKPOINT = CHECKPOINT.with_name("tool_checkpoint")
+"""The same model after a short training on tool calls; see :mod:`.tool_call`."""
 HEAD_DIM = 32
 """The smallest head of vLLM's CPU attention. Two such heads did not learn to copy from a block; four do."""
 
