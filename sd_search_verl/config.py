@@ -288,7 +288,8 @@ class HealthConfig(ConfigModel):
     max_reward_drop: Annotated[Share | None, Unit("share")] = 0.5
     """Share of the best window's reward that is lost."""
     max_correct_log_prob_drop: Annotated[Annotated[float, Field(ge=0)] | None, Unit("nats")] = 0.3
-    """Nats per policy token by which the CORRECT rollouts of a window have become less likely than in the best one."""
+    """Nats per policy token by which the CORRECT rollouts of a window have become less likely than in the best one.
+    sd_search.regularizer=llds or sapo holds them."""
     min_grad_share: Annotated[Share | None, Unit("share")] = 0.01
     """The method's gradient relative to GRPO's, in each of the last three measurements (sd_search.grad_share_every):
     below it the run is GRPO in all but name."""
