@@ -149,11 +149,16 @@ class SDSearchConfig(ConfigModel):
     any tool call. response: every token of the policy."""
     weighting: Literal["uniform", "group_variance"] = "uniform"
     """group_variance multiplies a trajectory's term by sqrt(p (1 - p)), p = its group's share of CORRECT."""
-    target: Literal["teacher", "uniform"] = "teacher"
-    """uniform replaces the teacher by the uniform distribution over the whole vocabulary, whatever ``top_k`` says: a
+    target: Literal["teacher", "contrast", "uniform"] = "teacher"
+    """contrast: the student's own distribution times P_true / P_flipped, of the teacher behind the block and behind its
+    labels inverted: what the labels say, without what is copied whichever way they stand; one more teacher pass.
+    uniform replaces the teacher by the uniform distribution over the whole vocabulary, whatever ``top_k`` says: a
     control that must not help."""
     chunk_rows: Annotated[Count, Unit("tokens")] = 128
     """Scored tokens whose fp32 distributions exist at a time; each takes about 14 V bytes (30 V without top-k)."""
+    labels_every: Annotated[Count | None, Unit("steps"), Affects.OPERATION] = 50
+    """Steps between two measurements of sd_search/label_sensitivity and sd_search/copy_share; each takes one more
+    teacher pass over one mini-batch. null = never."""
     grad_share_every: Annotated[Count | None, Unit("steps"), Affects.OPERATION] = 50
     """Steps between two measurements of sd_search/grad_share = |alpha grad L_SD| / |grad L_GRPO|; each takes two more
     forwards and backwards over one mini-batch. null = never."""
@@ -187,9 +192,9 @@ class SDSearchConfig(ConfigModel):
 
     @model_validator(mode="after")
     def _combines(self) -> Self:
-        if self.gate != "none" and self.target == "uniform":
+        if self.gate != "none" and self.target != "teacher":
             raise ValueError(
-                "gate=sigmoid weighs by the teacher, target=uniform has none. Fix: use gate=none"
+                f"gate=sigmoid weighs by the teacher, target={self.target} has another target. Fix: use gate=none"
             )
         if self.use == "loss":
             return self
@@ -290,6 +295,9 @@ class HealthConfig(ConfigModel):
     max_correct_log_prob_drop: Annotated[Annotated[float, Field(ge=0)] | None, Unit("nats")] = 0.3
     """Nats per policy token by which the CORRECT rollouts of a window have become less likely than in the best one.
     sd_search.regularizer=llds or sapo holds them."""
+    max_copy_share: Annotated[Share | None, Unit("share")] = 0.95
+    """Share of the teacher's credit that stays when every label is inverted, in each of the last three measurements
+    (sd_search.labels_every): above it the signal is copying. `sd-search probe` says more."""
     min_grad_share: Annotated[Share | None, Unit("share")] = 0.01
     """The method's gradient relative to GRPO's, in each of the last three measurements (sd_search.grad_share_every):
     below it the run is GRPO in all but name."""

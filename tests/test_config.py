@@ -53,7 +53,7 @@ from sd_search_verl.evaluation.config import EvaluationConfig
         (
             SDSearchConfig,
             {"gate": "sigmoid", "target": "uniform"},
-            "s.gate=sigmoid weighs by the teacher, target=uniform has none. Fix: use gate=none",
+            "s.gate=sigmoid weighs by the teacher, target=uniform has another target. Fix: use gate=none",
         ),
         (
             SDSearchConfig,

@@ -78,6 +78,7 @@ ARMS = {
     "uniform_candidates": Arm(
         "uniform over a phrasing's candidate words in place of the teacher", candidates=True
     ),
+    "contrast": _method("the student tilted by true against inverted labels", target="contrast"),
     # Ablations of the paper.
     "own": _block("only the scored rollout in its block", group="own"),
     "leave_one_out": _block("all rollouts but the scored one", group="leave_one_out"),

@@ -20,8 +20,19 @@ CORRECT_LOG_PROB = "health/correct_log_prob"
 PARTIAL_GROUPS = "health/partial_groups"
 SHORTENED_BLOCKS = "health/shortened_blocks"
 GRAD_SHARE = "sd_search/grad_share"
+COPY_SHARE = "sd_search/copy_share"
 
-WATCHED = (SEARCHES, LENGTH, ENTROPY, REWARD, CORRECT_LOG_PROB, PARTIAL_GROUPS, SHORTENED_BLOCKS, GRAD_SHARE)
+WATCHED = (
+    SEARCHES,
+    LENGTH,
+    ENTROPY,
+    REWARD,
+    CORRECT_LOG_PROB,
+    PARTIAL_GROUPS,
+    SHORTENED_BLOCKS,
+    GRAD_SHARE,
+    COPY_SHARE,
+)
 """The metrics that :func:`alarms` reads."""
 
 NAMES = (
@@ -33,6 +44,7 @@ NAMES = (
     "reward",
     "correct_log_prob",
     "grad_share",
+    "copying",
 )
 
 
@@ -56,6 +68,7 @@ def alarms(history: Sequence[Mapping[str, float]], config: HealthConfig) -> list
     return [
         *_of_last_step(history, config),
         *_of_grad_share(history, config),
+        *_of_copy_share(history, config),
         *_of_levels(history, config),
     ]
 
@@ -94,6 +107,17 @@ def _of_grad_share(history: Sequence[Mapping[str, float]], config: HealthConfig)
             "grad_share",
             f"alpha * L_SD has {last[-1]:.2%} of GRPO's gradient, below {low:.2%} in three measurements: the run is "
             "GRPO in all but name. docs/method.md says how to choose sd_search.alpha",
+        )
+
+
+def _of_copy_share(history: Sequence[Mapping[str, float]], config: HealthConfig) -> Iterator[Alarm]:
+    last = [row[COPY_SHARE] for row in history if COPY_SHARE in row][-3:]
+    high = config.max_copy_share
+    if high is not None and len(last) == 3 and min(last) > high:
+        yield Alarm(
+            "copying",
+            f"{last[-1]:.1%} of the teacher's credit stays when every label is inverted, above {high:.0%} in three "
+            "measurements: the policy does not read the block, it copies. docs/probe.md says what helps",
         )
 
 

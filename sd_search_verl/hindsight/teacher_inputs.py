@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -52,12 +52,16 @@ class TeacherInputs:
         weight: factor of the trajectory's term in L_SD.
         blocks: block text of each row.
         num_dropped: rollouts left out of the blocks for length.
+        correct: outcome of the rollout.
+        flipped: ``rows`` behind blocks with every label inverted; empty where they are not needed.
     """
 
     rows: list[TeacherRow]
     weight: float
     blocks: list[str]
     num_dropped: int
+    correct: bool = False
+    flipped: list[TeacherRow] = field(default_factory=list)
 
 
 def build_teacher_inputs(
@@ -66,6 +70,7 @@ def build_teacher_inputs(
     tokenizer: Any,
     encode: Callable[[Messages], list[int]],
     seed: int,
+    flipped: bool = False,
 ) -> list[TeacherInputs]:
     """Return the teacher inputs of every rollout, in the order given.
 
@@ -75,7 +80,23 @@ def build_teacher_inputs(
         tokenizer: encodes the block alone: to count its tokens, and for prompts that were cut.
         encode: maps chat messages to prompt token ids, as for the student's prompts.
         seed: of the label shuffle.
+        flipped: add the rows behind inverted labels; ``target=contrast`` has them anyway.
     """
+    inputs = _build(rollouts, config, tokenizer, encode, seed)
+    if not flipped and config.target != "contrast":
+        return inputs
+    inverted = config.replace(hindsight=config.hindsight.replace(labels="flipped"))
+    others = _build(rollouts, inverted, tokenizer, encode, seed)
+    return [replace(item, flipped=other.rows) for item, other in zip(inputs, others, strict=True)]
+
+
+def _build(
+    rollouts: Sequence[Rollout],
+    config: SDSearchConfig,
+    tokenizer: Any,
+    encode: Callable[[Messages], list[int]],
+    seed: int,
+) -> list[TeacherInputs]:
     summaries = _summarize(rollouts, config.hindsight, seed)
     groups: dict[str, list[int]] = {}
     for index, rollout in enumerate(rollouts):
@@ -126,7 +147,8 @@ def build_teacher_inputs(
                 blocks.append(block)
         correct = [is_correct(rollouts[i], config.hindsight) for i in members]
         weight = trajectory_weight(correct, config.weighting)
-        inputs.append(TeacherInputs(rows, weight, blocks, num_dropped))
+        own = is_correct(rollout, config.hindsight)
+        inputs.append(TeacherInputs(rows, weight, blocks, num_dropped, own))
     return inputs
 
 

@@ -55,6 +55,16 @@ SECTIONS: dict[str, list[Panel]] = {
             {"agreement": "sd_search/teacher_student_top1"},
         ),
         Panel(
+            "Label sensitivity",
+            "What inverting every label of the block changes in the credit of sampled query tokens, in nats.",
+            {"sensitivity": "sd_search/label_sensitivity"},
+        ),
+        Panel(
+            "Copy share",
+            "Share of the teacher's credit that stays when every label is inverted: copying.",
+            {"share": "sd_search/copy_share"},
+        ),
+        Panel(
             "Homogeneous groups",
             "Share of groups whose rollouts all end alike: no contrast for GRPO, little for the teacher.",
             {

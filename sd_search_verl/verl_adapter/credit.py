@@ -27,6 +27,10 @@ class CreditRecord:
         values = torch.stack([log_ratio, divergence.detach()], dim=-1).float()
         self._values.index_copy_(0, slots.remainder(len(self._values)), values)
 
+    def credits(self) -> Tensor:
+        """Return the credit ``[num_slots]`` of every scored token."""
+        return self._values[:-1, 0]
+
     def of(self, traces: Tensor, tokens_per_trajectory: Tensor) -> dict[int, Values]:
         """Return the values by trace number; ``traces`` ``[B]`` is -1 where a trajectory is not traced."""
         parts = self._values[:-1].cpu().split(tokens_per_trajectory.tolist())

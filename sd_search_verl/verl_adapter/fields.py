@@ -8,6 +8,9 @@ scored tokens has placeholders of length one: position, slot and trace -1, weigh
                   sd_lengths            number of tokens of each teacher row
                   sd_teacher_positions  index into sd_ids of each scored token's logits
                   sd_student_positions  the same in the student's prompt + response
+                  sd_flipped_ids, sd_flipped_lengths, sd_flipped_positions
+                                        the same of its rows behind inverted labels, where they are needed
+                  sd_correct            1 for a CORRECT trajectory, else 0
                   sd_weight             factor of the trajectory's term in L_SD
                   sd_trace              number under which its credit is returned; -1: it is not traced
     worker        sd_slots              index of each scored token among those of the rank's mini-batch
@@ -27,12 +30,15 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from sd_search_verl.distill.loss import token_weights
-from sd_search_verl.hindsight.teacher_inputs import TeacherInputs
+from sd_search_verl.hindsight.teacher_inputs import TeacherInputs, TeacherRow
 
 IDS = "sd_ids"
 LENGTHS = "sd_lengths"
 TEACHER_POSITIONS = "sd_teacher_positions"
 STUDENT_POSITIONS = "sd_student_positions"
+TRUE = (IDS, LENGTHS, TEACHER_POSITIONS)
+FLIPPED = ("sd_flipped_ids", "sd_flipped_lengths", "sd_flipped_positions")
+CORRECT = "sd_correct"
 WEIGHT = "sd_weight"
 TRACE = "sd_trace"
 SLOTS = "sd_slots"
@@ -43,37 +49,35 @@ ALPHA = "sd_alpha"
 """Non-tensor entry of a batch: this step's alpha. Absent or 0 means an ordinary update."""
 POLICY_WEIGHT = "sd_policy_weight"
 """Non-tensor entry of a batch: this step's weight of verl's own loss, 1 if absent."""
+MEASURE_LABELS = "sd_measure_labels"
+"""Non-tensor entry of a batch: whether it has rows behind inverted labels, to measure what labels do."""
 MEASURE_GRAD_SHARE = "sd_measure_grad_share"
 """Non-tensor entry of a batch: whether the size of the method's gradient is measured on its first mini-batch."""
 
 
 def pack(inputs: TeacherInputs, trace: int = -1) -> dict[str, Tensor]:
     """Return one trajectory's row of every field that the driver makes."""
-    if not inputs.rows:
-        none = torch.tensor([-1])
-        return {
-            IDS: torch.zeros(1, dtype=torch.long),
-            LENGTHS: none,
-            TEACHER_POSITIONS: none,
-            STUDENT_POSITIONS: none,
-            WEIGHT: torch.zeros(1),
-            TRACE: none,
-        }
-    ids: list[int] = []
-    teacher_positions: list[int] = []
-    student_positions: list[int] = []
-    for row in inputs.rows:
-        teacher_positions += [len(ids) + position for position in row.teacher_positions]
-        student_positions += row.student_positions
-        ids += row.input_ids
+    student_positions = [position for row in inputs.rows for position in row.student_positions]
     return {
-        IDS: torch.tensor(ids),
-        LENGTHS: torch.tensor([len(row.input_ids) for row in inputs.rows]),
-        TEACHER_POSITIONS: torch.tensor(teacher_positions),
-        STUDENT_POSITIONS: torch.tensor(student_positions),
-        WEIGHT: torch.tensor([inputs.weight]),
-        TRACE: torch.tensor([trace]),
+        **dict(zip(TRUE, _pack_rows(inputs.rows), strict=True)),
+        **dict(zip(FLIPPED, _pack_rows(inputs.flipped), strict=True)),
+        STUDENT_POSITIONS: torch.tensor(student_positions or [-1]),
+        WEIGHT: torch.tensor([inputs.weight if inputs.rows else 0.0]),
+        CORRECT: torch.tensor([int(inputs.correct)]),
+        TRACE: torch.tensor([trace if inputs.rows else -1]),
     }
+
+
+def _pack_rows(rows: Sequence[TeacherRow]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return token ids, lengths and positions of a trajectory's rows, one after the other; placeholders for none."""
+    if not rows:
+        return torch.zeros(1, dtype=torch.long), torch.tensor([-1]), torch.tensor([-1])
+    ids: list[int] = []
+    positions: list[int] = []
+    for row in rows:
+        positions += [len(ids) + position for position in row.teacher_positions]
+        ids += row.input_ids
+    return torch.tensor(ids), torch.tensor([len(row.input_ids) for row in rows]), torch.tensor(positions)
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,7 @@ class TeacherMiniBatch:
         student_positions: per trajectory, indices of the student's logits to compare, in slot order.
         weights: ``[B]`` trajectory weights.
         traces: ``[B]`` number of the trajectory's trace, -1 if it is not traced.
+        correct: ``[B]``, 1 for a CORRECT trajectory.
     """
 
     rows: list[Tensor]
@@ -93,14 +98,14 @@ class TeacherMiniBatch:
     student_positions: list[Tensor]
     weights: Tensor
     traces: Tensor
+    correct: Tensor
 
     @classmethod
-    def read(cls, data: TensorDict) -> TeacherMiniBatch:
-        """Unpack the driver's fields of a mini-batch."""
-        fields = (IDS, LENGTHS, TEACHER_POSITIONS, STUDENT_POSITIONS)
-        packed = zip(*(data[name].cpu().unbind() for name in fields), strict=True)
-        weights, traces = (data[name].values().cpu() for name in (WEIGHT, TRACE))
-        batch = cls([], [], [], weights.float(), traces)
+    def read(cls, data: TensorDict, rows: Sequence[str] = TRUE) -> TeacherMiniBatch:
+        """Unpack the driver's fields of a mini-batch; ``rows`` are ``TRUE`` or ``FLIPPED``."""
+        packed = zip(*(data[name].cpu().unbind() for name in (*rows, STUDENT_POSITIONS)), strict=True)
+        weights, traces, correct = (data[name].values().cpu() for name in (WEIGHT, TRACE, CORRECT))
+        batch = cls([], [], [], weights.float(), traces, correct)
         for ids, lengths, teacher, student in packed:
             batch.student_positions.append(student[student >= 0])
             if int(lengths[0]) < 0:

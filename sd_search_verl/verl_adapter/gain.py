@@ -48,7 +48,7 @@ def add_information_gain(
         group: data-parallel process group.
     """
     fields = [[row[row >= 0] for row in data[name].cpu().unbind()] for name in (LENGTHS, POSITIONS, SPANS)]
-    batch = TeacherMiniBatch([], [], [], torch.zeros(0), torch.zeros(0))
+    batch = TeacherMiniBatch([], [], [], *torch.zeros(3, 0))
     for ids, lengths, positions in zip(data[IDS].cpu().unbind(), *fields[:2], strict=True):
         start = 0
         for row in ids.split(lengths.tolist()) if len(lengths) else ():

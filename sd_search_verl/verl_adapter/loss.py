@@ -153,9 +153,14 @@ class SDSearchLoss:
         }
 
     def _replace_target(self, targets: TeacherTargets, student: Tensor) -> TeacherTargets:
-        """Return the distribution that the student is pulled to: the teacher's, or the uniform one, without top-k."""
+        """Return what the student is pulled to: the teacher, the student tilted by what the labels say (see
+        :func:`~sd_search_verl.verl_adapter.labels.contrast`), or the uniform distribution, without top-k."""
         if self.config.target == "teacher":
             return targets
+        if self.config.target == "contrast":
+            assert targets.logits is not None
+            tilted = teacher_targets(student.detach().float() + targets.logits, self.config)
+            return replace(tilted, token_log_prob=targets.token_log_prob)
         uniform = teacher_targets(student.new_zeros(1, student.shape[1]), self.config.replace(top_k=None))
         expanded = uniform.map(lambda rows: rows.expand(len(student), *rows.shape[1:]))
         return replace(expanded, token_log_prob=targets.token_log_prob)

@@ -34,9 +34,9 @@ from sd_search_verl.runs import writer
 from sd_search_verl.runs.console import format_step
 from sd_search_verl.runs.resume import save_with_checkpoint, truncate_after
 from sd_search_verl.runs.schema import Trace
-from sd_search_verl.verl_adapter import data_plane, resume, step_metrics
+from sd_search_verl.verl_adapter import data_plane, labels, resume, step_metrics
 from sd_search_verl.verl_adapter.credit import by_span, merge
-from sd_search_verl.verl_adapter.fields import ALPHA, MEASURE_GRAD_SHARE, POLICY_WEIGHT, pack
+from sd_search_verl.verl_adapter.fields import ALPHA, MEASURE_GRAD_SHARE, MEASURE_LABELS, POLICY_WEIGHT, pack
 from sd_search_verl.verl_adapter.gain import pack_gain
 from sd_search_verl.verl_adapter.grad_share import is_due
 from sd_search_verl.verl_adapter.loss import PREFIX
@@ -137,13 +137,15 @@ class SDSearchMixin(PPOTrainer):
         step, ours = self._read_step(batch, alpha)
         traced = self._select_traced(step)
         inputs: list[TeacherInputs] | None = None
+        measured = labels.is_due(self.global_steps, self._sd_search)
         if alpha > 0 or self._sd_search.information_gain:
             with marked_timer("sd_search_prepare", self.timing_raw):
-                batch, inputs = self._prepare(batch, step, alpha, traced)
+                batch, inputs = self._prepare(batch, step, alpha, traced, measured)
         if inputs is not None:
             ours.update(step_metrics.prepared_metrics(inputs))
         batch.extra_info[ALPHA] = alpha
         batch.extra_info[POLICY_WEIGHT] = policy_weight_at(self.global_steps, self._sd_search)
+        batch.extra_info[MEASURE_LABELS] = measured
         batch.extra_info[MEASURE_GRAD_SHARE] = is_due(self.global_steps, self._sd_search)
         batch = super()._update_actor(batch, metrics)
         self._rename_worker_metrics(metrics)
@@ -154,7 +156,7 @@ class SDSearchMixin(PPOTrainer):
         return batch
 
     def _prepare(
-        self, batch: Any, step: data_plane.StepRollouts, alpha: float, traced: list[int]
+        self, batch: Any, step: data_plane.StepRollouts, alpha: float, traced: list[int], measured: bool
     ) -> tuple[Any, list[TeacherInputs] | None]:
         """Write the rows that the teacher reads; return the batch that lists them, and the method's inputs."""
         config, inputs = self._sd_search, None
@@ -162,7 +164,7 @@ class SDSearchMixin(PPOTrainer):
         blank: dict[str, Tensor] = {}
         if alpha > 0:
             inputs = build_teacher_inputs(
-                self._fresh(step.rollouts), config, self.tokenizer, self._encode, seed=self.global_steps
+                self._fresh(step.rollouts), config, self.tokenizer, self._encode, self.global_steps, measured
             )
             blank |= pack(TeacherInputs([], 0.0, [], 0))
             for place, (fields, item) in enumerate(zip(packed, inputs, strict=True)):

@@ -17,11 +17,21 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_id, get_device_name, get_torch_device
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
+from sd_search_verl.config import SDSearchConfig
+from sd_search_verl.distill.support import TeacherTargets
 from sd_search_verl.objectives.moving_average import MovingAverage
 from sd_search_verl.verl_adapter.credit import CreditRecord, Values
-from sd_search_verl.verl_adapter.fields import ALPHA, MEASURE_GRAD_SHARE, POLICY_WEIGHT, TeacherMiniBatch
+from sd_search_verl.verl_adapter.fields import (
+    ALPHA,
+    FLIPPED,
+    MEASURE_GRAD_SHARE,
+    MEASURE_LABELS,
+    POLICY_WEIGHT,
+    TeacherMiniBatch,
+)
 from sd_search_verl.verl_adapter.gain import add_information_gain
 from sd_search_verl.verl_adapter.grad_share import grad_share
+from sd_search_verl.verl_adapter.labels import contrast, label_metrics
 from sd_search_verl.verl_adapter.loss import PREFIX, SDSearchLoss, TeacherBatch
 from sd_search_verl.verl_adapter.settings import read_sd_search
 from sd_search_verl.verl_adapter.teacher_pass import run_teacher_pass
@@ -32,6 +42,8 @@ class SDTrainingWorker(TrainingWorker):
 
     _teacher_seconds = 0.0
     _measure = False
+    _measure_labels = False
+    _label_metrics: dict[str, float]
     _grad_share: float | None = None
     _credits: dict[int, Values]
 
@@ -42,9 +54,15 @@ class SDTrainingWorker(TrainingWorker):
     @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="train"), blocking=False)
     def train_mini_batch(self, data: TensorDict) -> TensorDict:
         self._teacher_seconds, self._credits, self._grad_share = 0.0, {}, None
+        self._label_metrics = {}
         self._measure = tu.get(data, MEASURE_GRAD_SHARE, default=False)
+        self._measure_labels = tu.get(data, MEASURE_LABELS, default=False)
         output = super().train_mini_batch(data)
-        found = {"teacher_s": self._teacher_seconds or None, "grad_share": self._grad_share}
+        found = {
+            "teacher_s": self._teacher_seconds or None,
+            "grad_share": self._grad_share,
+            **self._label_metrics,
+        }
         if output is not None:
             metrics = tu.get(output, "metrics")
             metrics.update({PREFIX + name: [value] for name, value in found.items() if value is not None})
@@ -73,13 +91,18 @@ class SDTrainingWorker(TrainingWorker):
         if num_tokens == 0:  # on every rank alike, so none waits for another
             return super().train_batch(data)
         with self.engine.train_mode(disable_auto_offload=offload_off), self._teachers_weights():
-            targets = run_teacher_pass(self.engine, batch, self._forward_settings(data), group, config)
+            targets = self._run_teacher(batch, data, config)
+            flipped = None
+            if self._measure_labels or config.target == "contrast":
+                flipped = self._run_teacher(TeacherMiniBatch.read(data, FLIPPED), data, config)
         batch.attach_slots(data)
         tu.assign_non_tensor(data, distillation_use_topk=True)
         get_torch_device().synchronize()  # once a mini-batch, for a time that means something
         self._teacher_seconds += time.perf_counter() - start
-        traced = bool((batch.traces >= 0).any())
-        credit = CreditRecord(int(counts.sum()), get_device_id()) if traced else None
+        recorded = self._measure_labels or bool((batch.traces >= 0).any())
+        credit = CreditRecord(int(counts.sum()), get_device_id()) if recorded else None
+        if config.target == "contrast" and flipped is not None:
+            targets = contrast(targets, flipped)
         policy_weight = tu.get(data, POLICY_WEIGHT, default=1.0)
         teacher = TeacherBatch(targets, alpha, num_trajectories, num_tokens, credit, policy_weight)
         if self._measure:
@@ -91,6 +114,9 @@ class SDTrainingWorker(TrainingWorker):
         if credit is not None:
             # Keep the first PPO epoch's values: only there does the student equal the rollout policy.
             self._credits = credit.of(batch.traces, counts) | self._credits
+        if self._measure_labels and credit is not None and flipped is not None:
+            self._measure_labels = False  # the first mini-batch is measured
+            self._label_metrics = label_metrics(credit.credits(), targets, flipped, batch, group)
         return output
 
     def _teachers_weights(self) -> AbstractContextManager[None]:
@@ -111,6 +137,14 @@ class SDTrainingWorker(TrainingWorker):
             torch.load(file, map_location=get_device_id()) if file and file.exists() else None
         )
         super().load_checkpoint(local_path, *arguments, **options)
+
+    def _run_teacher(
+        self, batch: TeacherMiniBatch, data: TensorDict, config: SDSearchConfig
+    ) -> TeacherTargets:
+        group = self.engine.get_data_parallel_group()
+        if config.target == "contrast":
+            config = config.replace(top_k=None)  # a quotient of distributions needs all their entries
+        return run_teacher_pass(self.engine, batch, self._forward_settings(data), group, config)
 
     def take_credits(self) -> dict[int, Values]:
         """Return the credit of this rank's traced rollouts in the last ``train_mini_batch``."""

@@ -139,13 +139,19 @@ def train(
         found: list[MiniBatch] = []
         for part in parts(batch, config.mini_batches):
             tokens, read = token_slice(batch, part), inputs[part]
-            taught = None
+            taught = flipped = None
             if alpha:
                 if method.teacher == "ema":
                     average.update(model, method.teacher_decay)
                 with average.in_place_of(model) if method.teacher == "ema" else nullcontext():
-                    taught = teacher_pass(model, read, max(map(len, token_rows(batch[part]))))
+                    width = max(map(len, token_rows(batch[part])))
+                    taught = teacher_pass(model, read, width)
+                    flipped = teacher_pass(model, [replace(i, rows=i.flipped) for i in read], width)
             used = None if taught is None else retarget(taught, read, tokenizer, world)
+            if (
+                used is not None and flipped is not None
+            ):  # contrast: what the labels say, nothing that is copied
+                used = used - flipped
             one = mini_batch(
                 model,
                 batch[part],
@@ -305,6 +311,8 @@ def distillation_loss(
     top_k = method.top_k
     if method.target == "uniform":
         teacher_logits, top_k = torch.zeros_like(teacher_logits), None
+    elif method.target == "contrast":
+        teacher_logits = student_logits.detach() + teacher_logits
     values = divergence(student_logits, teacher_logits, method.divergence, top_k, method.support, method.tail)
     counts = torch.tensor([sum(len(row.student_positions) for row in item.rows) for item in inputs])
     weights = token_weights(counts, torch.tensor([item.weight for item in inputs]))

@@ -70,7 +70,8 @@ def reference_of(
             )
             for r in item.rows
         ]
-        trajectories.append({"student": student, "tokens": tokens, "weight": item.weight})
+        flipped = [r.input_ids for r in item.flipped]
+        trajectories.append({"student": student, "tokens": tokens, "weight": item.weight, "flipped": flipped})
     loss = naive_sd_loss(
         network,
         trajectories,

@@ -146,6 +146,7 @@ def recorded_rows(
                 response=tokenizer.decode(ids),
                 searches=[Search(q, d, 0.0, None, False) for q, d in zip(queries, documents, strict=True)],
             )
+            rollout.em = rollout.reward = rollout.f1
             rows.append(Row(rollout, rng.gauss(0, 1), [-rng.random() for _ in ids]))
     return rows
 

@@ -58,11 +58,18 @@ def naive_sd_loss(
             continue
         student = model(torch.tensor([trajectory["student"]])).logits[0]
         values = []
-        for teacher_ids, pairs in trajectory["tokens"]:
+        for number, (teacher_ids, pairs) in enumerate(trajectory["tokens"]):
             with torch.no_grad():
                 teacher = model(torch.tensor([teacher_ids])).logits[0]
             if uniform:
                 teacher = torch.zeros_like(teacher)
+            if trajectory.get("flipped"):  # contrast: the student tilted by true against inverted labels
+                other_ids = trajectory["flipped"][number]
+                with torch.no_grad():
+                    other = model(torch.tensor([other_ids])).logits[0]
+                for at_student, at_teacher in pairs:
+                    at_other = at_teacher + len(other_ids) - len(teacher_ids)
+                    teacher[at_teacher - 1] += student[at_student - 1].detach() - other[at_other - 1]
             for at_student, at_teacher in pairs:
                 assert trajectory["student"][at_student] == teacher_ids[at_teacher]
                 values.append(
