@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sd_search_verl.errors import UserError
-from sd_search_verl.hindsight.block import HEADER
+from sd_search_verl.hindsight.layout import HEADER
 from sd_search_verl.world import World, WorldConfig, questions, text
 from sd_search_verl.world.config import CHECKPOINT, HEAD_DIM, FitConfig
 from sd_search_verl.world.demonstrations import demonstration, stage
