@@ -18,7 +18,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from benchmarks.async_delay import FACTOR
+from benchmarks.async_delay import FACTOR, PARTS
 from benchmarks.async_delay import OUT as MEASURED
 from benchmarks.async_sim import Machine, simulate
 
@@ -33,7 +33,8 @@ def machine_of(folder: Path, delay: float, slow: float) -> Machine:
         for name in ("metrics.jsonl", "traces.jsonl")
     )
     sync = statistics.mean(step["timing_s/update_weights"] for step in steps)
-    update = statistics.mean(step["timing_s/step"] - step["timing_s/gen"] for step in steps) - sync
+    parts = [f"timing_s/{part}" for part in PARTS if part not in ("gen", "update_weights")]
+    update = statistics.mean(sum(step[part] for part in parts) for step in steps)
     return Machine(
         gpus=1,
         questions=QUESTIONS,
@@ -54,7 +55,7 @@ def turns_of(trace: dict[str, Any]) -> tuple[int, ...]:
     return tuple(length for wrote, length in runs if wrote)
 
 
-def mean_step(mode: str, machine: Machine, seeds: int = 20) -> float:
+def mean_step(mode: str, machine: Machine, seeds: int = 10) -> float:
     """Return the simulated seconds of a step, over seeds."""
     return statistics.mean(simulate(mode, machine, seed)["step_s"] for seed in range(seeds))
 

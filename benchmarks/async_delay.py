@@ -32,6 +32,8 @@ OUT = Path(__file__).with_suffix(".csv")
 CONFIGS = Path(__file__).resolve().parents[1] / "hydra_configs"
 MODES = {"sync": "sd_search", "colocate_async": "sd_search_colocate_async"}
 FACTOR = 20
+PARTS = ("gen", "old_log_prob", "adv", "update_actor", "update_weights")
+"""Of a step. The synchronous first step also holds the start of the agent loops, which the other mode starts before."""
 
 
 @contextmanager
@@ -74,7 +76,7 @@ def slow_proxy(url: str, delay: float, slow: float, seed: int) -> Iterator[str]:
 
 
 def run(mode: str, folder: Path, inputs: Path, url: str, steps: int) -> dict[str, float]:
-    """Train, and return the seconds of all steps, their rollouts, and the mean staleness."""
+    """Train, and return the seconds of all steps and what they were like."""
     command = [sys.executable, "-m", "sd_search_verl.cli", "local", "--run", str(folder)]
     command += ["--inputs", str(inputs), "--config-dir", str(CONFIGS), "--config", "cpu_demo"]
     command += ["--retriever", url, "--steps", str(steps), f"trainer.v1.trainer_mode={MODES[mode]}"]
@@ -83,7 +85,7 @@ def run(mode: str, folder: Path, inputs: Path, url: str, steps: int) -> dict[str
         subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return {
-        "seconds": sum(line["timing_s/step"] for line in lines),
+        "seconds": sum(line[f"timing_s/{part}"] for line in lines for part in PARTS),
         "seconds_update": sum(line["timing_s/update_actor"] for line in lines),
         "latency_s_p99": max(line["search/latency_s_p99"] for line in lines),
         "staleness_mean": statistics.mean(line.get("sd_search/staleness_mean", 0.0) for line in lines),
