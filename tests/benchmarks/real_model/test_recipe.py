@@ -41,6 +41,8 @@ def run_recipe(
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_one_step_with_the_real_model(real_data: Path, smollm2: Path, tmp_path: Path) -> None:
     options = ["--questions", "0", "--steps", "1", *SMALL]
     (step,) = run_recipe(real_data, smollm2, tmp_path / "run", *options, WARM_START="--steps 1 --batch 2")
