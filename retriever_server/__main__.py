@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from .errors import RetrieverError
+from .errors import RetrieverError, explain
 from .options import add_arguments
 from .server import serve
 from .settings import Settings
@@ -24,7 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return serve(Settings.from_strings(values), arguments)
     except RetrieverError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+    except OSError as error:
+        print(f"error: {explain(error)}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .errors import RetrieverError
+from .errors import RetrieverError, explain
 from .indexing.base import BuildOptions
 from .indexing.build import BuilderName, build
 from .options import add_arguments
@@ -39,10 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             command.backend, command.corpus, command.index, command,
             skip_bad_lines=command.skip_bad_lines, overwrite=command.overwrite,
         )  # fmt: skip
-    except (RetrieverError, ImportError, OSError) as error:
+    except (RetrieverError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    except OSError as error:
+        print(f"error: {explain(error)}", file=sys.stderr)
+    else:
+        return 0
+    return 1
 
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ def read(index: Path) -> Manifest:
             found = f"--index {index} has format {values.get('format')}, this server reads {FORMAT}"
             raise IndexMismatchError(f"{found}. {rebuild}")
         return Manifest(**values)
-    except (json.JSONDecodeError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise IndexMismatchError(f"{index / FILE} is damaged: {error}. {rebuild}") from None
 
 

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from .app import Application
-from .errors import RetrieverError
+from .errors import RetrieverError, explain
 from .http_protocol import protocol_class
 from .middleware import AccessLog, ApiKey, read_key
 from .options import SettingsError
@@ -71,6 +72,30 @@ def write_port_file(path: Path, url: str) -> None:
     temporary.replace(path)
 
 
+def check_files(settings: Settings) -> None:
+    """Check the files that are needed only once the index is loaded, which may take minutes.
+
+    Raises:
+        SettingsError: certificate and key are none, or do not belong together.
+        OSError: a file cannot be read or written.
+    """
+    if settings.port_file:
+        settings.port_file.unlink(missing_ok=True)
+        temporary = settings.port_file.with_name(settings.port_file.name + ".tmp")
+        temporary.touch()
+        temporary.unlink()
+    if settings.tls_cert and settings.tls_key:
+        for path in (settings.tls_cert, settings.tls_key):
+            path.open("rb").close()  # the error below names none
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_cert, settings.tls_key)
+        except ssl.SSLError as error:
+            raise SettingsError(
+                f"--tls-cert {settings.tls_cert} and --tls-key {settings.tls_key} are no certificate and its key in "
+                f"PEM: {error.reason or error}. Fix: give both files of one certificate."
+            ) from None
+
+
 class _Uvicorn(uvicorn.Server):
     """Uvicorn raises a signal again after its clean shutdown, which kills the process; this one returns."""
 
@@ -97,13 +122,12 @@ def serve(settings: Settings, arguments: Sequence[str] = ()) -> int:
         arguments: command line of ``settings``, passed on to workers.
 
     Raises:
-        SettingsError: the address cannot be bound.
+        SettingsError: the address cannot be bound, or as of :func:`check_files`.
     """
     inherited = os.environ.get(SOCKET_VARIABLE)
     sock = socket.socket(fileno=int(inherited)) if inherited else bind(settings.host, settings.port)
     url = url_of(sock, "https" if settings.tls_cert else "http")
-    if settings.port_file:
-        settings.port_file.unlink(missing_ok=True)
+    check_files(settings)
 
     if settings.workers > 1:
         return supervise(settings, sock, arguments, url)
@@ -150,7 +174,9 @@ def serve(settings: Settings, arguments: Sequence[str] = ()) -> int:
         if settings.port_file:
             settings.port_file.unlink(missing_ok=True)
     error = app.server.error
-    if isinstance(error, RetrieverError | ImportError | OSError):
+    if isinstance(error, OSError):
+        print(f"error: {explain(error)}", file=sys.stderr)
+    elif isinstance(error, RetrieverError | ImportError):
         print(f"error: {error}", file=sys.stderr)
     elif error is not None:
         log.error("the back end cannot be opened", exc_info=error)

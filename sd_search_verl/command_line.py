@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
+from retriever_server.errors import RetrieverError, explain
 from sd_search_verl.errors import UserError
 
 Action = Callable[[argparse.Namespace], int]
@@ -40,7 +43,8 @@ def add_group(commands: Any, name: str, about: str, **options: Any) -> Any:
 def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:
     """Run the chosen command and return its exit status.
 
-    A `UserError` is printed as one line, unless ``--traceback`` is given; any other exception shows its traceback.
+    A `UserError`, and an error of the operating system such as a full disk or a missing file, is printed as one line,
+    unless ``--traceback`` is given; any other exception shows its traceback.
     """
     parser.add_argument("--traceback", action="store_true", help="show the traceback of every error")
     arguments = parser.parse_args(argv)
@@ -49,8 +53,17 @@ def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None = No
     except KeyboardInterrupt:
         print("interrupted; nothing is left running", file=sys.stderr)
         return 130
-    except UserError as error:
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (UserError, RetrieverError, OSError) as error:
         if arguments.traceback:
             raise
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+        message = explain(error, _paths(arguments)) if isinstance(error, OSError) else str(error)
+        print(f"{parser.prog}: {message}", file=sys.stderr)
         return 1
+
+
+def _paths(arguments: argparse.Namespace) -> str:
+    """Return the paths that a command was given."""
+    return ", ".join(str(value) for value in vars(arguments).values() if isinstance(value, Path))

@@ -14,6 +14,7 @@ import pytest
 from support.cli import sd_search
 
 from sd_search_verl import cli
+from sd_search_verl.command_line import run_command
 from sd_search_verl.errors import UserError
 
 
@@ -31,10 +32,11 @@ def test_traceback_shows_where_it_was_raised(tmp_path: Path) -> None:
         cli.main(["--traceback", "report", str(tmp_path)])
 
 
-def test_an_error_of_the_program_keeps_its_traceback(tmp_path: Path) -> None:
-    (tmp_path / "results.json").write_text("{")
+def test_an_error_of_the_program_keeps_its_traceback() -> None:
+    parser = argparse.ArgumentParser()
+    parser.set_defaults(action=lambda arguments: json.loads("{"))
     with pytest.raises(json.JSONDecodeError):  # a ValueError
-        cli.main(["compare", str(tmp_path), str(tmp_path)])
+        run_command(parser, [])
 
 
 def commands(

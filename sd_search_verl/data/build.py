@@ -27,6 +27,7 @@ from sd_search_verl.data.jsonl import Problem
 from sd_search_verl.data.questions import Question, good_questions, stream_questions
 from sd_search_verl.data.verl_rows import sha256, verl_row, write_parquet
 from sd_search_verl.errors import UserError
+from sd_search_verl.files import count_parquet_rows, read_json
 from sd_search_verl.protocol.base import Protocol
 
 MANIFEST = "manifest.json"
@@ -107,8 +108,6 @@ def verify(out: Path) -> list[str]:
     Raises:
         UserError: no manifest.
     """
-    import pyarrow.parquet as pq
-
     if not (out / MANIFEST).is_file():
         raise UserError(f"{out / MANIFEST} is missing; build the data first")
     found = []
@@ -118,7 +117,7 @@ def verify(out: Path) -> list[str]:
             found.append(f"{file} is missing")
         elif sha256(path) != entry["sha256"]:
             found.append(f"{file} is not what was written (sha256)")
-        elif (rows := pq.ParquetFile(path).metadata.num_rows) != entry["rows"]:
+        elif (rows := count_parquet_rows(path)) != entry["rows"]:
             found.append(f"{file} has {rows} rows, the manifest says {entry['rows']}")
         for part in entry["parts"]:
             source = out / SOURCE / part["set"] / f"{part.get('split')}.jsonl"
@@ -219,7 +218,7 @@ def _is_there(out: Path, file: str, manifest: dict[str, Any], request: dict[str,
 
 def _read_manifest(out: Path) -> dict[str, Any]:
     path = out / MANIFEST
-    manifest: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"format": 1, "files": {}}
+    manifest: dict[str, Any] = read_json(path) if path.is_file() else {"format": 1, "files": {}}
     return manifest
 
 

@@ -190,6 +190,8 @@ def convert(path: Path, result: Path) -> int:
                 contents = f"{quoted}\n{row['text'].strip()}"
                 file.write(json.dumps({"id": str(row["doc_id"]), "contents": contents}) + "\n")
                 bar.update()
+        if not count:
+            raise UserError(f"{path} is empty")
         part.replace(result)
     finally:
         part.unlink(missing_ok=True)

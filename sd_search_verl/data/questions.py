@@ -8,8 +8,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from sd_search_verl import scoring
 from sd_search_verl.data.jsonl import (
     MalformedRowsError,
@@ -20,6 +18,7 @@ from sd_search_verl.data.jsonl import (
     read_objects,
 )
 from sd_search_verl.errors import UserError
+from sd_search_verl.files import read_parquet
 from sd_search_verl.protocol.base import Messages, Protocol
 
 
@@ -98,11 +97,7 @@ def _sampled(questions: list[Question], sample: int) -> list[Question]:
 def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     if not path.is_file():
         raise UserError(f"{path} is missing")
-    number = 0
-    for batch in pq.ParquetFile(path).iter_batches(batch_size=1024):
-        for row in batch.to_pylist():
-            number += 1
-            yield number, row
+    yield from enumerate(read_parquet(path), start=1)
 
 
 def _question(

@@ -19,6 +19,7 @@ from sd_search_verl.evaluation.config import (
     find_training_config,
     read_settings,
 )
+from sd_search_verl.files import read_json
 
 
 def add_commands(commands: Any) -> None:
@@ -141,12 +142,20 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from sd_search_verl.evaluation.evaluate import Evaluation, evaluate
     from sd_search_verl.evaluation.results import latency_line, table
 
-    files = [(name or None, Path(path)) for name, _, path in (q.rpartition("=") for q in arguments.questions)]
+    files = [_named_file(text) for text in arguments.questions]
     results = evaluate(Evaluation(arguments.model, files, arguments.out, _settings(arguments)))
     print(table(results))
-    print(latency_line(json.loads((arguments.out / "timing.json").read_text())))
+    print(latency_line(read_json(arguments.out / "timing.json")))
     print(f"protocol {results['protocol']} {results['protocol_hash']}; files: {arguments.out}")
     return 0
+
+
+def _named_file(text: str) -> tuple[str | None, Path]:
+    """Return set, or None, and path of ``[SET=]FILE``; a path may hold ``=``, a set's name no ``/``."""
+    name, equals, path = text.partition("=")
+    if not equals or "/" in name or Path(text).exists():
+        return None, Path(text)
+    return name or None, Path(path)
 
 
 def _compare(arguments: argparse.Namespace) -> int:

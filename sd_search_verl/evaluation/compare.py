@@ -20,6 +20,7 @@ from sd_search_verl.evaluation.statistics import (
     signed_percent,
 )
 from sd_search_verl.evaluation.trajectories import Key, read_trajectories
+from sd_search_verl.files import read_json
 from sd_search_verl.table import render
 
 Scores = dict[str, dict[str, float]]
@@ -44,7 +45,15 @@ def read_run(folder: Path) -> Run:
     path = folder / "results.json"
     if not path.is_file():
         raise UserError(f"{path} is missing: no evaluation has finished in {folder}")
-    return Run(folder, json.loads(path.read_text()), read_trajectories(folder / "trajectories.jsonl"))
+    results = read_json(path)
+    if not isinstance(results, dict) or not {"sets", "seeds"} <= results.keys():
+        raise UserError(f"{path} holds no results of `sd-search evaluate`. Fix: evaluate into {folder} again")
+    rows = read_trajectories(folder / "trajectories.jsonl")
+    if not rows:
+        raise UserError(
+            f"{folder / 'trajectories.jsonl'} is missing or empty. Fix: evaluate into {folder} again"
+        )
+    return Run(folder, results, rows)
 
 
 def compare(a: Sequence[Run], b: Sequence[Run]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, model_validator
 from sd_search_verl.config import ConfigError, SearchConfig, read_config
 from sd_search_verl.config_base import Affects, ConfigModel, Count, Share, Tokens, Unit, affects
 from sd_search_verl.errors import UserError
+from sd_search_verl.files import read_yaml
 from sd_search_verl.rollout.dialogue import protocol_of
 
 
@@ -209,7 +210,7 @@ def _training_values(path: Path) -> dict[str, Any]:
 
     if not path.is_file():
         raise UserError(f"--training {path} is missing; give the .hydra/config.yaml of the run")
-    whole = OmegaConf.load(path)
+    whole = read_yaml(path)
     if OmegaConf.select(whole, "search") is None:
         raise ConfigError(f"{path} has no section 'search': it is not a config of an SD-Search training")
     values: dict[str, Any] = {"search": OmegaConf.to_container(whole.search, resolve=True)}

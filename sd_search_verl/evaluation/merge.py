@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sd_search_verl.errors import UserError
+from sd_search_verl.files import read_json
 from sd_search_verl.launch.environment import ENVIRONMENT
 
 ADAPTER = "lora_adapter"
@@ -60,7 +60,7 @@ def _merge_adapters(actor: Path, folder: Path) -> None:
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM
 
-    options = json.loads((folder / ADAPTER / "adapter_config.json").read_text())
+    options = read_json(folder / ADAPTER / "adapter_config.json")
     if not options["lora_alpha"]:
         raise UserError(
             f"{actor / 'lora_train_meta.json'} has no lora_alpha, so the scale of the adapters is unknown. "

@@ -9,6 +9,7 @@ from typing import Any
 
 from sd_search_verl.errors import UserError
 from sd_search_verl.evaluation.merge import merge
+from sd_search_verl.files import read_json
 from sd_search_verl.fingerprint import fingerprint
 
 _ADAPTER_CONFIG = "adapter_config.json"
@@ -69,7 +70,7 @@ def resolve_model(path: Path, out: Path) -> Path:
 def _has_weights(folder: Path) -> bool:
     """Return whether a folder holds weights of Hugging Face's; a file that is cut short is an error."""
     for index in folder.glob("*.safetensors.index.json"):
-        for name in {*json.loads(index.read_text())["weight_map"].values()}:
+        for name in {*read_json(index)["weight_map"].values()}:
             if not (folder / name).is_file():
                 raise UserError(
                     f"{folder / name} is missing, and {index.name} names it. Fix: copy the model again"

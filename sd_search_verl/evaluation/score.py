@@ -11,6 +11,7 @@ from typing import Any
 from sd_search_verl import protocol as protocols
 from sd_search_verl import scoring
 from sd_search_verl.data.jsonl import Problem, check_answers, check_text, get_field, read_objects
+from sd_search_verl.errors import UserError
 from sd_search_verl.evaluation.config import ScoreFields
 from sd_search_verl.evaluation.statistics import bootstrap, macro_average, micro_average, percent
 from sd_search_verl.protocol.base import Protocol
@@ -63,7 +64,7 @@ def score_file(path: Path, fields: ScoreFields, protocol: str | None = None) -> 
     """Score every well-formed row of a JSONL file; ``protocol`` None = detected in each text.
 
     Raises:
-        UserError: the file cannot be read.
+        UserError: the file cannot be read, or is empty.
     """
     scored = Scored({}, 0, [])
     if isinstance(first := next((row for _, row in read_objects(path)), None), dict):
@@ -77,6 +78,8 @@ def score_file(path: Path, fields: ScoreFields, protocol: str | None = None) -> 
         values = scored.sets.setdefault(name, {metric: [] for metric in METRICS})
         for metric, function in METRICS.items():
             values[metric].append(function(answer, golden))
+    if not scored.rows and not scored.problems:
+        raise UserError(f"{path} has no row")
     return scored
 
 

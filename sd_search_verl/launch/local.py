@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -12,6 +13,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from sd_search_verl.errors import UserError
+from sd_search_verl.files import read_yaml
 from sd_search_verl.launch.environment import cpu_environment
 from sd_search_verl.launch.process_tree import end_children_on_exit, kill_children_on_death
 from sd_search_verl.launch.retriever import build_index, serving_index
@@ -82,7 +84,7 @@ def _configured_steps(job: LocalRun) -> int:
     path = job.config_dir / f"{job.config}.yaml"
     if not path.exists():
         raise UserError(f"{path} is missing; give --config-dir and --config of a Hydra config")
-    steps = OmegaConf.select(OmegaConf.load(path), "trainer.total_training_steps")
+    steps = OmegaConf.select(read_yaml(path), "trainer.total_training_steps")
     if steps is None:
         raise UserError(f"{path} does not set trainer.total_training_steps; give --steps")
     return int(steps)
@@ -93,14 +95,21 @@ def _arguments(job: LocalRun, run: Path, url: str, steps: int) -> list[str]:
     return [
         f"--config-dir={job.config_dir.resolve()}",
         f"--config-name={job.config}",
-        f"hydra.run.dir={run / 'hydra'}",
-        f"data.train_files={inputs / 'train.parquet'}",
-        f"data.val_files={inputs / 'val.parquet'}",
-        f"actor_rollout_ref.model.path={inputs / 'model'}",
-        f"search.retriever_urls=[{url}]",
-        f"trainer.default_local_dir={run}",
+        f"hydra.run.dir={_quoted(run / 'hydra')}",
+        f"data.train_files={_quoted(inputs / 'train.parquet')}",
+        f"data.val_files={_quoted(inputs / 'val.parquet')}",
+        f"actor_rollout_ref.model.path={_quoted(inputs / 'model')}",
+        f"search.retriever_urls=[{_quoted(url)}]",
+        f"trainer.default_local_dir={_quoted(run)}",
         f"trainer.total_training_steps={steps}",
     ]
+
+
+def _quoted(value: Path | str) -> str:
+    """Return a value as Hydra reads it whole: unquoted, ``=``, ``,`` and brackets in a path end it."""
+    # Backslashes count as escapes only before a quote.
+    escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + found[2].replace("'", "\\'"), str(value))
+    return f"'{escaped}'"
 
 
 def _say(begun: float, what: str) -> None:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from sd_search_verl.config import read_config
 from sd_search_verl.errors import UserError
+from sd_search_verl.files import read_json
 from sd_search_verl.world import text
 from sd_search_verl.world.config import CHECKPOINT, DIFFICULTY, WorldConfig
 from sd_search_verl.world.facts import Question, World
@@ -39,7 +40,7 @@ def difficulty(checkpoint: Path) -> WorldConfig:
             f"{checkpoint} holds no {WORLD_FILE}; make a model for a world with: "
             f"sd-search world warmstart --out {checkpoint}"
         )
-    return read_config(WorldConfig, json.loads(path.read_text()), str(path))
+    return read_config(WorldConfig, read_json(path), str(path))
 
 
 def write_world(world: World, directory: Path, checkpoint: Path = CHECKPOINT) -> None:

@@ -1,0 +1,82 @@
+"""Read JSON, YAML and parquet so that every error names the file and says what to do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sd_search_verl.errors import UserError
+
+
+def read_json(path: Path) -> Any:
+    """Return the value in a JSON file.
+
+    Raises:
+        UserError: not JSON, or not UTF-8. OSError: it cannot be opened.
+    """
+    with _reading(path, "JSON"):
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_yaml(path: Path) -> Any:
+    """Return the OmegaConf config in a YAML file.
+
+    Raises:
+        UserError: not YAML, or not UTF-8. OSError: it cannot be opened.
+    """
+    from omegaconf import OmegaConf
+
+    with _reading(path, "YAML"):
+        return OmegaConf.load(path)
+
+
+def count_parquet_rows(path: Path) -> int:
+    """Return the number of rows of a parquet file.
+
+    Raises:
+        UserError: not parquet, or cut short. OSError: it cannot be opened.
+    """
+    import pyarrow.parquet as pq
+
+    with _reading(path, "parquet"):
+        return int(pq.ParquetFile(path).metadata.num_rows)
+
+
+def read_parquet(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a parquet file.
+
+    Raises: as :func:`count_parquet_rows`.
+    """
+    import pyarrow.parquet as pq
+
+    with _reading(path, "parquet"):
+        batches = pq.ParquetFile(path).iter_batches(batch_size=1024)
+    while True:
+        with _reading(path, "parquet"):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield from batch.to_pylist()
+
+
+@contextmanager
+def _reading(path: Path, kind: str) -> Iterator[None]:
+    """Name the file in the errors of its library, which do not; errors of the system name it themselves."""
+    from yaml import YAMLError
+
+    try:
+        yield
+    except (
+        ValueError,
+        YAMLError,
+        OSError,
+    ) as error:  # pyarrow's are ValueErrors, or OSErrors without a number
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path} is not {kind} that can be read ({reason}). Fix: copy or write the file again"
+        ) from error
