@@ -32,7 +32,7 @@ def page(text: str) -> str:
 def _modules() -> Iterator[ModuleType]:
     for found in pkgutil.iter_modules(preflight.__path__):
         yield importlib.import_module(f"{preflight.__name__}.{found.name}")
-    yield retriever_check
+    yield from (preflight, retriever_check)
 
 
 def _rules() -> Iterator[Rule]:

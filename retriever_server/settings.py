@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import AliasChoices, Field, model_validator
 
+from .java.analysis import ENGLISH, Analysis
 from .java.jvm import DEFAULT_HEAP_MB
 from .options import Options
 
@@ -88,6 +89,14 @@ class Settings(EngineOptions):
 
     jvm_heap_mb: int = Field(DEFAULT_HEAP_MB, gt=0)
     """bm25, hybrid: largest Java heap in MiB; Lucene's mapped files are not part of it."""
+    language: str = "en"
+    """bm25, an index of Pyserini: language that it was indexed with, such as de or zh."""
+    stemmer: Literal["porter", "krovetz", "none"] = "porter"
+    """bm25, an index of Pyserini: English stemmer that it was indexed with, porter, krovetz or none."""
+    keep_stopwords: bool = False
+    """bm25, an index of Pyserini: it was indexed with English stop words."""
+    pretokenized: bool = False
+    """bm25, an index of Pyserini: it was indexed as words between spaces."""
     gpu_memory_share: float = Field(0.5, gt=0, le=1)
     """Largest share of the GPU's memory that this process may take, 0 to 1."""
     search_effort: int = Field(64, gt=0, validation_alias=AliasChoices("search_effort", "effort"))
@@ -104,7 +113,14 @@ class Settings(EngineOptions):
             "dense": {"search_effort"},
             "hybrid": {"k1", "b", "search_effort", "fusion_depth"},
         }
-        return self.model_dump(include=of_backend.get(self.backend, set()) | {"max_query_chars"})
+        foreign = {
+            name for name, value in self.analysis()._asdict().items() if value != getattr(ENGLISH, name)
+        }
+        return self.model_dump(include=of_backend.get(self.backend, set()) | {"max_query_chars"} | foreign)
+
+    def analysis(self) -> Analysis:
+        """Return how queries become terms."""
+        return Analysis(self.language, self.stemmer, self.keep_stopwords, self.pretokenized)
 
     @model_validator(mode="after")
     def _check_relations(self) -> Self:

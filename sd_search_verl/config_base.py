@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from sd_search_verl.errors import UserError
+from sd_search_verl.errors import UserError, without_credentials
 
 
 class ConfigError(UserError):
@@ -124,20 +124,24 @@ def _message(error: ErrorDetails, model: type[BaseModel], section: str) -> str:
         return _unknown(path, error["input"], owner)
     rule = re.sub(r"^\w+ should ", "must ", error["msg"].removeprefix("Value error, "))
     if error["type"] == "model_type":
-        return f"{path}={error['input']!r} must be a section. Fix: give it fields: {', '.join(owner.model_fields)}"
+        fields = ", ".join(owner.model_fields)
+        return f"{path}={_shown(error['input'])} must be a section. Fix: give it fields: {fields}"
     if (
         field is None or section_model(field) is not None
     ):  # a rule about several fields, which names them itself
         return f"{path}.{rule}"
     rule += ", or null" if isinstance(part, str) and type(None) in get_args(field.annotation) else ""
     fix = f"set {path.partition('[')[0]}, default {default_text(field)}: {description(field)}"
-    return f"{path}={error['input']!r} {rule}. Fix: {fix}"
+    return f"{path}={_shown(error['input'])} {rule}. Fix: {fix}"
+
+
+def _shown(value: Any) -> str:
+    """Return a value for a message, without the keys of its URLs."""
+    return without_credentials(repr(value))
 
 
 def _unknown(path: str, value: Any, owner: type[BaseModel]) -> str:
     parent, _, name = path.rpartition(".")
     near = get_close_matches(name, owner.model_fields, 1)
     fix = f"write {parent}.{near[0]}" if near else "remove it"
-    return (
-        f"{path}={value!r} is not a field. Fix: {fix}; the fields are {', '.join(sorted(owner.model_fields))}"
-    )
+    return f"{path}={_shown(value)} is not a field. Fix: {fix}; the fields are {', '.join(sorted(owner.model_fields))}"

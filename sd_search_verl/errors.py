@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 
 class UserError(Exception):
     """An error the user can fix: the message names what is wrong, its value, the rule and the fix.
 
     ``sd-search`` prints it as one line; every other exception shows its traceback.
     """
+
+
+def without_credentials(text: str) -> str:
+    """Return ``text`` without what stands before an ``@`` in its URLs, well formed or not."""
+    return re.sub(r"(?<=//)[^\s'\",]*@|[^\s'\",\[/]*:[^\s'\",/]*@", "", text)

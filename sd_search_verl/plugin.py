@@ -81,6 +81,12 @@ def _refuse_other_method() -> None:
     register()
 
 
+def _trainer_guard() -> None:
+    from sd_search_verl.verl_adapter.trainer_guard import register
+
+    register()
+
+
 def _agent_loop() -> None:
     # By name: the class itself is imported only in the processes that run rollouts.
     from verl.experimental.agent_loop.agent_loop import _agent_loop_registry
@@ -99,3 +105,4 @@ _attempt("config folder", _config_folder)
 _attempt("Hydra callback", _refuse_other_method)
 _attempt("agent loop", _agent_loop)
 _attempt("trainer", _trainer)
+_attempt("guard of other trainers", _trainer_guard)

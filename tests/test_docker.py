@@ -193,7 +193,12 @@ def test_the_smoke_run_of_compose(retriever: str, data: Path, tmp_path: Path) ->
         command = [part.replace(inside, outside) for part in command]
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(
-        [*command, "--steps=1"], cwd=REPO, capture_output=True, text=True, timeout=500, env=environment
+        [*command, "--steps=1", "sd_search.warmup_steps=0"],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        env=environment,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     (step,) = [json.loads(line) for line in (tmp_path / "demo" / "metrics.jsonl").read_text().splitlines()]

@@ -20,8 +20,8 @@ import orjson
 
 from ..corpus import CorpusError, check_line
 from ..java import jvm, loop
+from ..java.analysis import ENGLISH, Analysis, analyzer, terms
 from .base import NoLookupError
-from .bm25s import STOPWORDS
 
 LUCENE = "org.apache.lucene.search"
 SAMPLED, WORDS_EACH = (
@@ -51,8 +51,17 @@ class LuceneIndex:
     Several threads may search in one index, but not in two at once: pyjnius would confuse the receivers of their calls.
     """
 
-    def __init__(self, folder: Path, k1: float, b: float, heap_mb: int = jvm.DEFAULT_HEAP_MB) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        k1: float,
+        b: float,
+        heap_mb: int = jvm.DEFAULT_HEAP_MB,
+        analysis: Analysis = ENGLISH,
+    ) -> None:
         jvm.start(heap_mb)
+        self.analyzer = analyzer(analysis)
+        """Java object that makes terms of a query."""
         self._one_at_a_time = threading.Lock()
         path = jvm.java_class("java.nio.file.Paths").get(str(folder))
         directory = jvm.java_class("org.apache.lucene.store.FSDirectory").open(path)
@@ -62,7 +71,7 @@ class LuceneIndex:
         searcher = searcher_class(jvm.cast("org.apache.lucene.index.IndexReader", self._reader))
         searcher.setSimilarity(jvm.java_class(f"{LUCENE}.similarities.BM25Similarity")(k1, b))
         searcher.setQueryCache(None)
-        self.ranked = _ranked(searcher)
+        self.ranked = _ranked(searcher, self.analyzer)
         """Java handle of ``(query text, topk) -> TopFieldDocs``."""
         self._search = loop.for_each_line(loop.then(self.ranked, _as_json()))
 
@@ -105,10 +114,9 @@ class LuceneIndex:
         self._reader.close()
 
 
-def _ranked(searcher: Any) -> Any:
+def _ranked(searcher: Any, analyzer: Any) -> Any:
     """Return a handle that parses and searches as Anserini does."""
     queries = jvm.java_class("io.anserini.search.query.BagOfWordsQueryGenerator")()
-    analyzer = jvm.java_class("io.anserini.analysis.DefaultEnglishAnalyzer").newDefaultInstance()
     string, analyzers = loop.STRING, "org.apache.lucene.analysis.Analyzer"
     build = loop.method(queries, "buildQuery", f"{LUCENE}.Query", string, analyzers, string)
     build = build.bindTo("contents").bindTo(analyzer)
@@ -169,13 +177,14 @@ def _check_foreign(index: LuceneIndex) -> None:
         except CorpusError as error:
             fix = 'index JSON lines {"id", "contents"}, such as with build_index'
             raise ValueError(f"raw document {number} is {raw[:80]!r}: {error}. Fix: {fix}.") from None
-        words |= {word for word in _WORD.findall(contents.lower())[:WORDS_EACH] if word not in STOPWORDS}
-    checked = sorted(words)
+        words.update(_WORD.findall(contents)[:WORDS_EACH])
+    checked = sorted(word for word in words if terms(word, index.analyzer))  # without stop words
     found = sum(bool(numbers) for numbers, _ in index.search(checked, 1)) if checked else 0
     if found < MIN_FOUND * len(checked) or not found:
         raise ValueError(
             f"a search finds {found} of {len(checked)} words of its own documents: it was indexed with another "
-            "analyser or language, and queries are analysed as English. Fix: build it with build_index."
+            "analyser or language than queries are analysed with. Fix: give --language, --stemmer, --keep-stopwords "
+            "and --pretokenized as they were when it was indexed, or build it with build_index."
         )
 
 

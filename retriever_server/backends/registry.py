@@ -11,6 +11,7 @@ import numpy as np
 from .. import manifest as manifests
 from ..corpus import CorpusDocuments
 from ..java import jvm
+from ..java.analysis import ENGLISH
 from ..options import SettingsError
 from ..settings import Settings
 from .base import Engine, LocalEngine, Ranker
@@ -38,6 +39,11 @@ def open_engine(settings: Settings, progress: Callable[[str], None] = lambda tex
     index = settings.index
     if settings.backend == "bm25" and not (index / manifests.FILE).exists() and any(index.glob("segments_*")):
         return _pyserini(settings, index)
+    if settings.analysis() != ENGLISH:
+        raise SettingsError(
+            "--language, --stemmer, --keep-stopwords and --pretokenized are for indexes of Pyserini; build_index "
+            "indexes English with Porter's stemmer, without stop words. Fix: leave them out."
+        )
     progress("reading the manifest")
     manifest = manifests.read(index)
     copied = index / COPIED_DOCUMENTS
@@ -85,7 +91,7 @@ def _pyserini(settings: Settings, index: Path) -> Engine:
 
     jvm.start(settings.jvm_heap_mb)
     try:
-        lucene = LuceneIndex(index, settings.k1, settings.b, settings.jvm_heap_mb)
+        lucene = LuceneIndex(index, settings.k1, settings.b, settings.jvm_heap_mb, settings.analysis())
         documents = LuceneDocuments(lucene)
     except ValueError as error:
         raise manifests.IndexMismatchError(f"--index {index}: {error}") from None

@@ -30,9 +30,10 @@ from sd_search_verl.evaluation.model import find_weights, resolve_model
 from sd_search_verl.evaluation.results import ordered, summarize, timing
 from sd_search_verl.evaluation.run import run_questions
 from sd_search_verl.evaluation.trajectories import TrajectoryFile
+from sd_search_verl.files import read_json
 from sd_search_verl.fingerprint import fingerprint
 from sd_search_verl.rollout.dialogue import protocol_of
-from sd_search_verl.rollout.retriever_identity import identify
+from sd_search_verl.rollout.retriever_identity import Identity, IndexWatch, identify
 
 FORMAT = 1
 
@@ -69,7 +70,7 @@ def evaluate(job: Evaluation) -> dict[str, Any]:
         asked["retriever"] = identify(config.search.retriever_urls) if missing else None
         asked = _check_same(job.out / "run.json", asked)
         if missing:
-            asyncio.run(_ask(questions, resolve_model(job.model, job.out), config, file))
+            asyncio.run(_ask(questions, resolve_model(job.model, job.out), config, file, asked["retriever"]))
         rows = ordered(file.rows, keys)
     results = {"format": FORMAT, **asked, **summarize(rows)}
     _write(job.out / "results.json", results)
@@ -78,11 +79,16 @@ def evaluate(job: Evaluation) -> dict[str, Any]:
 
 
 async def _ask(
-    questions: Sequence[Question], model: Path, config: EvaluationConfig, file: TrajectoryFile
+    questions: Sequence[Question],
+    model: Path,
+    config: EvaluationConfig,
+    file: TrajectoryFile,
+    retriever: Identity,
 ) -> None:
     async with open_session(model, config) as session:
+        watch = IndexWatch(session.search, config.search.retriever_urls, retriever)
         await run_questions(
-            questions, session.generate, session.search, session.tokenizer, config, file, session.dialogue
+            questions, session.generate, watch.search, session.tokenizer, config, file, session.dialogue
         )
 
 
@@ -107,7 +113,7 @@ def _check_same(path: Path, asked: dict[str, Any]) -> dict[str, Any]:
 
     The retriever is None, and taken from the file, where no question is left to ask.
     """
-    before = json.loads(path.read_text()) if path.exists() else None
+    before = read_json(path) if path.exists() else None
     if before is None:
         _write(path, asked)
         return asked

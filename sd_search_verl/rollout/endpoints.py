@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import random
 import re
 import time
@@ -10,16 +11,18 @@ import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sd_search_verl.errors import UserError
+from sd_search_verl.errors import UserError, without_credentials
 
 OPEN_AFTER = 3  # failures in a row that open an endpoint's circuit
 COOL_DOWN_S = (1.0, 30.0)  # an open circuit's first and longest pause
 
 
+KEY_VARIABLE = "RETRIEVER_API_KEY"
+"""Environment variable with the key that every server is sent; configs are saved and logged, the environment is not."""
+
+
 def retrieve_url(url: str) -> str:
     """Return the URL that queries are sent to; a bare ``http://host:port`` gets the path ``/retrieve``.
-
-    A server that requires a key gets it from the URL, ``http://:KEY@host:port``, by Basic authentication.
 
     Raises:
         UserError: not an HTTP URL with a host.
@@ -27,7 +30,7 @@ def retrieve_url(url: str) -> str:
     parts = urllib.parse.urlsplit(url.strip())
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UserError(
-            f"retriever_urls: {without_key(url)!r} must start with http:// or https:// and name a host"
+            f"retriever_urls: {without_credentials(url)!r} must start with http:// or https:// and name a host"
         )
     return parts._replace(path=parts.path.rstrip("/") or "/retrieve").geturl()
 
@@ -43,11 +46,16 @@ def without_key(url: str) -> str:
 
 
 def auth_headers(url: str) -> dict[str, str]:
-    """Return the header that carries the key of ``url`` in UTF-8 (RFC 7617), or none."""
+    """Return the header that carries a key in UTF-8 (RFC 7617), or none.
+
+    The key is the environment's, unless ``url`` has one of its own, ``http://:KEY@host:port``.
+    """
     parts = urllib.parse.urlsplit(url)
-    if parts.username is None:
+    if parts.username is None and not os.environ.get(KEY_VARIABLE):
         return {}
-    pair = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
+    pair = f":{os.environ.get(KEY_VARIABLE)}"
+    if parts.username is not None:
+        pair = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
     return {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
 
 

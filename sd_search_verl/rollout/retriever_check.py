@@ -18,7 +18,8 @@ NO_ANSWER = Rule(
     "retriever {url}",
     "{kind}: {error}",
     "start one with `python -m retriever_server` (--help lists its options), and give its address, "
-    "http://host:port, or http://:KEY@host:port where it requires a key",
+    "http://host:port; where it requires a key, put it into the environment variable RETRIEVER_API_KEY, or for one "
+    "command into the address, http://:KEY@host:port",
 )
 
 

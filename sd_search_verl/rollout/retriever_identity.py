@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
+import time
 import urllib.error
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 from sd_search_verl.errors import UserError
+from sd_search_verl.files import read_json
 from sd_search_verl.rollout.endpoints import retrieve_url, without_key
+from sd_search_verl.rollout.retriever import SearchResult
 from sd_search_verl.rollout.retriever_check import open_url
 from sd_search_verl.rollout.retriever_reply import parse_reply
 
@@ -22,6 +26,7 @@ _STATED = ("backend", "passages", "version", "settings")
 _QUERIES = ["capital of France", "first man on the moon", "who wrote the novel"]
 
 Identity = dict[str, Any]
+Search = Callable[[str], Awaitable[SearchResult]]
 
 
 class DisagreementError(UserError):
@@ -66,6 +71,51 @@ def identify(urls: Sequence[str]) -> Identity:
     return expected
 
 
+def require_unchanged(urls: Sequence[str], identity: Identity) -> None:
+    """Check that the servers still search the index of ``identity``; servers that do not answer are left out.
+
+    Raises:
+        UserError: one searches another index, such as after a restart.
+    """
+    try:
+        found = identify(urls)
+    except UnavailableError:
+        return
+    if found != identity:
+        raise UserError(
+            f"search.retriever_urls: the servers search another index since a restart: {describe(found)}, and at the "
+            f"start it was {describe(identity)}. Fix: serve that index again, and repeat the command to go on"
+        )
+
+
+class IndexWatch:
+    """Searches, and stops with an error as soon as the servers search another index.
+
+    Args:
+        search: function that searches.
+        urls: servers that it asks.
+        identity: theirs at the start.
+        every_s: seconds between two checks, below the time that a server takes to restart.
+    """
+
+    def __init__(self, search: Search, urls: Sequence[str], identity: Identity, every_s: float = 1.0) -> None:
+        self._search, self._urls, self._identity, self._every_s = search, urls, identity, every_s
+        self._checked, self._lock = time.monotonic(), asyncio.Lock()
+
+    async def search(self, query: str) -> SearchResult:
+        """Return the documents for one query.
+
+        Raises:
+            UserError: as of :func:`require_unchanged`. An answer of the other index is never returned.
+        """
+        found = await self._search(query)
+        async with self._lock:
+            if time.monotonic() - self._checked >= self._every_s:
+                await asyncio.to_thread(require_unchanged, self._urls, self._identity)
+                self._checked = time.monotonic()
+        return found
+
+
 def describe(identity: Identity) -> str:
     """Return an identity on one line."""
     return ", ".join(f"{name} {value}" for name, value in identity.items())
@@ -77,14 +127,20 @@ def require_same(folder: Path, identity: Identity, resumed: bool) -> None:
     Raises:
         UserError: the run was started with another retriever.
     """
-    path = folder / FILE
-    if resumed and path.is_file() and (before := json.loads(path.read_text())) != identity:
+    before = stored(folder) if resumed else None
+    if before is not None and before != identity:
         raise UserError(
             f"{folder} was trained with another retriever: {describe(before)}; the servers now have "
             f"{describe(identity)}. Fix: serve that index, or train in another trainer.default_local_dir"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(identity, indent=2) + "\n")
+    (folder / FILE).write_text(json.dumps(identity, indent=2) + "\n")
+
+
+def stored(folder: Path) -> Identity | None:
+    """Return the identity in a run folder, or None without one."""
+    path = folder / FILE
+    return read_json(path) if path.is_file() else None
 
 
 def _identity(url: str) -> Identity:

@@ -14,19 +14,44 @@ from omegaconf import DictConfig
 
 from sd_search_verl.config import ConfigError
 from sd_search_verl.verl_adapter.preflight.method import has_sections, refuse_other_method
+from sd_search_verl.verl_adapter.preflight.retrievers import check_addresses
 
 
 class RefuseOtherMethod(Callback):
-    """Ends the process before the job when the job would not be SD-Search."""
+    """Ends the process when the job would not be SD-Search, or would save a key.
+
+    Configs without our sections are none of our business.
+    """
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Check the config of a job before Hydra saves it."""
+        _refuse(config)
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Check the config that the jobs of a sweep share."""
+        _refuse_keys(config)
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
-        """Check the config of a job; configs without our sections are none of our business."""
-        if not has_sections(config):
-            return
+        """Check the config of a job, also of a sweep's."""
+        _refuse(config)
+
+
+def _refuse(config: DictConfig) -> None:
+    if has_sections(config):
+        _refuse_keys(config)
         try:
             refuse_other_method(config)
         except ConfigError as error:
-            sys.exit(f"sd_search_verl refuses to start:\n{error}")  # Hydra turns exceptions into warnings
+            _end(str(error))
+
+
+def _refuse_keys(config: DictConfig) -> None:
+    for finding in check_addresses(config):
+        _end(f"{finding.found}. Fix: {finding.fix}")
+
+
+def _end(message: str) -> None:
+    sys.exit(f"sd_search_verl refuses to start:\n{message}")  # Hydra turns exceptions into warnings
 
 
 def register() -> None:

@@ -13,6 +13,8 @@ import shutil
 import zipfile
 from pathlib import Path
 
+from omegaconf import DictConfig
+
 from sd_search_verl.errors import UserError
 
 logger = logging.getLogger("verl.sd_search")  # below verl's, which is shown where the root logger is not
@@ -24,6 +26,26 @@ BUFFER = "transfer_queue"
 def folder_of(run: Path, step: int) -> Path:
     """Return the folder of a step's checkpoint."""
     return run / f"global_step_{step}"
+
+
+def checkpoint_to_resume(config: DictConfig) -> Path | None:
+    """Return the folder of the checkpoint that verl goes on from, or None if the run starts anew.
+
+    With ``trainer.resume_mode=auto`` it is the one that the tracker file names.
+    """
+    trainer = config.trainer
+    if trainer.resume_mode == "resume_path":
+        return Path(trainer.resume_from_path) if trainer.resume_from_path else None
+    run = Path(trainer.default_local_dir)
+    tracker = run / TRACKER
+    named = tracker.read_text().strip() if trainer.resume_mode == "auto" and tracker.is_file() else ""
+    return folder_of(run, int(named)) if named.isdigit() else None
+
+
+def step_of(checkpoint: Path | None) -> int:
+    """Return the step in a checkpoint folder's name, 0 for None."""
+    number = checkpoint.name.rpartition("global_step_")[2] if checkpoint else "0"
+    return int(number) if number.isdigit() else 0
 
 
 def is_whole(checkpoint: Path) -> bool:

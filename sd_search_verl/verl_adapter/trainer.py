@@ -27,7 +27,13 @@ from sd_search_verl.objectives.information_gain import GainInputs, build_gain_in
 from sd_search_verl.protocol.base import Messages
 from sd_search_verl.protocol.prompt import encode_messages
 from sd_search_verl.protocol.token_bytes import token_texts
-from sd_search_verl.rollout.retriever_identity import describe, identify, require_same
+from sd_search_verl.rollout.retriever_identity import (
+    Identity,
+    describe,
+    identify,
+    require_same,
+    require_unchanged,
+)
 from sd_search_verl.rollout.types import Rollout
 from sd_search_verl.rollout.versions import mask_older_than
 from sd_search_verl.runs import writer
@@ -42,6 +48,7 @@ from sd_search_verl.verl_adapter.grad_share import is_due
 from sd_search_verl.verl_adapter.loss import PREFIX
 from sd_search_verl.verl_adapter.non_finite_guard import stop_on_non_finite
 from sd_search_verl.verl_adapter.preflight import refuse_bad_start
+from sd_search_verl.verl_adapter.preflight.schedule import refuse_schedule
 from sd_search_verl.verl_adapter.settings import TRAINERS, read_health, read_sd_search, read_search
 from sd_search_verl.verl_adapter.tools import prompt_kwargs
 from sd_search_verl.verl_adapter.validation import add_failed_sessions
@@ -64,6 +71,10 @@ class SDSearchMixin(PPOTrainer):
         self._sd_search = read_sd_search(config)
         self._search = read_search(config)
         self._health = read_health(config)
+        self._folder = Path(config.trainer.default_local_dir)
+        if config.trainer.resume_mode == "auto":
+            buffered = TRAINERS.get(config.trainer.v1.trainer_mode) != "sync"
+            resume.point_to_whole_checkpoint(self._folder, buffered)
         refuse_bad_start(config)
         with open_dict(config):
             # verl compares this string in many places; all but the trainer's class is its own mode.
@@ -71,7 +82,6 @@ class SDSearchMixin(PPOTrainer):
             # Workers receive this part of the config only.
             config.actor_rollout_ref.sd_search = config.sd_search
         super().__init__(config)
-        self._folder = Path(config.trainer.default_local_dir)
         self._batch: Any = None  # of the current step, after its update
         self._metrics: dict[str, Any] = {}  # of the current step, so far
         self._questions: dict[
@@ -81,7 +91,7 @@ class SDSearchMixin(PPOTrainer):
         self._history: list[dict[str, float]] = []
         self._alarmed: set[str] = set()
         self._began = 0.0
-        self._retriever = ""  # identity of the servers
+        self._retriever: Identity = {}  # of the servers, at the start
         self._prompt_kwargs = prompt_kwargs(config)
 
     def _init_resource_pool_mgr(self) -> None:
@@ -90,17 +100,18 @@ class SDSearchMixin(PPOTrainer):
             if role in self.role_worker_mapping:
                 self.role_worker_mapping[role] = ray.remote(self.worker_cls)
 
+    def _init_dataloader(self) -> None:
+        super()._init_dataloader()
+        refuse_schedule(self.config, len(self.train_dataset))
+
     def _load_checkpoint(self) -> None:
-        if self.config.trainer.resume_mode == "auto":
-            resume.point_to_whole_checkpoint(self._folder, buffered=self.trainer_mode != "sync")
         super()._load_checkpoint()
         if self.trainer_mode != "sync":
             data_plane.drop_trained()
         if self.config.trainer.get("val_only", False):
             return  # no training, so the run files stay unchanged
-        retriever = identify(self._search.retriever_urls)
-        require_same(self._folder, retriever, resumed=self.global_steps > 0)
-        self._retriever = describe(retriever)
+        self._retriever = identify(self._search.retriever_urls)
+        require_same(self._folder, self._retriever, resumed=self.global_steps > 0)
         checkpoint = resume.folder_of(self._folder, self.global_steps)
         self._history = truncate_after(self._folder, self.global_steps, checkpoint)
 
@@ -203,9 +214,11 @@ class SDSearchMixin(PPOTrainer):
         return writer.select_traced(step.rollouts, limit)
 
     def _read_step(self, batch: Any, alpha: float) -> tuple[data_plane.StepRollouts, dict[str, float]]:
-        """Return the step's rollouts and their metrics; stop the run if too many of its searches failed."""
+        """Return the step's rollouts and their metrics; stop the run if too many of its searches failed, or if
+        they were answered from another index."""
         step = data_plane.read_rollouts(batch, self._questions)
         step_metrics.check_failure_rate(step.rollouts, self._search)
+        require_unchanged(self._search.retriever_urls, self._retriever)
         groups = self.config.data.train_batch_size // self.parameter_sync_step
         sizes = self.config.actor_rollout_ref.rollout.n, groups
         return step, {
@@ -224,7 +237,7 @@ class SDSearchMixin(PPOTrainer):
         traces = []
         for i in traced:
             rollout = step.rollouts[i]
-            more: dict[str, Any] = {"retriever": self._retriever}
+            more: dict[str, Any] = {"retriever": describe(self._retriever)}
             if inputs is not None:
                 more["blocks"] = inputs[i].blocks
                 if i in credits:

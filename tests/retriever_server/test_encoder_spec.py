@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.encoder_declarations import DECLARATIONS, RECORDED, SHOWN, made
+from support.encoder_declarations import TEXTS as DECLARED_TEXTS
 
 from retriever_server.encoder import POOL, Encoder
 from retriever_server.encoder_spec import E5_PREFIXES, POOLINGS, EncoderError, EncoderSpec
@@ -180,3 +182,16 @@ def test_weights_that_are_not_the_models_are_refused(folder: Path) -> None:
     save_file({"other.weight": np.zeros((2, 2), np.float32)}, folder / "model.safetensors")
     with pytest.raises(EncoderError, match=r"lacks \d+ weights"):
         Encoder(folder, EncoderSpec.of(folder))
+
+
+RECORDED_VECTORS = json.loads(RECORDED.read_text())
+"""As sentence-transformers 5 computes them, see tests/support/encoder_declarations.py."""
+
+
+@pytest.mark.parametrize("name", DECLARATIONS)
+def test_vectors_are_those_of_sentence_transformers(encoder_folder: Path, tmp_path: Path, name: str) -> None:
+    folder = made(name, encoder_folder, tmp_path / "model")
+    encoder = Encoder(folder, EncoderSpec.of(folder), threads=1)
+    for kind, expected in RECORDED_VECTORS[name].items():
+        found = getattr(encoder, kind)(DECLARED_TEXTS)[:, :SHOWN]
+        assert np.allclose(found, expected, atol=2e-5), kind

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from support.good_run import UNLISTENED
 
-from sd_search_verl.rollout.endpoints import retrieve_url, without_key
+from sd_search_verl.config import ConfigError, SearchConfig, read_config
+from sd_search_verl.rollout.endpoints import KEY_VARIABLE, retrieve_url, without_key
 from sd_search_verl.rollout.retriever_check import check_retriever, is_loading
+from sd_search_verl.rollout.retriever_identity import identify
 
 from .test_retriever import client
 
@@ -63,6 +65,7 @@ def test_a_missing_key_is_named_and_a_wrong_one_never_shown(host: str) -> None:
         assert not finding.ok
         assert "401" in finding.found
         assert "http://:KEY@host:port" in finding.fix
+        assert "RETRIEVER_API_KEY" in finding.fix
         assert "secret" not in str(finding)
 
     async def search() -> None:
@@ -79,3 +82,39 @@ def test_a_bad_address_is_a_finding() -> None:
     assert "must start with http" in check_retriever("localhost:8000").found
     assert without_key("http://a:b@h:1/x@y") == "http://h:1/x@y"
     assert retrieve_url("http://:k@h:1/") == "http://:k@h:1/retrieve"
+
+
+def test_the_environments_key_is_sent_by_check_and_client(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not check_retriever(host).ok
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    assert check_retriever(f"http://{host}").ok
+    assert identify([f"http://{host}"])["backend"] == "bm25s"
+
+    async def search() -> None:
+        async with client(f"http://{host}") as retriever:
+            assert (await retriever.search("test")).documents is not None
+
+    asyncio.run(search())
+    assert not check_retriever(f"http://:other@{host}").ok  # an address has its own
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://:secret@host:8000",
+        "http://user:secret@host:8000/retrieve",
+        "http://:se/secret@host:8000",
+        "http://:s@secret@host:8000",
+        "localhost:secret@host",
+        "http:/:secret@host",
+        ":secret@host:8000",
+        "ftp://:secret@host",
+        "http://:secret@",
+    ],
+)
+def test_no_message_shows_a_key(url: str) -> None:
+    assert "secret" not in str(check_retriever(url))
+    for values in ({"retriever_urls": url}, {"retriever_url": url}, {"retriever_urls": [url, "host"]}):
+        with pytest.raises(ConfigError) as error:
+            read_config(SearchConfig, values, "search")
+        assert "secret" not in str(error.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 from support.identity_server import READY, server
 
 from sd_search_verl.errors import UserError
-from sd_search_verl.rollout.retriever_identity import identify, require_same
+from sd_search_verl.rollout.retriever import SearchResult
+from sd_search_verl.rollout.retriever_identity import IndexWatch, identify, require_same, require_unchanged
 
 
 def test_servers_of_one_index_agree_whenever_they_were_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,3 +54,57 @@ def test_a_resumed_run_needs_the_retriever_that_it_was_started_with(tmp_path: Pa
         require_same(tmp_path, {"version": "b2"}, resumed=True)
     require_same(tmp_path, {"version": "b2"}, resumed=False)  # a new run in the folder
     require_same(tmp_path, {"version": "b2"}, resumed=True)
+
+
+def test_a_server_that_was_restarted_with_another_index_stops_a_run() -> None:
+    ready = dict(READY)
+    with server(ready) as url:
+        at_start = identify([url])
+        require_unchanged([url], at_start)
+        require_unchanged(["http://127.0.0.1:9"], at_start)  # one that is down is counted elsewhere
+        ready["version"] = "b2"
+        with pytest.raises(UserError, match=r"another index since a restart: .*version b2.*version a1"):
+            require_unchanged([url], at_start)
+
+
+def test_another_server_is_known_again_by_its_documents() -> None:
+    with server(None) as url, server(None, "other") as other:
+        require_unchanged([url], identify([url]))
+        with pytest.raises(UserError, match="another index since a restart"):
+            require_unchanged([other], identify([url]))
+
+
+def test_no_answer_of_another_index_reaches_an_evaluation() -> None:
+    """Many rollouts search at once; after the change none gets an answer, however the checks are spread."""
+    ready = dict(READY)
+
+    async def search(query: str) -> SearchResult:
+        return SearchResult([], 0.0, None)
+
+    async def run(url: str) -> tuple[list[Any], list[Any]]:
+        watch = IndexWatch(search, [url], identify([url]), every_s=0.0)
+        before = await asyncio.gather(*(watch.search("q") for _ in range(3)))
+        ready["version"] = "b2"
+        after = await asyncio.gather(*(watch.search("q") for _ in range(3)), return_exceptions=True)
+        return before, after
+
+    with server(ready) as url:
+        before, after = asyncio.run(run(url))
+    assert all(found.error is None for found in before)
+    assert all(isinstance(found, UserError) for found in after)
+
+
+def test_checks_are_rare() -> None:
+    """One check covers all searches of a second; the server answers a thousand searches a second."""
+    ready = dict(READY)
+
+    async def search(query: str) -> SearchResult:
+        return SearchResult([], 0.0, None)
+
+    async def run(url: str) -> None:
+        watch = IndexWatch(search, [url], identify([url]), every_s=60.0)
+        ready["version"] = "b2"
+        await asyncio.gather(*(watch.search("q") for _ in range(100)))
+
+    with server(ready) as url:
+        asyncio.run(run(url))

@@ -17,26 +17,29 @@ UNLISTENED = "http://127.0.0.1:9/retrieve"
 
 def good_config(folder: Path) -> DictConfig:
     """Its config; questions and model lie in ``folder``."""
+    return preflight.compose(good_inputs(folder))
+
+
+def good_inputs(folder: Path) -> list[str]:
+    """Write its questions and model into ``folder`` and return its command line."""
     rows = [
         verl_row("nq", "train", i, str(i), f"question {i}", ["yes"], protocols.get("search_r1"))
         for i in range(8)
     ]
     write_parquet(folder / "questions.parquet", rows)
     model = shutil.copytree(CHECKPOINT, folder / "model")
-    return preflight.compose(
-        [
-            "--config-name=cpu_demo",
-            f"data.train_files={folder}/questions.parquet",
-            f"data.val_files={folder}/questions.parquet",
-            f"actor_rollout_ref.model.path={model}",
-            f"trainer.default_local_dir={folder}/run",
-            f"search.retriever_urls=[{UNLISTENED}]",
-            "search.timeout_s=0.1",
-            "data.max_prompt_length=1024",  # the prompts are no text of the world: a token each byte
-            "actor_rollout_ref.rollout.max_model_len=2048",
-            "trainer.save_freq=7",
-        ]
-    )
+    return [
+        "--config-name=cpu_demo",
+        f"data.train_files={folder}/questions.parquet",
+        f"data.val_files={folder}/questions.parquet",
+        f"actor_rollout_ref.model.path={model}",
+        f"trainer.default_local_dir={folder}/run",
+        f"search.retriever_urls=[{UNLISTENED}]",
+        "search.timeout_s=0.1",
+        "data.max_prompt_length=1024",  # the prompts are no text of the world: a token each byte
+        "actor_rollout_ref.rollout.max_model_len=2048",
+        "trainer.save_freq=7",
+    ]
 
 
 def change(config: DictConfig, **values: object) -> DictConfig:

@@ -5,10 +5,13 @@ Every check takes verl's composed config and yields findings; each bad one names
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 from omegaconf import DictConfig
 
 from sd_search_verl.config import ConfigError
-from sd_search_verl.finding import Finding
+from sd_search_verl.finding import Finding, Rule
+from sd_search_verl.verl_adapter.preflight.checkpoint import check_checkpoint
 from sd_search_verl.verl_adapter.preflight.data import check_data
 from sd_search_verl.verl_adapter.preflight.disk import check_disk
 from sd_search_verl.verl_adapter.preflight.hindsight import check_hindsight
@@ -16,9 +19,16 @@ from sd_search_verl.verl_adapter.preflight.method import check_method
 from sd_search_verl.verl_adapter.preflight.options import check_keys, check_verl, compose
 from sd_search_verl.verl_adapter.preflight.plan import describe_run
 from sd_search_verl.verl_adapter.preflight.policy import check_policy
-from sd_search_verl.verl_adapter.preflight.retrievers import check_identities, check_retrievers
+from sd_search_verl.verl_adapter.preflight.retrievers import (
+    check_addresses,
+    check_identities,
+    check_retrievers,
+)
 
 __all__ = [
+    "check_addresses",
+    "check_checkpoint",
+    "check_config",
     "check_data",
     "check_disk",
     "check_hindsight",
@@ -35,19 +45,34 @@ __all__ = [
 ]
 
 
+Check = Callable[[DictConfig], Iterable[Finding]]
+CHECKS: tuple[Check, ...] = (
+    check_method,
+    check_verl,
+    check_keys,
+    check_addresses,
+    check_hindsight,
+    check_data,
+    check_checkpoint,
+    check_policy,
+    check_disk,
+)
+"""All but those of the retrievers, which may take long."""
+FAILED = Rule(
+    "check of {check}",
+    "could not be made: {kind}: {error}",
+    "correct the option that the message names, or the one that is null",
+)
+
+
 def check_run(config: DictConfig) -> list[Finding]:
     """Run all checks, the slow one (the retriever) last. None of them raises or changes anything."""
-    return [
-        *check_method(config),
-        *check_verl(config),
-        *check_keys(config),
-        *check_hindsight(config),
-        *check_data(config),
-        *check_policy(config),
-        *check_disk(config),
-        *check_retrievers(config),
-        *check_identities(config),
-    ]
+    return [*check_config(config), *_check(check_retrievers, config), *_check(check_identities, config)]
+
+
+def check_config(config: DictConfig) -> list[Finding]:
+    """Run all checks but those of the retrievers. None of them raises or changes anything."""
+    return [finding for check in CHECKS for finding in _check(check, config)]
 
 
 def refuse_bad_start(config: DictConfig) -> None:
@@ -56,8 +81,7 @@ def refuse_bad_start(config: DictConfig) -> None:
     Raises:
         ConfigError: with every finding and its fix.
     """
-    checks = (check_method, check_hindsight, check_data, check_policy, check_disk, check_keys)
-    failed = [finding for check in checks for finding in check(config) if not finding.ok]
+    failed = [finding for finding in check_config(config) if not finding.ok]
     bad, warnings = [f for f in failed if f.fatal], [f for f in failed if f.warning]
     if not bad:
         down = [f for f in check_retrievers(config) if not f.ok]
@@ -69,6 +93,17 @@ def refuse_bad_start(config: DictConfig) -> None:
     if bad:
         raise ConfigError("\n".join(map(_message, bad)))
     print("\n".join(["sd_search_verl: this run", *describe_run(config)]), flush=True)
+
+
+def _check(check: Check, config: DictConfig) -> list[Finding]:
+    """Run a check; where it fails, such as on a section that is null, that is its finding."""
+    found: list[Finding] = []
+    try:
+        found.extend(check(config))
+    except Exception as error:
+        kind, name = type(error).__name__, check.__name__.removeprefix("check_")
+        found.append(FAILED.finding(check=name, kind=kind, error=str(error).strip() or kind))
+    return found
 
 
 def _message(finding: Finding) -> str:

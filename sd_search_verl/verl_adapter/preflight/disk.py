@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,11 +23,21 @@ FULL = Rule(
     "free disk space, point trainer.default_local_dir elsewhere, or lower trainer.max_actor_ckpt_to_keep",
 )
 
+UNWRITABLE = Rule(
+    "trainer.default_local_dir",
+    "{folder} cannot be written: {reason}",
+    "give a folder that this user may write, or one that does not exist yet",
+)
+
 
 def check_disk(config: DictConfig) -> Iterator[Finding]:
     """Check that the disk holds the checkpoints that the run will keep."""
     folder = Path(str(config.trainer.default_local_dir)).expanduser()
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        reason = f"{there} is {'not writable' if there.is_dir() else 'a file'}"
+        yield UNWRITABLE.finding(folder=folder, reason=reason)
+        return
     free = shutil.disk_usage(there).free / 2**30
     parameters = _parameters(Path(str(config.actor_rollout_ref.model.path)).expanduser())
     steps, every = config.trainer.total_training_steps, config.trainer.save_freq

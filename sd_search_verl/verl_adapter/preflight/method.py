@@ -10,15 +10,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from sd_search_verl.config import ConfigError
 from sd_search_verl.finding import Finding, Rule
-from sd_search_verl.scoring import DEFAULT_METRIC
 from sd_search_verl.verl_adapter.preflight.objectives import check_objectives
-from sd_search_verl.verl_adapter.settings import AGENT_LOOP, REWARD, SECTIONS, TRAINER, TRAINERS
+from sd_search_verl.verl_adapter.preflight.reward import check_reward
+from sd_search_verl.verl_adapter.settings import AGENT_LOOP, SECTIONS, TRAINER, TRAINERS
 
 _MODE = "trainer.v1.trainer_mode"
 _LOOP = "actor_rollout_ref.rollout.agent.default_agent_loop"
 _LOOPS = "actor_rollout_ref.rollout.agent.agent_loop_config_path"
 _MANAGER = "actor_rollout_ref.rollout.agent.agent_loop_manager_class"
-_REWARD = "reward.custom_reward_function.path"
 _LAST = "and put `- sd_search: default` below `- ppo_trainer` in a config's defaults"
 
 OTHER_TRAINER = Rule(
@@ -44,35 +43,17 @@ OTHER_MANAGER = Rule(
     f"{_MANAGER}={{value}} runs rollouts in its own way, which this package does not know",
     f"set {_MANAGER}=null",
 )
-NO_REWARD = Rule(
-    _REWARD,
-    f"{_REWARD} is null: verl chooses a reward by data_source, which knows neither EM nor F1 of these answers",
-    f"set {_REWARD}={REWARD}, {_LAST}",
-)
-OTHER_REWARD = Rule(
-    _REWARD,
-    f"{_REWARD}={{value}} is a reward of your own; CORRECT and INCORRECT in the hindsight block stay the "
-    "token F1's unless sd_search.hindsight.label=reward",
-    f"nothing, if this is meant; else set {_REWARD}={REWARD}",
-    warns=True,
-)
-OTHER_LABEL = Rule(
-    "sd_search.hindsight.label",
-    "sd_search.hindsight.label={label} calls rollouts CORRECT that the reward ({metric}) gives nothing, or the other "
-    "way round: L_SD and GRPO then pull such rollouts apart",
-    "nothing, if this is meant; else set sd_search.hindsight.label={metric}, or label=reward",
-    warns=True,
-)
-REWARD_MODEL = Rule(
-    "reward.reward_model.enable",
-    "reward.reward_model.enable=True scores rollouts with a model; EM and F1 are no longer the reward",
-    "nothing, if this is meant; else set reward.reward_model.enable=False",
-    warns=True,
-)
 NOT_GRPO = Rule(
     "algorithm.adv_estimator",
     "algorithm.adv_estimator={value}: the loss is not L_GRPO + alpha L_SD, the first term is another one",
     "set algorithm.adv_estimator=grpo, unless this is meant",
+    warns=True,
+)
+OTHER_LOSS = Rule(
+    "actor_rollout_ref.actor.policy_loss.loss_mode",
+    "actor_rollout_ref.actor.policy_loss.loss_mode={value}: the loss is not L_GRPO + alpha L_SD, the first term is "
+    "another one",
+    "set actor_rollout_ref.actor.policy_loss.loss_mode=vanilla, unless this is meant",
     warns=True,
 )
 ONE_ROLLOUT = Rule(
@@ -154,13 +135,13 @@ def check_method(config: DictConfig) -> Iterator[Finding]:
     if TRAINERS.get(value, "sync") != "sync" and not _value(config, UNWEIGHTED.name):
         yield UNWEIGHTED.finding(value=value)
     yield from _check_loop(config)
-    yield from _check_reward(config)
+    yield from check_reward(config)
     yield from check_unsupported(config)
     yield from check_objectives(config)
     n, traces = _value(config, ONE_ROLLOUT.name), _value(config, NEVER_TRACED.name)
-    if n == 1:
+    if not isinstance(n, int) or n < 2:
         yield ONE_ROLLOUT.finding(n=n)
-    if traces and traces < n:
+    elif traces and traces < n:
         yield NEVER_TRACED.finding(traces=traces, n=n)
     rejection = _value(config, "algorithm.rollout_correction.rollout_rs")
     if rejection and _value(config, LATE_REJECTION.name) and _value(config, "sd_search.alpha") != 0:
@@ -168,6 +149,9 @@ def check_method(config: DictConfig) -> Iterator[Finding]:
     estimator = _value(config, NOT_GRPO.name)
     if estimator != "grpo":
         yield NOT_GRPO.finding(value=estimator)
+    loss = _value(config, OTHER_LOSS.name)
+    if loss not in (None, "vanilla"):
+        yield OTHER_LOSS.finding(value=loss)
 
 
 def refuse_other_method(config: DictConfig) -> None:
@@ -203,21 +187,6 @@ def _check_loop(config: DictConfig) -> Iterator[Finding]:
         else:
             for loop in redefined:
                 yield REDEFINED_LOOP.finding(value=path, target=loop.get("_target_"))
-
-
-def _check_reward(config: DictConfig) -> Iterator[Finding]:
-    value = _value(config, _REWARD)
-    if not value:
-        yield NO_REWARD.finding()
-    elif value != REWARD:
-        yield OTHER_REWARD.finding(value=value)
-    else:
-        metric = _value(config, "reward.custom_reward_function.reward_kwargs.metric") or DEFAULT_METRIC
-        label = _value(config, OTHER_LABEL.name)
-        if label not in (metric, "reward") and _value(config, "sd_search.alpha"):
-            yield OTHER_LABEL.finding(label=label, metric=metric)
-    if _value(config, REWARD_MODEL.name):
-        yield REWARD_MODEL.finding()
 
 
 def _value(config: DictConfig, path: str) -> Any:

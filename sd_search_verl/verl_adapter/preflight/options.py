@@ -11,8 +11,10 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from sd_search_verl.config import ConfigError
+from sd_search_verl.errors import without_credentials
 from sd_search_verl.finding import Finding, Rule
 
 
@@ -32,7 +34,7 @@ def compose(arguments: Sequence[str]) -> DictConfig:
     while rest:
         flag, given, value = rest.pop(0).partition("=")
         if flag in ("--config-name", "-cn", "--config-dir", "-cd"):
-            value = value if given else rest.pop(0)
+            value = value if given else (rest or [""]).pop(0)
             name, folder = (value, folder) if flag in ("--config-name", "-cn") else (name, value)
         elif flag.startswith("hydra."):
             pass  # where Hydra writes; not part of the config
@@ -48,9 +50,9 @@ def compose(arguments: Sequence[str]) -> DictConfig:
     try:
         with where:
             return hydra_compose(name.removesuffix(".yaml"), overrides=overrides)
-    except HydraException as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         cause = f" ({str(error.__cause__).splitlines()[0]})" if error.__cause__ else ""
-        raise ConfigError(f"{error}{cause}") from error
+        raise ConfigError(without_credentials(f"{error}{cause}")) from error
 
 
 def check_verl(config: DictConfig) -> Iterator[Finding]:

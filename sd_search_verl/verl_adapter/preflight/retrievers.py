@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from sd_search_verl.errors import UserError
+from sd_search_verl.errors import UserError, without_credentials
 from sd_search_verl.finding import Finding, Rule
-from sd_search_verl.rollout.endpoints import without_key
+from sd_search_verl.rollout.endpoints import KEY_VARIABLE, without_key
 from sd_search_verl.rollout.retriever_check import check_retriever, is_loading
-from sd_search_verl.rollout.retriever_identity import DisagreementError, describe, identify
+from sd_search_verl.rollout.retriever_identity import DisagreementError, describe, identify, stored
+from sd_search_verl.verl_adapter import resume
 
 LOADING = Rule(
     "retriever {url}",
@@ -23,6 +24,24 @@ DISAGREE = Rule(
     "{first} searches another index or with other settings than {other}: {identities}",
     "serve one index, with the same settings, at every address",
 )
+
+KEY_IN_URL = Rule(
+    "search.retriever_urls",
+    "{url} is given with a key, which would stand in every saved config and log of the run",
+    f"put the key into the environment variable {KEY_VARIABLE}, on every node, and leave it out of the address",
+)
+CHANGED = Rule(
+    "search.retriever_urls",
+    "the run in {folder} was started with another retriever: {before}; the servers now have {now}",
+    "serve that index, or train in another trainer.default_local_dir",
+)
+
+
+def check_addresses(config: DictConfig) -> Iterator[Finding]:
+    """Check that no address holds a key."""
+    for url in OmegaConf.select(config, "search.retriever_urls") or ():
+        if without_credentials(str(url)) != str(url):
+            yield KEY_IN_URL.finding(url=without_credentials(str(url)))
 
 
 def check_retrievers(config: DictConfig) -> Iterator[Finding]:
@@ -48,11 +67,19 @@ def check_retrievers(config: DictConfig) -> Iterator[Finding]:
 
 
 def check_identities(config: DictConfig) -> Iterator[Finding]:
-    """All retrievers that answer search one index, with the same settings."""
+    """Check that all retrievers that answer search one index, with the same settings, and the one of a resumed run."""
     try:
-        identify(config.search.retriever_urls)
+        identity = identify(config.search.retriever_urls)
     except DisagreementError as error:
         identities = f"{describe(error.identities[0])}; {describe(error.identities[1])}"
         yield DISAGREE.finding(first=error.urls[0], other=error.urls[1], identities=identities)
+        return
     except UserError:
-        pass  # none answers, which check_retrievers names
+        return  # none answers, which check_retrievers names
+    checkpoint = resume.checkpoint_to_resume(config)
+    if checkpoint is None or config.trainer.get("val_only", False):
+        return
+    before = stored(checkpoint.parent)
+    if before is not None and before != identity:
+        values = {"before": describe(before), "now": describe(identity)}
+        yield CHANGED.finding(folder=checkpoint.parent, **values)

@@ -1,4 +1,4 @@
-"""How many steps the run has, and in how many of them the method is on."""
+"""How many steps the run has, and in how many of them policy and method are on."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from omegaconf import DictConfig
 
 from sd_search_verl.config import ConfigError
 from sd_search_verl.finding import Finding, Rule
+from sd_search_verl.verl_adapter import resume
+from sd_search_verl.verl_adapter.settings import read_sd_search
 
 TOO_FEW_EPOCHS = Rule(
     "trainer.total_training_steps",
@@ -27,6 +29,33 @@ ONLY_WARMUP = Rule(
     "are plain GRPO",
     "set sd_search.warmup_steps below {total} (0 = from the first step), raise trainer.total_training_steps, or set "
     "sd_search.alpha=0 for a run of GRPO",
+)
+NO_TRAINING = Rule(
+    "trainer.{option}",
+    "trainer.{option}={value}: no step would run",
+    "set it to 1 or more",
+)
+NEVER_UPDATED = Rule(
+    "trainer.critic_warmup",
+    "trainer.critic_warmup={warmup} is more than the run's {total} steps: the policy would never be updated",
+    "set trainer.critic_warmup below {total}, or 0",
+)
+TRAINS_ALL_THE_SAME = Rule(
+    "trainer.val_only",
+    "trainer.val_only=True with trainer.val_before_train=False: verl reads val_only after that validation only, so "
+    "it would train",
+    "set trainer.val_before_train=True, or trainer.val_only=False",
+)
+NO_CHECKPOINT = Rule(
+    "trainer.save_freq",
+    "trainer.save_freq={frequency}: no checkpoint is written, so nothing can be evaluated or resumed",
+    "set trainer.save_freq to a number of steps, unless this is meant",
+    warns=True,
+)
+DONE_ALREADY = Rule(
+    "trainer.total_training_steps",
+    "the checkpoint to go on from is of step {step}, and the run has {total} steps: no step is left",
+    "raise trainer.total_training_steps, or train in another trainer.default_local_dir",
     warns=True,
 )
 WARMUP_WITHOUT_CRITIC = Rule(
@@ -58,7 +87,8 @@ class Schedule:
         most = config.data.get("train_max_samples", -1)
         if rows is not None and most > 0:
             rows = min(rows, most)
-        per_epoch = None if rows is None else rows // config.data.train_batch_size
+        batch = config.data.train_batch_size
+        per_epoch = None if rows is None else rows // batch if batch > 0 else 0
         total = config.trainer.total_training_steps
         if total is None and per_epoch is not None:
             total = per_epoch * config.trainer.total_epochs
@@ -66,36 +96,62 @@ class Schedule:
 
 
 def check_schedule(config: DictConfig, rows: int | None) -> Iterator[Finding]:
-    """Check that the run has steps, its epochs hold them, and the method is on in some of them.
+    """Check that the run has steps, its epochs hold them, and policy and method are on in some of them.
 
     Args:
         rows: of data.train_files; None = not known.
     """
+    trainer, schedule = config.trainer, Schedule.of(config, rows)
+    if trainer.get("val_only", False):
+        if not trainer.get("val_before_train", True):
+            yield TRAINS_ALL_THE_SAME.finding()
+        return
+    for option in ("total_epochs", "total_training_steps"):
+        if (value := trainer[option]) is not None and value < 1:
+            yield NO_TRAINING.finding(option=option, value=value)
+    yield from _check_epochs(config, schedule)
+    yield from _check_updates(config, schedule.total)
+    if trainer.save_freq < 1:
+        yield NO_CHECKPOINT.finding(frequency=trainer.save_freq)
+    if schedule.total and (step := resume.step_of(resume.checkpoint_to_resume(config))) >= schedule.total:
+        yield DONE_ALREADY.finding(step=step, total=schedule.total)
+
+
+def refuse_schedule(config: DictConfig, rows: int) -> None:
+    """Check the steps once more with the rows that verl has read and filtered.
+
+    Raises:
+        ConfigError: with every finding and its fix.
+    """
+    if fatal := [finding for finding in check_schedule(config, rows) if finding.fatal]:
+        raise ConfigError("\n".join(f"{f.found}. Fix: {f.fix}" for f in fatal))
+
+
+def _check_epochs(config: DictConfig, schedule: Schedule) -> Iterator[Finding]:
+    batch, epochs = config.data.train_batch_size, config.trainer.total_epochs
+    if schedule.per_epoch is None or epochs < 1:
+        return
+    held = schedule.per_epoch * epochs
+    if schedule.per_epoch == 0:
+        yield NO_STEP.finding(batch=batch, rows=schedule.rows)
+    elif schedule.total is not None and schedule.total > held:
+        needed = -(-schedule.total // schedule.per_epoch)
+        steps = {"total": schedule.total, "held": held, "needed": needed}
+        yield TOO_FEW_EPOCHS.finding(**steps, epochs=epochs, rows=schedule.rows, batch=batch)
+
+
+def _check_updates(config: DictConfig, total: int | None) -> Iterator[Finding]:
+    """Check in which of the run's ``total`` steps policy and method are on."""
     from verl.trainer.ppo.utils import need_critic
 
-    from sd_search_verl.verl_adapter.settings import read_sd_search
-
-    schedule, trainer = Schedule.of(config, rows), config.trainer
-    if schedule.per_epoch is not None and schedule.rows is not None:
-        held = schedule.per_epoch * trainer.total_epochs
-        if schedule.per_epoch == 0:
-            yield NO_STEP.finding(batch=config.data.train_batch_size, rows=schedule.rows)
-        elif schedule.total is not None and schedule.total > held:
-            yield TOO_FEW_EPOCHS.finding(
-                total=schedule.total,
-                held=held,
-                epochs=trainer.total_epochs,
-                rows=schedule.rows,
-                batch=config.data.train_batch_size,
-                needed=-(-schedule.total // schedule.per_epoch),
-            )
+    warmup = config.trainer.critic_warmup
+    if total and warmup > total:
+        yield NEVER_UPDATED.finding(warmup=warmup, total=total)
+    elif warmup > 1 and not need_critic(config):
+        yield WARMUP_WITHOUT_CRITIC.finding(warmup=warmup, estimator=config.algorithm.adv_estimator)
     try:
         method = read_sd_search(config)
     except ConfigError:
         return  # check_verl reports it
-    if schedule.total and method.alpha > 0 and schedule.total <= method.warmup_steps:
-        yield ONLY_WARMUP.finding(warmup=method.warmup_steps, total=schedule.total, alpha=method.alpha)
-    if trainer.critic_warmup > 1 and not need_critic(config):
-        yield WARMUP_WITHOUT_CRITIC.finding(
-            warmup=trainer.critic_warmup, estimator=config.algorithm.adv_estimator
-        )
+    if total and method.alpha > 0 and total <= method.warmup_steps:
+        yield ONLY_WARMUP.finding(warmup=method.warmup_steps, total=total, alpha=method.alpha)

@@ -4,6 +4,7 @@ import json
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.retrieval_server import ask
@@ -13,9 +14,10 @@ from retriever_server.backends.registry import open_engine
 from retriever_server.indexing import bm25 as builder
 from retriever_server.indexing.base import BuildOptions
 from retriever_server.indexing.build import build
-from retriever_server.java import jvm
+from retriever_server.java import analysis, jvm
 from retriever_server.launcher import serving
 from retriever_server.manifest import IndexMismatchError
+from retriever_server.options import SettingsError
 from retriever_server.settings import Settings
 
 
@@ -182,3 +184,58 @@ def test_an_index_that_this_lucene_cannot_read_is_refused(java: None, tmp_path: 
     segments.write_bytes(segments.read_bytes().replace(b"Lucene", b"Lunece"))
     with pytest.raises(IndexMismatchError, match="cannot be read by this Lucene"):
         open_engine(Settings(backend="bm25", index=index))
+
+
+GERMAN = {"id": "a", "contents": "Die Häuser der Städte stehen an großen Flüssen und Bergen"}
+ENGLISH = {"id": "a", "contents": "The organizations were running and the ponies of nations flying"}
+
+
+def slow(*case: Any) -> Any:
+    return pytest.param(*case, marks=pytest.mark.slow)
+
+
+FOREIGN = [
+    (["-language", "de"], {"language": "de"}, GERMAN, "Haus Stadt Fluss"),
+    slow(["-language", "zh"], {"language": "zh"}, {"id": "a", "contents": "北京大学在中国首都"}, "首都"),
+    (
+        ["-language", "ar"],
+        {"language": "ar"},
+        {"id": "a", "contents": "ذهب الأولاد إلى المدارس الكبيرة"},
+        "مدارس",
+    ),
+    (["-stemmer", "krovetz"], {"stemmer": "krovetz"}, ENGLISH, "organization"),
+    slow(["-stemmer", "none"], {"stemmer": "none"}, ENGLISH, "organizations"),
+    slow(["-keepStopwords"], {"keep_stopwords": True}, ENGLISH, "the"),
+    (["-pretokenized"], {"pretokenized": True}, {"id": "a", "contents": "Ġhe ##llo W-1 running"}, "##llo"),
+]
+
+
+@pytest.mark.parametrize(("indexed", "served", "line", "query"), FOREIGN, ids=str)
+def test_an_index_of_another_analysis_is_served_with_its_options(
+    java: None, tmp_path: Path, indexed: list[str], served: dict[str, Any], line: dict[str, str], query: str
+) -> None:
+    lines = [json.dumps(line, ensure_ascii=False), json.dumps({"id": "b", "contents": "xyzzy"})]
+    index = index_with_anserini(tmp_path, lines, "-collection", "JsonCollection", *indexed)
+    settings = Settings(backend="bm25", index=index, **served)
+    engine = open_engine(settings)
+    hits = engine.search([query], 2)[0]
+    searcher = jvm.java_class("io.anserini.search.SimpleSearcher")(str(index))
+    analyzer = analysis.analyzer(settings.analysis())
+    searcher.set_analyzer(jvm.cast("org.apache.lucene.analysis.Analyzer", analyzer))
+    expected = [(hit.docid, hit.score) for hit in searcher.search(query, 2)]
+    searcher.close()
+    engine.close()
+    assert [(json.loads(hit.document)["id"], hit.score) for hit in hits] == expected
+    assert [docid for docid, _ in expected] == ["a"]
+    assert settings.shaping_answers().keys() >= served.keys()  # part of the server's identity
+
+
+def test_the_options_of_an_analysis_are_not_for_an_index_of_ours(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"--language, .* are for indexes of Pyserini"):
+        open_engine(Settings(backend="bm25", index=tmp_path, language="de"))
+
+
+def test_an_unknown_language_is_refused_with_the_known_ones(java: None, tmp_path: Path) -> None:
+    index = index_with_anserini(tmp_path, [json.dumps(ENGLISH)], "-collection", "JsonCollection")
+    with pytest.raises(SettingsError, match=r"--language xx is none of ar, .*de, .*zh"):
+        open_engine(Settings(backend="bm25", index=index, language="xx"))

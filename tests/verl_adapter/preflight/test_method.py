@@ -8,12 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from support.good_run import change
+from verl.trainer.ppo.v1 import PPOTrainer, get_trainer_cls
 
 from sd_search_verl.config import ConfigError
+from sd_search_verl.launch.environment import ENVIRONMENT
 from sd_search_verl.verl_adapter import preflight
 from sd_search_verl.verl_adapter.preflight.method import check_method, refuse_other_method
+from sd_search_verl.verl_adapter.settings import SECTIONS
 
 ABOVE = "defaults: [{sd_search: default}, ppo_trainer, _self_]\nalgorithm: {adv_estimator: grpo}\n"
 BY_HAND = "defaults: [ppo_trainer, _self_]\nsd_search: {alpha: 0.3}\nsearch: {}\nhealth: {}\n"
@@ -56,6 +59,15 @@ def test_verls_command_refuses_sections_of_ours_with_its_own_trainer(
     assert "ray init kwargs" not in done.stdout  # nothing was started
 
 
+def test_a_key_in_an_address_is_refused_before_it_is_saved(tmp_path: Path) -> None:
+    done = main_ppo(tmp_path, "+sd_search=default", "search.retriever_urls=['http://:hidden@host:8000']")
+    assert done.returncode == 1
+    assert "http://host:8000 is given with a key" in done.stderr
+    assert "RETRIEVER_API_KEY" in done.stderr
+    assert "hidden" not in done.stdout + done.stderr
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and "hidden" in path.read_text()]
+
+
 def test_verls_command_is_left_alone_without_sections_of_ours(tmp_path: Path) -> None:
     done = main_ppo(tmp_path, "trainer.v1.trainer_mode=sync", "data.train_batch_size=0")
     assert done.returncode != 0
@@ -67,6 +79,42 @@ def test_verls_command_is_left_alone_without_sections_of_ours(tmp_path: Path) ->
 def test_every_other_trainer_is_refused(good: DictConfig, mode: str) -> None:
     with pytest.raises(ConfigError, match=rf"trainer\.v1\.trainer_mode={mode} is verl's own trainer"):
         preflight.refuse_bad_start(change(good, trainer__v1__trainer_mode=mode))
+
+
+@pytest.mark.parametrize("mode", ["sync", "colocate_async", "separate_async"])
+def test_verls_trainers_refuse_our_sections_without_hydra(good: DictConfig, mode: str) -> None:
+    """As `TaskRunnerV1.run` makes them, where no callback of Hydra's runs."""
+    trainer = get_trainer_cls(mode)
+    assert issubclass(trainer, PPOTrainer)
+    with pytest.raises(ConfigError, match=rf"trainer\.v1\.trainer_mode={mode} is verl's own trainer"):
+        trainer(config=change(good, trainer__v1__trainer_mode=mode))
+
+
+def test_verls_trainers_take_configs_without_our_sections(good: DictConfig) -> None:
+    config = change(good, trainer__v1__trainer_mode="sync")
+    with open_dict(config):
+        for section in SECTIONS:
+            config.pop(section)
+    assert get_trainer_cls("sync")(config=config).config is config
+
+
+RUN_PPO = """
+import sys
+from omegaconf import OmegaConf
+from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
+run_ppo(OmegaConf.load(sys.argv[1]), TaskRunnerV1)
+"""
+
+
+@pytest.mark.slow
+def test_run_ppo_refuses_another_trainer_before_a_model_is_loaded(good: DictConfig, tmp_path: Path) -> None:
+    OmegaConf.save(change(good, trainer__v1__trainer_mode="sync"), tmp_path / "config.yaml")
+    environment = {**os.environ, **ENVIRONMENT}
+    command = [sys.executable, "-c", RUN_PPO, str(tmp_path / "config.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path, env=environment)
+    assert done.returncode == 1
+    assert "ConfigError: trainer.v1.trainer_mode=sync is verl's own trainer" in done.stderr
+    assert "Before FSDP" not in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("loop", ["single_turn_agent", "tool_agent", "mine"])
@@ -146,6 +194,44 @@ def test_rejection_that_the_driver_does_not_see_is_refused(good: DictConfig) -> 
     refuse_other_method(change(good, algorithm__rollout_correction={"bypass_mode": True}))
 
 
+def test_the_trainer_and_a_check_refuse_a_key_in_an_address(good: DictConfig) -> None:
+    changed = change(good, search__retriever_urls=["http://a:1", "http://:hidden@b:1/retrieve"])
+    with pytest.raises(ConfigError, match=r"http://b:1/retrieve is given with a key") as error:
+        preflight.refuse_bad_start(changed)
+    assert "hidden" not in str(error.value)
+    assert "hidden" not in "\n".join(preflight.describe_run(changed))
+
+
 def test_an_option_that_verl_cannot_carry_is_refused_by_the_trainer(good: DictConfig) -> None:
     with pytest.raises(ConfigError, match=r"use_fused_kernels=True does not work with SD-Search: "):
         preflight.refuse_bad_start(change(good, actor_rollout_ref__model__use_fused_kernels=True))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says", "fatal"),
+    [
+        ("custom_reward_function__name", "exact_match", "name=exact_match is not the reward of pkg://", True),
+        ("custom_reward_function__reward_kwargs", {"metric": "EM"}, "metric=EM is none of em, f1", True),
+        ("custom_reward_function__path", "pkg://sd_search_verl/scoring", "", False),
+        ("reward_manager__name", "dapo", "reward.reward_manager=dapo may change what", False),
+        ("reward_manager__source", "importlib", "reward.reward_manager=importlib may change", False),
+    ],
+)
+def test_what_makes_another_reward_of_ours(
+    good: DictConfig, option: str, value: object, says: str, fatal: bool
+) -> None:
+    findings = [*check_method(change(good, **{f"reward__{option}": value}))]
+    assert [finding.fatal for finding in findings] == ([fatal] if says else [])
+    assert all(says in finding.found for finding in findings)
+
+
+def test_another_policy_loss_is_a_warning(good: DictConfig) -> None:
+    (finding,) = check_method(change(good, actor_rollout_ref__actor__policy_loss__loss_mode="gspo"))
+    assert finding.warning
+    assert "loss_mode=gspo: the loss is not L_GRPO" in finding.found
+
+
+@pytest.mark.parametrize("n", [0, None])
+def test_no_group_at_all_is_refused(good: DictConfig, n: int | None) -> None:
+    with pytest.raises(ConfigError, match=rf"rollout\.n={n}: a group of one has no baseline"):
+        refuse_other_method(change(good, actor_rollout_ref__rollout__n=n))

@@ -15,7 +15,10 @@ from support.good_run import UNLISTENED, change
 from support.identity_server import READY, server
 
 from sd_search_verl.config import ConfigError
+from sd_search_verl.rollout.retriever_identity import identify, require_same
 from sd_search_verl.verl_adapter import preflight
+from sd_search_verl.verl_adapter.preflight import check_identities
+from sd_search_verl.verl_adapter.resume import TRACKER
 
 
 @contextmanager
@@ -88,3 +91,23 @@ def test_servers_of_different_indexes_are_refused(good: DictConfig) -> None:
         ):
             preflight.refuse_bad_start(change(good, search__retriever_urls=urls))
         preflight.refuse_bad_start(change(good, search__retriever_urls=[urls[0], f"{same}/retrieve"]))
+
+
+def test_another_retriever_is_refused_before_models_are_loaded(good: DictConfig, tmp_path: Path) -> None:
+    """A run that is resumed, from its own folder or by a path into another one."""
+    with server(READY) as url, server({**READY, "version": "b2"}) as other:
+        require_same(tmp_path, identify([url]), resumed=False)
+        (tmp_path / TRACKER).write_text("3")
+        auto = {"trainer__resume_mode": "auto", "trainer__default_local_dir": str(tmp_path)}
+        path = {
+            "trainer__resume_mode": "resume_path",
+            "trainer__resume_from_path": f"{tmp_path}/global_step_3",
+        }
+        for values in (auto, path):
+            (finding,) = check_identities(change(good, search__retriever_urls=[other], **values))
+            assert finding.fatal
+            assert "version a1" in finding.found
+            assert "version b2" in finding.found
+            assert [*check_identities(change(good, search__retriever_urls=[url], **values))] == []
+        anew = {**auto, "trainer__resume_mode": "disable"}
+        assert [*check_identities(change(good, search__retriever_urls=[other], **anew))] == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -206,37 +205,3 @@ def test_a_context_below_the_prompts(
     found = failed(good, path, **values)
     assert [finding.fatal for finding in found] == ([fatal] if says else [])
     assert all(says in finding.found for finding in found if says)
-
-
-Check = Callable[..., list[Finding]]
-
-
-def test_more_steps_than_the_epochs_hold_are_refused(good: DictConfig, tmp_path: Path) -> None:
-    path = write(tmp_path / "rows.parquet", [plain_row()] * 9)
-    values = {"data__train_batch_size": 4, "trainer__total_epochs": 3, "trainer__total_training_steps": 7}
-    (finding,) = failed(good, path, **values)
-    assert finding.fatal
-    assert (
-        "trainer.total_training_steps=7 is more than the 6 steps that trainer.total_epochs=3" in finding.found
-    )
-    assert "set trainer.total_epochs to at least 4" in finding.fix
-    assert failed(good, path, **{**values, "trainer__total_training_steps": 6}) == []
-
-
-def test_a_run_of_warm_up_only_is_a_warning(good: DictConfig, tmp_path: Path) -> None:
-    path = write(tmp_path / "rows.parquet", [plain_row()] * 4)
-    values = {"data__train_batch_size": 4, "trainer__total_epochs": 50, "trainer__total_training_steps": None}
-    (finding,) = failed(good, path, **values, sd_search__warmup_steps=50)
-    assert finding.warning
-    assert (
-        "sd_search.warmup_steps=50 leaves none of the run's 50 steps to sd_search.alpha=0.3" in finding.found
-    )
-    assert failed(good, path, **values, sd_search__warmup_steps=49) == []
-    assert failed(good, path, **values, sd_search__warmup_steps=50, sd_search__alpha=0) == []
-
-
-def test_a_warm_up_of_no_critic_is_a_warning(good: DictConfig) -> None:
-    changed = change(good, trainer__critic_warmup=5)
-    (finding,) = [f for f in preflight.check_data(changed) if not f.ok]
-    assert finding.warning
-    assert "algorithm.adv_estimator=grpo has no critic to warm up" in finding.found
