@@ -8,5 +8,5 @@ data=$(realpath -m "${1:?usage: paper_sd_search.sh DATA_DIR RUN_DIR [HYDRA_OVERR
 run=$(realpath -m "${2:?usage: paper_sd_search.sh DATA_DIR RUN_DIR [HYDRA_OVERRIDES...]}")
 shift 2
 
-exec python -m verl.trainer.main_ppo --config-name=paper data_dir="$data" trainer.default_local_dir="$run" \
-  trainer.experiment_name="$(basename "$run")" hydra.run.dir="$run/hydra" "$@"
+exec python -m verl.trainer.main_ppo --config-name=paper data_dir="'$data'" trainer.default_local_dir="'$run'" \
+  trainer.experiment_name="'$(basename "$run")'" hydra.run.dir="'$run/hydra'" "$@"

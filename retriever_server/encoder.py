@@ -17,6 +17,13 @@ States = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 """Called with token ids, mask (both ``[batch, tokens]``) and threads; returns hidden states ``[batch, tokens, d]``."""
 
 
+BERT_NORMALIZATION = {
+    "lowercase": "do_lower_case",
+    "strip_accents": "strip_accents",
+    "handle_chinese_chars": "tokenize_chinese_chars",
+}
+"""Option of tokenizer.json's normalizer -> its name in tokenizer_config.json."""
+
 Pool = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Called with hidden states ``[batch, tokens, d]`` and mask ``[batch, tokens, 1]``, padded on the right."""
 
@@ -54,6 +61,20 @@ def _layer(folder: Path, name: str) -> Callable[[np.ndarray], np.ndarray]:
     return lambda vectors: vectors @ weight + bias if identity else np.tanh(vectors @ weight + bias)
 
 
+def _tokenizer(model: Path) -> Any:
+    """Return the tokenizer; as in transformers, tokenizer_config.json has the last word on BERT's normalisation."""
+    from tokenizers import Tokenizer, normalizers
+
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    found = json.loads(tokenizer.to_str())["normalizer"] or {}
+    path = model / "tokenizer_config.json"
+    if found.pop("type", None) == "BertNormalizer" and path.is_file():
+        declared = json.loads(path.read_text(encoding="utf-8"))
+        given = {name: declared[key] for name, key in BERT_NORMALIZATION.items() if key in declared}
+        tokenizer.normalizer = normalizers.BertNormalizer(**{**found, **given})
+    return tokenizer
+
+
 def batches(lengths: Sequence[int], most: int = 64, stretch: float = 1.25) -> list[list[int]]:
     """Group indices of ascending lengths into batches whose longest is at most ``stretch`` times their shortest.
 
@@ -84,11 +105,9 @@ class Encoder:
         device: str = "cpu",
         threads: int | None = None,
     ) -> None:
-        from tokenizers import Tokenizer
-
         self.spec = spec
         model = model_folder(folder)
-        self._tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+        self._tokenizer = _tokenizer(model)
         self._tokenizer.enable_truncation(spec.max_length)
         self._tokenizer.no_padding()
         self._threads = threads or len(os.sched_getaffinity(0))

@@ -224,6 +224,8 @@ def _text_limits(model: Path, config: dict[str, Any]) -> tuple[int, bool]:
     unknown = [key for key, value in declared.items() if value and key not in NEUTRAL_KEYS]
     if unknown:
         raise _unsupported(model, f"{', '.join(unknown)} in sentence_bert_config.json")
+    if (side := _json(model / "tokenizer_config.json").get("truncation_side", "right")) != "right":
+        raise _unsupported(model, f"truncation_side {side} in tokenizer_config.json")
     positions = int(config.get("max_position_embeddings") or 2**31)
     if "roberta" in str(config.get("model_type", "")) or config.get("model_type") in ("camembert", "mpnet"):
         positions -= int(config.get("pad_token_id") or 0) + 1  # their positions start behind the padding's

@@ -42,7 +42,11 @@ def document_url(url: str, document_id: str) -> str:
 
 def without_key(url: str) -> str:
     """Return ``url`` without user and key, for messages."""
-    return re.sub(r"(?<=://)[^/@]*@", "", url)
+    try:
+        has_host = bool(urllib.parse.urlsplit(url).hostname)
+    except ValueError:
+        has_host = False
+    return re.sub(r"(?<=://)[^/]*@", "", url) if has_host else without_credentials(url)
 
 
 def auth_headers(url: str) -> dict[str, str]:

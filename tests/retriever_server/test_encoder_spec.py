@@ -112,6 +112,7 @@ def test_vectors_for_the_dot_product_keep_their_length(folder: Path) -> None:
         ("config_sentence_transformers.json", {"truncate_dim": 64}, "truncate_dim 64"),
         ("config_sentence_transformers.json", {"model_type": "SparseEncoder"}, "SparseEncoder"),
         ("sentence_bert_config.json", {"max_seq_length": 4096}, "max_seq_length 4096 with 512 positions"),
+        ("tokenizer_config.json", {"truncation_side": "left"}, "truncation_side left"),
         ("sentence_bert_config.json", {"query_expansion": {"length": 32}}, "query_expansion"),
     ],
 )

@@ -123,6 +123,13 @@ def tokenizer(**values: Any) -> Callable[[Path], None]:
     return lambda folder: change(folder / "tokenizer_config.json", **values)
 
 
+def tokenizer_without_case(folder: Path) -> None:
+    path = folder / "tokenizer_config.json"
+    options = json.loads(path.read_text())
+    options.pop("do_lower_case", None)
+    path.write_text(json.dumps(options))
+
+
 def cut(**values: Any) -> Callable[[Path], None]:
     """Declare options of the tokenizer in a folder whose texts are cut to six tokens."""
 
@@ -172,9 +179,9 @@ DECLARATIONS: dict[str, Callable[[Path], None]] = {
     "length of the tokenizer": tokenizer(model_max_length=8),
     "cased": cased,
     "cased, lowered": cased_but_lowered,
-    "truncation on the left": cut(truncation_side="left"),
     "padding on the left": cut(padding_side="left"),
     "tokenizer lowers not": tokenizer(do_lower_case=False),
+    "tokenizer says nothing of case": tokenizer_without_case,
     "tokenizer keeps accents": tokenizer(strip_accents=False, tokenize_chinese_chars=False),
 }
 
@@ -205,8 +212,11 @@ def record() -> dict[str, Any]:
     for name in DECLARATIONS:
         with tempfile.TemporaryDirectory() as folder:
             model = SentenceTransformer(str(made(name, source, Path(folder))), device="cpu")
-            vectors = {"queries": model.encode_query(TEXTS), "passages": model.encode_document(TEXTS)}
-            for kind, values in vectors.items():
+            for kind, names in {"queries": ["query"], "passages": ["document", "passage", "corpus"]}.items():
+                # A declared prompt by its name, else the default one. A text at a time: padding on the left moves
+                # the positions of shorter texts.
+                prompt = next((name for name in names if model.prompts.get(name)), None)
+                values = model.encode(TEXTS, prompt_name=prompt, batch_size=1)
                 if model.similarity_fn_name == "cosine":
                     values = values / np.linalg.norm(values, axis=1, keepdims=True)
                 found.setdefault(name, {})[kind] = values[:, :SHOWN].round(6).astype(float).tolist()
