@@ -18,11 +18,11 @@ from verl.trainer.ppo.v1 import get_trainer_cls
 
 from sd_search_verl import scoring
 from sd_search_verl.config import ConfigError
-from sd_search_verl.distill.loss import alpha_at
+from sd_search_verl.distill.schedule import alpha_at
 from sd_search_verl.verl_adapter import preflight
 from sd_search_verl.verl_adapter.preflight.method import has_sections
 from sd_search_verl.verl_adapter.settings import read_sd_search, read_search
-from sd_search_verl.verl_adapter.trainer import SDSearchTrainer
+from sd_search_verl.verl_adapter.trainer_modes import SDSearchTrainer
 
 ROWS = 8  # of the good run
 LOOP = "sd_search_verl.verl_adapter.agent_loop.SearchAgentLoop"
