@@ -123,12 +123,13 @@ class Protocol(ABC):
             question += "?"
         return [{"role": "user", "content": self.prompt_template.format(question=question)}]
 
-    def documents(self, contents: Sequence[str]) -> str:
-        """Render retrieved passages, each ``"title\\ntext"``, as the policy reads them."""
+    def documents(self, contents: Sequence[str], ids: Sequence[str] = ()) -> str:
+        """Render retrieved passages, each ``"title\\ntext"``, as the policy reads them, with their ids if given."""
         lines = []
         for number, passage in enumerate(contents, start=1):
             title, _, text = passage.partition("\n")
-            lines.append(f"Doc {number}(Title: {title}) {text}\n")
+            shown_id = f" [id {ids[number - 1]}]" if ids else ""
+            lines.append(f"Doc {number}{shown_id}(Title: {title}) {text}\n")
         return "".join(lines)
 
     def policy_segments(self, response: str) -> Iterator[tuple[int, int]]:

@@ -107,12 +107,8 @@ class ToolDialogue(Dialogue):
     def rendered(self, found: SearchResult) -> str:
         """Return the documents, each with its id where the policy can read on in it."""
         documents = found.documents or []
-        text = self._protocol.documents([document.contents for document in documents])
-        if READ not in self._names:
-            return text
-        for number, document in enumerate(documents, start=1):
-            text = text.replace(f"Doc {number}(", f"Doc {number} [id {document.id}](", 1)
-        return text
+        ids = [document.id for document in documents] if READ in self._names else []
+        return self._protocol.documents([document.contents for document in documents], ids)
 
     def observation(
         self, prompt: Prompt, turn: SampledTurn, token_ids: Sequence[int], results: Sequence[Result]
@@ -150,7 +146,10 @@ class ToolDialogue(Dialogue):
     def _request(self, call: FunctionCall, located: LocatedCall | None) -> tuple[Request, list[str]]:
         """Return what is executed, and what is wrong with it."""
         spans = tuple(one.span for one in located.values) if located else ()
-        arguments = json.loads(call.arguments)
+        try:
+            arguments = json.loads(call.arguments)
+        except ValueError:  # some parsers pass on what the model wrote
+            arguments = None
         if call.name not in self._names:
             error = f"Unknown function '{call.name}'. Available tools: {self._names}"
             return Request(call.name, {}, spans=spans, error=error), ["unknown_tool"]
