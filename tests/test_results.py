@@ -14,7 +14,7 @@ from benchmarks import summary
 
 REPO = Path(__file__).resolve().parents[1]
 SUMMARY = {
-    "effect": "world: rollouts to 50 %, ratio",
+    "effect": "acceptance: rollouts to 50 %, ratio",
     "overhead": "CPU training step, ratio",
     "retriever": "BM25, 256 clients, 0 % repeats: queries a second",
     "correctness": "gradient of L_SD against plain PyTorch",
