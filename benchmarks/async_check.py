@@ -75,8 +75,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--runs", type=Path, required=True, help="folder of the measured runs")
-    parser.add_argument("--slow", type=float, default=0.05)
+    parser.add_argument("--runs", type=Path, required=True, metavar="DIR", help="folder of the measured runs")
+    parser.add_argument(
+        "--slow",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="share of late queries in those runs (default: %(default)s)",
+    )
     args = parser.parse_args()
     measured: dict[str, dict[str, dict[str, str]]] = {}
     for row in csv.DictReader(MEASURED.open()):

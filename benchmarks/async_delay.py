@@ -98,13 +98,41 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--inputs", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--delay", type=float, default=0.4)
-    parser.add_argument("--slow", type=float, default=0.05)
-    parser.add_argument("--csv", type=Path, default=OUT)
+    parser.add_argument(
+        "--inputs",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder with the demo's data, model and corpus.jsonl",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the runs")
+    parser.add_argument(
+        "--pairs",
+        type=int,
+        default=5,
+        metavar="PAIRS",
+        help="pairs of runs, one of each mode (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--steps", type=int, default=6, metavar="STEPS", help="training steps of a run (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--delay", type=float, default=0.4, metavar="S", help="delay of a query (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--slow",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help=f"share of queries with {FACTOR} times the delay (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--csv",
+        type=Path,
+        default=OUT,
+        metavar="FILE",
+        help="table to add to (default: async_delay.csv beside this program)",
+    )
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     rows = list(csv.DictReader(args.csv.open())) if args.csv.exists() else []

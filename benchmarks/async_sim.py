@@ -256,10 +256,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--gpus", type=int, nargs="+", default=[8, 32, 128, 512])
-    parser.add_argument("--service-factor", type=float, nargs="+", default=[1.0, 100.0])
-    parser.add_argument("--slow", type=float, nargs="+", default=[0.0, 0.05])
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument(
+        "--gpus",
+        type=int,
+        nargs="+",
+        default=[8, 32, 128, 512],
+        metavar="GPUS",
+        help="sizes of the machine (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--service-factor",
+        type=float,
+        nargs="+",
+        default=[1.0, 100.0],
+        metavar="TIMES",
+        help="service times of a query, as multiples of BM25's (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--slow",
+        type=float,
+        nargs="+",
+        default=[0.0, 0.05],
+        metavar="SHARE",
+        help="shares of late queries (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=OUT,
+        metavar="FILE",
+        help="table to write (default: async_sim.csv beside this program)",
+    )
     args = parser.parse_args()
     rows = []
     for gpus in args.gpus:

@@ -114,9 +114,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     parser = Parser(prog="python -m benchmarks.credit", description=__doc__)
     parser.add_argument("run", type=Path, help="folder of a run of the demo, with traces.jsonl and world/")
-    parser.add_argument("--question", help="print the queries of this question's group")
-    parser.add_argument("--step", type=int, help="with --question: of this step (default: all)")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the queries there")
+    parser.add_argument("--question", help="print the queries of this question's group (default: none)")
+    parser.add_argument(
+        "--step", type=int, metavar="STEP", help="with --question: of this step (default: all)"
+    )
+    parser.add_argument(
+        "--csv", type=Path, metavar="FILE", help="table of all queries to write (default: none)"
+    )
     parser.set_defaults(action=_main)
     return run_command(parser, argv)
 

@@ -76,8 +76,20 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, object]]:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--repeats", type=int, default=5, metavar="TURNS", help="default: %(default)s")
-    parser.add_argument("--csv", type=Path, default=Path(__file__).with_suffix(".csv"), help="table to write")
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=5,
+        metavar="TURNS",
+        help="updates of each method (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--csv",
+        type=Path,
+        default=Path(__file__).with_suffix(".csv"),
+        metavar="FILE",
+        help="table to write (default: method_cost.csv beside this program)",
+    )
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     rows = trajectories.rollouts(

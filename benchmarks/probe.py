@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--half", choices=("tuning", "held_out"), default="tuning", help="questions (default: %(default)s)"
     )
-    parser.add_argument("--groups", type=int, help="groups to score (default: all)")
+    parser.add_argument("--groups", type=int, metavar="GROUPS", help="groups to score (default: all)")
     parser.add_argument(
         "--csv", type=Path, default=Path("benchmarks/probe.csv"), help="file to add to (default: %(default)s)"
     )

@@ -186,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m benchmarks.wiki18_mini_data", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets the folder wiki18-mini")
     parser.add_argument(
-        "--clone", type=Path, metavar="DIR", help=f"a clone of {ADDRESS}; without, one is made"
+        "--clone", type=Path, metavar="DIR", help=f"clone of {ADDRESS} (default: a temporary one)"
     )
     parser.add_argument(
         "--tokenizer",

@@ -81,7 +81,7 @@ def test_options_come_from_the_fields_and_back() -> None:
     add_options(parser, SearchConfig, ["top_k", "timeout_s", "retriever_urls", "sampling_seed", "protocol"])
     text = " ".join(parser.format_help().split())
     assert "--timeout-s S Total time one search may take, retries included (s, default: 30.0)" in text
-    assert "--protocol {search_r1,autorefine}" in text
+    assert "--protocol {search_r1,autorefine,tool_call}" in text
     line = ["--top-k", "5", "--retriever-urls", "http://a", "http://b", "--sampling-seed", "3"]
     given = given_options(parser.parse_args(line), SearchConfig)
     assert given == {"top_k": 5, "retriever_urls": ["http://a", "http://b"], "sampling_seed": 3}

@@ -84,9 +84,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--questions",
         type=int,
         default=100,
+        metavar="QUESTIONS",
         help="held-out questions; 0 = no evaluation (default: %(default)s)",
     )
-    parser.add_argument("--steps", type=int, help="training steps (default: the config's)")
+    parser.add_argument("--steps", type=int, metavar="STEPS", help="training steps (default: the config's)")
     parser.add_argument("overrides", nargs="*", help="Hydra overrides, as main_ppo takes them")
     parser.set_defaults(action=run)
     return run_command(parser, argv)

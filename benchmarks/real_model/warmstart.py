@@ -143,12 +143,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("data", type=Path, help=f"folder with {QUESTIONS} and {TRAJECTORIES}")
     parser.add_argument("model", type=Path, help="Hugging Face folder of the policy")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--steps", type=int, default=STEPS, help="updates (default: %(default)s)")
     parser.add_argument(
-        "--batch", type=int, default=BATCH, help="trajectories of an update (default: %(default)s)"
+        "--steps", type=int, default=STEPS, metavar="STEPS", help="updates (default: %(default)s)"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of the trajectories' order (default: %(default)s)"
+        "--batch",
+        type=int,
+        default=BATCH,
+        metavar="TRAJECTORIES",
+        help="trajectories of an update (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="SEED",
+        help="of the trajectories' order (default: %(default)s)",
     )
     parser.set_defaults(action=_build)
     return run_command(parser, argv)

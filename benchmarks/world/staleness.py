@@ -40,10 +40,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--arms", nargs="+", default=["sd"])
-    parser.add_argument("--staleness", type=int, nargs="+", default=[0, 1, 4])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument(
+        "--arms", nargs="+", default=["sd"], metavar="ARM", help="arms to run (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--staleness",
+        type=int,
+        nargs="+",
+        default=[0, 1, 4],
+        metavar="VERSIONS",
+        help="ages of the weights that sample, 0 first (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[0, 1, 2, 3],
+        metavar="SEED",
+        help="seeds of the runs (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=OUT,
+        metavar="FILE",
+        help="table to add to (default: staleness.csv beside this program)",
+    )
     args = parser.parse_args()
     rows = list(csv.DictReader(args.out.open())) if args.out.exists() else []
     for seed in args.seeds:
