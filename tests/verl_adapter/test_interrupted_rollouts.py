@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from support.tiny import byte_tokenizer
+from verl.experimental.agent_loop.agent_loop import DictConfigWrap
 from verl.workers.rollout.replica import TokenOutput
 
 from sd_search_verl.config import SearchConfig
@@ -121,11 +122,16 @@ def play(cuts: list[int], **limits: Any) -> tuple[Rollout, Any, Server]:
     """Run verl's client and our agent loop on a server that aborts."""
     server = Server(cuts)
     search = {**SearchConfig(sampling_seed=3).model_dump(), **limits}
-    loop = object.__new__(agent_loop.SearchAgentLoop)
-    loop.config = OmegaConf.create({"search": search, "actor_rollout_ref": {"rollout": {"name": "vllm"}}})
-    loop.rollout_config = SimpleNamespace(prompt_length=400, response_length=1000, max_model_len=None)
-    loop.tokenizer, loop.apply_chat_template_kwargs = TOKENIZER, {}
-    loop.server_manager = ResumingServerClient(loop.config, server)
+    engine = {"name": "vllm", "prompt_length": 400, "response_length": 1000, "max_model_len": None}
+    config = OmegaConf.create({"search": search, "actor_rollout_ref": {"rollout": engine}, "data": {}})
+    loop = agent_loop.SearchAgentLoop(
+        trainer_config=DictConfigWrap(config),
+        server_manager=ResumingServerClient(config, server),
+        tokenizer=TOKENIZER,
+        processor=None,
+        dataset_cls=None,
+        data_config=DictConfigWrap(config.data),
+    )
     row = {"uid": "q", "session_id": 0, "global_steps": 6, "reward_model": {"ground_truth": ["me"]}}
     messages = [{"role": "user", "content": "Question: q?"}]
     output = asyncio.run(loop.run({"logprobs": True}, raw_prompt=messages, **row))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from omegaconf import open_dict
+from omegaconf import OmegaConf, open_dict
 from support.engine import (
     batch_of,
     compose,
@@ -25,20 +24,31 @@ from support.memory_plane import MemoryPlane, WorkerGroup
 from support.tiny import byte_tokenizer
 from verl.experimental.separation.engine_workers import DetachActorWorker
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer, get_trainer_cls
+from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
+from verl.trainer.ppo.v1.trainer_separate_async import PPOTrainerSeparateAsync
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.workers.rollout.llm_server import FullyAsyncLLMServerClient
 
+from sd_search_verl.config import ConfigError
+from sd_search_verl.verl_adapter import trainer as trainer_module
 from sd_search_verl.verl_adapter.server_client import ResumingServerClient
-from sd_search_verl.verl_adapter.settings import TRAINERS, read_health, read_sd_search, read_search
+from sd_search_verl.verl_adapter.settings import TRAINERS
 from sd_search_verl.verl_adapter.trainer import SDSearchMixin
 from sd_search_verl.verl_adapter.worker import SDDetachActorWorker
 
 REPO = Path(__file__).resolve().parents[2]
 MODES = list(TRAINERS)
+# Not by verl's registry, where each stands behind the guard of `trainer_guard`.
+STOCK = {
+    "sync": PPOTrainerSync,
+    "colocate_async": PPOTrainerColocateAsync,
+    "separate_async": PPOTrainerSeparateAsync,
+}
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_mode_is_the_mixin_on_verls_trainer_and_nothing_else(mode: str) -> None:
-    ours, theirs = get_trainer_cls(mode), get_trainer_cls(TRAINERS[mode])
+    ours, theirs = get_trainer_cls(mode), STOCK[TRAINERS[mode]]
     assert ours.__bases__ == (SDSearchMixin, theirs)
     own = {name for name in vars(ours) if not name.startswith("_")}
     assert own <= {"get_llm_client", "worker_cls"}  # beside _setup
@@ -54,7 +64,7 @@ def test_a_mode_is_the_mixin_on_verls_trainer_and_nothing_else(mode: str) -> Non
 def test_the_page_lists_every_step_that_the_mixin_overrides() -> None:
     page = (REPO / "docs" / "architecture.md").read_text(encoding="utf-8").split("## Trainer modes\n")[1]
     listed = set(re.findall(r"^\| `(\w+)`", page.split("\n## ")[0], re.MULTILINE))
-    bases = [PPOTrainer, *(get_trainer_cls(mode) for mode in TRAINERS.values())]
+    bases = [PPOTrainer, *STOCK.values()]
     classes = [SDSearchMixin, *map(get_trainer_cls, MODES)]
     overridden = {
         name
@@ -81,23 +91,54 @@ ROLLOUT_CORRECTION = [
 ]
 
 
-def trainer_of(cls: type[PPOTrainer], config: Any, plane: MemoryPlane, worker: Any, folder: Path) -> Any:
-    """A trainer with a recorded batch and a worker, and nothing else."""
-    trainer: Any = object.__new__(cls)
-    trainer.config, trainer.tokenizer = config, byte_tokenizer()
-    trainer.global_steps, trainer.local_trigger_step, trainer.parameter_sync_step = 7, 0, 1
-    trainer.timing_raw, trainer.use_critic = {}, False
+@pytest.fixture(autouse=True)
+def start_without_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These configs name no data and no servers, which a start would check."""
+    monkeypatch.setattr(trainer_module, "refuse_bad_start", lambda _: None)
+
+
+def mode_options(mode: str, folder: Path) -> list[str]:
+    """Options of a run in this mode; verl's separate trainer demands those of its rollout devices."""
+    options = [
+        f"trainer.v1.trainer_mode={mode}",
+        f"trainer.default_local_dir={folder}",
+        "search.retriever_urls=[http://127.0.0.1:9/retrieve]",
+        "data.train_batch_size=4",
+    ]
+    if mode.endswith("separate_async"):
+        options += [
+            "actor_rollout_ref.rollout.nnodes=1",
+            "actor_rollout_ref.rollout.n_gpus_per_node=1",
+            "actor_rollout_ref.rollout.checkpoint_engine.backend=nccl",
+            "trainer.v1.separate_async.parameter_sync_step=1",
+            "actor_rollout_ref.actor.ppo_mini_batch_size=4",
+        ]
+    return options
+
+
+def trainer_of(cls: type[PPOTrainer], config: Any, plane: MemoryPlane, worker: Any) -> Any:
+    """A new trainer with a tokenizer and a worker, at step 7."""
+    trainer: Any = cls(config)
+    trainer.tokenizer, trainer.global_steps, trainer.timing_raw = byte_tokenizer(), 7, {}
     trainer.actor_rollout_wg = WorkerGroup(worker, plane)
-    if isinstance(trainer, SDSearchMixin):
-        trainer._sd_search, trainer._search = read_sd_search(config), read_search(config)
-        trainer._health, trainer._folder = read_health(config), folder
-        trainer._questions, trainer._places, trainer._retriever = {}, count(), ""
     return trainer
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_the_guard_of_verls_trainers_refuses_them_and_lets_a_mode_start(
+    mode: str, model: Path, tmp_path: Path
+) -> None:
+    trainer = get_trainer_cls(mode)(compose(model, mode_options(mode, tmp_path)))
+    assert trainer.trainer_mode == trainer.config.trainer.v1.trainer_mode == TRAINERS[mode]
+    with pytest.raises(ConfigError, match="is verl's own trainer"):
+        get_trainer_cls(TRAINERS[mode])(compose(model, mode_options(TRAINERS[mode], tmp_path)))
+
+
 def detached_worker(config: Any, stock: bool) -> Any:
+    config = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
     with open_dict(config):
         config.actor_rollout_ref.sd_search = config.sd_search
+        config.actor_rollout_ref.rollout.checkpoint_engine.backend = "naive"  # nccl needs a GPU
     cls = DetachActorWorker if stock else SDDetachActorWorker
     worker = cls(config=config.actor_rollout_ref, role="actor")
     worker.init_model()
@@ -114,19 +155,19 @@ def test_without_alpha_an_asynchronous_step_is_bitwise_verls_own(
         *ROLLOUT_CORRECTION,
         "sd_search.alpha=0",
         "sd_search.max_staleness=0",
-        "data.train_batch_size=4",
     ]
     rows = recorded_rows(byte_tokenizer())
     for row in rows:
         row.rollout.versions = [(0, 3), (60, 5)]
     found = []
     for name in (TRAINERS[mode], mode):
-        config = compose(model, overrides)
+        config = compose(model, [*overrides, *mode_options(name, tmp_path)])
         separate = TRAINERS[mode] == "separate_async"
         stock = name != mode
         worker = detached_worker(config, stock) if separate else make_worker(config, stock)
         plane, metrics = MemoryPlane(rows, 4), {}
-        trainer = trainer_of(get_trainer_cls(name), config, plane, worker, tmp_path)
+        cls = STOCK[name] if stock else get_trainer_cls(name)
+        trainer = trainer_of(cls, config, plane, worker)
         start = weights(worker)
         with plane.installed():
             batch = trainer._compute_advantage(plane.batch, metrics)
@@ -155,20 +196,20 @@ def test_stale_query_tokens_are_not_distilled_and_their_rollouts_are_trained(
     for place, row in enumerate(rows):
         tokens[place % 3] += sum(end - start for start, end in row.rollout.spans)
     for limit, expected in ((None, sum(tokens.values())), (1, tokens[0] + tokens[1]), (0, tokens[0])):
+        folder, mode = tmp_path / str(limit), "sd_search_colocate_async"
+        folder.mkdir()
         config = compose(
             model,
             [
+                *mode_options(mode, folder),
                 *("sd_search.alpha=0.3", "sd_search.warmup_steps=0", "sd_search.grad_share_every=null"),
-                *("algorithm.adv_estimator=grpo", "actor_rollout_ref.rollout.n=4", "data.train_batch_size=4"),
+                *("algorithm.adv_estimator=grpo", "actor_rollout_ref.rollout.n=4"),
                 "actor_rollout_ref.actor.ppo_mini_batch_size=4",
                 f"sd_search.max_staleness={'null' if limit is None else limit}",
             ],
         )
         plane, metrics = MemoryPlane(rows, 4), {}
-        folder = tmp_path / str(limit)
-        folder.mkdir()
-        cls = get_trainer_cls("sd_search_colocate_async")
-        trainer = trainer_of(cls, config, plane, make_worker(config), folder)
+        trainer = trainer_of(get_trainer_cls(mode), config, plane, make_worker(config))
         with plane.installed():
             batch = trainer._compute_advantage(plane.batch, metrics)
             trainer._update_actor(batch, metrics)
