@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
@@ -17,6 +18,15 @@ from .document import DocumentEndpoint
 from .endpoint import RetrieveEndpoint
 from .settings import Settings
 from .state import ServerState
+
+
+class AnyConvertor(PathConvertor):
+    """Any characters: those of ``path`` without its exception of line breaks."""
+
+    regex = "(?s:.*)"
+
+
+register_url_convertor("any", AnyConvertor())
 
 
 class Application(Router):
@@ -31,7 +41,7 @@ class Application(Router):
         self._on_loaded = on_loaded
         routes = [
             JsonRoute("/retrieve", RetrieveEndpoint(self.server), methods=["POST"]),
-            JsonRoute("/document/{id:path}", DocumentEndpoint(self.server).answer, methods=["GET", "POST"]),
+            JsonRoute("/document/{id:any}", DocumentEndpoint(self.server).answer, methods=["GET", "POST"]),
             JsonRoute("/health", self.health),
             JsonRoute("/ready", self.ready),
             JsonRoute("/metrics", self.metrics),

@@ -15,14 +15,14 @@ from .endpoint import read_body
 from .schema import Document, RequestError, decode, encode_error
 from .state import ServerState
 
+LARGEST = 2**53 - 1  # JSON readers may hold larger numbers as inexact ones
+
 
 class DocumentRange(BaseModel):
     """Which characters of the contents are wanted; in the query string of GET, in the body of POST."""
 
-    offset: Annotated[int, Field(ge=0, description="first character")] = 0
-    length: Annotated[int | None, Field(ge=1, description="most characters; all that follow if left out")] = (
-        None
-    )
+    offset: Annotated[int, Field(ge=0, le=LARGEST, description="first character")] = 0
+    length: Annotated[int, Field(ge=1, le=LARGEST, description="most characters")] | None = None
 
 
 class DocumentResponse(BaseModel):
@@ -82,5 +82,5 @@ class DocumentEndpoint:
             if field is None:
                 raise RequestError(422, f"the body must be an object, not {found}") from None
             least = 0 if field == "offset" else 1
-            message = f"{field} must be a whole number from {least} on, not {found}"
+            message = f"{field} must be a whole number from {least} to {LARGEST}, not {found}"
             raise RequestError(422, message, field) from None

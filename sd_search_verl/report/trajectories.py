@@ -108,7 +108,9 @@ def _rollout(trace: Trace, group: int, shared: _Texts) -> dict[str, Any]:
         "score": _finite(trace.score),
         "status": trace.status,
         "blocks": [shared.add(block) for block in trace.blocks],
-        "more": {name: _text(value) for name, value in trace if name not in _PLACED and value != ""},
+        "more": {
+            name: _text(value) for name, value in trace if name not in _PLACED and value not in ("", [])
+        },
     }
 
 

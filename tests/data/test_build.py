@@ -182,7 +182,7 @@ def test_a_broken_source_names_its_lines(
     ("arguments", "message"),
     [
         (["--evaluation", "squad"], "data.evaluation[0]='squad' must be one of nq, triviaqa"),
-        (["--protocol", "react"], "data.protocol='react' must be 'search_r1' or 'autorefine'"),
+        (["--protocol", "react"], "data.protocol='react' must be 'search_r1', 'autorefine' or 'tool_call'"),
         (["--source", "/nowhere"], "neither a folder nor the name of a hub repository"),
         (["--source", "some/repository"], "set HF_ENDPOINT to a mirror, or give a copy"),
     ],

@@ -34,6 +34,7 @@ TRACE = Trace(
     blocks=["1. CORRECT: é"],
     credit=[[0.75]],
     divergence=[[0.125]],
+    versions=[[0, 3]],
 )
 OTHER: dict[str, Any] = {
     "prompt": [{"role": "user", "content": "Question: when?"}],
@@ -44,6 +45,7 @@ OTHER: dict[str, Any] = {
     "gold_in_documents": [0],
     "credit": [[0.5]],
     "divergence": [[0.25]],
+    "versions": [[0, 2], [2, 3]],
 }
 """Another value of each field whose values must fit together; of the others :func:`changed` makes one."""
 
@@ -82,7 +84,9 @@ def test_a_field_without_a_place_on_the_page_is_listed(
 ) -> None:
     placed = trajectories._PLACED - {"status", "gold_in_documents"}
     monkeypatch.setattr(trajectories, "_PLACED", placed)
-    assert '"more": {"gold_in_documents": "[1]", "status": "answered"}' in shown(tmp_path, [TRACE])
+    assert '"more": {"gold_in_documents": "[1]", "status": "answered", "versions": "[[0, 3]]"}' in shown(
+        tmp_path, [TRACE]
+    )
 
 
 def test_a_trace_of_an_earlier_version_is_readable(tmp_path: Path) -> None:

@@ -48,9 +48,17 @@ def two_ranks(
 
 
 @pytest.fixture(scope="module")
-def four_ranks(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+def four_ranks(
+    models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, dict[str, list[Any]]]:
     out = tmp_path_factory.mktemp("ranks")
-    return launch(4, FOUR_RANKS, models["untied"], out, SECONDS, "support.sharded_ranks")
+    return {"untied": launch(4, FOUR_RANKS, models["untied"], out, SECONDS, "support.sharded_ranks")}
+
+
+@pytest.fixture(params=[2, pytest.param(4, marks=pytest.mark.slow)])
+def launched(request: pytest.FixtureRequest) -> tuple[int, dict[str, dict[str, list[Any]]]]:
+    """The number of ranks, and what they found by head and case."""
+    return request.param, request.getfixturevalue({2: "two_ranks", 4: "four_ranks"}[request.param])
 
 
 def agree(ranks: list[dict[str, Any]], model: Path, folder: Path) -> None:
@@ -87,12 +95,13 @@ def test_two_ranks_equal_plain_pytorch(
     agree(two_ranks[head][case], models[head], tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("case", FOUR_RANKS)
 def test_four_ranks_equal_plain_pytorch(
-    four_ranks: dict[str, list[Any]], models: dict[str, Path], tmp_path: Path, case: str
+    four_ranks: dict[str, dict[str, list[Any]]], models: dict[str, Path], tmp_path: Path, case: str
 ) -> None:
-    agree(four_ranks[case], models["untied"], tmp_path)
+    agree(four_ranks["untied"][case], models["untied"], tmp_path)
 
 
 @pytest.mark.timeout(600)
@@ -112,33 +121,28 @@ def test_the_head_is_a_unit_of_its_own_or_part_of_the_root(
 
 
 @pytest.mark.timeout(600)
-def test_each_rank_stores_its_share(
-    two_ranks: dict[str, dict[str, list[Any]]], four_ranks: dict[str, list[Any]]
-) -> None:
+def test_each_rank_stores_its_share(launched: tuple[int, dict[str, dict[str, list[Any]]]]) -> None:
     """An equal one, but for what fills up the last; a hybrid mesh of two by two stores the model twice."""
-    parts = {2: two_ranks["untied"], 4: four_ranks}
-    for ranks, cases in parts.items():
-        for case, found in cases.items():
-            whole = sum(gradient.numel() for gradient in found[0]["uneven"]["gradients"].values())
-            shards = 2 if "hybrid" in case else ranks
-            assert [rank["stored"] for rank in found] == pytest.approx([whole / shards] * ranks, rel=0.01), (
-                case
-            )
+    ranks, cases = launched[0], launched[1]["untied"]
+    for case, found in cases.items():
+        whole = sum(gradient.numel() for gradient in found[0]["uneven"]["gradients"].values())
+        shards = 2 if "hybrid" in case else ranks
+        assert [rank["stored"] for rank in found] == pytest.approx([whole / shards] * ranks, rel=0.01), case
 
 
 @pytest.mark.timeout(600)
 def test_every_rank_measures_the_share_that_one_rank_does(
-    two_ranks: dict[str, dict[str, list[Any]]], four_ranks: dict[str, list[Any]], models: dict[str, Path]
+    launched: tuple[int, dict[str, dict[str, list[Any]]]], models: dict[str, Path]
 ) -> None:
     """Norms are over all shards: with FSDP2 and FSDP1, also where a hybrid mesh stores every shard twice."""
     single_rank_environment()
     rows = sharded_ranks.rows_of(byte_tokenizer())["uneven"]
     options = {"micro_batch_size_per_gpu": 1, "mini_batch_size": 8, "global_batch_size": 8}
-    for head, launches in {"untied": [two_ranks["untied"], four_ranks], "tied": [two_ranks["tied"]]}.items():
+    for head, cases in launched[1].items():
         worker = make_worker(compose(models[head]))
         output = worker.update_actor(sharded_ranks.batch(rows, slice(None), options))
         (alone,) = tu.get(output, "metrics")["sd_search/grad_share"]
-        for case, ranks in ((case, ranks) for found in launches for case, ranks in found.items()):
+        for case, ranks in cases.items():
             assert [rank["grad_share"] for rank in ranks] == [ranks[0]["grad_share"]] * len(ranks), case
             assert ranks[0]["grad_share"] == [pytest.approx(alone, rel=1e-4)], case
 
