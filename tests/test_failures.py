@@ -101,6 +101,7 @@ def test_one_message_with_the_fix(tmp_path: Path, failure: Callable[[Path], str]
     assert "Traceback" not in message
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_real_run_ends_with_the_message(tmp_path: Path) -> None:
     """Through `sd-search local`, Ray and verl's task runner: the terminal shows the field and the fix."""

@@ -110,7 +110,7 @@ def test_the_installed_package_works_from_another_folder(clean: Path, tmp_path: 
     assert (tmp_path / "world" / "model" / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize("name", ["paper", "cpu_demo"])
+@pytest.mark.parametrize("name", ["paper", pytest.param("cpu_demo", marks=pytest.mark.slow)])
 def test_hydra_finds_the_installed_configs(clean: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / "mine.yaml").write_text(
         f"defaults: [{name}, _self_]\nhydra: {{searchpath: ['pkg://sd_search_verl.hydra_configs']}}\n"

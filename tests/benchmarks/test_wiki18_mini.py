@@ -111,6 +111,7 @@ def test_the_folder_made_is_a_model_with_the_whole_vocabulary(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_a_short_warm_start_learns_the_form(qwen_tokenizer: Any) -> None:
     trajectories = [
