@@ -79,6 +79,8 @@ trainer.total_training_steps=0 trainer.total_epochs=0 trainer.total_epochs=1 tra
 trainer.resume_mode=latest trainer.resume_mode=resume_path trainer.val_only=True
 """)
 """Options that make something else of the run, or nothing; some are right beside another."""
+RIGHT_ALONE = {"trainer.val_only=True", "sd_search.hindsight.content=full", "data.truncation=error"}
+"""Of these, those that only others make wrong."""
 
 
 @pytest.fixture(scope="module")
@@ -176,12 +178,12 @@ def test_two_thousand_random_configs(base: list[str]) -> None:
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("option", WRONG)
 def test_every_wrong_option_is_refused_alone_or_not_what_it_seems(base: list[str], option: str) -> None:
-    """Of the good run each of them makes something else, but for validation alone."""
+    """Of the good run each of them makes something else."""
     try:
         config = preflight.compose([*base, option])
     except ConfigError:
         return
-    assert refused(config)[0] or option == "trainer.val_only=True"
+    assert refused(config)[0] or option in RIGHT_ALONE
 
 
 def test_the_options_are_options(base: list[str], tmp_path: Path) -> None:
