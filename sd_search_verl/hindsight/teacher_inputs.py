@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any
 
 from sd_search_verl.config import HindsightConfig, SDSearchConfig
+from sd_search_verl.errors import UserError
 from sd_search_verl.hindsight.block import (
     RolloutSummary,
     documents_block,
@@ -81,6 +82,9 @@ def build_teacher_inputs(
         encode: maps chat messages to prompt token ids, as for the student's prompts.
         seed: of the label shuffle.
         flipped: add the rows behind inverted labels; ``target=contrast`` has them anyway.
+
+    Raises:
+        UserError: ``group=other_question``, and all rollouts are of one question.
     """
     inputs = _build(rollouts, config, tokenizer, encode, seed)
     if not flipped and config.target != "contrast":
@@ -101,6 +105,10 @@ def _build(
     groups: dict[str, list[int]] = {}
     for index, rollout in enumerate(rollouts):
         groups.setdefault(rollout.prompt.group, []).append(index)
+    if config.hindsight.group == "other_question" and len(groups) == 1:
+        raise UserError(
+            "hindsight.group=other_question needs two questions, there is one. Fix: give more questions"
+        )
     following = dict(zip(groups, [*list(groups)[1:], *list(groups)[:1]], strict=True))
 
     @cache

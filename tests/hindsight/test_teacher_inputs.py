@@ -14,6 +14,7 @@ from support.engine import recorded_rows, settings, teacher_inputs
 from support.tiny import byte_tokenizer
 from support.tool_calls import written_turn
 
+from sd_search_verl.errors import UserError
 from sd_search_verl.hindsight.teacher_inputs import (
     build_teacher_inputs,
     spans_to_first_difference,
@@ -129,8 +130,18 @@ def test_flipped_labels_invert_every_line_and_another_questions_block_is_shown()
     groups = [row.rollout.prompt.group for row in ROWS]
     shown = dict(zip(groups, blocks(), strict=True))
     following = dict(zip(shown, [*list(shown)[1:], *list(shown)[:1]], strict=True))
-    for group, other in zip(groups, blocks(group="other_question"), strict=True):
-        assert not other or not shown[following[group]] or other == shown[following[group]]
+    others = zip(groups, blocks(group="other_question"), strict=True)
+    compared = [
+        (other, shown[following[group]]) for group, other in others if other and shown[following[group]]
+    ]
+    assert compared
+    assert all(other == theirs for other, theirs in compared)
+
+
+def test_a_step_of_one_question_has_no_other_question() -> None:
+    rows = [row for row in ROWS if row.rollout.prompt.group == ROWS[0].rollout.prompt.group]
+    with pytest.raises(UserError, match="needs two questions"):
+        teacher_inputs(rows, settings(hindsight={"group": "other_question"}), TOKENIZER)
 
 
 def test_a_long_block_is_shortened_and_counted() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -47,7 +48,7 @@ def test_one_step_with_the_real_model(real_data: Path, smollm2: Path, tmp_path: 
     options = ["--questions", "0", "--steps", "1", *SMALL]
     (step,) = run_recipe(real_data, smollm2, tmp_path / "run", *options, WARM_START="--steps 1 --batch 2")
     assert step["step"] == 1
-    assert step["actor/grad_norm"] >= 0
+    assert math.isfinite(step["actor/grad_norm"])
     assert step["training/rollout_actor_probs_pearson_corr"] > 0.99
     assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
 
