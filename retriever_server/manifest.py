@@ -43,8 +43,13 @@ class Manifest:
 
     @property
     def version(self) -> str:
-        """Short hash of corpus, settings and files: it differs between indexes that may answer differently."""
-        text = json.dumps([self.backend, self.corpus_sha256, self.settings, self.files], sort_keys=True)
+        """Short hash of corpus, settings and files: it differs between indexes that may answer differently.
+
+        Lucene's files hold random ids and the order in which threads wrote, on which no answer depends: corpus and
+        settings tell BM25 indexes apart.
+        """
+        files = {} if self.backend == "bm25" else self.files
+        text = json.dumps([self.backend, self.corpus_sha256, self.settings, files], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

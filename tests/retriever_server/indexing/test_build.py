@@ -167,6 +167,17 @@ def test_a_killed_build_leaves_no_index_and_can_be_repeated(java: None, corpus: 
     assert manifests.read(tmp_path / "index").passages == 300
 
 
+def test_an_index_built_again_has_the_version_of_the_first(
+    bm25_index: Path, corpus: Path, tmp_path: Path
+) -> None:
+    first = manifests.read(bm25_index)
+    again = build("bm25", corpus, tmp_path / "again", BuildOptions(heap_mb=512, threads=3), out=io.StringIO())
+    assert again.files != first.files, "Lucene's files have random ids; they cannot tell two indexes apart"
+    assert again.version == first.version
+    few = write(tmp_path / "few.jsonl", [json.dumps(GOOD)])
+    assert build("bm25", few, tmp_path / "few", OPTIONS, out=io.StringIO()).version != first.version
+
+
 def test_a_disk_too_small_is_named_before_anything_is_done(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
