@@ -21,7 +21,8 @@ from sd_search_verl.world.facts import World
 from sd_search_verl.world.files import difficulty
 from sd_search_verl.world.model import load_model
 from sd_search_verl.world.questions import questions
-from sd_search_verl.world.reference import Step, train
+from sd_search_verl.world.records import Step
+from sd_search_verl.world.reference import train
 from sd_search_verl.world.sampling import rollouts
 
 

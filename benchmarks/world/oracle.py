@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sd_search_verl.world import text
 from sd_search_verl.world.facts import Question, World
-from sd_search_verl.world.reference import Step
+from sd_search_verl.world.records import Step
 from sd_search_verl.world.sampling import phrasing_probability
 
 

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -32,55 +31,11 @@ from sd_search_verl.objectives.moving_average import MovingAverage
 from sd_search_verl.protocol.prompt import encode_messages
 from sd_search_verl.rollout.types import Rollout
 from sd_search_verl.world.config import TrainConfig
-from sd_search_verl.world.facts import Question, World
+from sd_search_verl.world.facts import World
 from sd_search_verl.world.family import credit, information_gain, regularizer, teacher_factors
 from sd_search_verl.world.questions import questions
+from sd_search_verl.world.records import MiniBatch, Step
 from sd_search_verl.world.sampling import rollouts
-
-
-@dataclass(frozen=True)
-class Step:
-    """Record of one training step, passed to the ``after_step`` callback.
-
-    Attributes:
-        number: counted from 1.
-        asked: the question of each of the B rollouts.
-        rewards: ``[B]``.
-        inputs: the teacher's rows of each rollout; the M query tokens below stand in their order.
-        student_logits: ``[M, V]`` before the update of its mini-batch.
-        teacher_logits: ``[M, V]``, or None where alpha is 0.
-        losses: L_GRPO and L_SD, their means over mini-batches.
-    """
-
-    number: int
-    asked: Sequence[Question]
-    batch: Sequence[Rollout]
-    rewards: Tensor
-    inputs: Sequence[TeacherInputs]
-    student_logits: Tensor
-    teacher_logits: Tensor | None
-    losses: tuple[float, float]
-
-    @classmethod
-    def of(
-        cls,
-        number: int,
-        asked: Sequence[Question],
-        batch: Sequence[Rollout],
-        rewards: Tensor,
-        inputs: Sequence[TeacherInputs],
-        parts: Sequence[MiniBatch],
-    ) -> Step:
-        """Return the record of a step made of these mini-batches."""
-        taught = [part.teacher_logits for part in parts if part.teacher_logits is not None]
-        losses = (
-            fmean(float(part.grpo.detach()) for part in parts),
-            fmean(float(part.sd.detach()) for part in parts),
-        )
-        students = torch.cat([part.student_logits for part in parts])
-        return cls(
-            number, asked, batch, rewards, inputs, students, torch.cat(taught) if taught else None, losses
-        )
 
 
 def train(
@@ -148,10 +103,8 @@ def train(
                     taught = teacher_pass(model, read, width)
                     flipped = teacher_pass(model, [replace(i, rows=i.flipped) for i in read], width)
             used = None if taught is None else retarget(taught, read, tokenizer, world)
-            if (
-                used is not None and flipped is not None
-            ):  # contrast: what the labels say, nothing that is copied
-                used = used - flipped
+            if used is not None and flipped is not None:
+                used = used - flipped  # contrast: what the labels say, nothing that is copied
             one = mini_batch(
                 model,
                 batch[part],
@@ -170,17 +123,6 @@ def train(
             found.append(replace(one, teacher_logits=taught))
         ramp.step()
         after_step(Step.of(number, asked, batch, rewards, inputs, found))
-
-
-@dataclass(frozen=True)
-class MiniBatch:
-    """One update: L_GRPO, with the regularizer as ``policy``, L_SD, and the logits at its query tokens."""
-
-    grpo: Tensor
-    policy: Tensor
-    sd: Tensor
-    student_logits: Tensor
-    teacher_logits: Tensor | None = None
 
 
 def mini_batch(

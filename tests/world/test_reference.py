@@ -21,7 +21,7 @@ from sd_search_verl.verl_adapter.fields import nested
 from sd_search_verl.verl_adapter.gain import pack_gain
 from sd_search_verl.world import World, WorldConfig, family, questions, reference
 from sd_search_verl.world.config import CHECKPOINT, TrainConfig
-from sd_search_verl.world.reference import Step
+from sd_search_verl.world.records import Step
 from sd_search_verl.world.sampling import rollouts
 from sd_search_verl.world.text import PROTOCOL
 

@@ -27,7 +27,8 @@ from sd_search_verl.runs.writer import append_metrics, append_traces
 from sd_search_verl.world import Question, World, WorldConfig, questions, text
 from sd_search_verl.world.config import CHECKPOINT, TrainConfig
 from sd_search_verl.world.files import write_world
-from sd_search_verl.world.reference import Step, train
+from sd_search_verl.world.records import Step
+from sd_search_verl.world.reference import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
