@@ -169,32 +169,20 @@ class SDSearchConfig(ConfigModel):
     """What the teacher sees in addition to the student's context."""
 
     @model_validator(mode="after")
-    def _has_one_block_for_all_arguments(self) -> Self:
+    def _combines(self, info: ValidationInfo) -> Self:
+        # One entry renormalised is the constant 1: no gradient, at any alpha. The formulas may still be evaluated.
+        constant = self.top_k == 1 and self.tail == "renormalize" and self.support == "teacher"
+        if constant and info.context == A_RUN:
+            raise ValueError("top_k=1 with tail=renormalize has zero loss. Fix: use tail=bucket or top_k>=2")
+        if self.gate != "none" and self.target != "teacher":
+            raise ValueError(
+                f"gate=sigmoid weighs by the teacher, target={self.target} has another target. Fix: use gate=none"
+            )
         own_block = self.hindsight.content == "current_documents" or self.hindsight.own == "cut"
         if self.positions == "tool_arguments" and own_block:
             raise ValueError(
                 "positions='tool_arguments' does not go with hindsight.content=current_documents or hindsight.own=cut, "
                 "whose blocks belong to queries. Fix: use positions=query"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _has_a_gradient(self, info: ValidationInfo) -> Self:
-        # One entry renormalised is the constant 1: no gradient, at any alpha. The formulas may still be evaluated.
-        if (
-            info.context == A_RUN
-            and self.top_k == 1
-            and self.tail == "renormalize"
-            and self.support == "teacher"
-        ):
-            raise ValueError("top_k=1 with tail=renormalize has zero loss. Fix: use tail=bucket or top_k>=2")
-        return self
-
-    @model_validator(mode="after")
-    def _combines(self) -> Self:
-        if self.gate != "none" and self.target != "teacher":
-            raise ValueError(
-                f"gate=sigmoid weighs by the teacher, target={self.target} has another target. Fix: use gate=none"
             )
         if self.use == "loss":
             return self
