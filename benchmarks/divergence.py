@@ -27,7 +27,7 @@ from benchmarks.floor import now
 from benchmarks.machine import device_name
 from benchmarks.peak import Peak
 from sd_search_verl.config import SDSearchConfig
-from sd_search_verl.distill.divergence import position_divergence
+from sd_search_verl.distill.divergence import divergence
 from sd_search_verl.distill.support import teacher_targets
 
 HERE = Path(__file__).resolve().parent
@@ -56,7 +56,7 @@ def ours(top_k: int | None) -> Contender:
     def run(student: Tensor, teacher: Tensor, head: Tensor) -> Tensor:
         with torch.no_grad():
             targets = teacher_targets(teacher @ head.T, config)
-        return position_divergence(student @ head.T, targets, config).divergence.mean()
+        return divergence(student @ head.T, targets, top_k=top_k).mean()
 
     return run
 

@@ -7,14 +7,13 @@ With P the teacher's and Q the student's distribution over the support (see :mod
     reverse_kl  KL(Q || P)
     mse         sum over entries of (P - Q)^2
 
-:func:`divergence` compares two tensors of logits. Training calls :func:`position_divergence`, the same computation for
-stored :class:`~.support.TeacherTargets`. Value and gradient need the same distributions, so one pass makes both, for
+:func:`divergence` is what training calls. Value and gradient need the same distributions, so one pass makes both, for
 ``chunk_rows`` rows of fp32 at a time; between forward and backward only the gradient is stored, in the logits' type.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -36,65 +35,61 @@ from sd_search_verl.distill.support import (
 _DEFAULT = SDSearchConfig()
 
 
+@dataclass
+class StudentStats:
+    """What :func:`divergence` fills in about the student at N positions, ``[N]`` fp32 each.
+
+    Attributes:
+        tokens: ``[N]``, the tokens that follow; None if their log-probabilities are not asked for.
+        entropy: in nats.
+        top1_agrees: 1 where teacher and student have the same most likely token.
+        token_log_prob: the log-probability of ``tokens``; zeros without them.
+    """
+
+    tokens: Tensor | None = None
+    entropy: Tensor = field(default_factory=Tensor)
+    top1_agrees: Tensor = field(default_factory=Tensor)
+    token_log_prob: Tensor = field(default_factory=Tensor)
+
+
 def divergence(
     student_logits: Tensor,
-    teacher_logits: Tensor,
+    teacher_logits: Tensor | TeacherTargets,
     kind: Divergence = _DEFAULT.divergence,
     top_k: int | None = _DEFAULT.top_k,
     support: SupportKind = _DEFAULT.support,
     tail: Tail = _DEFAULT.tail,
+    *,
+    chunk_rows: int = _DEFAULT.chunk_rows,
+    stats: StudentStats | None = None,
 ) -> Tensor:
     """Return the divergence at each of N positions, differentiable once, through the student's logits only.
 
     Args:
         student_logits: ``[N, V]``, any float type; computed in fp32.
-        teacher_logits: ``[N, V]``; no gradient flows into it.
+        teacher_logits: ``[N, V]``, no gradient flows into it; or what
+            :func:`~sd_search_verl.distill.support.teacher_targets` kept of it under the same options.
         kind: a formula of the module's head.
         top_k: vocabulary entries compared one by one; None, or at least V, compares all V.
         support: the teacher's ``top_k`` entries, or their union with the student's.
         tail: ``bucket`` adds the remaining mass as one more entry; ``renormalize`` drops it.
+        chunk_rows: rows whose fp32 distributions exist at a time.
+        stats: filled with what the same pass finds about the student.
 
     Returns:
         ``[N]`` fp32, in nats (``mse``: squared probability), never negative.
     """
-    if student_logits.shape != teacher_logits.shape or student_logits.dim() != 2:
-        raise ValueError(
-            f"logits must both be [N, V], got {tuple(student_logits.shape)}, {tuple(teacher_logits.shape)}"
-        )
-    config = SDSearchConfig(divergence=kind, top_k=top_k, support=support, tail=tail)
-    return position_divergence(student_logits, teacher_targets(teacher_logits, config), config).divergence
-
-
-@dataclass(frozen=True)
-class PositionStats:
-    """N scored positions, ``[N]`` fp32 each.
-
-    Attributes:
-        divergence: differentiable through the student's logits.
-        entropy: the student's, in nats.
-        top1_agrees: 1 where teacher and student have the same most likely token.
-        token_log_prob: the student's log-probability of the token that follows; None if no tokens were given.
-    """
-
-    divergence: Tensor
-    entropy: Tensor
-    top1_agrees: Tensor
-    token_log_prob: Tensor | None
-
-
-def position_divergence(
-    student_logits: Tensor, targets: TeacherTargets, config: SDSearchConfig, tokens: Tensor | None = None
-) -> PositionStats:
-    """Compare the student's logits with the teacher's targets of the same N positions.
-
-    Args:
-        student_logits: ``[N, V]`` of any float type; computed in fp32.
-        targets: from :func:`~sd_search_verl.distill.support.teacher_targets`.
-        config: ``divergence``, ``support``, ``tail`` and ``chunk_rows`` are read.
-        tokens: ``[N]``, the tokens that follow.
-    """
-    values, entropy, agrees, log_prob = _FusedDivergence.apply(student_logits, targets, config, tokens)
-    return PositionStats(values, entropy, agrees, None if tokens is None else log_prob)
+    config = SDSearchConfig(divergence=kind, top_k=top_k, support=support, tail=tail, chunk_rows=chunk_rows)
+    if isinstance(teacher_logits, Tensor):
+        if student_logits.shape != teacher_logits.shape or student_logits.dim() != 2:
+            shapes = f"{tuple(student_logits.shape)}, {tuple(teacher_logits.shape)}"
+            raise ValueError(f"logits must both be [N, V], got {shapes}")
+        teacher_logits = teacher_targets(teacher_logits, config)
+    stats = stats or StudentStats()
+    values, stats.entropy, stats.top1_agrees, stats.token_log_prob = _FusedDivergence.apply(
+        student_logits, teacher_logits, config, stats.tokens
+    )
+    return values
 
 
 class _FusedDivergence(torch.autograd.Function):

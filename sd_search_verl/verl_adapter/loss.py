@@ -18,7 +18,7 @@ from verl.utils.metric import AggregationType, Metric
 from verl.workers.utils.padding import no_padding_2_padding
 
 from sd_search_verl.config import SDSearchConfig
-from sd_search_verl.distill.divergence import position_divergence
+from sd_search_verl.distill.divergence import StudentStats, divergence
 from sd_search_verl.distill.loss import sd_loss
 from sd_search_verl.distill.select_rows import select_rows
 from sd_search_verl.distill.support import TeacherTargets, teacher_targets
@@ -134,12 +134,21 @@ class SDSearchLoss:
             logits = logits.detach()  # no L_SD
         student = select_rows(logits, index - shard.start)
         targets = self._replace_target(teacher.targets.map(lambda rows: rows.index_select(0, slots)), student)
-        stats = position_divergence(student, targets, self.config, tokens[index + 1])
-        assert stats.token_log_prob is not None
+        options, stats = self.config, StudentStats(tokens[index + 1])
+        values = divergence(
+            student,
+            targets,
+            options.divergence,
+            options.top_k,
+            options.support,
+            options.tail,
+            chunk_rows=options.chunk_rows,
+            stats=stats,
+        )
         assert targets.token_log_prob is not None
         credit = targets.token_log_prob - stats.token_log_prob
         columns = {
-            "divergence": stats.divergence,
+            "divergence": values,
             "weight": gated(weights, credit, self.config),
             "credit": credit,
             "teacher_entropy": targets.entropy,

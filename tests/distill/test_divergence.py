@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from support.reference import naive_divergence
 
 from sd_search_verl.config import SDSearchConfig
-from sd_search_verl.distill.divergence import divergence, position_divergence
-from sd_search_verl.distill.support import teacher_targets
+from sd_search_verl.distill.divergence import StudentStats, divergence
 
 KINDS = ("jsd", "forward_kl", "reverse_kl", "mse")
 GRID = list(itertools.product(KINDS, (1, 2, 7, 50, None), ("teacher", "union"), ("bucket", "renormalize")))
@@ -141,7 +140,15 @@ def scored(
     logits: torch.Tensor, teacher: torch.Tensor, config: SDSearchConfig
 ) -> tuple[torch.Tensor, torch.Tensor]:
     student = logits.clone().requires_grad_()
-    values = position_divergence(student, teacher_targets(teacher, config), config).divergence
+    values = divergence(
+        student,
+        teacher,
+        config.divergence,
+        config.top_k,
+        config.support,
+        config.tail,
+        chunk_rows=config.chunk_rows,
+    )
     weights = torch.linspace(0.5, 2.0, len(values))
     (gradient,) = torch.autograd.grad((values * weights).sum(), student)
     return values.detach(), gradient
@@ -176,19 +183,17 @@ def test_bf16_against_fp32() -> None:
 
 
 def test_a_second_backward_is_refused() -> None:
-    config = SDSearchConfig()
     student = torch.randn(2, 90, requires_grad=True)
-    total = position_divergence(student, teacher_targets(torch.randn(2, 90), config), config).divergence.sum()
+    total = divergence(student, torch.randn(2, 90)).sum()
     total.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="second time"):
         total.backward()
 
 
 def test_not_a_number_stays_one() -> None:
-    config = SDSearchConfig()
     student = torch.randn(2, 90)
     student[1, 3] = torch.nan
-    values = position_divergence(student, teacher_targets(torch.randn(2, 90), config), config).divergence
+    values = divergence(student, torch.randn(2, 90))
     assert torch.isfinite(values[0])
     assert torch.isnan(values[1])
 
@@ -211,14 +216,12 @@ def test_gradient_of_two_chunks_against_the_naive_twin() -> None:
 def test_entries_that_both_rule_out_count_nowhere(top_k: int | None) -> None:
     draw = torch.Generator().manual_seed(11)
     student, teacher = (torch.randn(6, 60, generator=draw) for _ in range(2))
-    config = SDSearchConfig(top_k=top_k)
-    whole, part = (
-        position_divergence(ours, teacher_targets(theirs, config), config)
-        for ours, theirs in (
-            [x.index_fill(1, torch.arange(50, 60), -torch.inf) for x in (student, teacher)],
-            [student[:, :50], teacher[:, :50]],
-        )
-    )
-    torch.testing.assert_close(whole.divergence, part.divergence)
-    torch.testing.assert_close(whole.entropy, part.entropy)
-    assert torch.equal(whole.top1_agrees, part.top1_agrees)
+    found = []
+    for ours, theirs in (
+        [x.index_fill(1, torch.arange(50, 60), -torch.inf) for x in (student, teacher)],
+        [student[:, :50], teacher[:, :50]],
+    ):
+        stats = StudentStats()
+        found.append((divergence(ours, theirs, top_k=top_k, stats=stats), stats.entropy, stats.top1_agrees))
+    for whole, part in zip(*found, strict=True):
+        torch.testing.assert_close(whole, part)
