@@ -11,7 +11,6 @@ seconds of every part (on a CPU the process's own, which others' work does not l
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import statistics
@@ -20,6 +19,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from benchmarks.table import append_rows
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -94,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     plain, ours = found.values()
     row = where | summary(plain, ours, rows, floors, peak, 1 if skip else 2)
     print(json.dumps(row, indent=2))
-    _append(options.csv, row)
+    append_rows(options.csv, [row])
     return row
 
 
@@ -150,15 +151,6 @@ def summary(
         "query_tokens": sum(row.lengths.query_tokens for row in rows),
     }
     return counts | {name: round(value, 4) for name, value in values.items()}
-
-
-def _append(path: Path, row: dict[str, Any]) -> None:
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(row))
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import re
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -15,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.machine import device_name
+from benchmarks.table import write_rows
 from sd_search_verl.command_line import Parser, run_command
 from sd_search_verl.errors import UserError
 
@@ -54,10 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _write(options: argparse.Namespace) -> int:
     found = rows(options.report)
-    with options.out.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(found)
+    write_rows(options.out, found)
     largest = max(float(row["relative_difference"]) for row in found)
     print(f"{options.out}: {len(found)} combinations, largest relative difference {largest:.1e}")
     return 0

@@ -20,7 +20,9 @@ from typing import Any
 
 from benchmarks.async_delay import FACTOR, PARTS
 from benchmarks.async_delay import OUT as MEASURED
-from benchmarks.async_sim import Machine, simulate
+from benchmarks.async_rollouts import Machine
+from benchmarks.async_sim import simulate
+from benchmarks.table import write_rows
 
 OUT = Path(__file__).with_suffix(".csv")
 QUESTIONS = 8
@@ -104,10 +106,7 @@ def main() -> None:
         }
         rows.append({name: value if name == "pair" else f"{value:.4f}" for name, value in row.items()})
         print(rows[-1], flush=True)
-    with OUT.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(OUT, rows)
 
 
 if __name__ == "__main__":

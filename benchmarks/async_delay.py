@@ -26,6 +26,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from benchmarks.machine import device_name
+from benchmarks.table import write_rows
 from sd_search_verl.launch.retriever import build_index, serving_index
 
 OUT = Path(__file__).with_suffix(".csv")
@@ -149,10 +150,7 @@ def main() -> None:
                 values = {name: round(value, 4) for name, value in found.items()}
                 row = {"device": device_name("cpu"), "pair": pair, "mode": mode, "steps": args.steps}
                 rows.append({name: str(v) for name, v in (row | {"delay_s": args.delay, **values}).items()})
-                with args.csv.open("w", newline="") as file:
-                    writer = csv.DictWriter(file, rows[0].keys())
-                    writer.writeheader()
-                    writer.writerows(rows)
+                write_rows(args.csv, rows)
                 print(rows[-1], flush=True)
     print(ratios(rows))
 

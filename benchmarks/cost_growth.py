@@ -15,10 +15,12 @@ import csv
 import os
 import statistics
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from benchmarks.table import append_rows
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -138,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if options.operations:
         counted = [operations(point, options.shape)[1] for point in points(options.longest or 8192)]
-        append({"device": "none: operations counted", **row} for row in counted)
+        append_rows(CSV, ({"device": "none: operations counted", **row} for row in counted), FIELDS)
         return
     device = "cuda" if torch.cuda.is_available() else "cpu"
     gpu = device == "cuda"
@@ -161,17 +163,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     places = list(points(options.longest or (8192 if gpu else 2048)))
     workers.step(trajectories.rollouts(places[0].groups, 100, seed=0), 1.0e-3)  # starts caches
     for point in tqdm(places, desc="points", disable=None):
-        append([measure(workers, point, options.shape, options.repeats, peak, device)])
-
-
-def append(rows: Iterable[dict[str, Any]]) -> None:
-    """Add rows to the CSV."""
-    new = not CSV.exists()
-    with CSV.open("a", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        if new:
-            writer.writeheader()
-        writer.writerows(rows)
+        append_rows(CSV, [measure(workers, point, options.shape, options.repeats, peak, device)], FIELDS)
 
 
 def plot(rows: Sequence[dict[str, str]], path: Path) -> None:

@@ -8,7 +8,6 @@ prints one group.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import statistics
 import sys
@@ -16,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from benchmarks.table import write_rows
 from benchmarks.world.from_runs import relations_of
 from sd_search_verl.command_line import Parser, run_command
 from sd_search_verl.report.trajectories import question
@@ -134,11 +134,8 @@ def _main(options: argparse.Namespace) -> int:
         heads = [field.name for field in fields(Decision)][3:]
         print(render([heads, *([str(asdict(one)[name]) for name in heads] for one in chosen)]))
     if options.csv:
-        with options.csv.open("w", encoding="utf-8", newline="") as file:
-            heads = ["device", *(field.name for field in fields(Decision))]
-            writer = csv.DictWriter(file, heads, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({"device": "main_ppo, 2 CPU cores"} | asdict(one) for one in found)
+        device = {"device": "main_ppo, 2 CPU cores"}
+        write_rows(options.csv, (device | asdict(one) for one in found))
     return 0
 
 

@@ -12,7 +12,6 @@ all others compare the whole vocabulary. Appends to ``benchmarks/divergence.csv`
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 import statistics
 from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ from tqdm import tqdm
 from benchmarks.floor import now
 from benchmarks.machine import device_name
 from benchmarks.peak import Peak
+from benchmarks.table import append_rows
 from sd_search_verl.config import SDSearchConfig
 from sd_search_verl.distill.divergence import divergence
 from sd_search_verl.distill.support import teacher_targets
@@ -181,31 +181,24 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     dtype = torch.bfloat16 if gpu else torch.float32
-    new = not options.csv.exists()
     written: list[dict[str, Any]] = []
     sizes = [(hidden, rows) for hidden in options.hidden for rows in options.rows]
-    with options.csv.open("a", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        if new:
-            writer.writeheader()
-        for hidden, rows in tqdm(sizes, desc="sizes", disable=None):
-            head = (
-                (torch.randn(options.vocab, hidden, device=device) / hidden**0.5).to(dtype).requires_grad_()
-            )
-            student, teacher = (2 * torch.randn(rows, hidden, device=device) for _ in range(2))
-            inputs = (student.to(dtype).requires_grad_(), teacher.to(dtype), head)
-            running = contenders(device)
-            found: dict[str, list[Sample]] = {name: [] for name in running}
-            for _ in range(options.repeats + 1):
-                for name, run in running.items():
-                    found[name].append(sample(run, inputs, device))
-            for name, (_, *samples) in found.items():  # the first warms up
-                where = {"device": device_name(device), "dtype": str(dtype).removeprefix("torch.")}
-                row = where | {"hidden": hidden, "vocab": options.vocab, "rows": rows, "contender": name}
-                row |= {key: round(value, 6) for key, value in summary(samples).items()}
-                print(row)
-                writer.writerow(row)
-                written.append(row)
+    for hidden, rows in tqdm(sizes, desc="sizes", disable=None):
+        head = (torch.randn(options.vocab, hidden, device=device) / hidden**0.5).to(dtype).requires_grad_()
+        student, teacher = (2 * torch.randn(rows, hidden, device=device) for _ in range(2))
+        inputs = (student.to(dtype).requires_grad_(), teacher.to(dtype), head)
+        running = contenders(device)
+        found: dict[str, list[Sample]] = {name: [] for name in running}
+        for _ in range(options.repeats + 1):
+            for name, run in running.items():
+                found[name].append(sample(run, inputs, device))
+        for name, (_, *samples) in found.items():  # the first warms up
+            where = {"device": device_name(device), "dtype": str(dtype).removeprefix("torch.")}
+            row = where | {"hidden": hidden, "vocab": options.vocab, "rows": rows, "contender": name}
+            row |= {key: round(value, 6) for key, value in summary(samples).items()}
+            print(row)
+            append_rows(options.csv, [row], FIELDS)
+            written.append(row)
     return written
 
 

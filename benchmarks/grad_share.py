@@ -18,7 +18,6 @@ fp32; L_SD in a backward of its own, as it is and scaled by 2^10.
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import statistics
 import tempfile
@@ -35,16 +34,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from torch import Tensor
 from tqdm import tqdm
-from transformers import Qwen2Config, Qwen2ForCausalLM
-from verl.utils import tensordict_utils as tu
-from verl.workers.utils.padding import response_from_nested
 
-from benchmarks import actor, trajectories
 from benchmarks.fp32_paths import head_in_fp32, rows_added_in_fp32
+from benchmarks.gradients import DEVICE, Engine, draw_rollouts, save_model
 from benchmarks.machine import device_name
-from sd_search_verl.verl_adapter.fields import MEASURE_GRAD_SHARE
-from sd_search_verl.verl_adapter.worker import SDActorRolloutRefWorker
-from sd_search_verl.world.tokenizer import save_tokenizer
+from benchmarks.table import append_rows
 
 CSV = Path(__file__).resolve().parent / "grad_share.csv"
 FIELDS = [
@@ -60,9 +54,6 @@ FIELDS = [
     "seconds_ratio",
 ]
 ALPHAS = (1e-3, 1e-2, 1e-1, 1.0)
-VOCABULARY = 2048
-DOCUMENTS, AFTER = 470, 20
-"""Tokens of a search's documents in the recorded trajectories (median), and at least that many after them."""
 SCALE = 1024.0
 
 
@@ -82,84 +73,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows: list[dict[str, Any]] = []
     for seed in tqdm(range(options.seeds), desc="seeds", disable=None):
         with tempfile.TemporaryDirectory() as folder:
-            model = _save_model(Path(folder), seed)
+            model = save_model(Path(folder), seed)
             found = list(_rows_of_seed(model, seed, options.groups))
             if options.repeats and not seed:
                 found += _times(model, options.groups, options.repeats)
-        _append(found)
+        append_rows(CSV, found, FIELDS)
         rows += found
     _print(rows)
 
 
-class Engine:
-    """verl's actor in one type, and gradients of one mini-batch of rollouts."""
-
-    def __init__(self, model: Path, dtype: str, rollouts: Sequence[trajectories.Rollout], seed: int) -> None:
-        setting = actor.Setting("tiny", DEVICE, dtype, "sdpa", False, False, None, 5)
-        overrides = [
-            "actor_rollout_ref.actor.use_kl_loss=False",
-            "actor_rollout_ref.actor.fsdp_config.model_dtype=fp32",  # master weights; computed in ``dtype``
-        ]
-        actor.single_rank()
-        self.worker = SDActorRolloutRefWorker(
-            config=actor.configuration(setting, model, len(rollouts), overrides), role="actor"
-        )
-        self.worker.init_model()
-        self.engine = self.worker.actor.engine
-        self.rollouts = rollouts
-        self.advantages = _advantages(len(rollouts), seed)
-        self.mask = [_policy_mask(rollout.lengths) for rollout in rollouts]
-        self.old = self._log_probs()
-
-    def gradient(self, alpha: float, policy: bool = True) -> Tensor:
-        """Return the update's gradient, flat, in fp64; without ``policy`` that of alpha * L_SD alone."""
-        found: list[Tensor] = []
-
-        def record() -> float:
-            found.extend(
-                _full(parameter.grad).double().flatten() for parameter in self.engine.module.parameters()
-            )
-            return 0.0
-
-        step, self.engine.optimizer_step = self.engine.optimizer_step, record
-        try:
-            self.metrics = self.update(alpha, policy)
-        finally:
-            self.engine.optimizer_step = step
-            self.engine.optimizer_zero_grad()
-        return torch.cat(found)
-
-    def update(self, alpha: float, policy: bool = True, measure: bool = False) -> dict[str, Any]:
-        """Run verl's update and return its metrics."""
-        batch = self._batch(alpha)
-        batch["old_log_probs"] = self.old
-        batch["advantages"] = batch["advantages"] * float(policy)
-        tu.assign_non_tensor(
-            batch, calculate_entropy=False, compute_loss=True, **{MEASURE_GRAD_SHARE: measure}
-        )
-        return dict(tu.get(self.worker.update_actor(batch), "metrics"))
-
-    def _log_probs(self) -> Tensor:
-        batch = self._batch(0.0)
-        tu.assign_non_tensor(batch, calculate_entropy=False, compute_loss=False)
-        return response_from_nested(self.worker.compute_log_prob(batch)["log_probs"], batch["response_mask"])
-
-    def _batch(self, alpha: float) -> Any:
-        batch = actor.batch_of(self.rollouts, alpha)
-        advantages = [
-            torch.full(mask.shape, value) for mask, value in zip(self.mask, self.advantages, strict=True)
-        ]
-        for name, values in {
-            "advantages": advantages,
-            "response_mask": self.mask,
-            "loss_mask": self.mask,
-        }.items():
-            batch[name] = torch.nested.as_nested_tensor(values, layout=torch.jagged)
-        return batch
-
-
 def _rows_of_seed(model: Path, seed: int, groups: int) -> Iterator[dict[str, Any]]:
-    rollouts = _rollouts(groups, seed)
+    rollouts = draw_rollouts(groups, seed)
     fp32 = Engine(model, "fp32", rollouts, seed)
     policy, method = fp32.gradient(0.0), fp32.gradient(1.0, policy=False)
     del fp32
@@ -195,7 +119,7 @@ def _variants(engine: Engine, alpha: float, plain: Tensor) -> Iterator[tuple[str
 
 def _times(model: Path, groups: int, repeats: int) -> Iterator[dict[str, Any]]:
     """Yield seconds of the process relative to the product's update, in turns."""
-    engine = Engine(model, "bf16", _rollouts(groups, 0), 0)
+    engine = Engine(model, "bf16", draw_rollouts(groups, 0), 0)
 
     def own_backward() -> None:
         engine.update(1e-3)
@@ -237,64 +161,6 @@ def _times(model: Path, groups: int, repeats: int) -> Iterator[dict[str, Any]]:
         }
 
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _save_model(folder: Path, seed: int) -> Path:
-    """Random weights with a larger head: next-token distributions far from uniform, as a trained model's are."""
-    torch.manual_seed(seed)
-    model = Qwen2ForCausalLM(
-        Qwen2Config(
-            vocab_size=VOCABULARY,
-            hidden_size=128,
-            intermediate_size=512,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            tie_word_embeddings=False,
-            max_position_embeddings=4096,
-            bos_token_id=None,
-            eos_token_id=1,
-        )
-    )
-    with torch.no_grad():
-        model.lm_head.weight.mul_(8.0)
-    model.save_pretrained(folder)
-    save_tokenizer(folder)
-    return folder
-
-
-def _rollouts(groups: int, seed: int) -> list[trajectories.Rollout]:
-    drawn = trajectories.draw_groups(trajectories.LENGTHS, groups, 5, seed=seed)
-    return trajectories.rollouts(drawn, VOCABULARY, seed=seed)
-
-
-def _advantages(count: int, seed: int) -> list[float]:
-    """GRPO's, of outcomes 0 and 1 in groups of five; no group is all one outcome."""
-    draw = torch.Generator().manual_seed(seed)
-    found = []
-    for _ in range(count // 5):
-        right = int(torch.randint(1, 5, (), generator=draw))
-        outcome = torch.zeros(5)
-        outcome[torch.randperm(5, generator=draw)[:right]] = 1.0
-        found += ((outcome - outcome.mean()) / outcome.std()).tolist()
-    return found
-
-
-def _policy_mask(lengths: trajectories.Lengths) -> Tensor:
-    """Return 1 for the policy's tokens, 0 for the documents behind each query and its tag."""
-    mask = torch.ones(lengths.response, dtype=torch.long)
-    next_starts = [*(start for start, _ in lengths.spans), lengths.response][1:]
-    for (_, query_end), end in zip(lengths.spans, next_starts, strict=False):  # a rollout may have no query
-        first = query_end + 3
-        mask[first : max(first, min(first + DOCUMENTS, end - AFTER))] = 0
-    return mask
-
-
-def _full(tensor: Any) -> Tensor:
-    return (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).detach()
-
-
 def _figure(value: Any) -> float:
     return float(f"{float(value):.4g}")
 
@@ -309,15 +175,6 @@ def _print(rows: Sequence[dict[str, Any]]) -> None:
             values = [row[name] for row in of]
             parts.append(f"{name} {statistics.median(values):.4g} ({min(values):.4g} to {max(values):.4g})")
         print(f"alpha {alpha:g}, {variant}: " + ", ".join(parts))
-
-
-def _append(rows: Sequence[dict[str, Any]]) -> None:
-    new = not CSV.exists()
-    with CSV.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        if new:
-            writer.writeheader()
-        writer.writerows(rows)
 
 
 if __name__ == "__main__":

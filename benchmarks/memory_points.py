@@ -1,4 +1,4 @@
-"""The counts of ``benchmarks.memory`` against what torch holds.
+"""The counts of ``benchmarks.memory_counts`` against what torch holds.
 
     python -m benchmarks.memory_points       # prints counted / found, writes benchmarks/memory.csv
 
@@ -28,9 +28,9 @@ from torch.autograd.graph import saved_tensors_hooks
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 from transformers.masking_utils import AttentionMaskInterface
 
-from benchmarks import memory
+from benchmarks import memory_counts as memory
 from benchmarks.machine import device_name
-from benchmarks.memory import Plan, Shape
+from benchmarks.memory_counts import Plan, Shape
 
 HERE = Path(__file__).resolve().parent
 ATTENTION = "memory_points"

@@ -7,7 +7,6 @@ tuning, the other half is held out. Without ``--data`` the rollouts are sampled 
 from __future__ import annotations
 
 import argparse
-import csv
 import gzip
 import json
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 from random import Random
 
 from benchmarks.machine import device_name
+from benchmarks.table import append_rows
 from sd_search_verl.command_line import Parser, run_command
 from sd_search_verl.probe.config import ProbeConfig
 from sd_search_verl.probe.run import Probe, probe, table
@@ -40,12 +40,7 @@ def run(options: argparse.Namespace) -> int:
     for name in NAMES:
         row |= {f"{name}_{key}": value for key, value in found[name].items()}
     row |= {"verdict": found["verdict"], "device": device_name(found["device"])}
-    new = not options.csv.exists()
-    with options.csv.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(row), lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+    append_rows(options.csv, [row])
     return 0
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import csv
 import json
 import os
 import platform
@@ -18,11 +17,13 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import uvloop
+
+from benchmarks.table import append_rows
 
 HEAD = "POST /retrieve HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -210,74 +211,46 @@ def measure(target: Target, options: argparse.Namespace, clients: int, seed: int
     )  # fmt: skip
 
 
-def main() -> None:
+def parser_of(description: str | None, rounds: int) -> argparse.ArgumentParser:
+    """Return a parser of the options of every program that loads servers."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--server",
-        action="append",
-        required=True,
-        metavar="NAME=URL@PID",
-        help="a server, its name in the table and its process; may be repeated",
-    )
-    parser.add_argument("--queries", type=Path, required=True, help="one query a line")
+    text = "a server, its name in the table and its process; may be repeated"
+    parser.add_argument("--server", action="append", required=True, metavar="NAME=URL@PID", help=text)
+    parser.add_argument("--queries", type=Path, required=True, help="file with one query a line")
     parser.add_argument("--corpus", default="", help="name of the corpus in the table (default: %(default)s)")
+    text = "length of one slice (default: %(default)s)"
+    parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help=text)
+    text = "rounds: A B, then B A, and so on (default: %(default)s)"
+    parser.add_argument("--rounds", type=int, default=rounds, metavar="ROUNDS", help=text)
+    text = "name of this machine in the table (default: %(default)s)"
+    parser.add_argument("--device", default=f"{os.cpu_count()} cores, {platform.machine()}", help=text)
+    default = Path(__file__).with_name("retriever.csv")
+    parser.add_argument("--csv", type=Path, default=default, help="file of the rows (default: %(default)s)")
+    return parser
+
+
+def main() -> None:
+    parser = parser_of(__doc__, rounds=2)
     parser.add_argument("--clients", default="1,64,256", help="numbers of clients (default: %(default)s)")
-    parser.add_argument(
-        "--seconds", type=float, default=5.0, metavar="S", help="length of one slice (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--rounds",
-        type=int,
-        default=2,
-        metavar="ROUNDS",
-        help="rounds: A B, then B A, and so on (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--duplicates",
-        type=float,
-        default=0.0,
-        metavar="SHARE",
-        help="share of queries asked before (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--rate",
-        type=float,
-        default=0.0,
-        metavar="QUERIES/S",
-        help="open loop, in queries a second; 0 = closed (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--device",
-        default=f"{os.cpu_count()} cores, {platform.machine()}",
-        help="name of this machine in the table (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--csv",
-        type=Path,
-        default=Path(__file__).with_name("retriever.csv"),
-        help="file of the rows (default: %(default)s)",
-    )
+    text = "share of queries asked before (default: %(default)s)"
+    parser.add_argument("--duplicates", type=float, default=0.0, metavar="SHARE", help=text)
+    text = "open loop, in queries a second; 0 = closed (default: %(default)s)"
+    parser.add_argument("--rate", type=float, default=0.0, metavar="QUERIES/S", help=text)
     options = parser.parse_args()
     options.query_list = options.queries.read_text(encoding="utf-8").splitlines()
     targets = [Target.parse(text) for text in options.server]
-    new = not options.csv.exists()
-    with options.csv.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
-        if new:
-            writer.writeheader()
-        for clients in map(int, options.clients.split(",")):
-            for number in range(options.rounds):
-                for target in targets if number % 2 == 0 else targets[::-1]:
-                    row = measure(target, options, clients, seed=number)
-                    writer.writerow(asdict(row))
-                    file.flush()
-                    print(
-                        f"{row.server:>10} {clients:>4} clients {row.qps:>8} QPS  p50 {row.p50_ms:>8}  "
-                        f"p99 {row.p99_ms:>8} ms  {row.cpu_ms_per_query:>7} CPU-ms  "
-                        f"errors {row.errors}  429s {row.throttled}  outside {row.outside_cpu}"
-                    )
+    for clients in map(int, options.clients.split(",")):
+        for number in range(options.rounds):
+            for target in targets if number % 2 == 0 else targets[::-1]:
+                row = measure(target, options, clients, seed=number)
+                append_rows(options.csv, [asdict(row)])
+                print(
+                    f"{row.server:>10} {clients:>4} clients {row.qps:>8} QPS  p50 {row.p50_ms:>8}  "
+                    f"p99 {row.p99_ms:>8} ms  {row.cpu_ms_per_query:>7} CPU-ms  "
+                    f"errors {row.errors}  429s {row.throttled}  outside {row.outside_cpu}"
+                )
 
 
 if __name__ == "__main__":

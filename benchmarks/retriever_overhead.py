@@ -10,20 +10,18 @@ the calling threads, so Java's compiler counts for the server alone.
 
 from __future__ import annotations
 
-import argparse
-import csv
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
-from benchmarks.retriever_load import Row, Target, measure
+from benchmarks.retriever_load import Target, measure, parser_of
+from benchmarks.table import append_rows
 from retriever_server.backends.bm25 import LUCENE, LuceneIndex
 from retriever_server.java import loop
 
@@ -51,48 +49,13 @@ def bare_slice(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--server",
-        action="append",
-        required=True,
-        metavar="NAME=URL@PID",
-        help="a server, its name in the table and its process; may be repeated",
-    )
-    parser.add_argument(
-        "--index", type=Path, required=True, help="index that is also searched without a server"
-    )
-    parser.add_argument("--queries", type=Path, required=True, help="file with one query a line")
-    parser.add_argument("--corpus", default="", help="name of the corpus in the table (default: %(default)s)")
-    parser.add_argument(
-        "--clients", type=int, default=64, metavar="CLIENTS", help="clients at a time (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--seconds", type=float, default=5.0, metavar="S", help="length of one slice (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--rounds", type=int, default=6, metavar="ROUNDS", help="rounds (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--bare-queries",
-        type=int,
-        default=2000,
-        metavar="QUERIES",
-        help="queries in one bare slice, all threads together (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--device",
-        default=f"{os.cpu_count()} cores, {platform.machine()}",
-        help="name of this machine in the table (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--csv",
-        type=Path,
-        default=Path(__file__).with_name("retriever.csv"),
-        help="file of the rows (default: %(default)s)",
-    )
+    parser = parser_of(__doc__, rounds=6)
+    text = "index that is also searched without a server"
+    parser.add_argument("--index", type=Path, required=True, help=text)
+    text = "clients at a time (default: %(default)s)"
+    parser.add_argument("--clients", type=int, default=64, metavar="CLIENTS", help=text)
+    text = "queries in one bare slice, all threads together (default: %(default)s)"
+    parser.add_argument("--bare-queries", type=int, default=2000, metavar="QUERIES", help=text)
     options = parser.parse_args()
     options.query_list = queries = options.queries.read_text(encoding="utf-8").splitlines()
     options.rate = options.duplicates = 0.0
@@ -104,11 +67,7 @@ def main() -> None:
     threads = len(os.sched_getaffinity(0))
     names = [*BARE, *(target.name for target in targets)]
     seen: dict[str, list[float]] = {name: [] for name in names}
-    new = not options.csv.exists()
-    with ThreadPoolExecutor(threads) as pool, options.csv.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
-        if new:
-            writer.writeheader()
+    with ThreadPoolExecutor(threads) as pool:
         for name in BARE:
             bare_slice(search, pool, threads, queries[:WARM_UP], name)
         for number in tqdm(range(options.rounds), unit="round"):
@@ -130,8 +89,7 @@ def main() -> None:
                 )  # fmt: skip
             for row in rows:
                 seen[row.server].append(row.cpu_ms_per_query)
-                writer.writerow(asdict(row))
-            file.flush()
+            append_rows(options.csv, map(asdict, rows))
     for name, values in seen.items():
         over = [statistics.median(a / b for a, b in zip(values, seen[one], strict=True)) for one in BARE]
         shown = f"{min(values):.3f} to {max(values):.3f}"

@@ -9,7 +9,6 @@ DIR is made by ``sd-search world build``. Prints the medians and their ratio, an
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import platform
@@ -18,6 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.table import append_rows
 from sd_search_verl.launch.local import LocalRun, run_local
 
 HERE = Path(__file__).resolve().parent
@@ -61,13 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         steps = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
     row = {"device": options.device, "config": job.config, **compare(steps[SKIP:])}
     print(json.dumps(row, indent=2))
-    path = HERE / "step_overhead.csv"
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+    append_rows(HERE / "step_overhead.csv", [row], FIELDS)
 
 
 def compare(steps: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import csv
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.table import write_rows
 from benchmarks.world.arms import BASELINE
 from benchmarks.world.compare import read_csv
 from benchmarks.world.summary import Summary, summarize
@@ -201,10 +202,7 @@ def _median(rows: Sequence[dict[str, str]], column: str) -> float:
 
 def write(path: Path = CSV, make: Callable[[], list[Figure]] = figures) -> None:
     """Write the figures as a CSV."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Figure)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(figure) for figure in make())
+    write_rows(path, (asdict(figure) for figure in make()))
 
 
 if __name__ == "__main__":

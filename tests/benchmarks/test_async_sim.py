@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.async_sim import OUT, PAGE, Machine, page, simulate
+from benchmarks.async_rollouts import Machine
+from benchmarks.async_sim import OUT, PAGE, page, simulate
 
 ALONE = Machine(gpus=1, questions=1, group=1, turns=((10, 20),), latency_s=((0.0, 0.5), (1.0, 0.5)))
 SMALL = Machine(gpus=8, questions=32, replicas=4)

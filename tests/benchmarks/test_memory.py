@@ -20,8 +20,8 @@ from support.engine import (
 from support.tiny import byte_tokenizer, save_tiny_model
 from torch.distributed._tools.mem_tracker import MemTracker
 
-from benchmarks import memory, memory_points
-from benchmarks.memory import GB, SHAPES, Plan
+from benchmarks import memory, memory_counts, memory_points
+from benchmarks.memory_counts import GB, SHAPES, Plan
 
 ACTOR = "actor_rollout_ref.actor"
 REPO = Path(__file__).resolve().parents[2]
@@ -84,11 +84,11 @@ def test_adamw_on_a_gpu_needs_a_gradient_more_while_it_steps(way: str, sizes: in
 def test_the_parts_of_a_step_add_up() -> None:
     """3B in fp32 on one card: 16 bytes a parameter, and 4 more in the optimizer's step."""
     shape, plan = SHAPES["Qwen2.5-3B"], Plan(1, tokens=8192)
-    parts = memory.update(shape, plan)
+    parts = memory_counts.update(shape, plan)
     assert sum(parts[name] for name in ("weights", "gradients", "moments")) == 16 * shape.parameters
     assert sum(parts.values()) == 20 * shape.parameters
     # On eight cards the logits weigh more than the step.
-    parts = memory.update(shape, Plan(8))
+    parts = memory_counts.update(shape, Plan(8))
     assert parts["logits"] == 2 * 16384 * 151936
     assert "optimizer's temporary" not in parts
 
@@ -137,7 +137,7 @@ def test_the_host_holds_what_the_cards_do_not() -> None:
     bytes_each = {"+": 2, "o": 2 + 12, "p": 2 + 16}  # the reference, weights and moments, gradients too
     for option, each in bytes_each.items():
         plan = dict(memory.plans(8, 0))[option]
-        assert memory.host(shape, plan, 8) == pytest.approx(max(each, 4) * shape.parameters)
+        assert memory_counts.host(shape, plan, 8) == pytest.approx(max(each, 4) * shape.parameters)
     # A tied model is read by every rank.
     three = SHAPES["Qwen2.5-3B"]
-    assert memory.host(three, Plan(8), 8) == 8 * 4 * three.parameters
+    assert memory_counts.host(three, Plan(8), 8) == 8 * 4 * three.parameters
