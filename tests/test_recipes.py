@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
-import sys
-from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
+from support.recipes import REPO, commands, composed, differing, trainings, wrong_with
 
-from sd_search_verl.config import HealthConfig, SDSearchConfig, SearchConfig
-from sd_search_verl.verl_adapter.preflight import (
-    check_hindsight,
-    check_keys,
-    check_method,
-    check_verl,
-    compose,
-)
+from sd_search_verl.config import SDSearchConfig
+from sd_search_verl.verl_adapter.preflight import check_hindsight, check_method
 
-REPO = Path(__file__).resolve().parents[1]
 POLICIES = [f"qwen2.5_{size}_{kind}" for size in ("3b", "7b") for kind in ("base", "instruct")]
 GPUS = sorted(path.stem for path in (REPO / "hydra_configs" / "gpus").glob("*.yaml"))
 RECIPES = sorted(path.name for path in (REPO / "recipes").glob("*.sh"))
@@ -41,62 +29,6 @@ ADAPTERS = {
     "actor_rollout_ref.rollout.layered_summon",
 }
 """What `gpus` with fewer than eight cards changes: adapters, and the memory for them."""
-
-
-def commands(recipe: str, *arguments: str, folder: Path, **environment: str) -> list[list[str]]:
-    """What the recipe would run: every call of python, sd-search and ray, with its arguments."""
-    folder.mkdir(parents=True, exist_ok=True)
-    log = folder / "calls"
-    log.write_text("")
-    for name in ("python", "sd-search", "ray"):
-        shim = folder / name
-        shim.write_text(f'#!/usr/bin/env bash\nprintf "%s\\0" {name} "$@" >> {log}; printf "\\n" >> {log}\n')
-        shim.chmod(0o755)
-    done = subprocess.run(
-        [REPO / "recipes" / recipe, *arguments],
-        env={**os.environ, **environment, "PATH": f"{folder}:{os.environ['PATH']}"},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    return [line.split("\0")[:-1] for line in log.read_text().splitlines()]
-
-
-def trainings(recipe: str, *arguments: str, folder: Path) -> list[list[str]]:
-    """The arguments of every main_ppo that the recipe would start."""
-    found = []
-    for call in commands(recipe, *arguments, folder=folder):
-        if "verl.trainer.main_ppo" in call:
-            found.append(call[call.index("verl.trainer.main_ppo") + 1 :])
-    return found
-
-
-@cache
-def composed(*arguments: str) -> DictConfig:
-    return compose(arguments)
-
-
-def wrong_with(config: DictConfig) -> list[str]:
-    """What verl's own start-up checks, its dataclasses and ours say against a config."""
-    from verl.utils.config import omega_conf_to_dataclass
-
-    for section in ("actor_rollout_ref.actor", "actor_rollout_ref.rollout", "algorithm"):
-        omega_conf_to_dataclass(OmegaConf.select(config, section))
-    return [finding.found for finding in (*check_verl(config), *check_keys(config)) if not finding.ok]
-
-
-def differing(one: DictConfig, other: DictConfig) -> set[str]:
-    """Dotted names of the values in which two configs differ."""
-
-    def flat(value: Any, prefix: str = "") -> dict[str, Any]:
-        if not isinstance(value, dict):
-            return {prefix[:-1]: value}
-        return {k: v for key, item in value.items() for k, v in flat(item, f"{prefix}{key}.").items()}
-
-    left, right = (flat(OmegaConf.to_container(config, resolve=True)) for config in (one, other))
-    return {name for name in left.keys() | right.keys() if left.get(name) != right.get(name)}
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -152,44 +84,6 @@ def test_the_papers_values(tmp_path: Path) -> None:
         search.max_turns * (search.max_turn_tokens + search.max_observation_tokens) + search.max_turn_tokens
     )
     assert longest <= config.data.max_response_length
-
-
-def test_every_field_of_the_papers_config_is_stated_or_marked() -> None:
-    """Values without the mark: those that the paper states, and those that follow or change no result."""
-    stated = {"adv_estimator", "n", "name", "top_k", "total_training_steps", "train_files"}
-    follows = {
-        "do_sample",
-        "logger",
-        "max_model_len",
-        "project_name",
-        "resume_mode",
-        "data_loader_seed",
-        "seed",
-    }
-    for number, line in enumerate((REPO / "hydra_configs" / "paper.yaml").read_text().splitlines(), 1):
-        value = re.match(r"\s+(\w+): \S", line)
-        if value and "our choice" not in line:
-            assert value[1] in stated | follows, f"paper.yaml:{number}: {line}"
-
-
-def test_configs_do_not_restate_a_default() -> None:
-    """A default stands in the models alone; the paper's config marks the values that are the paper's own."""
-    defaults = {"sd_search": SDSearchConfig(), "search": SearchConfig(), "health": HealthConfig()}
-    for path in sorted((REPO / "hydra_configs").rglob("*.yaml")):
-        config, lines = yaml.safe_load(path.read_text()), path.read_text().splitlines()
-        for section in defaults.keys() & config.keys():
-            for name in restated(config[section], defaults[section].model_dump()):
-                marked = [line for line in lines if f" {name}: " in line and "the paper's" in line]
-                assert path.name == "paper.yaml" and marked, f"{path.name}: {section}.{name}"  # noqa: PT018
-
-
-def restated(values: dict[str, Any], defaults: dict[str, Any]) -> Iterator[str]:
-    """Yield the names of fields whose value is the default."""
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from restated(value, defaults[name])
-        elif value == defaults[name]:
-            yield name
 
 
 def test_the_ablations_change_one_field_each(tmp_path: Path) -> None:
@@ -326,35 +220,6 @@ def test_a_recipe_without_arguments_says_how_it_is_used(recipe: str, tmp_path: P
         done = subprocess.run([REPO / "recipes" / recipe], capture_output=True, text=True, cwd=tmp_path)
         assert done.returncode != 0
         assert f"usage: {recipe} " in done.stderr
-
-
-@pytest.mark.parametrize("name", ["cpu", "cpu_demo", "cpu_smollm2", "cpu_wiki18_mini", "cpu_separate_async"])
-def test_the_cpu_configs_compose(name: str) -> None:
-    config = composed(f"--config-name={name}")
-    if name == "cpu":  # a base: batch sizes are its users'
-        config.actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu = 1
-        config.actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu = 1
-    assert wrong_with(config) == []
-
-
-def test_main_ppo_finds_them_from_any_folder(tmp_path: Path) -> None:
-    """Through a config of one's own that starts from ours, as the installed command composes it."""
-    (tmp_path / "mine.yaml").write_text(
-        "defaults: [paper, {override policy: qwen2.5_7b_base}, _self_]\n"
-        "hydra: {searchpath: ['pkg://sd_search_verl.hydra_configs']}\nseed: 5\n"
-    )
-    arguments = [f"--config-dir={tmp_path}", "--config-name=mine", "gpus=2x8"]
-    done = subprocess.run(
-        [sys.executable, "-m", "verl.trainer.main_ppo", *arguments, "--cfg", "job", "--resolve"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    mine = OmegaConf.create(done.stdout)
-    same = composed("--config-name=paper", "policy=qwen2.5_7b_base", "gpus=2x8", "seed=5")
-    assert differing(mine, same) == differing(composed(*arguments), same) == set()
 
 
 @pytest.mark.parametrize("policy", ["qwen3_1.7b", "qwen3_4b", "qwen3_8b", "qwen3.5_4b"])
