@@ -120,18 +120,16 @@ def test_an_asynchronous_run_needs_its_buffer_of_rollouts(tmp_path: Path) -> Non
 
 
 def loader(model: Path, data: Path, shuffle: bool) -> PPOTrainerSync:
-    """verl's trainer with its data loader and nothing else."""
+    """A new trainer of verl with its data loader."""
     files = data / "questions.parquet"
     if not files.exists():
         prompts = [[{"role": "user", "content": f"Question: {i}?"}] for i in range(QUESTIONS)]
         extra = [{"index": i} for i in range(QUESTIONS)]
         pd.DataFrame({"prompt": prompts, "data_source": "x", "extra_info": extra}).to_parquet(files)
-    trainer = object.__new__(PPOTrainerSync)
     overrides = [f"data.train_files={files}", f"data.val_files={files}", f"data.train_batch_size={BATCH}"]
     overrides += [f"data.shuffle={shuffle}", "data.seed=7", "data.dataloader_num_workers=0"]
-    trainer.config = compose(model, [*overrides, "data.filter_overlong_prompts=False"])
+    trainer = PPOTrainerSync(compose(model, [*overrides, "data.filter_overlong_prompts=False"]))
     trainer.tokenizer, trainer.processor = byte_tokenizer(), None
-    trainer.trainer_mode, trainer.parameter_sync_step = "sync", 1
     trainer._init_dataloader()
     return trainer
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig
 from support.good_run import change
+from support.identity_server import READY, server
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from sd_search_verl.config import ConfigError
@@ -102,9 +103,11 @@ def test_rows_that_verl_filters_do_not_count(good: DictConfig, monkeypatch: pyte
         self.train_dataset = range(4)
 
     monkeypatch.setattr(PPOTrainerSync, "_init_dataloader", filtered)
-    trainer = object.__new__(SDSearchTrainer)
-    values = {"data__train_batch_size": 4, "trainer__total_epochs": 3}
-    trainer.config = change(good, **values, trainer__total_training_steps=6)
+    values: dict[str, Any] = {"data__train_batch_size": 4, "trainer__total_epochs": 3}
+    values["actor_rollout_ref__actor__ppo_mini_batch_size"] = 4
+    with server(READY) as url:
+        values["search__retriever_urls"] = [f"{url}/retrieve"]
+        trainer = SDSearchTrainer(change(good, **values, trainer__total_training_steps=6))
     assert found(good, trainer__total_epochs=3, trainer__total_training_steps=6) == []
     with pytest.raises(ConfigError, match=r"=6 is more than the 3 steps .* of 4 rows"):
         trainer._init_dataloader()
