@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
-import os
 from collections.abc import Iterator
 from functools import cache
 from random import Random
@@ -49,10 +48,7 @@ def coded(request: pytest.FixtureRequest, name: str, family: str) -> Any:
     if name == "qwen2.5":
         return tokenizer(name, family, str(request.getfixturevalue("real_data") / "qwen2.5-tokenizer"))
     if name == "smollm2":
-        folder = os.environ.get("SD_SEARCH_TEST_SMOLLM2")
-        if not folder:
-            pytest.skip("set SD_SEARCH_TEST_SMOLLM2 to a folder with SmolLM2's tokenizer")
-        return tokenizer(name, family, folder)
+        return tokenizer(name, family, str(request.getfixturevalue("smollm2")))
     return tokenizer(name, family, "")
 
 
@@ -128,7 +124,7 @@ def check_damage(family: str, coder: Any, count: int) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", ["qwen2.5", "mistral", "llama-3"])
+@pytest.mark.parametrize("name", ["qwen2.5", "smollm2", "mistral", "llama-3"])
 def test_spans_of_random_calls(family: str, name: str, coded: Any) -> None:
     check_calls(family, coded, 150)
     check_damage(family, coded, 150)

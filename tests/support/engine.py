@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from sd_search_verl.protocol.prompt import encode_messages
 from sd_search_verl.protocol.spans import locate_calls, query_spans
 from sd_search_verl.rollout.types import Prompt, Rollout, Search
 from support import fsdp1
+from support.tool_calls import ENDS, call
 
 
 @dataclass
@@ -99,19 +99,13 @@ QUERIES = [
 ]
 
 
-def tool_call(query: str) -> str:
-    """A turn's call in the form of hermes, and the end of the turn."""
-    call = json.dumps({"name": "search", "arguments": {"top_k": 3, "query": query}}, ensure_ascii=False)
-    return f"<tool_call>\n{call}\n</tool_call><|im_end|>"
-
-
 def recorded_rows(
     tokenizer: Any, groups: int = 4, size: int = 4, seed: int = 0, name: str = "search_r1"
 ) -> list[Row]:
     """Rollouts of several questions, with 0 to 2 searches each, thinking, documents and mixed outcomes."""
     rng = random.Random(seed)
     protocol = get(name)
-    action = tool_call if name != "search_r1" else "<search> {} </search>".format
+    family = name.partition(":")[2]
     rows = []
     for group in range(groups):
         messages = [{"role": "user", "content": f"Question: number {group}?\n"}]
@@ -123,7 +117,12 @@ def recorded_rows(
             documents = []
             for query in queries:
                 thinking = f"THINKING{rng.randrange(99)}"
-                turn = tokenizer.encode(f"{thinking} {action(query)}", add_special_tokens=False)
+                action = (
+                    f"{call(family, query, top_k=3)}{ENDS[family]}"
+                    if family
+                    else f"<search> {query} </search>"
+                )
+                turn = tokenizer.encode(f"{thinking} {action}", add_special_tokens=False)
                 documents.append(f"DOCUMENT {rng.randrange(99)}")
                 seen = tokenizer.encode(protocol.observation(documents[-1]), add_special_tokens=False)
                 ids += turn + seen

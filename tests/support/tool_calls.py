@@ -29,6 +29,18 @@ MARKS = ['"', "\\", "\n", "\t", "/", "{", "}", ",", ":", "é", "\u2028", "\u00a0
 OPENINGS = ["", "<think>\nI need it.\n</think>\n\n", "Let me search: é😀 ", '{"query": "not a call"} ']
 
 
+def call(family: str, query: str, tool: str = "search", argument: str = "query", **others: int) -> str:
+    """A call as the model of a family writes it, with other arguments before the query."""
+    values = {**others, argument: query}
+    if family == "hermes":
+        return f"<tool_call>\n{json.dumps({'name': tool, 'arguments': values})}\n</tool_call>"
+    if family == "qwen3_coder":
+        inside = "".join(f"<parameter={name}>\n{value}\n</parameter>\n" for name, value in values.items())
+        return f"<tool_call>\n<function={tool}>\n{inside}</function>\n</tool_call>"
+    inside = ",".join(f"{name}:{value}" for name, value in others.items())
+    return f'<|tool_call>call:{tool}{{{inside}{"," * bool(inside)}{argument}:<|"|>{query}<|"|>}}<tool_call|>'
+
+
 @dataclass
 class Written:
     """A turn: its text, and of every query the decoded value and the characters that spell it."""
