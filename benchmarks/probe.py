@@ -11,7 +11,7 @@ import gzip
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
 
@@ -36,12 +36,25 @@ def run(options: argparse.Namespace) -> int:
     row: dict[str, object] = {
         "model": options.name or options.model.name,
         "rollouts": options.half if options.data else "world",
+        "block": "default",
     }
-    for name in NAMES:
-        row |= {f"{name}_{key}": value for key, value in found[name].items()}
-    row |= {"verdict": found["verdict"], "device": device_name(found["device"])}
-    append_rows(options.csv, [row])
+    append_rows(
+        options.csv,
+        [row | columns({name: found[name] for name in NAMES}, found["verdict"], found["device"])],
+    )
     return 0
+
+
+def columns(
+    numbers: Mapping[str, Mapping[str, float | None]], verdict: str, device: str
+) -> dict[str, object]:
+    """Return mean, bounds and n of each number, the verdict and the device as columns of a row."""
+    found: dict[str, object] = {
+        f"{name}_{key}": None if value is None else round(value, 4)
+        for name, number in numbers.items()
+        for key, value in number.items()
+    }
+    return found | {"verdict": verdict, "device": device_name(device)}
 
 
 def _recorded(data: Path, half: str) -> list[dict[str, object]]:

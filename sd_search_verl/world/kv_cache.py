@@ -19,7 +19,7 @@ class CachedDecoder:
 
     def __init__(self, model: Any, rows: int) -> None:
         self.model = model
-        self.mask = torch.zeros(rows, 0, dtype=torch.long)
+        self.mask = torch.zeros(rows, 0, dtype=torch.long, device=model.device)
         """``[rows, slots]``: 1 where the cache holds a token of the row."""
         self.cache = DynamicCache(config=model.config)
 
@@ -29,22 +29,27 @@ class CachedDecoder:
 
         The logits of a row to which nothing is appended have no meaning.
         """
-        width = max(map(len, added))
-        lengths = torch.tensor([len(tokens) for tokens in added])
+        width, device = max(map(len, added)), self.mask.device
+        lengths = torch.tensor([len(tokens) for tokens in added], device=device)
+        places = torch.arange(width, device=device)
         lengths_before = self.mask.sum(-1, keepdim=True)
-        self.mask = torch.cat([self.mask, (torch.arange(width) < lengths[:, None]).long()], -1)
+        self.mask = torch.cat([self.mask, (places < lengths[:, None]).long()], -1)
         hidden = self.model.model(
-            input_ids=torch.tensor([[*tokens, *[0] * (width - len(tokens))] for tokens in added]),
+            input_ids=torch.tensor(
+                [[*tokens, *[0] * (width - len(tokens))] for tokens in added], device=device
+            ),
             attention_mask=self.mask,
-            position_ids=lengths_before + torch.arange(width),
+            position_ids=lengths_before + places,
             past_key_values=self.cache,
             use_cache=True,
         ).last_hidden_state
-        logits: Tensor = self.model.lm_head(hidden[torch.arange(len(added)), (lengths - 1).clamp_min(0)])
+        logits: Tensor = self.model.lm_head(
+            hidden[torch.arange(len(added), device=device), (lengths - 1).clamp_min(0)]
+        )
         return logits
 
     def select(self, rows: Sequence[int]) -> None:
         """Drop all other rows."""
-        chosen = torch.tensor(rows)
+        chosen = torch.tensor(rows, device=self.mask.device)
         self.mask = self.mask[chosen]
         self.cache.batch_select_indices(chosen)

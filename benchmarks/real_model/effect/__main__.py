@@ -1,0 +1,143 @@
+"""GRPO against SD-Search on real questions: ``python -m benchmarks.real_model.effect COMMAND``.
+
+``prepare DATA MODEL`` writes index, groups of rollouts and starting policies; ``run DATA --arms A B --seeds 1 2`` makes
+the runs that are not done; ``table`` compares arms in pairs of seeds and writes ``benchmarks/real_model_effect.csv``.
+All of it lies in ``--out``. With ``--device cuda`` the same runs take a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from benchmarks.machine import device_name
+from benchmarks.real_model.effect.compare import compare, read_results
+from benchmarks.real_model.effect.prepare import load, prepare
+from benchmarks.real_model.effect.runs import Held, Plan, arms, held_out, run, write
+from benchmarks.table import write_rows
+from sd_search_verl.command_line import Parser, add_command, run_command
+from sd_search_verl.config import HindsightConfig
+
+BEST = HindsightConfig()
+"""The block that the probe of the taught policy chose: docs/real_model.md."""
+PLAN = Plan(steps=6, learning_rate=3e-5)
+ALPHA = 1.0
+ARMS = ("grpo_lessons", "sd_lessons")
+SEEDS = (1, 2, 3, 4)
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    prepare(options.data, options.model, options.out, options.device)
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    plan = Plan(options.steps, options.learning_rate, options.reward)
+    chosen, held = arms(options.alpha, BEST), held_out(options.out, options.data)
+    results = options.out / options.results
+    for start in sorted({chosen[name].start for name in options.arms}):
+        path = options.out / f"before-{start}.json"
+        if not path.exists():
+            write(path, {"after": held.margins(*load(options.out / start, options.device, torch.bfloat16))})
+    for seed in options.seeds:
+        for name in options.arms:
+            path, folder = results / f"{name}-{seed}.json", results / f"{name}-{seed}"
+            if not path.exists():
+                print(f"{name}, seed {seed}", flush=True)
+                found = run(chosen[name], seed, plan, held, options.out, folder, options.device)
+                found |= {"plan": vars(plan), "alpha": chosen[name].method.alpha}
+                write(path, found | {"device": device_name(options.device)})
+    if not options.without_greedy:
+        folders = {
+            path: options.out / path.stem.removeprefix("before-")
+            for path in options.out.glob("before-*.json")
+        }
+        folders |= {path: path.with_suffix("") for path in results.glob("*.json")}
+        for path, folder in folders.items():
+            _score(path, folder, held, options.device)
+    return 0
+
+
+def _score(path: Path, folder: Path, held: Held, device: str) -> None:
+    """Add the scores of greedy rollouts to a result that lacks them."""
+    found = json.loads(path.read_text())
+    if "gold" not in found["after"]:
+        found["after"] |= held.greedy(*load(folder, device, torch.bfloat16))
+        write(path, found)
+        print(f"{path.stem}: greedy rollouts scored", flush=True)
+
+
+def _table(options: argparse.Namespace) -> int:
+    results = read_results(options.out / options.results)
+    before = {
+        path.stem.partition("-")[2]: json.loads(path.read_text())
+        for path in options.out.glob("before-*.json")
+    }
+    rows = compare(results, before, arms(ALPHA, BEST))
+    write_rows(options.csv, rows)
+    for row in rows:
+        print(" ".join(f"{value:+.4f}" if isinstance(value, float) else str(value) for value in row.values()))
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    torch.set_num_threads(1)
+    parser = Parser(prog="python -m benchmarks.real_model.effect", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    one = add_command(commands, "prepare", "write index, groups and starting policies", _prepare)
+    one.add_argument("data", type=Path, help="folder of questions, trajectories and corpus")
+    one.add_argument("model", type=Path, help="folder that `sd-search model smollm2` wrote")
+    two = add_command(commands, "run", "train and measure", _run)
+    two.add_argument("data", type=Path, help="folder of questions, trajectories and corpus")
+    two.add_argument(
+        "--arms",
+        nargs="+",
+        default=ARMS,
+        choices=[*arms(ALPHA, BEST)],
+        metavar="ARM",
+        help="(default: %(default)s)",
+    )
+    two.add_argument(
+        "--seeds", nargs="+", type=int, default=SEEDS, metavar="SEED", help="(default: %(default)s)"
+    )
+    two.add_argument("--steps", type=int, default=PLAN.steps, metavar="STEPS", help="(default: %(default)s)")
+    two.add_argument("--alpha", type=float, default=ALPHA, metavar="ALPHA", help="(default: %(default)s)")
+    two.add_argument(
+        "--learning-rate",
+        type=float,
+        default=PLAN.learning_rate,
+        metavar="RATE",
+        help="(default: %(default)s)",
+    )
+    two.add_argument("--reward", choices=("gold", "f1"), default=PLAN.reward, help="(default: %(default)s)")
+    two.add_argument(
+        "--without-greedy", action="store_true", help="leave EM, F1 and gold-in-documents for later"
+    )
+    three = add_command(commands, "table", "compare finished runs", _table)
+    three.add_argument(
+        "--csv",
+        type=Path,
+        default=Path("benchmarks/real_model_effect.csv"),
+        help="file to write (default: %(default)s)",
+    )
+    for command in (one, two, three):
+        command.add_argument(
+            "--out", type=Path, default=Path("runs/effect"), help="folder (default: %(default)s)"
+        )
+        command.add_argument(
+            "--results", default="results", help="folder in it with the runs (default: %(default)s)"
+        )
+        command.add_argument(
+            "--device", choices=("cpu", "cuda"), default="cpu", help="(default: %(default)s)"
+        )
+    return run_command(parser, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
