@@ -24,7 +24,7 @@ from sd_search_verl.command_line import Parser, add_command, run_command
 from sd_search_verl.config import HindsightConfig
 
 BEST = HindsightConfig()
-"""The block that the probe of the taught policy chose: docs/real_model.md."""
+"""The block of SD-Search after lessons: docs/real_model.md says why."""
 PLAN = Plan(steps=6, learning_rate=3e-5)
 ALPHA = 1.0
 ARMS = ("grpo_lessons", "sd_lessons")
