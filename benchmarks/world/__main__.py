@@ -45,13 +45,19 @@ def parser() -> Parser:
     many = add_command(commands, "compare", "arms times seeds, paired; resumes after interruption", _compare)
     many.add_argument("arms", nargs="*", metavar="ARM", help=f"{BASELINE} is the baseline")
     many.add_argument(
-        "--seeds", metavar="N[-M]", help="for instance 100-105 (default: none, needed without --preset)"
+        "--seeds", metavar="N[-M]", help="for instance 100-105 (default: the preset's, none without --preset)"
     )
     many.add_argument(
         "--preset",
         choices=["acceptance"],
-        help="in place of arms and seeds: a warm start of its own, 12 paired seeds and all controls; exit code 1 when "
+        help="in place of arms: a warm start of its own, 12 paired seeds and all controls; exit code 1 when "
         "a criterion is missed (default: none)",
+    )
+    many.add_argument(
+        "--start-seed",
+        type=int,
+        metavar="N",
+        help=f"of the preset's warm start (seed, default: {acceptance.START.seed})",
     )
     many.add_argument("--out", type=Path, default=Path("runs/world"), help="default: %(default)s")
     many.add_argument("--csv", type=Path, help="write all evaluations here as CSV (default: not written)")
@@ -105,10 +111,12 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    if bool(arguments.preset) == bool(arguments.arms and arguments.seeds):
+    if bool(arguments.preset) == bool(arguments.arms) or not (arguments.preset or arguments.seeds):
         raise UserError("give arms with --seeds, or --preset")
     if arguments.preset:
         return _accept(arguments)
+    if arguments.start_seed is not None:
+        raise UserError("--start-seed is of a preset's warm start; give --preset, or the start as --model")
     # Seeds outside: an interrupted comparison still has whole pairs.
     runs = [(arm, seed) for seed in _seeds(arguments.seeds) for arm in arguments.arms]
     rows = compare(
@@ -124,9 +132,11 @@ def _accept(arguments: argparse.Namespace) -> int:
     if fixed:
         raise UserError(f"--preset fixes {', '.join(fixed)}; leave it out, or give arms with --seeds")
     started = os.times()
-    start = acceptance.start(arguments.out)
+    seed = acceptance.START.seed if arguments.start_seed is None else arguments.start_seed
+    start = acceptance.start(arguments.out, seed)
+    seeds = _seeds(arguments.seeds) if arguments.seeds else acceptance.SEEDS
     rows = compare(
-        acceptance.plan(), arguments.out, acceptance.CONFIG, arguments.jobs, start, acceptance.ALPHA
+        acceptance.plan(seeds), arguments.out, acceptance.CONFIG, arguments.jobs, start, acceptance.ALPHA
     )
     _show(rows, arguments.csv)
     found = acceptance.criteria(rows)

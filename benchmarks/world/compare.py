@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -41,6 +41,7 @@ def compare(
     jobs: int = 1,
     checkpoint: Path = CHECKPOINT,
     alpha: float | None = None,
+    learning_rates: Mapping[str, float] | None = None,
 ) -> list[EvaluationRow]:
     """Return the rows of every run. One that finished before, in this folder and equal, is read and not run again.
 
@@ -51,11 +52,22 @@ def compare(
         jobs: runs at a time; more than one have a process each.
         checkpoint: the warm-started model; its world is that of the runs.
         alpha: of all arms that distil, in place of their own.
+        learning_rates: of some arms, in place of the config's.
 
     Raises:
         ValueError: an unknown arm, or ``out`` holds a run of other settings.
     """
-    wanted = [_job(arm, config.replace(seed=seed), checkpoint, alpha, out) for arm, seed in runs]
+    rates = learning_rates or {}
+    wanted = [
+        _job(
+            arm,
+            config.replace(seed=seed, learning_rate=rates.get(arm, config.learning_rate)),
+            checkpoint,
+            alpha,
+            out,
+        )
+        for arm, seed in runs
+    ]
     out.mkdir(parents=True, exist_ok=True)
     missing = [job for job in wanted if not _finished(job)]
     with tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit="run") as bar, ExitStack() as stack:
@@ -73,8 +85,7 @@ def write_csv(rows: Iterable[EvaluationRow], path: Path) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
-        for row in rows:
-            writer.writerow(_cell(value) for value in asdict(row).values())
+        writer.writerows(cells(row) for row in rows)
 
 
 def read_csv(path: Path) -> list[EvaluationRow]:
@@ -87,7 +98,12 @@ def read_csv(path: Path) -> list[EvaluationRow]:
         reader = csv.DictReader(file)
         if reader.fieldnames != COLUMNS:
             raise UserError(f"{path} has columns {reader.fieldnames}, not {COLUMNS}")
-        return [_row(line) for line in reader]
+        return [row_of(line) for line in reader]
+
+
+def cells(row: EvaluationRow) -> list[str]:
+    """Return a row's cells in the order of ``COLUMNS``."""
+    return [_cell(value) for value in asdict(row).values()]
 
 
 def _cell(value: object) -> str:
@@ -96,7 +112,8 @@ def _cell(value: object) -> str:
     return str(value)
 
 
-def _row(line: dict[str, str]) -> EvaluationRow:
+def row_of(line: dict[str, str]) -> EvaluationRow:
+    """Return the row of cells by the names of their columns."""
     texts, whole = ("arm", "device"), ("seed", "step", "rollouts")
     values: dict[str, object] = {
         name: cell if name in texts else int(cell) if name in whole else float(cell or "nan")

@@ -14,10 +14,15 @@ from benchmarks.world.summary import curves
 def plot_learning(rows: Sequence[EvaluationRow], path: Path) -> None:
     """Draw held-out success and p(right phrasing) of every arm."""
     panels = [
-        _panel("Held-out success", _lines(rows, lambda row: row.success)),
+        success_panel("Held-out success", rows),
         _panel("p(right phrasing), held-out questions", _lines(rows, lambda row: row.p_right)),
     ]
     path.write_text(svg(panels))
+
+
+def success_panel(title: str, rows: Sequence[EvaluationRow]) -> Panel:
+    """Return a panel of held-out success."""
+    return _panel(title, _lines(rows, lambda row: row.success))
 
 
 def plot_oracle(rows: Sequence[EvaluationRow], path: Path) -> None:

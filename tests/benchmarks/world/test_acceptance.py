@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.svg import COLOURS
+from benchmarks.world import __main__ as program
 from benchmarks.world import acceptance, arms
 from benchmarks.world.__main__ import main
 from benchmarks.world.arms import ARMS
@@ -129,6 +130,41 @@ def test_a_start_that_is_there_is_kept_if_it_was_made_so(
         acceptance.start(tmp_path)
 
 
+def test_another_start_has_a_seed_and_comparison_seeds_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Any] = []
+
+    def stop(runs: Any, *_: object) -> None:
+        asked.append(runs)
+        raise UserError("enough")
+
+    monkeypatch.setattr(
+        acceptance, "make_checkpoint", lambda out, fit, *_, **__: (out.mkdir(), asked.append(fit))
+    )
+    monkeypatch.setattr(program, "compare", stop)
+    given = [
+        "compare",
+        "--preset",
+        "acceptance",
+        "--out",
+        str(tmp_path),
+        "--start-seed",
+        "12",
+        "--seeds",
+        "492-503",
+    ]
+    assert main(given) == 1
+    fit, plan = asked
+    assert fit == acceptance.START.replace(seed=12)
+    assert plan == acceptance.plan(range(492, 504))
+    assert {seed for arm, seed in plan if arm == "flipped"} == {492, 493, 494, 495}
+    assert main(given[:5]) == 1
+    assert "made in another way" in capsys.readouterr().err
+    assert main(["compare", "grpo", "--seeds", "1", "--start-seed", "12"]) == 1
+    assert "--start-seed is of a preset's warm start" in capsys.readouterr().err
+
+
 def test_alpha_is_that_of_all_arms_that_distil() -> None:
     assert [arms.arm(name, 2.0).method.alpha for name in ("grpo", "sd", "shuffled")] == [0.0, 2.0, 2.0]
     assert arms.arm("sd") is ARMS["sd"]
@@ -150,9 +186,9 @@ def test_numbers_that_train_nothing_are_named(
 
 
 def test_arms_and_preset_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["compare", "grpo", "--seeds", "1", "--preset", "acceptance"]) == 1
-    assert main(["compare", "grpo"]) == 1
-    assert "give arms with --seeds, or --preset" in capsys.readouterr().err
+    for given in (["grpo", "--seeds", "1", "--preset", "acceptance"], ["grpo"], ["--seeds", "1"]):
+        assert main(["compare", *given]) == 1
+        assert "give arms with --seeds, or --preset" in capsys.readouterr().err
     assert main(["compare", "--preset", "acceptance", "--group", "5"]) == 1
     assert "--preset fixes group" in capsys.readouterr().err
     assert main(["compare", "--preset", "acceptance", "--alpha", "0.3"]) == 1

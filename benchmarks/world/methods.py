@@ -1,0 +1,261 @@
+"""The methods of the family against each other: each arm at its own best learning rate, on fresh paired seeds.
+
+    python -m benchmarks.world.methods tune usual_5    rates of every arm, on tuning seeds
+    python -m benchmarks.world.methods run usual_5     fresh seeds, at the best rates
+    python -m benchmarks.world.methods show            tables, verdicts and the figure
+
+Finished runs are kept, so that each command continues after an interruption. docs/methods.md has the protocol.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from benchmarks.svg import svg
+from benchmarks.world.arms import BASELINE
+from benchmarks.world.compare import cells, compare, row_of
+from benchmarks.world.experiment import COLUMNS, EvaluationRow
+from benchmarks.world.plot import success_panel
+from benchmarks.world.summary import Summary, summarize, table
+from sd_search_verl.command_line import Parser, add_command, run_command
+from sd_search_verl.errors import UserError
+from sd_search_verl.table import render
+from sd_search_verl.world.config import TrainConfig
+
+HERE = Path(__file__).parent
+RATES, RESULT, FIGURE = (
+    HERE / "methods_rates.csv",
+    HERE / "methods.csv",
+    HERE.parents[1] / "docs" / "methods.svg",
+)
+METHODS = (
+    *(BASELINE, "sd", "llds", "sapo", "sd_llds", "gate", "gate_llds", "advantage"),
+    *("best_sibling", "info_gain", "first", "in_turns", "ema"),
+)
+TUNING_SEEDS, SEEDS = (200, 201), range(500, 508)
+GRID: tuple[float, ...] = (7e-4, 1e-3, 1.4e-3, 2e-3)
+KEPT = 2
+"""Rates of an arm that run on every tuning seed: the best ones on the first seed."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A kind of world and a size of groups.
+
+    Attributes:
+        start: folder of the warm start, among ``--starts``.
+        config: of every run, but for its seed and learning rate.
+    """
+
+    start: str
+    config: TrainConfig
+
+
+def _setting(start: str, group: int, questions: int) -> Setting:
+    return Setting(start, TrainConfig(steps=28, questions=questions, group=group, mini_batches=2))
+
+
+SETTINGS = {
+    "usual_5": _setting("usual", group=5, questions=8),
+    "usual_2": _setting("usual", group=2, questions=20),
+    "three_hops_5": _setting("three_hops", group=5, questions=8),
+    "three_hops_2": _setting("three_hops", group=2, questions=20),
+}
+"""40 rollouts a step and two updates, since the regularizers are zero on a step's first one."""
+
+FASTER = 1.3
+"""Bar in groups of five, of the ratio of rollouts to 50 % success: lower end of its 95 % interval."""
+NOT_SLOWER, NOT_LOWER = 0.95, -0.05
+"""Bars of "never worse": lower ends of the intervals of that ratio and of the difference in final success."""
+COLLAPSED = 0.5
+"""A run has collapsed if its final success is below this share of the baseline's on the same seed."""
+DRAWN = (BASELINE, "sd", "gate", "best_sibling", "advantage", "llds", "info_gain", "in_turns")
+"""Arms of the figure."""
+
+Rates = dict[str, float]
+"""Arm -> learning rate."""
+
+
+def tune(name: str, starts: Path, arms: Sequence[str] = METHODS) -> list[list[str]]:
+    """Return the mean success of arms at rates on the tuning seeds, as lines of ``methods_rates.csv``."""
+    setting = SETTINGS[name]
+    found: dict[tuple[str, float], list[float]] = {}
+    kept = dict.fromkeys(arms, GRID)
+    for seed in TUNING_SEEDS:
+        for rate in GRID:
+            runs = [(arm, seed) for arm in arms if rate in kept[arm]]
+            config = setting.config.replace(learning_rate=rate)
+            rows = compare(runs, starts / name / f"{rate:g}", config, checkpoint=starts / setting.start)
+            for arm, _ in runs:
+                found.setdefault((arm, rate), []).append(area([row for row in rows if row.arm == arm]))
+        if seed == TUNING_SEEDS[0]:
+            kept = {arm: tuple(sorted(GRID, key=lambda rate: -found[arm, rate][0])[:KEPT]) for arm in arms}
+    return [
+        [name, arm, f"{rate:g}", str(len(values)), f"{fmean(values):.4f}"]
+        for (arm, rate), values in sorted(found.items(), key=lambda item: arms.index(item[0][0]))
+    ]
+
+
+def area(rows: Sequence[EvaluationRow]) -> float:
+    """Return the mean held-out success over a run's evaluations: high for fast runs that do not collapse."""
+    return fmean(row.success for row in rows)
+
+
+def best_rates(name: str, path: Path = RATES) -> Rates:
+    """Return each arm's rate with the highest mean success, among those with all tuning seeds.
+
+    Raises:
+        UserError: the setting has not been tuned.
+    """
+    with path.open(newline="") as file:
+        lines = [line for line in csv.DictReader(file) if line["setting"] == name]
+    tuned = [line for line in lines if int(line["seeds"]) == len(TUNING_SEEDS)]
+    if not tuned:
+        raise UserError(
+            f"{path} has no rates for {name}; run `python -m benchmarks.world.methods tune {name}` first"
+        )
+    ranked = sorted(tuned, key=lambda line: float(line["success"]))
+    return {line["arm"]: float(line["learning_rate"]) for line in ranked}  # the last, best one stays
+
+
+def run(name: str, starts: Path, seeds: Sequence[int] = SEEDS) -> None:
+    """Run every tuned arm on fresh seeds; ``methods.csv`` is written after each seed, so that it has whole pairs."""
+    setting, rates = SETTINGS[name], best_rates(name)
+    arms = [arm for arm in METHODS if arm in rates]
+    for count in range(1, len(seeds) + 1):
+        runs = [(arm, seed) for seed in seeds[:count] for arm in arms]
+        rows = compare(
+            runs,
+            starts / name / "fresh",
+            setting.config,
+            checkpoint=starts / setting.start,
+            learning_rates=rates,
+        )
+        write_lines(
+            RESULT, ["learning_rate", *COLUMNS], [[name, f"{rates[r.arm]:g}", *cells(r)] for r in rows]
+        )
+
+
+def write_lines(path: Path, columns: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    """Write lines of one setting in place of those that a CSV has of it; its first column is the setting."""
+    header = ["setting", *columns]
+    with_others = list(lines)
+    if path.exists():
+        with path.open(newline="") as file:
+            with_others += [line for line in list(csv.reader(file))[1:] if line[0] != lines[0][0]]
+    with_others.sort(key=lambda line: list(SETTINGS).index(line[0]))
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(with_others)
+
+
+def read_result(path: Path = RESULT) -> dict[str, tuple[Rates, list[EvaluationRow]]]:
+    """Return rates and rows of each setting in ``methods.csv``."""
+    found: dict[str, tuple[Rates, list[EvaluationRow]]] = {}
+    with path.open(newline="") as file:
+        for line in csv.DictReader(file):
+            rates, rows = found.setdefault(line.pop("setting"), ({}, []))
+            rates[line["arm"]] = float(line.pop("learning_rate"))
+            rows.append(row_of(line))
+    return found
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Which bars an arm holds in a setting."""
+
+    collapsed: int
+    never_worse: bool
+    faster: bool
+
+
+def verdict(summary: Summary, rows: Sequence[EvaluationRow]) -> Verdict:
+    """Return the verdict on an arm from the rows of its setting."""
+    final = {(row.arm, row.seed): row.success for row in sorted(rows, key=lambda row: row.step)}
+    collapsed = sum(
+        success < COLLAPSED * final[BASELINE, seed]
+        for (arm, seed), success in final.items()
+        if arm == summary.arm
+    )
+    low, final_low = math.exp(summary.log_ratio.low), summary.final_gain.low
+    never_worse = low >= NOT_SLOWER and final_low >= NOT_LOWER and not collapsed
+    return Verdict(collapsed, never_worse, low > FASTER)
+
+
+def show() -> None:
+    """Print each setting's table and verdicts, and draw the figure."""
+    found = read_result()
+    for name, (rates, rows) in found.items():
+        summaries = summarize(rows)
+        print(f"\n{name}\n{table(summaries)}\n")
+        lines = [["arm", "learning rate", "collapsed", "never worse", f"{FASTER} times as fast"]]
+        for summary in summaries:
+            held = verdict(summary, rows)
+            shown = [str(held.collapsed), "yes" if held.never_worse else "no", "yes" if held.faster else "no"]
+            lines.append([summary.arm, f"{rates[summary.arm]:g}", *shown])
+        print(render(lines))
+    panels = [
+        success_panel(f"Held-out success, {name}", [row for row in rows if row.arm in DRAWN])
+        for name, (_, rows) in found.items()
+    ]
+    FIGURE.write_text(svg(panels))
+
+
+def parser() -> Parser:
+    """Return the parser of all sub-commands."""
+    root = Parser(
+        prog="python -m benchmarks.world.methods",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = root.add_subparsers(required=True, metavar="COMMAND")
+    for name, about, work in (
+        ("tune", "rates of every arm on tuning seeds", _tune),
+        ("run", "fresh paired seeds at each arm's best rate", _run),
+    ):
+        command = add_command(commands, name, about, work)
+        command.add_argument("setting", choices=SETTINGS, help="kind of world and size of groups")
+        command.add_argument(
+            "--starts",
+            type=Path,
+            default=Path("runs/methods"),
+            help="folder of the warm starts `usual` and `three_hops`, and of the runs (default: %(default)s)",
+        )
+    add_command(commands, "show", "tables, verdicts and the figure", _show)
+    return root
+
+
+def _tune(arguments: argparse.Namespace) -> int:
+    lines = tune(arguments.setting, arguments.starts)
+    write_lines(RATES, ["arm", "learning_rate", "seeds", "success"], lines)
+    print(
+        render([["arm", "best rate"], *([arm, f"{r:g}"] for arm, r in best_rates(arguments.setting).items())])
+    )
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    run(arguments.setting, arguments.starts)
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    show()
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status."""
+    return run_command(parser(), argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
