@@ -161,6 +161,7 @@ class Actor:
     def __init__(self, config: Any, device: str) -> None:
         single_rank()
         self.device = device
+        self._teacher_s = 0.0
         self.actor = SDActorRolloutRefWorker(config=config, role="actor")
         self.actor.init_model()
         self.reference = ActorRolloutRefWorker(config=config, role="ref")

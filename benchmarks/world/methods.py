@@ -13,7 +13,7 @@ import argparse
 import csv
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -39,8 +39,7 @@ METHODS = (
     *(BASELINE, "sd", "llds", "sapo", "sd_llds", "gate", "gate_llds", "advantage"),
     *("best_sibling", "info_gain", "first", "in_turns", "ema"),
 )
-TUNING_SEEDS, SEEDS = (200, 201), range(500, 508)
-GRID: tuple[float, ...] = (7e-4, 1e-3, 1.4e-3, 2e-3)
+TUNING_SEEDS, SEEDS = (200, 201, 202), range(500, 508)
 KEPT = 2
 """Rates of an arm that run on every tuning seed: the best ones on the first seed."""
 
@@ -51,22 +50,24 @@ class Setting:
 
     Attributes:
         start: folder of the warm start, among ``--starts``.
+        rates: that are tried.
         config: of every run, but for its seed and learning rate.
     """
 
     start: str
+    rates: tuple[float, ...]
     config: TrainConfig
 
 
-def _setting(start: str, group: int, questions: int) -> Setting:
-    return Setting(start, TrainConfig(steps=28, questions=questions, group=group, mini_batches=2))
+def _setting(start: str, rates: tuple[float, ...], group: int, questions: int) -> Setting:
+    return Setting(start, rates, TrainConfig(steps=28, questions=questions, group=group, mini_batches=2))
 
 
 SETTINGS = {
-    "usual_5": _setting("usual", group=5, questions=8),
-    "usual_2": _setting("usual", group=2, questions=20),
-    "three_hops_5": _setting("three_hops", group=5, questions=8),
-    "three_hops_2": _setting("three_hops", group=2, questions=20),
+    "usual_5": _setting("usual", (7e-4, 1e-3, 1.4e-3, 2e-3, 2.8e-3), group=5, questions=8),
+    "usual_2": _setting("usual", (1.4e-3, 2e-3, 2.8e-3), group=2, questions=20),
+    "three_hops_5": _setting("three_hops", (7e-4, 1e-3, 1.4e-3), group=5, questions=8),
+    "three_hops_2": _setting("three_hops", (7e-4, 1e-3, 1.4e-3), group=2, questions=20),
 }
 """40 rollouts a step and two updates, since the regularizers are zero on a step's first one."""
 
@@ -87,20 +88,27 @@ def tune(name: str, starts: Path, arms: Sequence[str] = METHODS) -> list[list[st
     """Return the mean success of arms at rates on the tuning seeds, as lines of ``methods_rates.csv``."""
     setting = SETTINGS[name]
     found: dict[tuple[str, float], list[float]] = {}
-    kept = dict.fromkeys(arms, GRID)
+    kept = dict.fromkeys(arms, setting.rates)
     for seed in TUNING_SEEDS:
-        for rate in GRID:
+        for rate in setting.rates:
             runs = [(arm, seed) for arm in arms if rate in kept[arm]]
             config = setting.config.replace(learning_rate=rate)
             rows = compare(runs, starts / name / f"{rate:g}", config, checkpoint=starts / setting.start)
             for arm, _ in runs:
                 found.setdefault((arm, rate), []).append(area([row for row in rows if row.arm == arm]))
         if seed == TUNING_SEEDS[0]:
-            kept = {arm: tuple(sorted(GRID, key=lambda rate: -found[arm, rate][0])[:KEPT]) for arm in arms}
+            kept = {
+                arm: _best(setting.rates, {rate: found[arm, rate][0] for rate in setting.rates})
+                for arm in arms
+            }
     return [
         [name, arm, f"{rate:g}", str(len(values)), f"{fmean(values):.4f}"]
         for (arm, rate), values in sorted(found.items(), key=lambda item: arms.index(item[0][0]))
     ]
+
+
+def _best(rates: Sequence[float], success: Mapping[float, float]) -> tuple[float, ...]:
+    return tuple(sorted(rates, key=lambda rate: -success[rate])[:KEPT])
 
 
 def area(rows: Sequence[EvaluationRow]) -> float:

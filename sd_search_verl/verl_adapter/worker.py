@@ -90,7 +90,7 @@ class SDTrainingWorker(TrainingWorker):
         num_trajectories, num_tokens = _sum_over_ranks([int((counts > 0).sum()), int(counts.sum())], group)
         if num_tokens == 0:  # on every rank alike, so none waits for another
             return super().train_batch(data)
-        with self.engine.train_mode(disable_auto_offload=offload_off), self._teachers_weights():
+        with self.engine.train_mode(disable_auto_offload=offload_off), self._teachers_weights(config):
             targets = self._run_teacher(batch, data, config)
             flipped = None
             if self._measure_labels or config.target == "contrast":
@@ -119,8 +119,8 @@ class SDTrainingWorker(TrainingWorker):
             self._label_metrics = label_metrics(credit.credits(), targets, flipped, batch, group)
         return output
 
-    def _teachers_weights(self) -> AbstractContextManager[None]:
-        if self._average.values is None:
+    def _teachers_weights(self, config: SDSearchConfig) -> AbstractContextManager[None]:
+        if config.teacher == "live":  # a checkpoint may hold an average all the same
             return nullcontext()
         return self._average.in_place_of(self.engine.module)
 

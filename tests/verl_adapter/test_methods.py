@@ -109,15 +109,10 @@ def test_the_moving_average_teaches_in_place_of_the_weights_and_is_in_the_checkp
     second = weights(worker)
     worker.save_checkpoint(str(tmp_path))
 
-    def expected() -> dict[str, torch.Tensor]:
-        student, teacher = (AutoModelForCausalLM.from_config(network.config) for _ in range(2))
-        student.load_state_dict(second, strict=False)
-        teacher.load_state_dict(
-            {name: 0.6 * first[name] + 0.4 * second[name] for name in first}, strict=False
-        )
-        return naive_gradients(student, rows, config, ALPHA, teacher=teacher)
-
-    theirs = expected()
+    student, teacher = (AutoModelForCausalLM.from_config(network.config) for _ in range(2))
+    student.load_state_dict(second, strict=False)
+    teacher.load_state_dict({name: 0.6 * first[name] + 0.4 * second[name] for name in first}, strict=False)
+    theirs = naive_gradients(student, rows, config, ALPHA, teacher=teacher)
     ours, _ = gradients(worker, method_batch(rows, config, ALPHA))
     assert relative_difference(ours, theirs) < 1e-5
     after = weights(worker)
@@ -128,3 +123,8 @@ def test_the_moving_average_teaches_in_place_of_the_weights_and_is_in_the_checkp
     resumed.load_checkpoint(str(tmp_path))
     again, _ = gradients(resumed, method_batch(rows, config, ALPHA))
     assert relative_difference(again, theirs) < 1e-5
+
+    # A live teacher is the policy, though the checkpoint holds an average.
+    resumed.loss_fn.config = settings()
+    live, _ = gradients(resumed, method_batch(rows, settings(), ALPHA))
+    assert relative_difference(live, naive_gradients(student, rows, settings(), ALPHA)) < 1e-5

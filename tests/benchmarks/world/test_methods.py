@@ -89,8 +89,8 @@ def test_rates_are_chosen_among_those_that_ran_on_every_tuning_seed(tmp_path: Pa
     path = tmp_path / "rates.csv"
     lines = [
         ["usual_5", "grpo", "0.0007", "1", "0.9"],
-        ["usual_5", "grpo", "0.001", "2", "0.5"],
-        ["usual_5", "grpo", "0.0014", "2", "0.4"],
+        ["usual_5", "grpo", "0.001", "3", "0.5"],
+        ["usual_5", "grpo", "0.0014", "3", "0.4"],
     ]
     methods.write_lines(path, ["arm", "learning_rate", "seeds", "success"], lines)
     assert methods.best_rates("usual_5", path) == {"grpo": 1e-3}
@@ -112,7 +112,7 @@ def test_lines_of_a_setting_replace_its_own_lines_only(tmp_path: Path) -> None:
         assert "device" in next(csv.reader(file))
 
 
-def test_tuning_runs_every_rate_on_the_first_seed_and_the_best_two_on_the_second(
+def test_tuning_runs_every_rate_on_the_first_seed_and_the_best_two_on_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[tuple[str, int, float]] = []
@@ -127,14 +127,15 @@ def test_tuning_runs_every_rate_on_the_first_seed_and_the_best_two_on_the_second
 
     monkeypatch.setattr(methods, "compare", compare)
     lines = methods.tune("usual_5", tmp_path, ("grpo", "sd"))
-    first, second = methods.TUNING_SEEDS
+    rates = sorted(methods.SETTINGS["usual_5"].rates)
+    first, *others = methods.TUNING_SEEDS
     assert {run for run in ran if run[1] == first} == {
-        (arm, first, rate) for arm in ("grpo", "sd") for rate in methods.GRID
+        (arm, first, rate) for arm in ("grpo", "sd") for rate in rates
     }
-    assert {run for run in ran if run[1] == second} == {
-        *(("grpo", second, rate) for rate in sorted(methods.GRID)[-2:]),
-        *(("sd", second, rate) for rate in sorted(methods.GRID)[:2]),
+    assert {run for run in ran if run[1] != first} == {
+        *(("grpo", seed, rate) for rate in rates[-2:] for seed in others),
+        *(("sd", seed, rate) for rate in rates[:2] for seed in others),
     }
     path = tmp_path / "rates.csv"
     methods.write_lines(path, ["arm", "learning_rate", "seeds", "success"], lines)
-    assert methods.best_rates("usual_5", path) == {"grpo": max(methods.GRID), "sd": min(methods.GRID)}
+    assert methods.best_rates("usual_5", path) == {"grpo": rates[-1], "sd": rates[0]}
