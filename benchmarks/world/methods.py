@@ -237,12 +237,16 @@ def parser() -> Parser:
             default=Path("runs/methods"),
             help="folder of the warm starts `usual` and `three_hops`, and of the runs (default: %(default)s)",
         )
+        if name == "tune":
+            command.add_argument(
+                "--arms", nargs="+", choices=METHODS, default=METHODS, metavar="ARM", help="default: all"
+            )
     add_command(commands, "show", "tables, verdicts and the figure", _show)
     return root
 
 
 def _tune(arguments: argparse.Namespace) -> int:
-    lines = tune(arguments.setting, arguments.starts)
+    lines = tune(arguments.setting, arguments.starts, arguments.arms)
     write_lines(RATES, ["arm", "learning_rate", "seeds", "success"], lines)
     print(
         render([["arm", "best rate"], *([arm, f"{r:g}"] for arm, r in best_rates(arguments.setting).items())])
