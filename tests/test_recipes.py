@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -208,6 +209,23 @@ def test_a_ray_job_brings_its_retriever(tmp_path: Path) -> None:
     mine = "http://mine:1/retrieve"
     (only,) = commands("ray_job_submit.sh", "http://h:8265", "/data", *train, folder=tmp_path, RETRIEVER=mine)
     assert only[-1] == f"search.retriever_urls=[{mine}]"
+
+
+METHODS = re.findall(r"^  \[(\w+)\]=", (REPO / "recipes" / "compare_methods.sh").read_text(), re.MULTILINE)
+
+
+def test_every_method_of_the_comparison_composes_and_is_another(tmp_path: Path) -> None:
+    calls = commands("compare_methods.sh", " ".join(METHODS), "0", "runs", "2", folder=tmp_path)
+    runs = [call for call in calls if call[:2] == ["sd-search", "local"]]
+    assert len(runs) == len(METHODS) >= 15
+    found = {}
+    for method, call in zip(METHODS, runs, strict=True):
+        overrides = [word for word in call if "=" in word]
+        found[method] = composed("--config-name=cpu_demo", *overrides)
+        assert wrong_with(found[method]) == [], method
+        assert [f.found for f in check_method(found[method]) if f.fatal] == [], method
+    for method in METHODS[1:]:
+        assert differing(found["grpo"], found[method]), method
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
