@@ -122,8 +122,9 @@ class SDSearchConfig(ConfigModel):
     tokens scales the turn's advantage, and alpha is the share of the factor that is applied; 0.5 is usual."""
     factor_bound: Annotated[float, Field(gt=0, lt=1), Unit("share")] = 0.5
     """The factor of ``use=advantage`` lies within 1 - this and 1 + this."""
-    gate: Literal["none", "sigmoid"] = "none"
-    """sigmoid weighs each scored token by sigmoid(gate_beta (log P_teacher - log P_student)) of the sampled token."""
+    gate: Literal["none", "sigmoid", "labels"] = "none"
+    """sigmoid weighs each scored token by sigmoid(gate_beta (log P_teacher - log P_student)) of the sampled token. labels
+    weighs it by the share of its credit that turns when the block's labels are inverted; one more teacher pass."""
     gate_beta: Annotated[float, Field(gt=0), Unit("1 / nats")] = 5.0
     """Slope of the gate."""
     information_gain: Annotated[float, Field(ge=0), Unit("weight")] = 0.0
@@ -168,6 +169,11 @@ class SDSearchConfig(ConfigModel):
     hindsight: HindsightConfig = HindsightConfig()
     """What the teacher sees in addition to the student's context."""
 
+    @property
+    def reads_flipped(self) -> bool:
+        """Whether the loss needs the teacher behind inverted labels."""
+        return self.target == "contrast" or self.gate == "labels"
+
     @model_validator(mode="after")
     def _combines(self, info: ValidationInfo) -> Self:
         # One entry renormalised is the constant 1: no gradient, at any alpha. The formulas may still be evaluated.
@@ -176,13 +182,19 @@ class SDSearchConfig(ConfigModel):
             raise ValueError("top_k=1 with tail=renormalize has zero loss. Fix: use tail=bucket or top_k>=2")
         if self.gate != "none" and self.target != "teacher":
             raise ValueError(
-                f"gate=sigmoid weighs by the teacher, target={self.target} has another target. Fix: use gate=none"
+                f"gate={self.gate} weighs by the teacher, target={self.target} has another target. Fix: use gate=none"
             )
         own_block = self.hindsight.content == "current_documents" or self.hindsight.own == "cut"
         if self.positions == "tool_arguments" and own_block:
             raise ValueError(
                 "positions='tool_arguments' does not go with hindsight.content=current_documents or hindsight.own=cut, "
                 "whose blocks belong to queries. Fix: use positions=query"
+            )
+        if self.reads_flipped and self.hindsight.labels != "outcome":
+            switch = "target=contrast" if self.target == "contrast" else "gate=labels"
+            raise ValueError(
+                f"{switch} compares true labels with inverted ones, hindsight.labels={self.hindsight.labels} has no true "
+                "ones. Fix: use hindsight.labels=outcome"
             )
         if self.use == "loss":
             return self

@@ -62,6 +62,16 @@ from sd_search_verl.evaluation.config import EvaluationConfig
         ),
         (
             SDSearchConfig,
+            {"gate": "labels", "hindsight": {"labels": "none"}},
+            "s.gate=labels compares true labels with inverted ones, hindsight.labels=none",
+        ),
+        (
+            SDSearchConfig,
+            {"target": "contrast", "hindsight": {"labels": "flipped"}},
+            "s.target=contrast compares true labels with inverted ones, hindsight.labels=flipped",
+        ),
+        (
+            SDSearchConfig,
             {"use": "advantage", "gate": "sigmoid"},
             "s.gate=sigmoid changes L_SD, which use=advantage",
         ),

@@ -83,6 +83,7 @@ class TeacherTargets:
         log_probs: ``[N, K]`` or ``[N, K + 1]``; None if ``logits`` are stored.
         logits: ``[N, V]``; None if ``log_probs`` are stored.
         token_log_prob: ``[N]``, log-probability of the token that follows; None if no tokens were given.
+        flipped_log_prob: ``[N]``, the same behind inverted labels; None unless ``gate=labels``.
     """
 
     entropy: Tensor
@@ -92,6 +93,7 @@ class TeacherTargets:
     log_probs: Tensor | None = None
     logits: Tensor | None = None
     token_log_prob: Tensor | None = None
+    flipped_log_prob: Tensor | None = None
 
     def tensors(self) -> list[Tensor]:
         """Return the stored tensors in the order of the attributes."""

@@ -81,15 +81,16 @@ def build_teacher_inputs(
         tokenizer: encodes the block alone: to count its tokens, and for prompts that were cut.
         encode: maps chat messages to prompt token ids, as for the student's prompts.
         seed: of the label shuffle.
-        flipped: add the rows behind inverted labels; ``target=contrast`` has them anyway.
+        flipped: add the rows behind inverted labels; where the loss needs them they are there anyway.
 
     Raises:
         UserError: ``group=other_question``, and all rollouts are of one question.
     """
     inputs = _build(rollouts, config, tokenizer, encode, seed)
-    if not flipped and config.target != "contrast":
+    if not flipped and not config.reads_flipped:
         return inputs
-    inverted = config.replace(hindsight=config.hindsight.replace(labels="flipped"))
+    hindsight = config.hindsight.replace(labels="flipped")
+    inverted = config.replace(hindsight=hindsight, target="teacher", gate="none")  # only rows are made of it
     others = _build(rollouts, inverted, tokenizer, encode, seed)
     return [replace(item, flipped=other.rows) for item, other in zip(inputs, others, strict=True)]
 

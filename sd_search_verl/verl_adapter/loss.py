@@ -146,10 +146,12 @@ class SDSearchLoss:
             stats=stats,
         )
         assert targets.token_log_prob is not None
-        credit = targets.token_log_prob - stats.token_log_prob
+        credit, labelled = targets.token_log_prob - stats.token_log_prob, None
+        if targets.flipped_log_prob is not None:
+            labelled = (targets.token_log_prob - targets.flipped_log_prob) / 2
         columns = {
             "divergence": values,
-            "weight": gated(weights, credit, self.config),
+            "weight": gated(weights, credit, self.config, labelled),
             "credit": credit,
             "teacher_entropy": targets.entropy,
             "student_entropy": stats.entropy,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ class SDTrainingWorker(TrainingWorker):
         with self.engine.train_mode(disable_auto_offload=offload_off), self._teachers_weights(config):
             targets = self._run_teacher(batch, data, config)
             flipped = None
-            if self._measure_labels or config.target == "contrast":
+            if self._measure_labels or config.reads_flipped:
                 flipped = self._run_teacher(TeacherMiniBatch.read(data, FLIPPED), data, config)
         batch.attach_slots(data)
         tu.assign_non_tensor(data, distillation_use_topk=True)
@@ -103,6 +104,8 @@ class SDTrainingWorker(TrainingWorker):
         credit = CreditRecord(int(counts.sum()), get_device_id()) if recorded else None
         if config.target == "contrast" and flipped is not None:
             targets = contrast(targets, flipped)
+        if config.gate == "labels" and flipped is not None:
+            targets = replace(targets, flipped_log_prob=flipped.token_log_prob)
         policy_weight = tu.get(data, POLICY_WEIGHT, default=1.0)
         teacher = TeacherBatch(targets, alpha, num_trajectories, num_tokens, credit, policy_weight)
         if self._measure:

@@ -103,8 +103,6 @@ def train(
                     taught = teacher_pass(model, read, width)
                     flipped = teacher_pass(model, [replace(i, rows=i.flipped) for i in read], width)
             used = None if taught is None else retarget(taught, read, tokenizer, world)
-            if used is not None and flipped is not None:
-                used = used - flipped  # contrast: what the labels say, nothing that is copied
             one = mini_batch(
                 model,
                 batch[part],
@@ -112,6 +110,7 @@ def train(
                 advantages[tokens],
                 None if old is None else old[tokens],
                 used,
+                flipped,
                 alpha,
                 method,
                 config,
@@ -132,6 +131,7 @@ def mini_batch(
     advantages: Tensor,
     old: Tensor | None,
     teacher_logits: Tensor | None,
+    flipped_logits: Tensor | None,
     alpha: float,
     method: SDSearchConfig,
     config: TrainConfig,
@@ -142,6 +142,7 @@ def mini_batch(
         advantages: ``[N]`` at the policy tokens.
         old: ``[N]`` log-probs before the first update; None in the first.
         teacher_logits: ``[M, V]``; None where alpha is 0.
+        flipped_logits: ``[M, V]`` behind inverted labels; None where the loss needs none.
     """
     logits = forward(model, token_rows(batch))
     student_logits = at_query_tokens(logits, inputs)
@@ -152,7 +153,7 @@ def mini_batch(
         advantages = advantages * factors
     grpo = grpo_loss(log_probs, old, advantages, config)
     policy = grpo + regularizer(log_probs, old, advantages, batch, method)
-    sd = distillation_loss(student_logits, teacher_logits, inputs, method)
+    sd = distillation_loss(student_logits, teacher_logits, inputs, method, flipped_logits)
     return MiniBatch(grpo, policy, sd, student_logits.detach())
 
 
@@ -246,6 +247,7 @@ def distillation_loss(
     teacher_logits: Tensor | None,
     inputs: Sequence[TeacherInputs],
     method: SDSearchConfig,
+    flipped_logits: Tensor | None = None,
 ) -> Tensor:
     """Return L_SD: the mean over a trajectory's query tokens, then over trajectories with any; 0 without a teacher."""
     if teacher_logits is None:
@@ -253,10 +255,12 @@ def distillation_loss(
     top_k = method.top_k
     if method.target == "uniform":
         teacher_logits, top_k = torch.zeros_like(teacher_logits), None
-    elif method.target == "contrast":
-        teacher_logits = student_logits.detach() + teacher_logits
+    elif method.target == "contrast" and flipped_logits is not None:
+        teacher_logits = student_logits.detach() + teacher_logits - flipped_logits
     values = divergence(student_logits, teacher_logits, method.divergence, top_k, method.support, method.tail)
     counts = torch.tensor([sum(len(row.student_positions) for row in item.rows) for item in inputs])
     weights = token_weights(counts, torch.tensor([item.weight for item in inputs]))
-    weights = gated(weights, credit(student_logits, teacher_logits, inputs), method)
+    gap = credit(student_logits, teacher_logits, inputs)
+    labelled = None if flipped_logits is None else (gap - credit(student_logits, flipped_logits, inputs)) / 2
+    weights = gated(weights, gap, method, labelled)
     return sd_loss(values, weights, int((counts > 0).sum()))

@@ -76,6 +76,13 @@ def test_the_gate_is_a_half_where_teacher_and_student_agree_and_has_no_gradient(
     assert gated(weights, credit, SDSearchConfig()) is weights
 
 
+def test_the_gate_of_labels_is_open_where_all_credit_turns_with_them_and_closed_where_none_does() -> None:
+    config = SDSearchConfig(gate="labels")
+    credit, labelled = torch.tensor([0.8, 0.8, 0.0, 1.0]), torch.tensor([0.8, 0.0, 0.0, -0.5])
+    found = gated(torch.full((4,), 2.0), credit, config, labelled)
+    assert found.tolist() == pytest.approx([2.0, 0.0, 0.0, 2 * 0.5 / (0.5 + 1.5)])
+
+
 def test_factors_are_those_of_a_loop_bounded_and_keep_every_sign() -> None:
     gaps, advantages = 3 * draw(3, 5, seed=2), draw(3, 5, seed=3)
     scored = MASK & (draw(3, 5, seed=4) > 0)

@@ -24,6 +24,7 @@ CASES: dict[str, tuple[float, dict[str, Any]]] = {
     "llds_response": (0.0, {"regularizer": "llds_response", "regularizer_coef": 0.5}),
     "sapo": (0.0, {"regularizer": "sapo"}),
     "gate": (ALPHA, {"gate": "sigmoid", "gate_beta": 3.0}),
+    "gate of labels": (ALPHA, {"gate": "labels"}),
     "advantage": (0.9, {"use": "advantage"}),
     "information gain": (0.0, {"information_gain": 30.0}),
     "best sibling": (ALPHA, {"hindsight": {"group": "best_sibling"}}),
@@ -150,10 +151,13 @@ def naive_teacher(
     ids = row.rollout.prompt.token_ids + row.rollout.response_ids
     student = network(torch.tensor([ids])).logits[0]
     terms, gaps = [], {}
-    for r in item.rows:
+    for number, r in enumerate(item.rows):
         with torch.no_grad():
             taught = teacher(torch.tensor([r.input_ids])).logits[0]
-        for s, t in zip(r.student_positions, r.teacher_positions, strict=True):
+            if config.gate == "labels":
+                inverted = item.flipped[number]
+                other = teacher(torch.tensor([inverted.input_ids])).logits[0][inverted.teacher_positions]
+        for place, (s, t) in enumerate(zip(r.student_positions, r.teacher_positions, strict=True)):
             token = ids[s + 1]
             gap = float(taught[t].log_softmax(-1)[token] - student[s].detach().log_softmax(-1)[token])
             gaps[s + 1 - len(row.rollout.prompt.token_ids)] = gap
@@ -161,6 +165,9 @@ def naive_teacher(
                 student[s], taught[t], config.divergence, config.top_k, config.support, config.tail
             )
             gate = 1 / (1 + math.exp(-config.gate_beta * gap)) if config.gate == "sigmoid" else 1.0
+            if config.gate == "labels":
+                turned = taught[t].log_softmax(-1)[token] - other[place].log_softmax(-1)[token]
+                gate = abs(float(turned)) / (abs(float(turned)) + abs(2 * gap - float(turned)))
             terms.append(value * gate)
     return terms, gaps
 

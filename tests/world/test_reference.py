@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -145,6 +146,8 @@ def test_the_worker_computes_the_references_losses_and_gradients(
     ("changes", "alpha"),
     [
         ({"gate": "sigmoid"}, ALPHA),
+        ({"gate": "labels"}, ALPHA),
+        ({"target": "contrast"}, ALPHA),
         ({"regularizer": "llds"}, 0.0),
         ({"regularizer": "sapo", "gate": "sigmoid"}, ALPHA),
         ({"regularizer": "llds_response", "information_gain": 0.3}, 0.0),
@@ -168,14 +171,18 @@ def test_the_worker_computes_the_references_gradients_of_other_methods(
             partial(reference.forward, model), TOKENIZER, batch, method, seed=1
         )
         assert any(item.rows for item in gain)
-    taught = (
-        reference.teacher_pass(model, inputs, max(map(len, reference.token_rows(batch)))) if alpha else None
-    )
+    taught = flipped = None
+    if alpha:
+        width = max(map(len, reference.token_rows(batch)))
+        taught = reference.teacher_pass(model, inputs, width)
+        flipped = reference.teacher_pass(model, [replace(item, rows=item.flipped) for item in inputs], width)
     mask = family.policy_mask(batch)
     old = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in old_log_probs], batch_first=True)[
         mask
     ]
-    losses = reference.mini_batch(model, batch, inputs, at_tokens, old, taught, alpha, method, CONFIG)
+    losses = reference.mini_batch(
+        model, batch, inputs, at_tokens, old, taught, flipped, alpha, method, CONFIG
+    )
     (losses.policy + alpha * losses.sd if method.use == "loss" else losses.policy).backward()
     expected = {name: parameter.grad for name, parameter in model.named_parameters()}
 
