@@ -76,9 +76,14 @@ class Engine:
     async def generate(
         self, context: list[int], max_tokens: int, protocol: Protocol, seed: int
     ) -> Generation:
-        """Generate one turn; with ``seed`` a sampled turn does not depend on the rest of the batch."""
+        """Generate one turn; with ``seed`` a sampled turn does not depend on the rest of the batch.
+
+        Raises:
+            UserError: the engine's processes ended, or did not answer within vLLM's own limit.
+        """
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
+        from vllm.v1.engine.exceptions import EngineDeadError
 
         parameters = SamplingParams(
             temperature=self._config.temperature,
@@ -89,8 +94,14 @@ class Engine:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         prompt: Any = {"prompt_token_ids": context}
-        async for output in self._llm.generate(prompt, parameters, request_id=str(next(self._numbers))):
-            last = output
+        try:
+            async for output in self._llm.generate(prompt, parameters, request_id=str(next(self._numbers))):
+                last = output
+        except EngineDeadError as error:
+            raise UserError(
+                "vLLM's engine ended or did not answer (out of memory, or a machine busy with something else?); its "
+                "messages are above. Finished rollouts are kept. Fix: repeat the command, which goes on with the rest"
+            ) from error
         return Generation(list(last.outputs[0].token_ids), None)
 
     def close(self) -> None:

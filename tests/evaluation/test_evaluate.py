@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from sd_search_verl.cli import main
@@ -93,6 +94,32 @@ def test_evaluate_and_start_again(
     # Another protocol in the same folder would mix two evaluations.
     assert main([*arguments(world, retriever, out), "--set", "search.max_turns=2"]) == 1
     assert "holds an evaluation with another protocol_hash, config" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_an_engine_that_ends_is_one_line_and_the_same_command_goes_on(
+    world: Path, retriever: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    line = [sys.executable, "-m", "sd_search_verl.cli", *arguments(world, retriever, out)]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        deadline = time.monotonic() + 200
+        while not any(out.glob("trajectories.jsonl")) or not (out / "trajectories.jsonl").read_text():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        children = psutil.Process(process.pid).children(recursive=True)
+        next(child for child in children if "EngineCore" in child.name()).kill()
+        shown, _ = process.communicate(timeout=100)
+    kept = (out / "trajectories.jsonl").read_text()
+    assert process.returncode == 1
+    assert shown.rstrip().splitlines()[-1].startswith("sd-search: vLLM's engine ended"), shown[-2000:]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    whole = (out / "trajectories.jsonl").read_text()
+    assert whole.startswith(kept)
+    assert len(whole.splitlines()) == 48
 
 
 def test_a_silent_retriever_is_noticed_before_the_model_is_loaded(
