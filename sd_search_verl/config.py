@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, model_validator
+from pydantic import Field, StringConstraints, ValidationInfo, model_validator
 
 from sd_search_verl.config_base import (
     A_RUN,
@@ -17,6 +17,7 @@ from sd_search_verl.config_base import (
     ConfigError,
     ConfigModel,
     Count,
+    RangeAroundOne,
     Seed,
     Share,
     Tokens,
@@ -123,8 +124,8 @@ class SDSearchConfig(ConfigModel):
     factor_bound: Annotated[float, Field(gt=0, lt=1), Unit("share")] = 0.5
     """The factor of ``use=advantage`` lies within 1 - this and 1 + this."""
     gate: Literal["none", "sigmoid", "labels"] = "none"
-    """sigmoid weighs each scored token by sigmoid(gate_beta (log P_teacher - log P_student)) of the sampled token. labels
-    weighs it by the share of its credit that turns when the block's labels are inverted; one more teacher pass."""
+    """Factor of a scored token. sigmoid: of gate_beta (log P_teacher - log P_student) of the sampled token. labels: the
+    share of this credit that turns when the block's labels are inverted; one more teacher pass."""
     gate_beta: Annotated[float, Field(gt=0), Unit("1 / nats")] = 5.0
     """Slope of the gate."""
     information_gain: Annotated[float, Field(ge=0), Unit("weight")] = 0.0
@@ -192,10 +193,8 @@ class SDSearchConfig(ConfigModel):
             )
         if self.reads_flipped and self.hindsight.labels != "outcome":
             switch = "target=contrast" if self.target == "contrast" else "gate=labels"
-            raise ValueError(
-                f"{switch} compares true labels with inverted ones, hindsight.labels={self.hindsight.labels} has no true "
-                "ones. Fix: use hindsight.labels=outcome"
-            )
+            has = f"hindsight.labels={self.hindsight.labels} has no true ones. Fix: use hindsight.labels=outcome"
+            raise ValueError(f"{switch} compares true labels with inverted ones, {has}")
         if self.use == "loss":
             return self
         for name, usable in {"gate": "none", "target": "teacher", "weighting": "uniform"}.items():
@@ -263,15 +262,6 @@ class SearchConfig(ConfigModel):
     engine's own random state, which is faster on GPUs and starts anew when a run is resumed."""
 
 
-def _around_one(ends: list[float]) -> list[float]:
-    if len(ends) != 2 or not 0 <= ends[0] < 1 < ends[1]:
-        raise ValueError("must be [low, high] with 0 <= low < 1 < high")
-    return ends
-
-
-Range = Annotated[list[float], AfterValidator(_around_one)]
-
-
 class HealthConfig(ConfigModel):
     """When a run is unhealthy. Warnings do not stop it. Every level is a mean over ``window`` steps; null = no alarm.
 
@@ -286,9 +276,9 @@ class HealthConfig(ConfigModel):
     """The policy has stopped to search."""
     max_searches_change: Annotated[Annotated[float, Field(gt=1)] | None, Unit("ratio")] = 3.0
     """Searches per rollout above the first window's, times this."""
-    response_length_range: Annotated[Range | None, Unit("ratio")] = Field(default=[0.3, 3.0])
+    response_length_range: Annotated[RangeAroundOne | None, Unit("ratio")] = Field(default=[0.3, 3.0])
     """Mean response length relative to the first window's: shorter or longer is an alarm."""
-    entropy_range: Annotated[Range | None, Unit("ratio")] = Field(default=[0.1, 3.0])
+    entropy_range: Annotated[RangeAroundOne | None, Unit("ratio")] = Field(default=[0.1, 3.0])
     """The policy's entropy relative to the first window's."""
     max_reward_drop: Annotated[Share | None, Unit("share")] = 0.5
     """Share of the best window's reward that is lost."""

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from enum import Enum
 from typing import Annotated, Any, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -34,10 +34,17 @@ class Affects(Enum):
     OPERATION = "addresses, time limits and devices, on which no answer depends; may change on a restart"
 
 
+def _around_one(ends: list[float]) -> list[float]:
+    if len(ends) != 2 or not 0 <= ends[0] < 1 < ends[1]:
+        raise ValueError("must be [low, high] with 0 <= low < 1 < high")
+    return ends
+
+
 Count = Annotated[int, Field(ge=1)]
 Tokens = Annotated[int, Field(ge=1), Unit("tokens")]
 Seed = Annotated[int, Field(ge=0), Unit("seed")]
 Share = Annotated[float, Field(ge=0, le=1), Unit("share")]
+RangeAroundOne = Annotated[list[float], AfterValidator(_around_one)]
 
 
 A_RUN = "a run"

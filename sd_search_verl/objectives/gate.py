@@ -5,8 +5,8 @@
 
 ``sigmoid`` is SDAR's (arXiv 2605.15155, beta 5): distil where the teacher likes the token better than the student does.
 Checked in the authors' code, where g weighs log P_student - log P_teacher; here it weighs the divergence of the whole
-distributions. ``labels`` distils where the teacher reads the labels: s is the part of the credit c that turns when every
-label is inverted, c - s the part that stays, which is copying; 1 - g is the copy share of one token.
+distributions. ``labels`` distils where the teacher reads the labels: s is the part of the credit c that turns when all
+labels are inverted, c - s the part that stays, which is copying; 1 - g is the copy share of one token.
 """
 
 from __future__ import annotations
