@@ -8,6 +8,7 @@ import importlib
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -94,11 +95,7 @@ def check_keys(config: DictConfig) -> Iterator[Finding]:
 
     Plain values at the top, such as ``seed``, are the user's own variables.
     """
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_module
-
-    with initialize_config_module("verl.trainer.config", version_base=None):
-        stock = hydra_compose("ppo_trainer", overrides=["+sd_search=default"])
+    stock = _stock()
     sections = [str(name) for name in config if isinstance(config._get_node(name), DictConfig)]
     unknown = [*_unknown(OmegaConf.masked_copy(config, sections), stock)]
     for path, known in unknown:
@@ -107,6 +104,16 @@ def check_keys(config: DictConfig) -> Iterator[Finding]:
         yield UNKNOWN_KEY.finding(path=path, hint=hint)
     if not unknown:
         yield Finding("config keys", True, "all known")
+
+
+@cache
+def _stock() -> DictConfig:
+    """Return verl's config with our sections, which nobody may change."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_module
+
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        return hydra_compose("ppo_trainer", overrides=["+sd_search=default"])
 
 
 def _unknown(config: DictConfig, stock: DictConfig, prefix: str = "") -> Iterator[tuple[str, set[str]]]:
