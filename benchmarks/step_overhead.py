@@ -13,11 +13,13 @@ import json
 import os
 import platform
 import statistics
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.table import append_rows
+from sd_search_verl.command_line import Parser, run_command
 from sd_search_verl.launch.local import LocalRun, run_local
 
 HERE = Path(__file__).resolve().parent
@@ -35,10 +37,12 @@ FIELDS = [
 ]
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run, measure, print, append."""
-    arguments = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    arguments = Parser(
+        prog="python -m benchmarks.step_overhead",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     arguments.add_argument(
         "--inputs", type=Path, required=True, help="folder with corpus.jsonl, *.parquet and model/"
@@ -51,8 +55,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         default=f"CPU, {os.cpu_count()} cores, {platform.machine()}",
         help="name of this machine in the table (default: %(default)s)",
     )
-    options = arguments.parse_args(argv)
+    arguments.set_defaults(action=_measure)
+    return run_command(arguments, argv)
 
+
+def _measure(options: argparse.Namespace) -> int:
+    """Run, measure, print, append."""
     os.environ["VERL_USE_EXTERNAL_MODULES"] = "benchmarks.alternate_alpha"
     os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
     with tempfile.TemporaryDirectory() as folder:
@@ -62,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     row = {"device": options.device, "config": job.config, **compare(steps[SKIP:])}
     print(json.dumps(row, indent=2))
     append_rows(HERE / "step_overhead.csv", [row], FIELDS)
+    return 0
 
 
 def compare(steps: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -91,4 +100,4 @@ def _actor(step: dict[str, float]) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

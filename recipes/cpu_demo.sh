@@ -7,6 +7,14 @@ here=$(cd "$(dirname "$0")/.." && pwd)
 run=${1:-$here/runs/demo}
 protocol=${PROTOCOL:-search_r1}
 shift $(($# > 0 ? 1 : 0))
+if [[ $run =~ ^[+~]*[a-z0-9_.]+= ]]; then
+  echo "RUN_DIR is missing: $run is an override. Fix: give RUN_DIR before it, or write ./$run for a folder of that name" >&2
+  exit 2
+fi
+if [ -e "$run" ] && [ ! -d "$run/world" ] && [ -n "$(ls -A "$run")" ]; then
+  echo "RUN_DIR $run exists and is no run of this recipe, so it is not replaced. Fix: give another RUN_DIR" >&2
+  exit 2
+fi
 
 rm -rf "$run"
 mkdir -p "$run"

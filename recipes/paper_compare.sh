@@ -9,7 +9,10 @@ seeds=${3:-0 1 2 3 4}
 shift $(($# > 3 ? 3 : $#))
 
 questions=()
-for file in "$data"/eval/*.parquet; do questions+=(--questions "$file"); done
+for file in "$data"/eval/*.parquet; do
+  [ -e "$file" ] || { echo "$file: no question set is there. Fix: recipes/paper_data.sh $data" >&2; exit 2; }
+  questions+=(--questions "$file")
+done
 for seed in $seeds; do
   for arm in grpo sd_search; do
     run=$runs/$arm-seed$seed

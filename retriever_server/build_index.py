@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (RetrieverError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:
-        print(f"error: {explain(error)}", file=sys.stderr)
+        print(f"error: {explain(error, values['index'])}", file=sys.stderr)
     else:
         return 0
     return 1

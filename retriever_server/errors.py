@@ -11,6 +11,9 @@ _FIXES = {
     errno.EROFS: "give one on a disk that can be written",
     errno.EISDIR: "it is a folder; give a file",
     errno.ENOTDIR: "a part of it is a file; give a folder",
+    errno.ENAMETOOLONG: "give a shorter one",
+    errno.ELOOP: "it is a link to itself; give another path",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f), or give a path on another disk",
     errno.EEXIST: "it is a file; give a folder",
     errno.ENOSPC: "free some space, or give a path on another disk, and repeat the command",
     errno.EDQUOT: "free some of the quota, or give a path on another disk, and repeat the command",
@@ -29,5 +32,7 @@ def explain(error: OSError, where: str = "") -> str:
     """
     reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
     path = error.filename if error.filename is not None else where
+    if error.filename2 is not None:  # of a copy or a new name
+        path = f"{path} to {error.filename2}"
     fix = _FIXES.get(error.errno or 0)
     return f"{path}: {reason}".removeprefix(": ") + (f". Fix: {fix}" if fix else "")

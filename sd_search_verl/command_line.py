@@ -60,8 +60,13 @@ def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None = No
         if arguments.traceback:
             raise
         message = explain(error, _paths(arguments)) if isinstance(error, OSError) else str(error)
-        print(f"{parser.prog}: {message}", file=sys.stderr)
-        return 1
+    except Exception as error:
+        if arguments.traceback or not (number := re.search(r"\(os error (\d+)\)", str(error))):
+            raise
+        # Libraries in Rust, such as safetensors and tokenizers, have classes of their own for the system's errors.
+        message = explain(OSError(int(number[1]), os.strerror(int(number[1]))), _paths(arguments))
+    print(f"{parser.prog}: {message}", file=sys.stderr)
+    return 1
 
 
 def _paths(arguments: argparse.Namespace) -> str:

@@ -17,7 +17,7 @@ def read_json(path: Path) -> Any:
     Raises:
         UserError: not JSON, or not UTF-8. OSError: it cannot be opened.
     """
-    with _reading(path, "JSON"):
+    with reading(path, "JSON"):
         return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -29,7 +29,7 @@ def read_yaml(path: Path) -> Any:
     """
     from omegaconf import OmegaConf
 
-    with _reading(path, "YAML"):
+    with reading(path, "YAML"):
         return OmegaConf.load(path)
 
 
@@ -41,7 +41,7 @@ def count_parquet_rows(path: Path) -> int:
     """
     import pyarrow.parquet as pq
 
-    with _reading(path, "parquet"):
+    with reading(path, "parquet"):
         return int(pq.ParquetFile(path).metadata.num_rows)
 
 
@@ -52,18 +52,31 @@ def read_parquet(path: Path) -> Iterator[dict[str, Any]]:
     """
     import pyarrow.parquet as pq
 
-    with _reading(path, "parquet"):
+    with reading(path, "parquet"):
         batches = pq.ParquetFile(path).iter_batches(batch_size=1024)
     while True:
-        with _reading(path, "parquet"):
+        with reading(path, "parquet"):
             batch = next(batches, None)
         if batch is None:
             return
         yield from batch.to_pylist()
 
 
+def check_writable(path: Path) -> None:
+    """Check that a file can be written, before the work whose result it gets; its content stays.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    there = path.exists()
+    path.open("a").close()
+    if not there:
+        path.unlink()
+
+
 @contextmanager
-def _reading(path: Path, kind: str) -> Iterator[None]:
+def reading(path: Path, kind: str) -> Iterator[None]:
     """Name the file in the errors of its library, which do not; errors of the system name it themselves."""
     from yaml import YAMLError
 

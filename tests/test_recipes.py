@@ -228,6 +228,43 @@ def test_every_method_of_the_comparison_composes_and_is_another(tmp_path: Path) 
         assert differing(found["grpo"], found[method]), method
 
 
+REFUSED = [
+    ("cpu_demo.sh", ["sd_search.alpha=0"], "RUN_DIR is missing: sd_search.alpha=0 is an override"),
+    ("cpu_demo.sh", ["+sd_search.alpha=0"], "RUN_DIR is missing"),
+    ("cpu_demo.sh", ["precious"], "precious exists and is no run of this recipe"),
+    ("cpu_demo.sh", ["file"], "file exists and is no run of this recipe"),
+    ("cpu_wiki18_mini.sh", ["data", "precious"], "precious exists and is no run of this recipe"),
+    ("cpu_wiki18_mini.sh", ["nowhere"], "nowhere/wiki18-mini/corpus.jsonl is missing. Fix: python -m"),
+    ("cpu_smollm2.sh", ["nowhere", "precious"], "precious exists and is no run of this recipe"),
+    ("cpu_smollm2.sh", ["nowhere", "new"], "nowhere/corpus.jsonl is missing. Fix: python -m"),
+    (
+        "paper_sd_search.sh",
+        ["data", "sd_search.alpha=0"],
+        "RUN_DIR is missing: sd_search.alpha=0 is an override",
+    ),
+    ("paper_grpo.sh", ["data", "+trainer.x=0"], "RUN_DIR is missing"),
+    ("search_r1.sh", ["data", "seed=1"], "RUN_DIR is missing: seed=1 is an override"),
+    ("paper_async.sh", ["data", "seed=1", "colocate"], "RUN_DIR is missing: seed=1 is an override"),
+    ("paper_compare.sh", ["nowhere", "runs"], "no question set is there. Fix: recipes/paper_data.sh nowhere"),
+    ("paper_ablations.sh", ["data", "runs", "nothing"], "is no ablation"),
+    ("compare_methods.sh", ["nothing", "0"], "no method nothing"),
+]
+
+
+@pytest.mark.parametrize(("recipe", "arguments", "says"), REFUSED)
+def test_wrong_arguments_of_a_recipe_are_named_before_anything_is_done(
+    recipe: str, arguments: list[str], says: str, tmp_path: Path
+) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis").touch()
+    (tmp_path / "file").touch()
+    with pytest.raises(AssertionError) as caught:
+        commands(recipe, *arguments, folder=tmp_path)
+    assert says in str(caught.value)
+    assert (tmp_path / "calls").read_text() == ""
+    assert (tmp_path / "precious" / "thesis").exists()
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_without_arguments_says_how_it_is_used(recipe: str, tmp_path: Path) -> None:
     text = (REPO / "recipes" / recipe).read_text()

@@ -7,15 +7,21 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support import identity_server
+from support.faults import Command, complaint, files_no_larger_than, without_privileges, write_lines
 
+from benchmarks import step_overhead, wiki18_mini, wiki18_mini_data
+from benchmarks.world import __main__ as world_benchmark
+from benchmarks.world.compare import COLUMNS
 from retriever_server import __main__ as server
 from retriever_server import build_index
 from sd_search_verl import cli, protocol
 from sd_search_verl.data.verl_rows import verl_row, write_parquet
+from sd_search_verl.rollout.retriever_check import check_retriever
+from sd_search_verl.world.config import CHECKPOINT
 
 REPO = Path(__file__).resolve().parents[1]
 QUESTIONS = [{"question": f"who is {i}?", "golden_answers": [f"{i}"]} for i in range(3)]
@@ -23,27 +29,22 @@ PASSAGES = [{"id": str(i), "contents": f'"title {i}"\ntext {i}'} for i in range(
 TITLED = [{"doc_id": str(i), "title": f"title {i}", "text": f"text {i}"} for i in range(3)]
 
 
-def lines(path: Path, rows: list[dict]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of good inputs, which no test changes."""
     folder = tmp_path_factory.mktemp("good")
-    lines(folder / "questions.jsonl", QUESTIONS)
-    lines(folder / "corpus.jsonl", PASSAGES)
-    lines(folder / "titled.jsonl", TITLED)
+    write_lines(folder / "questions.jsonl", QUESTIONS)
+    write_lines(folder / "corpus.jsonl", PASSAGES)
+    write_lines(folder / "titled.jsonl", TITLED)
     form = protocol.get("search_r1")
     rows = [verl_row("s", "own", i, str(i), f"who is {i}?", ["a"], form) for i in range(3)]
     write_parquet(folder / "questions.parquet", rows)
     assert (
         cli.main(["data", "own", "s", str(folder / "questions.jsonl"), "--out", str(folder / "built")]) == 0
     )
-    run = folder / "run"
+    run = folder / "trained"
     run.mkdir()
-    lines(run / "metrics.jsonl", [{"step": 1, "critic/score/mean": 0.5}])
+    write_lines(run / "metrics.jsonl", [{"step": 1, "critic/score/mean": 0.5}])
     evaluation = folder / "evaluation"
     evaluation.mkdir()
     scores = {"em": 1.0, "f1": 1.0, "cover_em": 1.0}
@@ -56,17 +57,36 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "answer": "a",
         "golden_answers": ["a"],
     }
-    lines(evaluation / "trajectories.jsonl", [row])
+    write_lines(evaluation / "trajectories.jsonl", [row])
     seeds = {metric: {"values": {"0": 1.0}} for metric in scores}
     results = {"protocol_hash": "x", "questions": "y", "sets": {}, "seeds": seeds}
     (evaluation / "results.json").write_text(json.dumps(results))
+    traces = [
+        {"question": f"who is {i}?", "response": f"<search> {i} </search>", "golden_answers": ["a"]}
+        for i in range(3)
+    ]
+    write_lines(folder / "traces.jsonl", traces)
+    (folder / "source" / "nq").mkdir(parents=True)
+    write_lines(
+        folder / "source" / "nq" / "train.jsonl", [{"id": str(i), **row} for i, row in enumerate(QUESTIONS)]
+    )
+    (folder / "inputs").mkdir()  # the parts that `local` looks for
+    for part in ("corpus.jsonl", "train.parquet", "val.parquet", "model"):
+        (folder / "inputs" / part).touch()
+    (folder / "wiki").mkdir()
+    shutil.copy(folder / "questions.jsonl", folder / "wiki" / "questions_nq.jsonl")
+    (folder / "rows.csv").write_text(",".join(COLUMNS) + "\n")
+    shutil.copytree(run, folder / "sd-seed0")
+    (folder / "sd-seed0" / "world").mkdir()
+    (folder / "sd-seed0" / "world" / "oracle.json").write_text('{"relations": {}}')
     return folder
 
 
 SD = cli.main
+ANYWHERE = "http://127.0.0.1:9"
 
 # FILE stands for an input file, DIR for a folder of inputs, OUT for a folder and NEW for a file to write.
-READ: dict[str, tuple[Callable[[list[str]], int], str, str]] = {
+READ: dict[str, tuple[Command, str, str]] = {
     "data own": (SD, "data own s FILE --out NEW", "questions.jsonl"),
     "data own parquet": (SD, "data own s FILE --out NEW", "questions.parquet"),
     "data verify": (SD, "data verify DIR", "built/manifest.json"),
@@ -76,7 +96,7 @@ READ: dict[str, tuple[Callable[[list[str]], int], str, str]] = {
     "score": (SD, "score FILE --answer question --golden golden_answers", "questions.jsonl"),
     "compare": (SD, "compare DIR DIR", "evaluation/results.json"),
     "compare trajectories": (SD, "compare DIR DIR", "evaluation/trajectories.jsonl"),
-    "report": (SD, "report DIR", "run/metrics.jsonl"),
+    "report": (SD, "report DIR", "trained/metrics.jsonl"),
     "evaluate questions": (SD, "evaluate --model /nowhere --questions FILE --out NEW", "questions.jsonl"),
     "evaluate parquet": (SD, "evaluate --model /nowhere --questions FILE --out NEW", "questions.parquet"),
     "evaluate training": (
@@ -84,6 +104,14 @@ READ: dict[str, tuple[Callable[[list[str]], int], str, str]] = {
         "evaluate --model /nowhere --training FILE --questions questions.jsonl --out NEW",
         "built/manifest.json",
     ),
+    "data build": (SD, "data build --source UP --out NEW --train nq --evaluation", "source/nq/train.jsonl"),
+    "ask training": (SD, "ask who --model MODEL --training FILE", "built/manifest.json"),
+    "probe traces": (SD, "probe MODEL --traces FILE", "traces.jsonl"),
+    "probe questions": (SD, f"probe MODEL --questions FILE --retriever {ANYWHERE}", "questions.jsonl"),
+    "lessons": (SD, "lessons MODEL NEW --traces FILE", "traces.jsonl"),
+    "wiki18_mini": (wiki18_mini.main, "DIR MODEL --out NEW", "wiki/questions_nq.jsonl"),
+    "world from-runs": (world_benchmark.main, "from-runs UP", "sd-seed0/world/oracle.json"),
+    "world plot": (world_benchmark.main, "plot FILE --out NEW", "rows.csv"),
     "build_index": (build_index.main, "--backend bm25s --corpus FILE --index NEW", "corpus.jsonl"),
     "server index": (server.main, "--backend bm25s --port 0 --index DIR", "built/manifest.json"),
 }
@@ -114,19 +142,17 @@ def empty(path: Path) -> None:
 FAULTS = {fault.__name__: fault for fault in (without, folder_in_its_place, not_utf8, cut_short, empty)}
 
 
-def complaint(
-    command: Callable[[list[str]], int], arguments: list[str], capsys: pytest.CaptureFixture
-) -> str:
-    """Run a command that must fail; return what it says."""
-    capsys.readouterr()
-    try:
-        status = command(arguments)
-    except SystemExit as end:  # argparse's own
-        status = 2 if end.code else 0
-    shown = capsys.readouterr()
-    assert status in (1, 2), shown
-    assert "Traceback" not in shown.err
-    return shown.err
+def read_arguments(inputs: Path, line: str, bad: str) -> list[str]:
+    path = inputs / bad
+    values = {
+        "FILE": path,
+        "DIR": path.parent,
+        "UP": path.parents[1],
+        "NEW": inputs.with_name("new"),
+        "MODEL": CHECKPOINT,
+        "questions.jsonl": inputs / "questions.jsonl",
+    }
+    return [str(values.get(part, part)) for part in line.split()]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -138,9 +164,7 @@ def test_a_bad_input_is_named(
     inputs = shutil.copytree(good, tmp_path / "in")
     path = inputs / bad
     FAULTS[fault](path)
-    values = {"FILE": path, "DIR": path.parent, "NEW": tmp_path / "new"}
-    arguments = [str(values.get(part, part)) for part in line.split()]
-    arguments = [str(inputs / part) if part == "questions.jsonl" else part for part in arguments]
+    arguments = read_arguments(inputs, line, bad)
     tolerated = {  # a report of whole lines; what was cut is data that nobody can miss, or said to be incomplete
         ("score", "cut_short"): 1,
         ("compare trajectories", "without"): 1,
@@ -153,24 +177,34 @@ def test_a_bad_input_is_named(
         assert SD(arguments) == 1  # the checksum tells
         return
     if (name, fault) in tolerated or (name == "evaluate training" and fault == "empty"):
-        with_fault = complaint(command, arguments, capsys)
+        with_fault = complaint(command, arguments)
         assert with_fault
         return
-    said = complaint(command, arguments, capsys)
+    said = complaint(command, arguments)
     assert str(path) in said or str(path.parent) in said, said
 
 
-FOLDER_OUT: dict[str, tuple[Callable[[list[str]], int], str]] = {
+FOLDER_OUT: dict[str, tuple[Command, str]] = {
     "data own": (SD, "data own s questions.jsonl --out OUT"),
     "corpus convert": (SD, "corpus convert titled.jsonl --out OUT"),
     "world build": (SD, "world build --out OUT"),
     "build_index": (build_index.main, "--backend bm25s --corpus corpus.jsonl --index OUT"),
     "evaluate": (SD, "evaluate --model /nowhere --questions questions.jsonl --out OUT"),
-    "local": (SD, "local --run OUT --inputs world --config cpu_demo"),
+    "local": (SD, "local --run OUT --inputs inputs --config cpu_demo"),
+    "data build": (SD, "data build --source source --out OUT --train nq --evaluation --any-rows"),
+    "lessons": (SD, "lessons MODEL OUT --traces traces.jsonl"),
+    "world warmstart": (SD, "world warmstart --out OUT"),
+    "world tool-call": (SD, "world tool-call --out OUT"),
+    "world compare": (world_benchmark.main, "compare --preset acceptance --out OUT"),
+    "wiki18_mini": (wiki18_mini.main, "wiki MODEL --out OUT"),
+    "wiki18_mini_data": (wiki18_mini_data.main, "--clone /nowhere --out OUT"),
 }
-FILE_OUT: dict[str, tuple[Callable[[list[str]], int], str]] = {
+FILE_OUT: dict[str, tuple[Command, str]] = {
     "compare": (SD, "compare evaluation evaluation --out OUT"),
-    "report": (SD, "report run --out OUT"),
+    "report": (SD, "report trained --out OUT"),
+    "probe": (SD, "probe MODEL --traces traces.jsonl --json OUT"),
+    "world run": (world_benchmark.main, "run sd --out OUT"),
+    "world compare": (world_benchmark.main, "compare --preset acceptance --out never --csv OUT"),
     "server port file": (server.main, "--backend bm25s --port 0 --index built --port-file OUT"),
     "server log": (server.main, "--backend bm25s --port 0 --index built --access-log OUT"),
     "server key": (server.main, "--backend bm25s --port 0 --index built --api-key-file OUT"),
@@ -194,46 +228,35 @@ def outputs(folder: Path) -> dict[str, Path]:
 
 def filled(line: str, good: Path, out: Path) -> list[str]:
     return [
-        str(out) if part == "OUT" else str(good / part) if (good / part).exists() else part
+        str({"OUT": out, "MODEL": CHECKPOINT}.get(part, good / part if (good / part).exists() else part))
         for part in line.split()
     ]
 
 
 @pytest.mark.parametrize("place", ["a file", "below a file", "read-only"])
 @pytest.mark.parametrize("name", FOLDER_OUT)
-def test_a_folder_that_cannot_be_written_is_named(
-    good: Path, tmp_path: Path, capsys: pytest.CaptureFixture, name: str, place: str
-) -> None:
+def test_a_folder_that_cannot_be_written_is_named(good: Path, tmp_path: Path, name: str, place: str) -> None:
     command, line = FOLDER_OUT[name]
     out = outputs(tmp_path)[place]
-    world = tmp_path / "world"  # the parts that `local` looks for
-    (world / "model").mkdir(parents=True)
-    for part in ("corpus.jsonl", "train.parquet", "val.parquet"):
-        (world / part).touch()
-    arguments = [
-        str(world) if part == "world" and name == "local" else part for part in filled(line, good, out)
-    ]
-    said = complaint(command, arguments, capsys)
+    said = complaint(command, filled(line, good, out))
     assert str(out) in said, said
     assert "Fix: " in said or "exists" in said, said
 
 
 @pytest.mark.parametrize("place", ["a folder", "below a file", "read-only"])
 @pytest.mark.parametrize("name", FILE_OUT)
-def test_a_file_that_cannot_be_written_is_named(
-    good: Path, tmp_path: Path, capsys: pytest.CaptureFixture, name: str, place: str
-) -> None:
+def test_a_file_that_cannot_be_written_is_named(good: Path, tmp_path: Path, name: str, place: str) -> None:
     if (name, place) == ("report", "a folder"):
         pytest.skip("report.html is written into a folder")
     command, line = FILE_OUT[name]
     out = outputs(tmp_path)[place]
-    said = complaint(command, filled(line, good, out), capsys)
+    said = complaint(command, filled(line, good, out))
     assert str(out) in said or str(out.parent) in said, said
 
 
-@pytest.mark.parametrize("line", ["compare evaluation evaluation --out OUT", "report run --out OUT"])
-def test_a_full_disk_is_one_line(good: Path, capsys: pytest.CaptureFixture, line: str) -> None:
-    said = complaint(SD, filled(line, good, Path("/dev/full")), capsys)
+@pytest.mark.parametrize("line", ["compare evaluation evaluation --out OUT", "report trained --out OUT"])
+def test_a_full_disk_is_one_line(good: Path, line: str) -> None:
+    said = complaint(SD, filled(line, good, Path("/dev/full")))
     assert "/dev/full" in said
     assert "No space left on device. Fix: free some space" in said
     assert said.count("\n") == 1
@@ -252,8 +275,10 @@ def test_a_full_disk_of_a_folder_is_one_line(tmp_path: Path, name: str) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     many = [{**row, "question": f"{i} {'long ' * 200}"} for i in range(50) for row in QUESTIONS[:1]]
-    lines(tmp_path / "questions.jsonl", many)
-    lines(tmp_path / "titled.jsonl", [{**TITLED[0], "doc_id": str(i), "text": "x" * 999} for i in range(50)])
+    write_lines(tmp_path / "questions.jsonl", many)
+    write_lines(
+        tmp_path / "titled.jsonl", [{**TITLED[0], "doc_id": str(i), "text": "x" * 999} for i in range(50)]
+    )
     _, line = FOLDER_OUT[name]
     command = [sys.executable, "-m", "sd_search_verl.cli", *filled(line, tmp_path, disk)]
     environment = {**os.environ, "PYTHONPATH": str(REPO)}
@@ -271,6 +296,103 @@ def test_a_full_disk_of_a_folder_is_one_line(tmp_path: Path, name: str) -> None:
     assert "Fix: free some space" in last
 
 
+LARGE: dict[str, tuple[Command, str, int]] = {
+    "data own": (SD, "data own s questions.jsonl --out OUT", 1000),
+    "data build": (SD, "data build --source source --out OUT --train nq --evaluation --any-rows", 1000),
+    "corpus convert": (SD, "corpus convert titled.jsonl --out OUT", 100),
+    "world build": (SD, "world build --out OUT", 10_000),
+    "model of world build": (SD, "world build --out OUT", 500_000),
+    "lessons": (SD, "lessons MODEL OUT --traces traces.jsonl --set steps=1 lessons=1 plain=0", 10_000),
+    "report": (SD, "report trained --out OUT", 1000),
+    "compare": (SD, "compare evaluation evaluation --out OUT", 100),
+    "evaluate": (SD, "evaluate --model MODEL --questions questions.jsonl --out OUT --retriever URL", 100),
+    "build_index": (build_index.main, "--backend bm25s --corpus corpus.jsonl --index OUT", 100),
+    "world plot": (world_benchmark.main, "plot rows.csv --out OUT", 1000),
+}
+"""Commands that write more than so many bytes into one file."""
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_disk_without_room_is_one_line(good: Path, tmp_path: Path, name: str) -> None:
+    command, line, size = LARGE[name]
+    out = tmp_path / "out"
+    with identity_server.server(identity_server.READY) as url, files_no_larger_than(size):
+        said = complaint(command, [url if part == "URL" else part for part in filled(line, good, out)])
+    last = said.splitlines()[-1]
+    assert str(out) in last, said
+    assert "File too large. Fix: raise the limit" in last, said
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_file_that_may_not_be_read_is_named(good: Path, tmp_path: Path, name: str) -> None:
+    command, line, bad = READ[name]
+    inputs = shutil.copytree(good, tmp_path / "in")
+    (inputs / bad).chmod(0)
+    with without_privileges():
+        said = complaint(command, read_arguments(inputs, line, bad))
+    assert bad.rpartition("/")[2] in said, said
+    assert "Permission denied" in said, said
+
+
+@pytest.mark.parametrize("name", FOLDER_OUT)
+def test_a_folder_that_may_not_be_written_is_named(good: Path, tmp_path: Path, name: str) -> None:
+    command, line = FOLDER_OUT[name]
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o555)
+    with without_privileges():
+        said = complaint(command, filled(line, good, closed / "out"))
+    assert str(closed / "out") in said, said
+    assert "Permission denied. Fix: give one that this user may read and write" in said, said
+
+
+@pytest.mark.parametrize("part", ["corpus.jsonl", "train.parquet", "val.parquet", "model"])
+def test_inputs_of_a_run_without_a_part_are_named(tmp_path: Path, part: str) -> None:
+    for name in ("corpus.jsonl", "train.parquet", "val.parquet", "model"):
+        if name != part:
+            (tmp_path / name).touch()
+    run = ["--run", str(tmp_path / "run"), "--config", "cpu_demo"]
+    for command, arguments in ((SD, ["local", *run]), (step_overhead.main, [])):
+        said = complaint(command, [*arguments, "--inputs", str(tmp_path)])
+        assert f"{tmp_path / part} is missing" in said, said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--config-dir=/nowhere", "--config-name=mine"], "/nowhere"),
+        (["--config-dir=FOLDER", "--config-name=none"], "'none'"),
+        (["--config-dir=FOLDER", "--config-name=broken"], "broken"),
+        (["--config-name"], "Cannot find primary config ''"),
+        (["sd_search.alpha"], "sd_search.alpha"),
+    ],
+)
+def test_what_check_cannot_compose_is_named(tmp_path: Path, arguments: list[str], says: str) -> None:
+    (tmp_path / "broken.yaml").write_text("a: [1\nb: }\n")
+    said = complaint(SD, ["check", *(part.replace("FOLDER", str(tmp_path)) for part in arguments)])
+    assert says in said, said
+
+
+@pytest.mark.parametrize(
+    "command", ["ask who --model MODEL", "evaluate --questions questions.jsonl --model MODEL --out OUT"]
+)
+@pytest.mark.parametrize(
+    "address", ["nonsense", "http://127.0.0.1:9", "http://[::1", "http://h:99999", "ftp://h:1"]
+)
+def test_a_retriever_that_is_none_is_named(good: Path, tmp_path: Path, command: str, address: str) -> None:
+    arguments = filled(command, good, tmp_path / "out")
+    said = complaint(
+        SD, [*arguments, "--retriever", address, "--set", "search.timeout_s=0.2", "search.max_retries=0"]
+    )
+    assert address.removeprefix("http://") in said, said
+
+
+@pytest.mark.parametrize("address", ["nonsense", "http://[::1", "http://h:99999"])
+def test_the_doctor_names_an_address_that_is_none(address: str) -> None:
+    finding = check_retriever(address)
+    assert not finding.ok
+    assert finding.fix
+
+
 def test_a_reader_that_stops_early_is_no_error(good: Path) -> None:
     command = f"{sys.executable} -m sd_search_verl.cli compare {good}/evaluation {good}/evaluation | true"
     environment = {**os.environ, "PYTHONPATH": str(REPO)}
@@ -279,12 +401,12 @@ def test_a_reader_that_stops_early_is_no_error(good: Path) -> None:
     assert "Broken pipe" not in done.stderr
 
 
-def test_a_path_may_hold_an_equals_sign(good: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_path_may_hold_an_equals_sign(good: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(good, tmp_path / "lr=1e-3")
     line = ["evaluate", "--model", "/nowhere", "--out", str(tmp_path / "out"), "--set", "sample=2"]
     file = folder / "questions.jsonl"
     for given in (file, f"name={file}", f"={file}"):
-        said = complaint(SD, [*line, "--questions", str(given)], capsys)
+        said = complaint(SD, [*line, "--questions", str(given)])
         assert "/nowhere holds no model" in said, said
-    said = complaint(SD, [*line, "--questions", f"{folder}/none.jsonl"], capsys)
+    said = complaint(SD, [*line, "--questions", f"{folder}/none.jsonl"])
     assert f"{folder}/none.jsonl is missing" in said

@@ -19,6 +19,7 @@ from sd_search_verl.cli_options import add_options, given_options
 from sd_search_verl.command_line import Parser, add_command, run_command
 from sd_search_verl.config import read_config
 from sd_search_verl.errors import UserError
+from sd_search_verl.files import check_writable
 from sd_search_verl.world.config import CHECKPOINT, TrainConfig
 
 ARMS_HELP = "\n".join(f"  {name:18} {arm.about}" for name, arm in ARMS.items())
@@ -99,6 +100,8 @@ def _training(arguments: argparse.Namespace) -> TrainConfig:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.out:
+        check_writable(arguments.out)
     rows = run(arguments.arm, _training(arguments), arguments.model, arguments.alpha)
     for row in rows:
         print(
@@ -113,6 +116,8 @@ def _run(arguments: argparse.Namespace) -> int:
 def _compare(arguments: argparse.Namespace) -> int:
     if bool(arguments.preset) == bool(arguments.arms) or not (arguments.preset or arguments.seeds):
         raise UserError("give arms with --seeds, or --preset")
+    if arguments.csv:
+        check_writable(arguments.csv)
     if arguments.preset:
         return _accept(arguments)
     if arguments.start_seed is not None:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from benchmarks.world import arms
 from benchmarks.world.experiment import COLUMNS, EvaluationRow, run
 from sd_search_verl.errors import UserError
+from sd_search_verl.files import reading
 from sd_search_verl.fingerprint import fingerprint
 from sd_search_verl.world.config import CHECKPOINT, TrainConfig
 from sd_search_verl.world.files import difficulty
@@ -94,7 +95,7 @@ def read_csv(path: Path) -> list[EvaluationRow]:
     Raises:
         UserError: other columns.
     """
-    with path.open(newline="") as file:
+    with reading(path, "CSV"), path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         if reader.fieldnames != COLUMNS:
             raise UserError(f"{path} has columns {reader.fieldnames}, not {COLUMNS}")

@@ -6,7 +6,6 @@ There the policy is seen only while it trains: ``success`` is the exact match of
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections import Counter
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from benchmarks.world.experiment import EvaluationRow
 from sd_search_verl.errors import UserError
+from sd_search_verl.files import read_json
 from sd_search_verl.runs.reader import read_metrics, read_traces
 from sd_search_verl.world.config import TrainConfig
 
@@ -38,7 +38,7 @@ def _rows(folder: Path) -> list[EvaluationRow]:
     arm, marker, seed = folder.name.rpartition("-seed")
     if not marker or not seed.isdigit():
         raise UserError(f"{folder} is not named <arm>-seed<N>")
-    oracle = json.loads((folder / "world" / "oracle.json").read_text())["relations"]
+    oracle = read_json(folder / "world" / "oracle.json")["relations"]
     right: dict[int, list[float]] = {}
     rollouts: dict[int, int] = {}
     members: Counter[tuple[int, str]] = Counter()

@@ -85,9 +85,16 @@ def read_split(path: Path) -> Iterator[tuple[int, SourceQuestion | Problem]]:
         stream = load_dataset(kind, data_files=[str(path)], split="train", streaming=True)
         for number, row in enumerate(stream, start=1):
             yield number, _checked(number, row)
-    except (DatasetGenerationError, OSError, UnicodeDecodeError, ValueError) as error:
+    except (
+        DatasetGenerationError,
+        OSError,
+        ValueError,
+        StopIteration,
+    ) as error:  # the last: of an empty file
         bad = [] if kind == "parquet" else [str(p) for _, p in read_objects(path) if isinstance(p, Problem)]
-        raise UserError("\n  ".join([f"{path} cannot be read ({error})", *bad])) from error
+        raise UserError(
+            "\n  ".join([f"{path} cannot be read ({str(error) or 'it is empty'})", *bad])
+        ) from error
 
 
 def _checked(number: int, row: dict[str, Any]) -> SourceQuestion | Problem:

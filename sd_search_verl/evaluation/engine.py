@@ -19,6 +19,7 @@ from sd_search_verl.evaluation.config import EvaluationConfig
 from sd_search_verl.evaluation.run import Generate, Search
 from sd_search_verl.launch.environment import ENVIRONMENT
 from sd_search_verl.launch.process_tree import kill_children_on_death
+from sd_search_verl.pretrained import load_config, load_tokenizer
 from sd_search_verl.protocol.base import Protocol
 from sd_search_verl.protocol.token_bytes import byte_table
 from sd_search_verl.protocol.tool_call import ToolCallProtocol
@@ -133,9 +134,7 @@ async def open_session(model: Path, config: EvaluationConfig) -> AsyncIterator[S
         found = await client.search("test")
         if found.error is not None:
             raise UserError(f"the retriever does not answer: {found.error}")
-        from transformers import AutoTokenizer  # takes as long as loading a small model
-
-        tokenizer = AutoTokenizer.from_pretrained(model)
+        tokenizer = load_tokenizer(model)
         byte_table(tokenizer)
         dialogue = dialogue_of(model, tokenizer, config, {READ: client.read})
         print(f"loading {model} into vLLM", file=sys.stderr)
@@ -156,12 +155,10 @@ def dialogue_of(
     protocol = protocol_of(config.search)
     if not isinstance(protocol, ToolCallProtocol):
         return None
-    from transformers import AutoConfig
-
     from sd_search_verl.verl_adapter.tool_dialogue import ToolDialogue  # verl takes seconds to load
 
     kwargs = {**json.loads(config.chat_template_kwargs), **protocol.template_kwargs}
-    kind = AutoConfig.from_pretrained(model).model_type
+    kind = load_config(model).model_type
     return ToolDialogue(tokenizer, protocol, kind, kwargs, config.search.max_observation_tokens, tools)
 
 
@@ -180,9 +177,7 @@ def prepare_environment() -> bool:
 
 def check_context(model: Path, config: EvaluationConfig) -> None:
     """Refuse lengths that the model cannot hold, before it is loaded."""
-    from transformers import AutoConfig
-
-    longest = getattr(AutoConfig.from_pretrained(model), "max_position_embeddings", None)
+    longest = getattr(load_config(model), "max_position_embeddings", None)
     wanted = config.max_prompt_tokens + config.max_response_tokens
     if longest is not None and wanted > longest:
         raise ConfigError(

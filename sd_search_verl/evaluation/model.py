@@ -70,7 +70,10 @@ def resolve_model(path: Path, out: Path) -> Path:
 def _has_weights(folder: Path) -> bool:
     """Return whether a folder holds weights of Hugging Face's; a file that is cut short is an error."""
     for index in folder.glob("*.safetensors.index.json"):
-        for name in {*read_json(index)["weight_map"].values()}:
+        content = read_json(index)
+        if not isinstance(content, dict) or not isinstance(content.get("weight_map"), dict):
+            raise UserError(f"{index} has no weight_map. Fix: copy the model again")
+        for name in {*content["weight_map"].values()}:
             if not (folder / name).is_file():
                 raise UserError(
                     f"{folder / name} is missing, and {index.name} names it. Fix: copy the model again"
@@ -96,8 +99,12 @@ def _header(file: Path) -> dict[str, Any]:
     size = file.stat().st_size
     with file.open("rb") as content:
         length = int.from_bytes(content.read(8), "little")
-        header: dict[str, Any] = json.loads(content.read(length)) if 8 + length <= size else {}
-    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        text = content.read(length) if 8 + length <= size else b"{}"
+    try:
+        header: dict[str, Any] = json.loads(text)
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    except (ValueError, AttributeError, KeyError, TypeError):
+        ends = []
     if not ends or size != 8 + length + max(ends):
         raise UserError(f"{file} is incomplete ({size:,} bytes). Fix: copy or save the model again")
     return header

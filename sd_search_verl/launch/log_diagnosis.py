@@ -16,7 +16,7 @@ RAY_TOO_SLOW = "Ray did not start within its 30 s. Fix: end what keeps the machi
 _SYMPTOMS = (
     (r"The current node timed out during startup", RAY_TOO_SLOW),
     (
-        r"No space left on device",
+        r"No space left on device|Disk quota exceeded|File too large",
         "the disk is full. Fix: free space, point trainer.default_local_dir (and RAY_TMPDIR, for Ray's own files) "
         "elsewhere, or lower trainer.max_actor_ckpt_to_keep",
     ),

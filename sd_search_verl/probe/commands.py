@@ -11,6 +11,7 @@ from sd_search_verl.cli_options import listing
 from sd_search_verl.command_line import add_command
 from sd_search_verl.config import ConfigError, read_config
 from sd_search_verl.config_base import ConfigModel, Model
+from sd_search_verl.files import check_writable
 from sd_search_verl.probe.config import LessonsConfig, ProbeConfig
 
 
@@ -77,6 +78,8 @@ def _probe(arguments: argparse.Namespace) -> int:
     from sd_search_verl.probe.run import Probe, probe, table
 
     config = _config(ProbeConfig, arguments.overrides)
+    if arguments.json:
+        check_writable(arguments.json)
     found = probe(Probe(arguments.model, config, arguments.traces, arguments.questions, arguments.retriever))
     print(table(found))
     if arguments.json:

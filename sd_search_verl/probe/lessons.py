@@ -22,6 +22,7 @@ from sd_search_verl import protocol as protocols
 from sd_search_verl.errors import UserError
 from sd_search_verl.evaluation.model import find_weights
 from sd_search_verl.hindsight import RolloutSummary, insert_block, render_block
+from sd_search_verl.pretrained import load_policy, load_tokenizer
 from sd_search_verl.probe.config import LessonsConfig
 from sd_search_verl.probe.groups import Group, read_groups
 from sd_search_verl.protocol.control_tokens import encode_text
@@ -153,17 +154,18 @@ def give_lessons(model: Path, out: Path, traces: Path, config: LessonsConfig) ->
     Raises:
         UserError: no model, no groups, or ``out`` exists.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     if out.exists():
         raise UserError(f"{out} exists; give a folder that does not")
     model = find_weights(model)
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer = load_tokenizer(model)
     lessons = Lessons(read_groups(traces, tokenizer, protocols.get(config.protocol)), tokenizer, config)
-    policy = AutoModelForCausalLM.from_pretrained(model, dtype="auto")
+    policy = load_policy(model, dtype="auto")
+    part = out.with_name(out.name + ".part")
+    part.mkdir(parents=True, exist_ok=True)  # before the training, where it cannot be written
     stored = policy.dtype
     device = "cuda" if torch.cuda.is_available() else "cpu"
     losses = teach(policy.float().to(device).train(), lessons, config)
-    policy.to(stored).save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    policy.to(stored).save_pretrained(part)
+    tokenizer.save_pretrained(part)
+    part.replace(out)
     return losses

@@ -16,6 +16,7 @@ from sd_search_verl.distill.divergence import StudentStats, divergence
 from sd_search_verl.distill.support import teacher_targets
 from sd_search_verl.hindsight import is_correct
 from sd_search_verl.hindsight.teacher_inputs import TeacherInputs, TeacherRow, build_teacher_inputs
+from sd_search_verl.pretrained import load_policy, load_tokenizer
 from sd_search_verl.probe.conditions import EMPTY, blocks
 from sd_search_verl.probe.config import ProbeConfig
 from sd_search_verl.probe.groups import Group
@@ -73,14 +74,13 @@ class ScoredRollout:
 
 def load_model(folder: Path, config: ProbeConfig) -> tuple[Any, Any]:
     """Return model and tokenizer of a Hugging Face folder, on the device of the config."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     logging.disable_progress_bar()
     dtype = config.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
-    return model, AutoTokenizer.from_pretrained(folder)
+    model = load_policy(folder, dtype=dtype).to(device).eval()
+    return model, load_tokenizer(folder)
 
 
 def score_groups(

@@ -25,12 +25,19 @@ def retrieve_url(url: str) -> str:
     """Return the URL that queries are sent to; a bare ``http://host:port`` gets the path ``/retrieve``.
 
     Raises:
-        UserError: not an HTTP URL with a host.
+        UserError: not an HTTP URL with a host, or its port is none.
     """
-    parts = urllib.parse.urlsplit(url.strip())
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urllib.parse.urlsplit(url.strip())
+        whole = (
+            parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
+        )
+    except ValueError:  # brackets that are not closed, or a port that is none
+        whole = False
+    if not whole:
         raise UserError(
-            f"retriever_urls: {without_credentials(url)!r} must start with http:// or https:// and name a host"
+            f"retriever_urls: {without_credentials(url)!r} must start with http:// or https:// and name a "
+            "host, and a port in [1, 65535] if any"
         )
     return parts._replace(path=parts.path.rstrip("/") or "/retrieve").geturl()
 

@@ -44,11 +44,14 @@ def select_traced(rollouts: Sequence[Rollout], limit: int) -> list[int]:
 def append_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     """Append JSON objects to a file, each on a line of its own."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as file:
-        if file.tell() and _last_byte(file) != b"\n":
-            file.write(b"\n")  # a run killed in mid-write left half a line; the next must not join it
-        # A policy can write half a surrogate pair; JSON escapes keep the file readable.
-        file.writelines(json.dumps(line).encode() + b"\n" for line in lines)
+    try:
+        with path.open("a+b") as file:
+            if file.tell() and _last_byte(file) != b"\n":
+                file.write(b"\n")  # a run killed in mid-write left half a line; the next must not join it
+            # A policy can write half a surrogate pair; JSON escapes keep the file readable.
+            file.writelines(json.dumps(line).encode() + b"\n" for line in lines)
+    except OSError as error:  # that of a full disk names no file
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _last_byte(file: BinaryIO) -> bytes:

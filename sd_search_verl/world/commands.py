@@ -106,13 +106,12 @@ def _tool_call(arguments: argparse.Namespace) -> int:
 
 
 def _probe(arguments: argparse.Namespace) -> int:
-    from transformers import AutoTokenizer
-
+    from sd_search_verl.pretrained import load_tokenizer
     from sd_search_verl.world.files import difficulty
     from sd_search_verl.world.model import load_model
     from sd_search_verl.world.warmstart import check
 
     path = arguments.model
-    model, tokenizer = load_model(path).eval(), AutoTokenizer.from_pretrained(path)
+    model, tokenizer = load_model(path).eval(), load_tokenizer(path)
     print(f"{path}: {check(model, tokenizer, difficulty(path))}")
     return 0

@@ -9,6 +9,7 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from sd_search_verl.errors import UserError
+from sd_search_verl.pretrained import load_policy
 from sd_search_verl.world.config import HEAD_DIM
 
 HEADS = 4
@@ -44,5 +45,9 @@ def build_model(tokenizer: Any, seed: int = 0, head_dim: int = HEAD_DIM) -> Qwen
 
 
 def load_model(checkpoint: Path) -> Any:
-    """Return a checkpoint's model in fp32."""
-    return Qwen2ForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    """Return a checkpoint's model in fp32.
+
+    Raises:
+        UserError: the folder is no whole model.
+    """
+    return load_policy(checkpoint, dtype=torch.float32)

@@ -129,6 +129,7 @@ class ToolEncoder:
 def make_tool_checkpoint(directory: Path, config: FitConfig, begin: Path = CHECKPOINT) -> list[float]:
     """Train a warm-started model on to tool calls and write it into ``directory``; returns the losses."""
     world = difficulty(begin)
+    directory.mkdir(parents=True, exist_ok=True)  # before the training, where it cannot be written
     tokenizer, model = build_tool_tokenizer(), load_model(begin)
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     draw, encode = Random(f"tool calls/{config.seed}"), ToolEncoder(tokenizer)
@@ -137,7 +138,6 @@ def make_tool_checkpoint(directory: Path, config: FitConfig, begin: Path = CHECK
         return [encode(demonstration(draw, stage(0.999), world)) for _ in range(config.batch)]
 
     losses = fit(model, examples, config)
-    directory.mkdir(parents=True, exist_ok=True)
     model.eval().bfloat16().save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     write_difficulty(world, directory)

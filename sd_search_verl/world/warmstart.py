@@ -88,14 +88,14 @@ def make_checkpoint(
         The measured abilities, as a line of text.
 
     Raises:
-        WarmStartError: the probe fails; nothing is written.
+        WarmStartError: the probe fails; no model is written.
     """
     tokenizer = build_tokenizer()
+    directory.mkdir(parents=True, exist_ok=True)  # before the training, where it cannot be written
     model = build_model(tokenizer, config.seed, head_dim) if begin is None else load_model(begin)
     train(model, tokenizer, config, world)
     model.eval().bfloat16()  # half the size
     report = check(model.float(), tokenizer, world)  # of what is stored
-    directory.mkdir(parents=True, exist_ok=True)
     model.bfloat16().save_pretrained(directory)
     save_tokenizer(directory)
     write_difficulty(world, directory)

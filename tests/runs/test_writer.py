@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from support.engine import recorded_rows
+from support.faults import files_no_larger_than
 from support.tiny import byte_tokenizer
 
+from sd_search_verl.launch.log_diagnosis import diagnose
 from sd_search_verl.rollout.types import Rollout
 from sd_search_verl.runs.resume import save_with_checkpoint, truncate_after
 from sd_search_verl.runs.schema import Trace
@@ -90,3 +93,10 @@ def test_a_new_start_keeps_the_old_files_aside(tmp_path: Path) -> None:
     assert truncate_after(tmp_path, 0, tmp_path / "global_step_0") == []
     assert not (tmp_path / "metrics.jsonl").exists()
     assert steps(tmp_path / "metrics.jsonl.old") == [1]
+
+
+def test_a_disk_without_room_names_the_file(tmp_path: Path) -> None:
+    with files_no_larger_than(100), pytest.raises(OSError, match="File too large") as caught:
+        append_metrics(tmp_path, 1, {f"metric{number}": 0.5 for number in range(20)})
+    assert caught.value.filename == str(tmp_path / "metrics.jsonl")
+    assert "the disk is full. Fix: " in (diagnose(f"Traceback\nOSError: {caught.value}\n") or "")

@@ -36,7 +36,7 @@ def server(ready: Any, passage: str = "text", status: int = 200) -> Iterator[str
             pass
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=http.serve_forever)
+    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
         yield f"http://127.0.0.1:{http.server_port}"

@@ -29,6 +29,7 @@ def compose(arguments: Sequence[str]) -> DictConfig:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir, initialize_config_module
     from hydra.errors import HydraException
+    from yaml import YAMLError
 
     name, folder, overrides = "ppo_trainer", None, []
     rest = list(arguments)
@@ -51,7 +52,7 @@ def compose(arguments: Sequence[str]) -> DictConfig:
     try:
         with where:
             return hydra_compose(name.removesuffix(".yaml"), overrides=overrides)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         cause = f" ({str(error.__cause__).splitlines()[0]})" if error.__cause__ else ""
         raise ConfigError(without_credentials(f"{error}{cause}")) from error
 
