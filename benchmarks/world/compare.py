@@ -14,6 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from benchmarks.table import write_rows
 from benchmarks.world import arms
 from benchmarks.world.experiment import COLUMNS, EvaluationRow, run
 from sd_search_verl.errors import UserError
@@ -83,10 +84,7 @@ def compare(
 def write_csv(rows: Iterable[EvaluationRow], path: Path) -> None:
     """Write one line per evaluation; an empty cell is nan."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(cells(row) for row in rows)
+    write_rows(path, map(cells, rows))
 
 
 def read_csv(path: Path) -> list[EvaluationRow]:
@@ -102,9 +100,9 @@ def read_csv(path: Path) -> list[EvaluationRow]:
         return [row_of(line) for line in reader]
 
 
-def cells(row: EvaluationRow) -> list[str]:
-    """Return a row's cells in the order of ``COLUMNS``."""
-    return [_cell(value) for value in asdict(row).values()]
+def cells(row: EvaluationRow) -> dict[str, str]:
+    """Return a row's cells by the names of their columns."""
+    return {name: _cell(value) for name, value in asdict(row).items()}
 
 
 def _cell(value: object) -> str:
@@ -113,8 +111,8 @@ def _cell(value: object) -> str:
     return str(value)
 
 
-def row_of(line: dict[str, str]) -> EvaluationRow:
-    """Return the row of cells by the names of their columns."""
+def row_of(line: Mapping[str, str]) -> EvaluationRow:
+    """Return the row that :func:`cells` gave."""
     texts, whole = ("arm", "device"), ("seed", "step", "rollouts")
     values: dict[str, object] = {
         name: cell if name in texts else int(cell) if name in whole else float(cell or "nan")

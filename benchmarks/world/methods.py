@@ -19,9 +19,10 @@ from pathlib import Path
 from statistics import fmean
 
 from benchmarks.svg import svg
+from benchmarks.table import write_rows
 from benchmarks.world.arms import BASELINE
 from benchmarks.world.compare import cells, compare, row_of
-from benchmarks.world.experiment import COLUMNS, EvaluationRow
+from benchmarks.world.experiment import EvaluationRow
 from benchmarks.world.plot import success_panel
 from benchmarks.world.summary import Summary, summarize, table
 from sd_search_verl.command_line import Parser, add_command, run_command
@@ -84,8 +85,8 @@ Rates = dict[str, float]
 """Arm -> learning rate."""
 
 
-def tune(name: str, starts: Path, arms: Sequence[str] = METHODS) -> list[list[str]]:
-    """Return the mean success of arms at rates on the tuning seeds, as lines of ``methods_rates.csv``."""
+def tune(name: str, starts: Path, arms: Sequence[str] = METHODS) -> list[dict[str, str]]:
+    """Return the mean success of arms at rates on the tuning seeds, as rows of ``methods_rates.csv``."""
     setting = SETTINGS[name]
     found: dict[tuple[str, float], list[float]] = {}
     kept = dict.fromkeys(arms, setting.rates)
@@ -102,7 +103,12 @@ def tune(name: str, starts: Path, arms: Sequence[str] = METHODS) -> list[list[st
                 for arm in arms
             }
     return [
-        [name, arm, f"{rate:g}", str(len(values)), f"{fmean(values):.4f}"]
+        {
+            "arm": arm,
+            "learning_rate": f"{rate:g}",
+            "seeds": str(len(values)),
+            "success": f"{fmean(values):.4f}",
+        }
         for (arm, rate), values in sorted(found.items(), key=lambda item: arms.index(item[0][0]))
     ]
 
@@ -146,23 +152,16 @@ def run(name: str, starts: Path, seeds: Sequence[int] = SEEDS) -> None:
             checkpoint=starts / setting.start,
             learning_rates=rates,
         )
-        write_lines(
-            RESULT, ["learning_rate", *COLUMNS], [[name, f"{rates[r.arm]:g}", *cells(r)] for r in rows]
-        )
+        replace_setting(RESULT, name, [{"learning_rate": f"{rates[r.arm]:g}", **cells(r)} for r in rows])
 
 
-def write_lines(path: Path, columns: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
-    """Write lines of one setting in place of those that a CSV has of it; its first column is the setting."""
-    header = ["setting", *columns]
-    with_others = list(lines)
+def replace_setting(path: Path, name: str, rows: Sequence[Mapping[str, str]]) -> None:
+    """Write rows of one setting in place of those that a CSV has of it; its first column is the setting."""
+    found = [{"setting": name, **row} for row in rows]
     if path.exists():
         with path.open(newline="") as file:
-            with_others += [line for line in list(csv.reader(file))[1:] if line[0] != lines[0][0]]
-    with_others.sort(key=lambda line: list(SETTINGS).index(line[0]))
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(with_others)
+            found += [row for row in csv.DictReader(file) if row["setting"] != name]
+    write_rows(path, sorted(found, key=lambda row: list(SETTINGS).index(row["setting"])))
 
 
 def read_result(path: Path = RESULT) -> dict[str, tuple[Rates, list[EvaluationRow]]]:
@@ -246,8 +245,8 @@ def parser() -> Parser:
 
 
 def _tune(arguments: argparse.Namespace) -> int:
-    lines = tune(arguments.setting, arguments.starts, arguments.arms)
-    write_lines(RATES, ["arm", "learning_rate", "seeds", "success"], lines)
+    tuned = tune(arguments.setting, arguments.starts, arguments.arms)
+    replace_setting(RATES, arguments.setting, tuned)
     print(
         render([["arm", "best rate"], *([arm, f"{r:g}"] for arm, r in best_rates(arguments.setting).items())])
     )

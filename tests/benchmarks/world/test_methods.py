@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.world import methods
 from benchmarks.world.arms import ARMS
-from benchmarks.world.compare import COLUMNS, cells
+from benchmarks.world.compare import cells
 from benchmarks.world.experiment import EvaluationRow
 from benchmarks.world.summary import summarize
 from sd_search_verl.errors import UserError
@@ -87,22 +87,21 @@ def test_a_bar_is_for_the_end_of_the_interval_not_for_the_mean() -> None:
 
 def test_rates_are_chosen_among_those_that_ran_on_every_tuning_seed(tmp_path: Path) -> None:
     path = tmp_path / "rates.csv"
-    lines = [
-        ["usual_5", "grpo", "0.0007", "1", "0.9"],
-        ["usual_5", "grpo", "0.001", "3", "0.5"],
-        ["usual_5", "grpo", "0.0014", "3", "0.4"],
+    rows = [
+        {"arm": "grpo", "learning_rate": rate, "seeds": seeds, "success": success}
+        for rate, seeds, success in (("0.0007", "1", "0.9"), ("0.001", "3", "0.5"), ("0.0014", "3", "0.4"))
     ]
-    methods.write_lines(path, ["arm", "learning_rate", "seeds", "success"], lines)
+    methods.replace_setting(path, "usual_5", rows)
     assert methods.best_rates("usual_5", path) == {"grpo": 1e-3}
     with pytest.raises(UserError, match=r"no rates for usual_2.*methods tune usual_2"):
         methods.best_rates("usual_2", path)
 
 
-def test_lines_of_a_setting_replace_its_own_lines_only(tmp_path: Path) -> None:
+def test_rows_of_a_setting_replace_its_own_rows_only(tmp_path: Path) -> None:
     path = tmp_path / "methods.csv"
     for name, success in (("usual_2", 0.1), ("usual_5", 0.2), ("usual_2", 0.3)):
-        lines = [[name, "0.001", *cells(row)] for row in curve("grpo", 500, [success])]
-        methods.write_lines(path, ["learning_rate", *COLUMNS], lines)
+        rows = [{"learning_rate": "0.001", **cells(row)} for row in curve("grpo", 500, [success])]
+        methods.replace_setting(path, name, rows)
     found = methods.read_result(path)
     assert [(name, rates, rows[0].success) for name, (rates, rows) in found.items()] == [
         ("usual_5", {"grpo": 1e-3}, 0.2),
@@ -126,7 +125,7 @@ def test_tuning_runs_every_rate_on_the_first_seed_and_the_best_two_on_the_others
         return [row for arm, seed in runs for row in curve(arm, seed, [rate if arm == "grpo" else 1 - rate])]
 
     monkeypatch.setattr(methods, "compare", compare)
-    lines = methods.tune("usual_5", tmp_path, ("grpo", "sd"))
+    tuned = methods.tune("usual_5", tmp_path, ("grpo", "sd"))
     rates = sorted(methods.SETTINGS["usual_5"].rates)
     first, *others = methods.TUNING_SEEDS
     assert {run for run in ran if run[1] == first} == {
@@ -137,5 +136,5 @@ def test_tuning_runs_every_rate_on_the_first_seed_and_the_best_two_on_the_others
         *(("sd", seed, rate) for rate in rates[:2] for seed in others),
     }
     path = tmp_path / "rates.csv"
-    methods.write_lines(path, ["arm", "learning_rate", "seeds", "success"], lines)
+    methods.replace_setting(path, "usual_5", tuned)
     assert methods.best_rates("usual_5", path) == {"grpo": rates[-1], "sd": rates[0]}
