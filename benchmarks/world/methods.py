@@ -23,7 +23,7 @@ from benchmarks.table import write_rows
 from benchmarks.world.arms import BASELINE
 from benchmarks.world.compare import cells, compare, row_of
 from benchmarks.world.experiment import EvaluationRow
-from benchmarks.world.plot import success_panel
+from benchmarks.world.plot import learning_panels
 from benchmarks.world.summary import Summary, summarize, table
 from sd_search_verl.command_line import Parser, add_command, run_command
 from sd_search_verl.errors import UserError
@@ -78,7 +78,7 @@ NOT_SLOWER, NOT_LOWER = 0.95, -0.05
 """Bars of "never worse": lower ends of the intervals of that ratio and of the difference in final success."""
 COLLAPSED = 0.5
 """A run has collapsed if its final success is below this share of the baseline's on the same seed."""
-DRAWN = (BASELINE, "sd", "gate", "best_sibling", "advantage", "llds", "info_gain", "in_turns")
+DRAWN = (BASELINE, "sd", "ema", "sd_llds", "gate", "llds", "sapo", "first")
 """Arms of the figure."""
 
 Rates = dict[str, float]
@@ -210,8 +210,9 @@ def show() -> None:
             lines.append([summary.arm, f"{rates[summary.arm]:g}", *shown])
         print(render(lines))
     panels = [
-        success_panel(f"Held-out success, {name}", [row for row in rows if row.arm in DRAWN])
+        panel
         for name, (_, rows) in found.items()
+        for panel in learning_panels([row for row in rows if row.arm in DRAWN], f"{name}: ")
     ]
     FIGURE.write_text(svg(panels))
 

@@ -13,16 +13,15 @@ from benchmarks.world.summary import curves
 
 def plot_learning(rows: Sequence[EvaluationRow], path: Path) -> None:
     """Draw held-out success and p(right phrasing) of every arm."""
-    panels = [
-        success_panel("Held-out success", rows),
-        _panel("p(right phrasing), held-out questions", _lines(rows, lambda row: row.p_right)),
+    path.write_text(svg(learning_panels(rows)))
+
+
+def learning_panels(rows: Sequence[EvaluationRow], setting: str = "") -> list[Panel]:
+    """Return panels of held-out success and p(right phrasing)."""
+    return [
+        _panel(f"{setting}Held-out success", _lines(rows, lambda row: row.success)),
+        _panel(f"{setting}p(right phrasing), held-out questions", _lines(rows, lambda row: row.p_right)),
     ]
-    path.write_text(svg(panels))
-
-
-def success_panel(title: str, rows: Sequence[EvaluationRow]) -> Panel:
-    """Return a panel of held-out success."""
-    return _panel(title, _lines(rows, lambda row: row.success))
 
 
 def plot_oracle(rows: Sequence[EvaluationRow], path: Path) -> None:
