@@ -204,6 +204,9 @@ def test_an_interrupted_comparison_goes_on(tmp_path: Path, capsys: pytest.Captur
     assert [row.step for row in read_csv(tmp_path / "all.csv")] == [row.step for row in first] == [0, 1]
     assert main([*command, "2"]) == 1
     assert "other settings" in capsys.readouterr().err
+    with pytest.raises(UserError, match="other settings"):
+        compare([("grpo", 3)], tmp_path, config, learning_rates={"grpo": 2e-3})
+    assert compare([("grpo", 3)], tmp_path, config, learning_rates={"sd": 2e-3})[1].step == 1
 
 
 def test_runs_of_the_whole_stack_become_rows_of_the_same_table(tmp_path: Path) -> None:
