@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import parsed_once
 from support.cli import build_world, sd_search
 
 os.environ.setdefault("VERL_PLATFORM", "cpu")
@@ -17,6 +18,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+parsed_once.install()
 
 # A shell's background jobs ignore Ctrl-C, and so would the processes that the tests start.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

@@ -23,7 +23,7 @@ from sd_search_verl.protocol import get
 from sd_search_verl.scoring import exact_match, token_f1
 
 REPO = Path(__file__).resolve().parents[1]
-STEPS = 4
+STEPS = 3
 WARMUP = 1
 
 METRICS = [

@@ -47,20 +47,20 @@ def test_shards_are_merged_once(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert resolve_model(step / "actor", out) == merged
     assert "merging" not in capsys.readouterr().err
     assert fingerprint(merged) != fingerprint(start)
-    # A merge that was killed leaves a partial folder, which is not taken for a model.
-    shutil.rmtree(merged)
-    part = merged.with_name(merged.name + ".part")
-    part.mkdir()
-    (part / "model-00001-of-00002.safetensors").write_bytes(b"half")
-    assert resolve_model(step, out) == merged
-    assert "merging" in capsys.readouterr().err
-    assert not part.exists()
     # Other weights at the same place are another model.
     shard = step / "actor" / "model_world_size_1_rank_0.pt"
     state = torch.load(shard, weights_only=False)
     next(value for name, value in state.items() if "mlp" in name)._local_tensor.add_(1.0)
     torch.save(state, shard)
-    assert resolve_model(step, out) != merged
+    other = out / f"model-{fingerprint(step / 'actor')}"
+    assert other != merged
+    # A merge that was killed leaves a partial folder, which is not taken for a model.
+    part = other.with_name(other.name + ".part")
+    part.mkdir()
+    (part / "model-00001-of-00002.safetensors").write_bytes(b"half")
+    assert resolve_model(step, out) == other
+    assert "merging" in capsys.readouterr().err
+    assert not part.exists()
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,10 @@ from sd_search_verl.protocol import get
 from sd_search_verl.protocol.prompt import encode_messages
 from sd_search_verl.protocol.spans import locate_calls, query_spans
 from sd_search_verl.rollout.types import Prompt, Rollout, Search
-from support import fsdp1
+from support import fsdp1, parsed_once
 from support.tool_calls import ENDS, call
+
+parsed_once.install()  # also in the ranks, which import this
 
 
 @dataclass

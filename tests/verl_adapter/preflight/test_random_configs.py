@@ -5,15 +5,11 @@ What verl would run is looked up as verl does it: trainer and agent loop in its 
 
 from __future__ import annotations
 
-import copy
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
 import pytest
-from hydra._internal.core_plugins.importlib_resources_config_source import ImportlibResourcesConfigSource
-from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig
 from support.good_run import UNLISTENED, good_inputs
 from verl.experimental.agent_loop.agent_loop import _agent_loop_registry
@@ -85,22 +81,6 @@ trainer.resume_mode=latest trainer.resume_mode=resume_path trainer.val_only=True
 """Options that make something else of the run, or nothing; some are right beside another."""
 RIGHT_ALONE = {"trainer.val_only=True", "sd_search.hindsight.content=full", "data.truncation=error"}
 """Of these, those that only others make wrong."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def files_read_once() -> Iterator[None]:
-    """Let Hydra parse each of verl's 30 YAML files once, not once a config: half of the time of a composition."""
-    parse, read = ImportlibResourcesConfigSource.load_config, dict[tuple[str, str], ConfigResult]()
-
-    def parse_once(source: ImportlibResourcesConfigSource, name: str) -> ConfigResult:
-        key = (source.path, name)
-        if key not in read:
-            read[key] = parse(source, name)
-        return copy.deepcopy(read[key])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ImportlibResourcesConfigSource, "load_config", parse_once)
-        yield
 
 
 @pytest.fixture(scope="module")
