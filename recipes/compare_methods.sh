@@ -2,6 +2,7 @@
 # Methods against each other through the whole stack (verl, Ray, vLLM, FSDP, BM25) at equal rollouts, paired by seed: the
 # same world, the same questions in the same order, two updates a step. One table. A finished run is kept: call it again
 # to go on. dapo's dropped groups count as rollouts, so its rows lie further on for the same number of steps.
+# Its success and p(right) are those of the mixed groups that it trains on, so they are not those of other methods.
 # usage: compare_methods.sh "METHODS" "SEEDS" [RUN_DIR] [STEPS] [HYDRA_OVERRIDES...]
 #   for instance: compare_methods.sh "grpo gspo dapo llds sd sd_llds" "0 1 2 3"
 set -euo pipefail
