@@ -41,6 +41,14 @@ def given_options(
     return {name: value for name, value in vars(arguments).items() if name in wanted}
 
 
+def add_set(command: Any, example: str, default: str) -> None:
+    """Add ``--set OPTION=VALUE ...``, which may be repeated; the values come as ``overrides``."""
+    text = f"such as {example} (default: {default})"
+    command.add_argument(
+        "--set", dest="overrides", action="extend", nargs="+", default=[], metavar="OPTION=VALUE", help=text
+    )
+
+
 def listing(model: type[BaseModel], prefix: str = "") -> str:
     """Return one line per field, sections included: ``name  help``, for the epilog of a parser."""
     lines = []

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sd_search_verl.cli_options import add_options, given_options, listing
+from sd_search_verl.cli_options import add_options, add_set, given_options, listing
 from sd_search_verl.command_line import add_command
 from sd_search_verl.config import read_config
 from sd_search_verl.errors import UserError
@@ -103,15 +103,8 @@ def _add_model(command: argparse.ArgumentParser) -> None:
         metavar="CONFIG",
         help=".hydra/config.yaml of the training, whose limits are taken over (default: the one beside the checkpoint)",
     )
-    command.add_argument(
-        "--set",
-        dest="overrides",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="OPTION=VALUE",
-        help="such as temperature=1 seeds=[0,1,2] search.top_k=5 (default: the training's values, else those below)",
-    )
+    example = "temperature=1 seeds=[0,1,2] search.top_k=5"
+    add_set(command, example, "the training's values, else those below")
 
 
 def _score(arguments: argparse.Namespace) -> int:

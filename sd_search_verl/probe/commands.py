@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sd_search_verl.cli_options import listing
+from sd_search_verl.cli_options import add_set, listing
 from sd_search_verl.command_line import add_command
 from sd_search_verl.config import ConfigError, read_config
 from sd_search_verl.config_base import ConfigModel, Model
@@ -63,15 +63,7 @@ def add_commands(commands: Any) -> None:
 def _add_options(command: Any, model: type[ConfigModel], example: str) -> None:
     command.formatter_class = argparse.RawDescriptionHelpFormatter
     command.epilog = f"options of --set, with unit and default:\n{listing(model)}"
-    command.add_argument(
-        "--set",
-        dest="overrides",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="OPTION=VALUE",
-        help=f"such as {example} (default: those below)",
-    )
+    add_set(command, example, "those below")
 
 
 def _probe(arguments: argparse.Namespace) -> int:

@@ -108,15 +108,17 @@ class TeacherMiniBatch:
         batch = cls([], [], [], weights.float(), traces, correct)
         for ids, lengths, teacher, student in packed:
             batch.student_positions.append(student[student >= 0])
-            if int(lengths[0]) < 0:
-                continue
-            start = 0
-            for row in ids.split(lengths.tolist()):
-                inside = (teacher >= start) & (teacher < start + len(row))
-                batch.rows.append(row)
-                batch.positions.append(teacher[inside] - start)
-                start += len(row)
+            batch.add_rows(ids, lengths, teacher)
         return batch
+
+    def add_rows(self, ids: Tensor, lengths: Tensor, positions: Tensor) -> None:
+        """Add a trajectory's rows, which stand one after the other in ``ids``; placeholders add none."""
+        start = 0
+        for row in ids.split(lengths.tolist()) if int(lengths[0]) >= 0 else ():
+            inside = (positions >= start) & (positions < start + len(row))
+            self.rows.append(row)
+            self.positions.append(positions[inside] - start)
+            start += len(row)
 
     @property
     def tokens_per_trajectory(self) -> Tensor:

@@ -47,24 +47,19 @@ def add_information_gain(
         settings: as in :func:`~.teacher_pass.run_teacher_pass`.
         group: data-parallel process group.
     """
-    fields = [[row[row >= 0] for row in data[name].cpu().unbind()] for name in (LENGTHS, POSITIONS, SPANS)]
     batch = TeacherMiniBatch([], [], [], *torch.zeros(3, 0))
-    for ids, lengths, positions in zip(data[IDS].cpu().unbind(), *fields[:2], strict=True):
-        start = 0
-        for row in ids.split(lengths.tolist()) if len(lengths) else ():
-            inside = (positions >= start) & (positions < start + len(row))
-            batch.rows.append(row)
-            batch.positions.append(positions[inside] - start)
-            start += len(row)
-    one = config.replace(
-        top_k=1, support="teacher", tail="bucket"
-    )  # little to store: only the gold token counts
+    for ids, lengths, positions in zip(
+        *(data[name].cpu().unbind() for name in (IDS, LENGTHS, POSITIONS)), strict=True
+    ):
+        batch.add_rows(ids, lengths, positions)
+    # Little to store: only the gold token counts.
+    one = config.replace(top_k=1, support="teacher", tail="bucket")
     targets = run_teacher_pass(engine, batch, settings, group, one)
     assert targets.token_log_prob is not None
     found = targets.token_log_prob.cpu().split([len(at) for at in batch.positions])
     amounts = iter(gains([values.tolist() for values in found]))
     changed = [row.clone() for row in data["advantages"].unbind()]
-    for advantages, spans in zip(changed, fields[2], strict=True):
-        for first, end in spans.view(-1, 2).tolist():
+    for advantages, spans in zip(changed, data[SPANS].cpu().unbind(), strict=True):
+        for first, end in spans[spans >= 0].view(-1, 2).tolist():
             advantages[first:end] += config.information_gain * next(amounts) / (end - first)
     data["advantages"] = nested(changed)

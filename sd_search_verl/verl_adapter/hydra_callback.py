@@ -20,7 +20,7 @@ from sd_search_verl.verl_adapter.preflight.retrievers import check_addresses
 class RefuseOtherMethod(Callback):
     """Ends the process when the job would not be SD-Search, or would save a key.
 
-    Configs without our sections are none of our business.
+    Configs without our sections pass.
     """
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
