@@ -46,7 +46,7 @@ docs: $(VENV)/.dev
 RELEASE = build/release
 $(RELEASE)/tools: requirements/release.txt
 	$(PYTHON) -m venv $@
-	$@/bin/python -m pip install --quiet -r requirements/release.txt -c requirements/dev.txt
+	$@/bin/python -m pip install --quiet -r requirements/release.txt
 	@touch $@
 
 release-check: $(RELEASE)/tools

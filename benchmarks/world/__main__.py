@@ -57,7 +57,7 @@ def parser() -> Parser:
     many.add_argument(
         "--start-seed",
         type=int,
-        metavar="N",
+        metavar="SEED",
         help=f"of the preset's warm start (seed, default: {acceptance.START.seed})",
     )
     many.add_argument("--out", type=Path, default=Path("runs/world"), help="default: %(default)s")
