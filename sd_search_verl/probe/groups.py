@@ -89,6 +89,10 @@ def _searches(
         documents = response[end : following[0]]
         for turn in protocol.turns(response[start:end]):
             if protocol.query(turn) is not None and documents and len(found) < len(queries):
-                gold = contains_answer([documents], golden)
+                # Normalisation drops punctuation: a tag would be one word with what stands beside it.
+                shown = documents.replace(protocol.observation_open, " ").replace(
+                    protocol.observation_close, " "
+                )
+                gold = contains_answer([shown], golden)
                 found.append(Search(queries[len(found)], documents.strip(), 0.0, None, gold))
     return found
