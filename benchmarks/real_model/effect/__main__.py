@@ -1,7 +1,8 @@
 """GRPO against SD-Search on real questions: ``python -m benchmarks.real_model.effect COMMAND``.
 
 ``prepare DATA MODEL`` writes index, groups of rollouts and starting policies; ``run DATA --arms A B --seeds 1 2`` makes
-the runs that are not done; ``table`` compares arms in pairs of seeds and writes ``benchmarks/real_model_effect.csv``.
+the runs that are not done; ``table`` compares arms in pairs of seeds and writes ``benchmarks/real_model_effect.csv``;
+``cost DATA`` times updates.
 All of it lies in ``--out``. With ``--device cuda`` the same runs take a GPU.
 """
 
@@ -17,6 +18,7 @@ import torch
 
 from benchmarks.machine import device_name
 from benchmarks.real_model.effect.compare import compare, read_results
+from benchmarks.real_model.effect.cost import cost
 from benchmarks.real_model.effect.prepare import load, prepare
 from benchmarks.real_model.effect.runs import Held, Plan, arms, held_out, run, write
 from benchmarks.table import write_rows
@@ -59,15 +61,15 @@ def _run(options: argparse.Namespace) -> int:
         }
         folders |= {path: path.with_suffix("") for path in results.glob("*.json")}
         for path, folder in folders.items():
-            _score(path, folder, held, options.device)
+            _score(path, folder, held, options)
     return 0
 
 
-def _score(path: Path, folder: Path, held: Held, device: str) -> None:
+def _score(path: Path, folder: Path, held: Held, options: argparse.Namespace) -> None:
     """Add the scores of greedy rollouts to a result that lacks them."""
     found = json.loads(path.read_text())
-    if "gold" not in found["after"]:
-        found["after"] |= held.greedy(*load(folder, device, torch.bfloat16))
+    if ("em" if options.answers else "gold") not in found["after"]:
+        found["after"] |= held.greedy(*load(folder, options.device, torch.bfloat16), options.answers)
         write(path, found)
         print(f"{path.stem}: greedy rollouts scored", flush=True)
 
@@ -82,6 +84,15 @@ def _table(options: argparse.Namespace) -> int:
     write_rows(options.csv, rows)
     for row in rows:
         print(" ".join(f"{value:+.4f}" if isinstance(value, float) else str(value) for value in row.values()))
+    return 0
+
+
+def _cost(options: argparse.Namespace) -> int:
+    found = cost(options.out, held_out(options.out, options.data), options.device, options.rounds)
+    for name, one in found.items():
+        print(
+            f"{name}: {one['s']:.2f} s, {one['ratio']:.2f} [{one['low']:.2f}, {one['high']:.2f}] times GRPO's"
+        )
     return 0
 
 
@@ -116,9 +127,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="(default: %(default)s)",
     )
     two.add_argument("--reward", choices=("gold", "f1"), default=PLAN.reward, help="(default: %(default)s)")
-    two.add_argument(
-        "--without-greedy", action="store_true", help="leave EM, F1 and gold-in-documents for later"
-    )
+    two.add_argument("--without-greedy", action="store_true", help="leave gold-in-documents for later")
+    two.add_argument("--answers", action="store_true", help="score EM and F1 too, by a second turn")
     three = add_command(commands, "table", "compare finished runs", _table)
     three.add_argument(
         "--csv",
@@ -126,7 +136,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=Path("benchmarks/real_model_effect.csv"),
         help="file to write (default: %(default)s)",
     )
-    for command in (one, two, three):
+    four = add_command(commands, "cost", "time updates with each teacher, alternated", _cost)
+    four.add_argument("data", type=Path, help="folder of questions, trajectories and corpus")
+    four.add_argument("--rounds", type=int, default=5, metavar="ROUNDS", help="(default: %(default)s)")
+    for command in (one, two, three, four):
         command.add_argument(
             "--out", type=Path, default=Path("runs/effect"), help="folder (default: %(default)s)"
         )

@@ -68,17 +68,20 @@ def margins(policy: Any, tokenizer: Any, candidates: Sequence[Candidates]) -> li
 
 
 def greedy(
-    policy: Any, tokenizer: Any, questions: Sequence[Question], retrieve: Retrieve, answers: bool = True
+    policy: Any, tokenizer: Any, questions: Sequence[Question], retrieve: Retrieve, answers: bool
 ) -> dict[str, list[float]]:
-    """Return of every question EM, F1, whether a golden answer was found, and searches, without sampling."""
+    """Return of every question whether a golden answer was found, and searches, without sampling.
+
+    ``answers`` adds EM and F1, which take a second turn.
+    """
     found = []
     for start in range(0, len(questions), BATCH):
         found += rollouts(policy, tokenizer, questions[start : start + BATCH], retrieve, None, answers)
+    scores = {"em": [r.em for r in found], "f1": [r.f1 for r in found]} if answers else {}
     return {
-        "em": [rollout.em for rollout in found],
-        "f1": [rollout.f1 for rollout in found],
         "gold": [float(any(search.has_gold for search in rollout.searches)) for rollout in found],
         "searches": [float(len(rollout.queries)) for rollout in found],
+        **scores,
     }
 
 

@@ -86,9 +86,9 @@ class Held:
             "training_margins": margins(policy, tokenizer, self.trained),
         }
 
-    def greedy(self, policy: Any, tokenizer: Any) -> dict[str, list[float]]:
-        """Return the scores of greedy rollouts, which take longer than a run of few steps."""
-        return greedy(policy, tokenizer, self.questions, self.retrieve)
+    def greedy(self, policy: Any, tokenizer: Any, answers: bool) -> dict[str, list[float]]:
+        """Return the scores of greedy rollouts."""
+        return greedy(policy, tokenizer, self.questions, self.retrieve, answers)
 
 
 def run(arm: Arm, seed: int, plan: Plan, held: Held, folder: Path, out: Path, device: str) -> dict[str, Any]:

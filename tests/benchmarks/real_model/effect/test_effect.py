@@ -188,7 +188,7 @@ def test_a_run_of_each_arm_ends_in_a_policy_and_margins(
         "paired arms sample alike"
     )
     assert len({step["sd"] for step in first}) == 3
-    assert held.greedy(load_model(tmp_path / "sd_lessons"), TOKENIZER)["searches"] in ([0.0], [1.0])
+    assert held.greedy(load_model(tmp_path / "sd_lessons"), TOKENIZER, False)["searches"] in ([0.0], [1.0])
 
 
 def test_the_table_pairs_arms_by_seed_and_start(tmp_path: Path) -> None:
