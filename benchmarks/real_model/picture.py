@@ -19,6 +19,7 @@ import torch
 from sd_search_verl import protocol as protocols
 from sd_search_verl.command_line import Parser, run_command
 from sd_search_verl.config import HindsightConfig
+from sd_search_verl.hindsight import is_correct
 from sd_search_verl.probe.conditions import FLIPPED, TRUE
 from sd_search_verl.probe.config import ProbeConfig
 from sd_search_verl.probe.groups import read_groups
@@ -100,6 +101,7 @@ def run(options: argparse.Namespace) -> int:
     config = ProbeConfig(conditions="needed", hindsight=hindsight)
     model, tokenizer = load_model(options.model, config)
     groups = read_groups(options.traces, tokenizer, protocols.get(config.protocol))
+    groups.sort(key=lambda group: len({is_correct(rollout, hindsight) for rollout in group}) < 2)
     queries: list[Query] = []
     for start in range(0, len(groups), QUERIES):
         scored = score_groups(model, tokenizer, groups[start : start + QUERIES], config)

@@ -38,7 +38,7 @@ def read_groups(path: Path, tokenizer: Any, protocol: TagProtocol) -> list[Group
             raise UserError(f"{path}: {line}")
         try:
             key = _group_of(line)
-            rollout = _rollout(line, str(key), tokenizer, protocol)
+            rollout = _rollout(line, " ".join(map(str, key)), tokenizer, protocol)
         except KeyError as missing:
             raise UserError(
                 f"{path}:{number} has no field {missing}. Fix: give traces.jsonl of a training run, trajectories.jsonl "

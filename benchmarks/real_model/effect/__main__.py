@@ -42,7 +42,7 @@ def _run(options: argparse.Namespace) -> int:
     plan = Plan(options.steps, options.learning_rate, options.reward)
     chosen, held = arms(options.alpha, BEST), held_out(options.out, options.data)
     results = options.out / options.results
-    for start in sorted({chosen[name].start for name in options.arms}):
+    for start in sorted({arm.start for arm in chosen.values()}):
         path = options.out / f"before-{start}.json"
         if not path.exists():
             write(path, {"after": held.margins(*load(options.out / start, options.device, torch.bfloat16))})
