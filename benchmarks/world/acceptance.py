@@ -7,6 +7,7 @@ does not hang on one seed.
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from benchmarks.world.summary import EARLY, Interval, Summary, curves, summarize
 from sd_search_verl.errors import UserError
 from sd_search_verl.table import render
 from sd_search_verl.world.config import FitConfig, TrainConfig, WorldConfig
-from sd_search_verl.world.warmstart import make_checkpoint
+from sd_search_verl.world.warmstart import WarmStartError, make_checkpoint
 
 METHOD = "sd"
 EMPTY = "no_block"
@@ -67,7 +68,11 @@ def start(out: Path, seed: int = START.seed) -> Path:
     if not checkpoint.exists():
         torch.set_num_threads(1)
         part = out / "start.part"
-        print(make_checkpoint(part, config, WorldConfig(), head_dim=HEAD_DIM))
+        try:
+            print(make_checkpoint(part, config, WorldConfig(), head_dim=HEAD_DIM))
+        except WarmStartError:
+            shutil.rmtree(part)
+            raise
         (part / MADE_WITH).write_text(made_with)
         part.rename(checkpoint)  # whole or absent
     note = checkpoint / MADE_WITH
