@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sd_search_verl.config import ConfigError
 from sd_search_verl.finding import Finding, Rule
+from sd_search_verl.verl_adapter.preflight.numbers import check_numbers
 from sd_search_verl.verl_adapter.preflight.objectives import check_objectives
 from sd_search_verl.verl_adapter.preflight.reward import check_reward
 from sd_search_verl.verl_adapter.settings import AGENT_LOOP, SECTIONS, TRAINER, TRAINERS
@@ -138,6 +139,7 @@ def check_method(config: DictConfig) -> Iterator[Finding]:
     yield from check_reward(config)
     yield from check_unsupported(config)
     yield from check_objectives(config)
+    yield from check_numbers(config)
     n, traces = _value(config, ONE_ROLLOUT.name), _value(config, NEVER_TRACED.name)
     if not isinstance(n, int) or n < 2:
         yield ONE_ROLLOUT.finding(n=n)
