@@ -12,9 +12,7 @@ _ACTOR, _ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
 
 
 def _rules(fix: str, consequences: dict[str, str]) -> dict[str, Rule]:
-    return {
-        option: Rule(option, f"{option}={{value}}: {what}", fix) for option, what in consequences.items()
-    }
+    return {option: Rule(option, f"{option}={{value}}: {what}", fix) for option, what in consequences.items()}
 
 
 ABOVE_ZERO = _rules(
