@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,15 @@ REPO = Path(__file__).resolve().parents[1]
 QUESTIONS = [{"question": f"who is {i}?", "golden_answers": [f"{i}"]} for i in range(3)]
 PASSAGES = [{"id": str(i), "contents": f'"title {i}"\ntext {i}'} for i in range(3)]
 TITLED = [{"doc_id": str(i), "title": f"title {i}", "text": f"text {i}"} for i in range(3)]
+
+
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """Commands that run in this process may set variables, which must not reach the tests after them."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="module")
