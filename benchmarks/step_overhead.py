@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 from benchmarks.table import append_rows
 from sd_search_verl.command_line import Parser, run_command
@@ -61,9 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _measure(options: argparse.Namespace) -> int:
     """Run, measure, print, append."""
-    os.environ["VERL_USE_EXTERNAL_MODULES"] = "benchmarks.alternate_alpha"
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-    with tempfile.TemporaryDirectory() as folder:
+    paths = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+    variables = {"VERL_USE_EXTERNAL_MODULES": "benchmarks.alternate_alpha", "PYTHONPATH": paths}
+    with patch.dict(os.environ, variables), tempfile.TemporaryDirectory() as folder:
         job = LocalRun(Path(folder), options.inputs, HERE.parent / "hydra_configs", "cpu_demo", options.steps)
         run_local(job)
         steps = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]

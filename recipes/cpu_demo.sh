@@ -7,14 +7,9 @@ here=$(cd "$(dirname "$0")/.." && pwd)
 run=${1:-$here/runs/demo}
 protocol=${PROTOCOL:-search_r1}
 shift $(($# > 0 ? 1 : 0))
-if [[ $run =~ ^[+~]*[a-z0-9_.]+= ]]; then
-  echo "RUN_DIR is missing: $run is an override. Fix: give RUN_DIR before it, or write ./$run for a folder of that name" >&2
-  exit 2
-fi
-if [ -e "$run" ] && [ ! -d "$run/world" ] && [ -n "$(ls -A "$run")" ]; then
-  echo "RUN_DIR $run exists and is no run of this recipe, so it is not replaced. Fix: give another RUN_DIR" >&2
-  exit 2
-fi
+# shellcheck source=recipes/run_dir.bash
+source "$here/recipes/run_dir.bash"
+check_run_dir "$run" world
 
 rm -rf "$run"
 mkdir -p "$run"

@@ -10,14 +10,9 @@ here=$(cd "$(dirname "$0")/.." && pwd)
 data=${1:?usage: cpu_smollm2.sh DATA_DIR [RUN_DIR] [HYDRA_OVERRIDES...]}
 run=${2:-$here/runs/smollm2}
 shift $(($# > 1 ? 2 : 1))
-if [[ $run =~ ^[+~]*[a-z0-9_.]+= ]]; then
-  echo "RUN_DIR is missing: $run is an override. Fix: give RUN_DIR before it, or write ./$run for a folder of that name" >&2
-  exit 2
-fi
-if [ -e "$run" ] && [ ! -d "$run/inputs" ] && [ -n "$(ls -A "$run")" ]; then
-  echo "RUN_DIR $run exists and is no run of this recipe, so it is not replaced. Fix: give another RUN_DIR" >&2
-  exit 2
-fi
+# shellcheck source=recipes/run_dir.bash
+source "$here/recipes/run_dir.bash"
+check_run_dir "$run" inputs
 for part in corpus.jsonl questions_nq.jsonl trajectories_nq.jsonl.gz; do
   [ -e "$data/$part" ] || { echo "$data/$part is missing. Fix: python -m benchmarks.wiki18_mini_data --out DIR, and give DIR/wiki18-mini" >&2; exit 2; }
 done

@@ -6,9 +6,11 @@ import contextlib
 import ctypes
 import io
 import json
+import os
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 Command = Callable[[list[str]], int]
 
@@ -20,10 +22,10 @@ def write_lines(path: Path, rows: list[dict]) -> Path:
 
 
 def complaint(command: Command, arguments: list[str]) -> str:
-    """Run a command that must fail; return what it says."""
+    """Run a command that must fail; return what it says. Variables that it sets end with it."""
     out, err = io.StringIO(), io.StringIO()
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with patch.dict(os.environ), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             status = command(arguments)
     except SystemExit as end:  # argparse's own
         status = 2 if end.code else 0
