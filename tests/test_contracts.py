@@ -178,6 +178,7 @@ NAMES = [
         ("self", "prompt", "sampling_params", "request_id"),
         "evaluation/engine.py",
     ),
+    Name("vllm.v1.engine.exceptions:EngineDeadError", (), "evaluation/engine.py"),
 ]
 
 ATTRIBUTES = {
