@@ -40,6 +40,7 @@ class Name:
 
 
 TRAINER = "verl.trainer.ppo.v1.trainer_sync:PPOTrainerSync"
+ALGORITHMS = "verl.trainer.ppo.core_algos"
 COLOCATED = "verl.trainer.ppo.v1.trainer_colocate_async:PPOTrainerColocateAsync"
 SEPARATE = "verl.trainer.ppo.v1.trainer_separate_async:PPOTrainerSeparateAsync"
 CLIENT = "verl.workers.rollout.llm_server:FullyAsyncLLMServerClient"
@@ -162,6 +163,9 @@ NAMES = [
     Name("transfer_queue:kv_clear", ("keys", "partition_id"), "verl_adapter/data_plane.py"),
     Name("transfer_queue:kv_batch_put", ("keys", "partition_id", "fields"), "verl_adapter/data_plane.py"),
     # The configuration's nodes, read without resolving them.
+    Name(f"{ALGORITHMS}:ADV_ESTIMATOR_REGISTRY", None, "verl_adapter/preflight/names.py"),
+    Name(f"{ALGORITHMS}:POLICY_LOSS_REGISTRY", None, "verl_adapter/preflight/names.py"),
+    Name("verl.utils.tracking:Tracking.supported_backend", None, "verl_adapter/preflight/names.py"),
     Name("omegaconf:DictConfig._get_node", ("self", "key"), "verl_adapter/preflight/options.py"),
     Name("omegaconf:DictConfig._is_none", ("self",), "verl_adapter/preflight/options.py"),
     Name("omegaconf:DictConfig._is_interpolation", ("self",), "verl_adapter/preflight/options.py"),

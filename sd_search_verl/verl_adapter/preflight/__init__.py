@@ -16,6 +16,7 @@ from sd_search_verl.verl_adapter.preflight.data import check_data
 from sd_search_verl.verl_adapter.preflight.disk import check_disk
 from sd_search_verl.verl_adapter.preflight.hindsight import check_hindsight
 from sd_search_verl.verl_adapter.preflight.method import check_method
+from sd_search_verl.verl_adapter.preflight.names import check_names
 from sd_search_verl.verl_adapter.preflight.options import check_keys, check_verl, compose
 from sd_search_verl.verl_adapter.preflight.plan import describe_run
 from sd_search_verl.verl_adapter.preflight.policy import check_policy
@@ -35,6 +36,7 @@ __all__ = [
     "check_identities",
     "check_keys",
     "check_method",
+    "check_names",
     "check_policy",
     "check_retrievers",
     "check_run",
@@ -48,6 +50,7 @@ __all__ = [
 Check = Callable[[DictConfig], Iterable[Finding]]
 CHECKS: tuple[Check, ...] = (
     check_method,
+    check_names,
     check_verl,
     check_keys,
     check_addresses,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from sd_search_verl.finding import Finding, Rule
 
@@ -23,21 +23,54 @@ FULL = Rule(
     "free disk space, point trainer.default_local_dir elsewhere, or lower trainer.max_actor_ckpt_to_keep",
 )
 
+FOLDERS = ("trainer.default_local_dir", "trainer.rollout_data_dir", "trainer.validation_data_dir")
+
 UNWRITABLE = Rule(
-    "trainer.default_local_dir",
+    "{option}",
     "{folder} cannot be written: {reason}",
     "give a folder that this user may write, or one that does not exist yet",
 )
 
 
+REMOTE = Rule(
+    "{option}",
+    "{option}={value} is no folder of this machine: verl writes into local folders, here into one named {name!r}",
+    "give a folder that is mounted on every node, and copy it from there",
+)
+
+
 def check_disk(config: DictConfig) -> Iterator[Finding]:
-    """Check that the disk holds the checkpoints that the run will keep."""
-    folder = Path(str(config.trainer.default_local_dir)).expanduser()
-    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        reason = f"{there} is {'not writable' if there.is_dir() else 'a file'}"
-        yield UNWRITABLE.finding(folder=folder, reason=reason)
+    """Check that the folders of the run can be written, and that the disk holds the checkpoints it will keep."""
+    options = [option for option in FOLDERS if config.trainer.get(option.removeprefix("trainer."))]
+    wrong = [finding for option in options for finding in _check_folder(config, option)]
+    yield from wrong
+    if not any(finding.name == FULL.name for finding in wrong):
+        yield _check_room(config)
+
+
+def _check_folder(config: DictConfig, option: str) -> Iterator[Finding]:
+    value = str(OmegaConf.select(config, option))
+    if "://" in value:
+        yield REMOTE.finding(option=option, value=value, name=value.partition("/")[0])
         return
+    there = _existing(Path(value).expanduser())
+    try:
+        with tempfile.TemporaryFile(
+            dir=there
+        ):  # root may write anywhere by its permissions, but not into /sys
+            pass
+    except OSError as error:
+        reason = f"{there}: {error.strerror}"
+        yield UNWRITABLE.finding(option=option, folder=value, reason=reason)
+
+
+def _existing(folder: Path) -> Path:
+    """Return the folder, or the nearest parent of it that exists."""
+    return next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+
+
+def _check_room(config: DictConfig) -> Finding:
+    there = _existing(Path(str(config.trainer.default_local_dir)).expanduser())
     free = shutil.disk_usage(there).free / 2**30
     parameters = _parameters(Path(str(config.actor_rollout_ref.model.path)).expanduser())
     steps, every = config.trainer.total_training_steps, config.trainer.save_freq
@@ -52,7 +85,7 @@ def check_disk(config: DictConfig) -> Iterator[Finding]:
         what = f"{kept} + 1 checkpoints of {each:.1f} GiB"
     values = {"free": f"{free:.0f}", "folder": there, "what": what, "needed": f"{needed:.1f}"}
     found = _ROOM.format(**values)
-    yield Finding(FULL.name, True, found) if free >= needed else FULL.finding(**values)
+    return Finding(FULL.name, True, found) if free >= needed else FULL.finding(**values)
 
 
 def _parameters(model: Path) -> int:

@@ -37,15 +37,25 @@ LITTLE_ROOM = Rule(
     "set it to data.max_prompt_length + data.max_response_length = {needed}, or to null",
     warns=True,
 )
+OTHER_LENGTH = Rule(
+    "actor_rollout_ref.rollout.{name}",
+    "actor_rollout_ref.rollout.{name}={own} is not data.max_{name}={data}: rollouts would have the first length, "
+    "checks and hindsight rows the second",
+    "set data.max_{name}, and leave actor_rollout_ref.rollout.{name} out",
+)
 
 
 def check_lengths(config: DictConfig, prompts: Sequence[Messages]) -> Iterator[Finding]:
-    """Check that the longest prompts fit.
+    """Check that data and rollout engine have the same lengths, and that the longest prompts fit.
 
     Args:
         prompts: those with the most characters, of all data files; may be empty.
     """
     data, limit = config.data, config.data.max_prompt_length
+    for name in ("prompt_length", "response_length"):
+        own = config.actor_rollout_ref.rollout.get(name)
+        if own is not None and own != data[f"max_{name}"]:
+            yield OTHER_LENGTH.finding(name=name, own=own, data=data[f"max_{name}"])
     longest = _longest(config, prompts)
     if longest is not None and longest > limit and not data.get("filter_overlong_prompts", True):
         rule = CUT_PROMPT if data.truncation == "left" else LONG_PROMPT

@@ -1,18 +1,21 @@
-"""Numbers with which verl starts, and nothing would be learnt."""
+"""Numbers with which verl starts, and nothing would be learnt, or another number would be used."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from sd_search_verl.finding import Finding, Rule
 
 _ACTOR, _ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
+_ALIKE = "all rollouts of a question would be alike, so no group has an advantage"
+_CLIPPED = "verl clips every ratio of probabilities to one value, and a clipped token has no gradient"
 
 
-def _rules(fix: str, consequences: dict[str, str]) -> dict[str, Rule]:
-    return {option: Rule(option, f"{option}={{value}}: {what}", fix) for option, what in consequences.items()}
+def _rules(fix: str, consequences: dict[str, str]) -> list[Rule]:
+    return [Rule(option, f"{option}={{value}}: {what}", fix) for option, what in consequences.items()]
 
 
 ABOVE_ZERO = _rules(
@@ -20,22 +23,60 @@ ABOVE_ZERO = _rules(
     {
         f"{_ACTOR}.optim.lr": "no update would lower the loss",
         f"{_ACTOR}.grad_clip": "every gradient would be scaled to nothing",
-        f"{_ROLLOUT}.temperature": "all rollouts of a question would be alike, so no group has an advantage",
-        f"{_ROLLOUT}.top_p": "all rollouts of a question would be alike, so no group has an advantage",
+        f"{_ACTOR}.clip_ratio": _CLIPPED,
+        f"{_ACTOR}.clip_ratio_low": _CLIPPED,
+        f"{_ACTOR}.clip_ratio_high": _CLIPPED,
+        f"{_ROLLOUT}.temperature": _ALIKE,
+    },
+)
+SHARE = _rules(
+    "set it above 0, to 1 at most",
+    {
+        f"{_ROLLOUT}.top_p": "vLLM refuses it, so every rollout would fail",
+        f"{_ROLLOUT}.val_kwargs.top_p": "vLLM refuses it, so every rollout of the validation would fail",
+        f"{_ROLLOUT}.gpu_memory_utilization": "it is vLLM's share of a card's memory",
     },
 )
 AT_LEAST_ONE = _rules(
     "set it to 1 or more",
     {
         f"{_ACTOR}.ppo_epochs": "no update would run",
+        f"{_ACTOR}.ppo_mini_batch_size": "no update would run",
+        f"{_ACTOR}.ppo_micro_batch_size_per_gpu": "no row would be read at a time",
+        f"{_ROLLOUT}.log_prob_micro_batch_size_per_gpu": "no row would be read at a time",
         "data.max_response_length": "the policy could write no token",
+        "data.val_batch_size": "no question would be read for the validation",
+        "data.gen_batch_size": "no question would be read at a time",
         f"{_ROLLOUT}.agent.num_workers": "no agent loop would run",
+        f"{_ROLLOUT}.val_kwargs.n": "the validation would draw no rollout",
+        f"{_ROLLOUT}.max_num_seqs": "vLLM would run no sequence",
+        f"{_ROLLOUT}.tensor_model_parallel_size": "a model needs one card at least",
+        "reward.num_workers": "no process would score rollouts",
+        "trainer.nnodes": "there would be no machine to train on",
+        "trainer.n_gpus_per_node": "there would be no process to train in",
     },
 )
-ONE_TOKEN = Rule(
-    f"{_ROLLOUT}.top_k",
-    f"{_ROLLOUT}.top_k=1: all rollouts of a question would be alike, so no group has an advantage",
-    "set it to -1, which is no limit",
+DUAL_CLIP = Rule(
+    f"{_ACTOR}.clip_ratio_c",
+    f"{_ACTOR}.clip_ratio_c={{value}}: verl ends the first update unless it is above 1",
+    "set it to 3, verl's default",
+)
+ONE_TOKEN = Rule(f"{_ROLLOUT}.top_k", f"{_ROLLOUT}.top_k=1: {_ALIKE}", "set it to -1, which is no limit")
+NO_LIMIT = {
+    option: Rule(
+        option,
+        f"{option}=0 is no limit: verl reads every row",
+        "set it to a number of rows, or to -1 if all are meant",
+        warns=True,
+    )
+    for option in ("data.train_max_samples", "data.val_max_samples")
+}
+PADDED = Rule(
+    f"{_ACTOR}.ppo_mini_batch_size",
+    f"data.train_batch_size={{batch}} is no multiple of {_ACTOR}.ppo_mini_batch_size={{mini}}: verl fills every step "
+    "with empty rollouts, and some updates see fewer questions than others",
+    f"set {_ACTOR}.ppo_mini_batch_size to a divisor of {{batch}}",
+    warns=True,
 )
 IGNORED = Rule(
     f"{_ROLLOUT}.do_sample",
@@ -45,14 +86,33 @@ IGNORED = Rule(
 )
 
 
+def _not_above_zero(value: Any) -> bool:
+    return not value > 0
+
+
+def _no_share(value: Any) -> bool:
+    return not 0 < value <= 1
+
+
+def _below_one(value: Any) -> bool:
+    return value < 1
+
+
 def check_numbers(config: DictConfig) -> Iterator[Finding]:
     """Check options of verl's that have a value without a sense for training."""
-    for rules, bound in ((ABOVE_ZERO, 0), (AT_LEAST_ONE, 1)):
-        for option, rule in rules.items():
-            value = OmegaConf.select(config, option)
-            if value is not None and (value < bound or value == 0):
-                yield rule.finding(value=value)
-    if OmegaConf.select(config, ONE_TOKEN.name) == 1:
-        yield ONE_TOKEN.finding()
-    if OmegaConf.select(config, IGNORED.name) is False:
-        yield IGNORED.finding()
+    is_wrong: dict[Rule, Callable[[Any], bool]] = {
+        **dict.fromkeys(ABOVE_ZERO, _not_above_zero),
+        **dict.fromkeys(SHARE, _no_share),
+        **dict.fromkeys(AT_LEAST_ONE, _below_one),
+        DUAL_CLIP: lambda value: not value > 1,
+        ONE_TOKEN: lambda value: value == 1,
+        **dict.fromkeys(NO_LIMIT.values(), lambda value: value == 0),
+        IGNORED: lambda value: value is False,
+    }
+    for rule, wrong in is_wrong.items():
+        value = OmegaConf.select(config, rule.name)
+        if value is not None and wrong(value):
+            yield rule.finding(value=value)
+    batch, mini = config.data.train_batch_size, OmegaConf.select(config, PADDED.name)
+    if mini and 0 < mini < batch and batch % mini:
+        yield PADDED.finding(batch=batch, mini=mini)

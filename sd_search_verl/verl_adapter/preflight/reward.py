@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -50,6 +50,12 @@ OTHER_MANAGER = Rule(
     f"nothing, if this is meant; else set {_MANAGER}.source=register and {_MANAGER}.name=naive",
     warns=True,
 )
+LEGACY = Rule(
+    "{option}",
+    "{option}={value} is an option of verl's earlier trainer, which this one never reads",
+    "give it in the section reward: what was in custom_reward_function and sandbox_fusion under the same name, what "
+    "was in reward_model as reward.num_workers, reward.reward_manager or reward.reward_model",
+)
 REWARD_MODEL = Rule(
     "reward.reward_model.enable",
     "reward.reward_model.enable=True scores rollouts with a model; EM and F1 are no longer the reward",
@@ -61,6 +67,9 @@ REWARD_MODEL = Rule(
 def check_reward(config: DictConfig) -> Iterator[Finding]:
     """Check which function scores rollouts."""
     path, name = (_value(config, f"{_FUNCTION}.{option}") for option in ("path", "name"))
+    for section in ("custom_reward_function", "reward_model", "sandbox_fusion"):
+        for option, value in _given(_value(config, section) or {}, section):
+            yield LEGACY.finding(option=option, value=value)
     if not path:
         yield NO_REWARD.finding()
     elif path.replace("/", ".") == REWARD.replace("/", "."):
@@ -79,6 +88,15 @@ def check_reward(config: DictConfig) -> Iterator[Finding]:
         yield OTHER_MANAGER.finding(manager=manager if source == "register" else source)
     if _value(config, REWARD_MODEL.name):
         yield REWARD_MODEL.finding()
+
+
+def _given(section: Mapping[Any, Any], path: str) -> Iterator[tuple[str, Any]]:
+    """Yield the options of a section that are not null."""
+    for key, value in section.items():
+        if isinstance(value, Mapping):
+            yield from _given(value, f"{path}.{key}")
+        elif value is not None:
+            yield f"{path}.{key}", value
 
 
 def _value(config: DictConfig, path: str) -> Any:

@@ -58,6 +58,14 @@ DONE_ALREADY = Rule(
     "raise trainer.total_training_steps, or train in another trainer.default_local_dir",
     warns=True,
 )
+SLOW_RATE = Rule(
+    "actor_rollout_ref.actor.optim.lr_warmup_steps",
+    "the learning rate rises for {warmup} updates (actor_rollout_ref.actor.optim.lr_warmup_steps, or "
+    "lr_warmup_steps_ratio of the steps), and the run has {total} steps: it never reaches "
+    "actor_rollout_ref.actor.optim.lr",
+    "set lr_warmup_steps below {total}, or lr_warmup_steps_ratio below 1",
+    warns=True,
+)
 WARMUP_WITHOUT_CRITIC = Rule(
     "trainer.critic_warmup",
     "trainer.critic_warmup={warmup}: the policy is not updated before step {warmup}, and "
@@ -149,6 +157,12 @@ def _check_updates(config: DictConfig, total: int | None) -> Iterator[Finding]:
         yield NEVER_UPDATED.finding(warmup=warmup, total=total)
     elif warmup > 1 and not need_critic(config):
         yield WARMUP_WITHOUT_CRITIC.finding(warmup=warmup, estimator=config.algorithm.adv_estimator)
+    optim = config.actor_rollout_ref.actor.optim
+    rising = (
+        optim.lr_warmup_steps if optim.lr_warmup_steps > 0 else optim.lr_warmup_steps_ratio * (total or 0)
+    )
+    if total and rising >= total:
+        yield SLOW_RATE.finding(warmup=int(rising), total=total)
     try:
         method = read_sd_search(config)
     except ConfigError:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -148,6 +149,22 @@ def test_verls_own_rewards_are_refused_and_a_users_own_is_said(good: DictConfig)
     assert "mine.py is a reward of your own" in finding.found
     (finding,) = check_method(change(good, reward__reward_model__enable=True))
     assert finding.warning
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("custom_reward_function.path", "mine.py"),
+        ("reward_model.enable", False),
+        ("reward_model.model.path", "some/model"),
+        ("sandbox_fusion.url", "http://127.0.0.1"),
+    ],
+)
+def test_options_of_verls_earlier_trainer_are_refused(good: DictConfig, option: str, value: Any) -> None:
+    (finding,) = check_method(change(good, **{option.replace(".", "__"): value}))
+    assert finding.fatal
+    assert f"{option}={value} is an option of verl's earlier trainer" in finding.found
+    assert "give it in the section reward" in finding.fix
 
 
 def test_labels_that_disagree_with_the_reward_are_a_warning(good: DictConfig) -> None:

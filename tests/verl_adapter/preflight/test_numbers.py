@@ -26,10 +26,25 @@ def test_the_good_run_has_nothing_to_find(good: DictConfig) -> None:
         (f"{ACTOR}grad_clip", 0.0, "grad_clip=0.0: every gradient would be scaled to nothing"),
         (f"{ACTOR}ppo_epochs", 0, "ppo_epochs=0: no update would run"),
         (f"{ROLLOUT}temperature", 0, "temperature=0: all rollouts of a question would be alike"),
-        (f"{ROLLOUT}top_p", 0.0, "top_p=0.0: all rollouts of a question would be alike"),
+        (f"{ROLLOUT}top_p", 0.0, "top_p=0.0: vLLM refuses it"),
         (f"{ROLLOUT}top_k", 1, "top_k=1: all rollouts of a question would be alike"),
         (f"{ROLLOUT}agent__num_workers", 0, "agent.num_workers=0: no agent loop would run"),
         ("data__max_response_length", 0, "data.max_response_length=0: the policy could write no token"),
+        (f"{ACTOR}clip_ratio", 0, "clip_ratio=0: verl clips every ratio"),
+        (f"{ACTOR}clip_ratio_low", -0.2, "clip_ratio_low=-0.2: verl clips every ratio"),
+        (f"{ACTOR}clip_ratio_high", 0, "clip_ratio_high=0: verl clips every ratio"),
+        (f"{ACTOR}clip_ratio_c", 1.0, "clip_ratio_c=1.0: verl ends the first update"),
+        (f"{ACTOR}ppo_mini_batch_size", 0, "ppo_mini_batch_size=0: no update would run"),
+        (f"{ACTOR}ppo_micro_batch_size_per_gpu", 0, "ppo_micro_batch_size_per_gpu=0: no row would be read"),
+        (f"{ROLLOUT}top_p", 1.5, "top_p=1.5: vLLM refuses it"),
+        (f"{ROLLOUT}val_kwargs__top_p", 0, "val_kwargs.top_p=0: vLLM refuses it"),
+        (f"{ROLLOUT}gpu_memory_utilization", 2, "gpu_memory_utilization=2: it is vLLM's share"),
+        (f"{ROLLOUT}val_kwargs__n", 0, "val_kwargs.n=0: the validation would draw no rollout"),
+        (f"{ROLLOUT}max_num_seqs", 0, "max_num_seqs=0: vLLM would run no sequence"),
+        ("reward__num_workers", 0, "reward.num_workers=0: no process would score rollouts"),
+        ("trainer__nnodes", 0, "trainer.nnodes=0: there would be no machine to train on"),
+        ("trainer__n_gpus_per_node", 0, "trainer.n_gpus_per_node=0: there would be no process to train in"),
+        ("data__val_batch_size", 0, "data.val_batch_size=0: no question would be read for the validation"),
     ],
 )
 def test_a_number_that_leaves_nothing_to_learn_is_refused(
@@ -39,6 +54,22 @@ def test_a_number_that_leaves_nothing_to_learn_is_refused(
     assert len(findings) == 1
     assert findings[0].fatal
     assert findings[0].fix.startswith("set it")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("data__train_max_samples", 0, "data.train_max_samples=0 is no limit"),
+        ("data__val_max_samples", 0, "data.val_max_samples=0 is no limit"),
+        (f"{ACTOR}ppo_mini_batch_size", 3, "data.train_batch_size=8 is no multiple of"),
+    ],
+)
+def test_a_number_that_verl_reads_as_another_is_warned_about(
+    good: DictConfig, option: str, value: int, said: str
+) -> None:
+    (finding,) = check_numbers(change(good, **{option: value}))
+    assert finding.warning
+    assert said in finding.found
 
 
 def test_an_option_that_verl_ignores_is_warned_about(good: DictConfig) -> None:

@@ -32,7 +32,7 @@ def options(text: str) -> list[str]:
     return text.split()
 
 
-MEANT = options("""
+MEANT = options(f"""
 sd_search.alpha=0 sd_search.alpha=0.001 sd_search.alpha=1 sd_search.warmup_steps=0
 sd_search.warmup_steps=3 sd_search.warmup_steps=13 sd_search.divergence=forward_kl
 sd_search.divergence=mse sd_search.top_k=null sd_search.support=union sd_search.tail=renormalize
@@ -53,7 +53,10 @@ data.train_max_samples=4 data.truncation=left data.shuffle=False data.filter_ove
 trainer.total_training_steps=null trainer.total_training_steps=4 trainer.total_training_steps=1
 trainer.total_epochs=14 trainer.save_freq=-1 trainer.save_freq=2 trainer.test_freq=0
 trainer.val_before_train=False trainer.resume_mode=auto reward.reward_manager.name=dapo
-+reward.custom_reward_function.reward_kwargs.metric=f1 reward.custom_reward_function.path=mine.py
++reward.custom_reward_function.reward_kwargs.metric=f1 trainer.logger=console
+actor_rollout_ref.actor.ppo_mini_batch_size=3 actor_rollout_ref.actor.optim.lr_warmup_steps=1000
+data.val_max_samples=0 actor_rollout_ref.actor.checkpoint.save_contents=[model]
+reward.custom_reward_function.path={__file__}
 """)
 """Options that leave SD-Search a run, or GRPO by alpha = 0; some are warned about."""
 
@@ -76,7 +79,13 @@ search.max_turns=0 search.retriever_urls=[] search.retriever_urls=[localhost:800
 ~sd_search ~search ~health data.train_batch_size=16 data.train_batch_size=0 data.truncation=error
 data.max_prompt_length=64 data.train_files=none.parquet trainer.total_training_steps=5000
 trainer.total_training_steps=0 trainer.total_epochs=0 trainer.total_epochs=1 trainer.critic_warmup=20
-trainer.resume_mode=latest trainer.resume_mode=resume_path trainer.val_only=True
+trainer.resume_mode=latest trainer.resume_mode=resume_path trainer.val_only=True trainer.nnodes=0
+trainer.logger=[nothing] trainer.rollout_data_dir=/proc/x trainer.default_local_dir=s3://bucket/run
+reward.custom_reward_function.path=none.py custom_reward_function.path=mine.py reward_model.enable=True
+reward.num_workers=0 data.custom_cls.path=none.py algorithm.adv_estimator=gpro
+actor_rollout_ref.actor.policy_loss.loss_mode=ppo actor_rollout_ref.actor.clip_ratio=0
+actor_rollout_ref.actor.checkpoint.save_contents=[hf_model] actor_rollout_ref.actor.optim.optimizer=adamw
+actor_rollout_ref.rollout.val_kwargs.n=0 actor_rollout_ref.rollout.response_length=100
 """)
 """Options that make something else of the run, or nothing; some are right beside another."""
 RIGHT_ALONE = {"trainer.val_only=True", "sd_search.hindsight.content=full", "data.truncation=error"}
@@ -124,7 +133,7 @@ def check_one(base: list[str], seed: int) -> bool:
     assert _agent_loop_registry[rollout.agent.default_agent_loop] == {"_target_": LOOP}, given
     assert lines[0].startswith("trainer:   sd_search on "), lines
     assert f"agent loop sd_search_agent, reward {reward.path}:{reward.name}" in lines[0], lines
-    if reward.path == "mine.py":
+    if reward.path == __file__:
         assert "reward.custom_reward_function.path" in warned, given
     else:
         scored = get_custom_reward_fn(config)

@@ -205,3 +205,14 @@ def test_a_context_below_the_prompts(
     found = failed(good, path, **values)
     assert [finding.fatal for finding in found] == ([fatal] if says else [])
     assert all(says in finding.found for finding in found if says)
+
+
+@pytest.mark.parametrize("name", ["prompt_length", "response_length"])
+def test_a_length_of_the_engine_that_is_not_the_datas_is_refused(
+    good: DictConfig, tmp_path: Path, name: str
+) -> None:
+    path = write(tmp_path / "short.parquet", [plain_row()])
+    values = {"data__val_files": str(path), f"actor_rollout_ref__rollout__{name}": 100}
+    (finding,) = failed(good, path, **values)
+    assert finding.fatal
+    assert f"actor_rollout_ref.rollout.{name}=100 is not data.max_{name}=" in finding.found

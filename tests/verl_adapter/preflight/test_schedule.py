@@ -71,6 +71,20 @@ def test_a_warm_up_of_no_critic_is_a_warning(good: DictConfig) -> None:
     assert "algorithm.adv_estimator=grpo has no critic to warm up" in finding.found
 
 
+@pytest.mark.parametrize(
+    "option", [{"lr_warmup_steps": 14}, {"lr_warmup_steps": 1000}, {"lr_warmup_steps_ratio": 1.0}], ids=str
+)
+def test_a_learning_rate_that_is_never_reached_is_a_warning(
+    good: DictConfig, option: dict[str, float]
+) -> None:
+    ((name, value),) = option.items()
+    values = {"trainer__total_training_steps": 14, f"actor_rollout_ref__actor__optim__{name}": value}
+    (finding,) = found(good, **values)
+    assert finding.warning
+    assert "it never reaches actor_rollout_ref.actor.optim.lr" in finding.found
+    assert found(good, **{**values, f"actor_rollout_ref__actor__optim__{name}": value / 1001}) == []
+
+
 def test_a_validation_that_would_train_is_refused(good: DictConfig) -> None:
     values = {"trainer__val_only": True, "trainer__total_training_steps": 1}
     (finding,) = found(good, **values, trainer__val_before_train=False)

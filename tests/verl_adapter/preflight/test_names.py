@@ -1,0 +1,94 @@
+"""Names and files that verl looks up late are looked up before anything is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import DictConfig
+from support.good_run import change
+from verl.trainer.ppo.core_algos import kl_penalty
+
+from sd_search_verl.verl_adapter.preflight import check_config
+from sd_search_verl.verl_adapter.preflight.names import FILES, PENALTIES, check_names
+
+ACTOR, CORRECTION = "actor_rollout_ref__actor__", "algorithm__rollout_correction__"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"trainer__logger": "console"},
+        {"trainer__logger": ["console", "wandb", "tracking"]},
+        {"algorithm__adv_estimator": "rloo"},
+        {f"{ACTOR}policy_loss__loss_mode": "gspo"},
+        {f"{ACTOR}kl_loss_type": "low_var_kl+", f"{ACTOR}use_kl_loss": True},
+        {f"{ACTOR}kl_loss_type": "unused"},
+        {f"{CORRECTION}rollout_is": "token", f"{CORRECTION}rollout_rs": "token_k1,seq_max_k2"},
+        {f"{ACTOR}policy_loss__loss_mode": "mine", "actor_rollout_ref__model__external_lib": "my_losses"},
+        {"data__custom_cls__path": "pkg://mine.data"},
+        {f"{ACTOR}checkpoint__save_contents": ["model", "optimizer", "extra", "hf_model"]},
+    ],
+    ids=str,
+)
+def test_names_that_verl_has_are_none_to_find(good: DictConfig, options: dict[str, Any]) -> None:
+    assert [*check_names(change(good, **options))] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "found", "fix"),
+    [
+        ({"trainer__logger": ["console", "wandbb"]}, "trainer.logger=wandbb is unknown", "wandb"),
+        ({"algorithm__adv_estimator": "gpro"}, "algorithm.adv_estimator=gpro is unknown", "grpo"),
+        ({f"{ACTOR}policy_loss__loss_mode": "ppo"}, "loss_mode=ppo is unknown", "vanilla"),
+        ({f"{ACTOR}kl_loss_type": "k4", f"{ACTOR}use_kl_loss": True}, "kl_loss_type=k4 is unknown", "k3"),
+        ({"algorithm__kl_penalty": "k4", "algorithm__use_kl_in_reward": True}, "kl_penalty=k4", "k3"),
+        ({"algorithm__kl_ctrl__type": "on", "algorithm__use_kl_in_reward": True}, "type=on", "adaptive"),
+        ({f"{CORRECTION}rollout_is": "turn"}, "rollout_is=turn is unknown", "sequence"),
+        ({f"{CORRECTION}rollout_rs": "token_k1,seq_k9"}, "rollout_rs=seq_k9 is unknown", "seq_max_k2"),
+        ({f"{ACTOR}optim__optimizer": "Adamw"}, "optimizer=Adamw is not to be had", "AdamW"),
+        ({f"{ACTOR}optim__optimizer_impl": "torchaoo.optim"}, "No module named 'torchaoo'", "torch.optim"),
+        *(
+            ({path.replace(".", "__"): "/no/file"}, f"{path}=/no/file does not exist", "path")
+            for path in FILES
+        ),
+        ({f"{ACTOR}checkpoint__save_contents": ["hf_model"]}, "checkpoints would hold no weights", "model"),
+    ],
+    ids=str,
+)
+def test_a_name_that_verl_would_miss_later_is_refused_with_those_it_has(
+    good: DictConfig, options: dict[str, Any], found: str, fix: str
+) -> None:
+    (finding,) = [one for one in check_names(change(good, **options)) if found in one.found]
+    assert finding.fatal
+    assert fix in finding.fix
+
+
+def test_names_are_among_the_checks_of_a_start(good: DictConfig) -> None:
+    findings = check_config(change(good, algorithm__adv_estimator="gpro"))
+    assert "algorithm.adv_estimator=gpro is unknown to verl" in [finding.found for finding in findings]
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_verl_has_every_penalty_that_is_let_through(name: str) -> None:
+    log_probs = torch.tensor([-0.5, -2.0])
+    assert kl_penalty(log_probs, log_probs, name).shape == log_probs.shape
+
+
+def test_checkpoints_that_cannot_be_resumed_are_warned_about(good: DictConfig) -> None:
+    (finding,) = check_names(change(good, **{f"{ACTOR}checkpoint__save_contents": ["model"]}))
+    assert finding.warning
+    assert "lacks optimizer and extra" in finding.found
+
+
+def test_contents_of_checkpoints_that_are_never_written_do_not_matter(good: DictConfig) -> None:
+    config = change(good, **{f"{ACTOR}checkpoint__save_contents": ["model"]}, trainer__save_freq=-1)
+    assert [*check_names(config)] == []
+
+
+def test_the_path_of_a_file_that_is_there_is_none_to_find(good: DictConfig, tmp_path: Path) -> None:
+    (file := tmp_path / "mine.py").write_text("")
+    assert [*check_names(change(good, data__custom_cls__path=str(file)))] == []
