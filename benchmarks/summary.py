@@ -37,7 +37,7 @@ class Figure:
 
 def figures() -> list[Figure]:
     """Return all figures, in the order of docs/results.md."""
-    return [*_world(), *_cost(), *_retriever(), *_dense(), _agreement()]
+    return [*_world(), *_real_model(), *_cost(), *_retriever(), *_dense(), _agreement()]
 
 
 _TWO, _THREE = "--questions 10 --group 2", "--questions 10 --group 3"
@@ -119,6 +119,35 @@ def _world() -> Iterator[Figure]:
     files = f"world/*.csv, {len(usual)} of them"
     about = (files, "python -m benchmarks.world compare", "2026-11-22", "CPU, 1 thread")
     yield Figure("effect", "pairs in which SD-Search is sooner", f"{faster} of {pairs}", "", *about)
+
+
+def _real_model() -> Iterator[Figure]:
+    """Yield what the probe reads of SmolLM2, and the difference that SD-Search makes on real questions."""
+    command = "python -m benchmarks.real_model.forms"
+    for when, policy in (
+        ("before lessons", "SmolLM2-135M, short turns"),
+        ("after lessons", "SmolLM2-135M, short turns, after lessons"),
+    ):
+        (row,) = (row for row in _rows("probe.csv") if (row["model"], row["block"]) == (policy, "default"))
+        mean, low, high = (float(row[f"label_sensitivity_{part}"]) for part in ("mean", "low", "high"))
+        spread = f"{low:.2f} to {high:.2f}; {row['label_sensitivity_n']} groups"
+        about = ("probe.csv", command, "2026-11-27", row["device"])
+        yield Figure("effect", f"SmolLM2, label sensitivity {when}, nats", f"{mean:.2f}", spread, *about)
+    pair = ("margins", "sd_lessons", "grpo_lessons")
+    (row,) = (
+        row for row in _rows("real_model_effect.csv") if (row["measure"], row["arm"], row["beside"]) == pair
+    )
+    difference, low, high = (float(row[part]) for part in ("difference", "low", "high"))
+    yield Figure(
+        "effect",
+        "SmolLM2, held-out margin, SD-Search - GRPO, nats",
+        f"{difference:+.2f}",
+        f"{low:+.2f} to {high:+.2f}; {row['seeds']} seeds",
+        "real_model_effect.csv",
+        "python -m benchmarks.real_model.effect run DATA_DIR",
+        "2026-11-27",
+        "CPU, one thread of 2 shared cores, x86_64",
+    )
 
 
 def _method(found: Sequence[Summary]) -> Summary:

@@ -15,6 +15,7 @@ from benchmarks import summary
 REPO = Path(__file__).resolve().parents[1]
 SUMMARY = {
     "effect": "acceptance: rollouts to 50 %, ratio",
+    "real questions": "SmolLM2, held-out margin, SD-Search - GRPO, nats",
     "overhead": "CPU training step, ratio",
     "retriever": "BM25, 256 clients, 0 % repeats: queries a second",
     "correctness": "gradient of L_SD against plain PyTorch",
@@ -67,6 +68,7 @@ def test_every_figure_of_readme_stands_in_its_csv(figures: dict[str, dict[str, s
 def test_counts_in_readmes_table_are_those_of_the_csv(figures: dict[str, dict[str, str]]) -> None:
     words = {row[0]: row[2] for row in table_of_readme()}
     assert figures[SUMMARY["effect"]]["spread"] in words["effect"]
+    assert figures[SUMMARY["real questions"]]["spread"].partition(";")[0] in words["real questions"]
     (variants,) = re.findall(r"largest of (\d+)", figures[SUMMARY["correctness"]]["spread"])
     assert f"{variants} variants" in words["correctness"]
 
