@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support.cli import build_world, local
 
-REPO = Path(__file__).resolve().parents[1]
 OVERRIDES = [
     "actor_rollout_ref.model.lora_rank=8",
     "actor_rollout_ref.rollout.load_format=safetensors",
@@ -24,15 +22,9 @@ OVERRIDES = [
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_rollout_engine_samples_from_the_adapted_model(tmp_path: Path) -> None:
-    world, run = tmp_path / "world", tmp_path / "run"
-    subprocess.run(
-        [sys.executable, "-m", "sd_search_verl.cli", "world", "build", "--out", str(world)], check=True
-    )
-    command = [sys.executable, "-m", "sd_search_verl.cli", "local", "--run", str(run), "--world", str(world)]
-    command += ["--config-dir", str(REPO / "hydra_configs"), "--config", "cpu_demo", "--steps", "4"]
-    done = subprocess.run(
-        [*command, *OVERRIDES], capture_output=True, text=True, timeout=540, env={**os.environ}
-    )
+    run = tmp_path / "run"
+    command = local(run, build_world(tmp_path / "world"), "--steps", "4", *OVERRIDES)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=540)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert len(steps) == 4

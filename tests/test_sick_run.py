@@ -61,7 +61,7 @@ def test_partial_groups_are_counted_and_warned_of(run: Path) -> None:
 def test_nan_stops_the_run_and_names_the_rollouts(run: Path) -> None:
     log = (run / "train.log").read_text(errors="replace")
     assert "NonFiniteError: step 3: " in log
-    assert "rm_scores (the reward function)" in log
+    assert "before the update, in rm_scores, advantages (the reward function)" in log
     saved = lines(run / "non_finite_step_3.jsonl")
     assert 0 < len(saved) <= 40
     poisoned = [line for line in saved if "rm_scores" in line["non_finite"]]
