@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import random
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,11 @@ from test_resume import checkpointed, killed_at, rows
 from sd_search_verl.verl_adapter.resume import BUFFER
 
 BATCH = 8
-COLOCATED = ["trainer.v1.trainer_mode=sd_search_colocate_async"]
-SEPARATE = ["--config", "cpu_separate_async"]
+MODES = {
+    "colocate": ["--config", "cpu_demo", "trainer.v1.trainer_mode=sd_search_colocate_async"],
+    "separate": ["--config", "cpu_separate_async"],
+}
+"""Mode -> options of ``sd-search local``, the config first."""
 OVERRIDES = [
     "sd_search.warmup_steps=1",
     "algorithm.rollout_correction.rollout_is=token",
@@ -71,10 +77,8 @@ def assert_no_question_is_lost_or_repeated(run: Path, world: Path, steps: int) -
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize(
-    "options", [("--config", "cpu_demo", *COLOCATED), (*SEPARATE,)], ids=["colocate", "separate"]
-)
-def test_a_mode_trains_the_world(options: tuple[str, ...], world: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", MODES.values(), ids=MODES)
+def test_a_mode_trains_the_world(options: list[str], world: Path, tmp_path: Path) -> None:
     steps = 6
     train(tmp_path, world, steps, *options, "search.sampling_seed=3")
     lines = rows(tmp_path)
@@ -96,17 +100,17 @@ def test_a_mode_trains_the_world(options: tuple[str, ...], world: Path, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
+@pytest.mark.parametrize("options", MODES.values(), ids=MODES)
 def test_a_killed_asynchronous_run_loses_no_step_and_no_question(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: list[str], world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import test_resume
 
-    steps, options = 5, ("--config", "cpu_demo", *COLOCATED)
-    monkeypatch.setattr(test_resume, "OVERRIDES", [*COLOCATED, *OVERRIDES])
+    steps, draw = 5, random.Random(7)
+    monkeypatch.setattr(test_resume, "OVERRIDES", [*options, *OVERRIDES])
     for step, victim in ((2, "driver"), (3, "engine")):
-        assert (
-            killed_at(tmp_path, world, steps, lambda step=step: checkpointed(tmp_path) >= step, victim) == []
-        )
+        moment = some_time_after(tmp_path, step, draw.uniform(0, 4))
+        assert killed_at(tmp_path, world, steps, moment, victim) == []
         saved = checkpointed(tmp_path)
         assert saved >= step
         assert (tmp_path / f"global_step_{saved}" / BUFFER).is_dir()
@@ -115,3 +119,15 @@ def test_a_killed_asynchronous_run_loses_no_step_and_no_question(
     check_traces(tmp_path)
     assert_no_question_is_lost_or_repeated(tmp_path, world, steps)
     assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["step"] == steps
+
+
+def some_time_after(run: Path, step: int, seconds: float) -> Callable[[], bool]:
+    """Return whether so many seconds have passed since the checkpoint of a step was seen."""
+    seen: list[float] = []
+
+    def moment() -> bool:
+        if checkpointed(run) >= step:
+            seen.append(time.monotonic())
+        return bool(seen) and time.monotonic() >= seen[0] + seconds
+
+    return moment

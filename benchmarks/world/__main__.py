@@ -74,6 +74,7 @@ def parser() -> Parser:
 
     stack = add_command(commands, "from-runs", "the same table from runs of main_ppo", _from_runs)
     stack.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders named <arm>-seed<N>")
+    stack.add_argument("--baseline", default=BASELINE, metavar="ARM", help="(default: %(default)s)")
     stack.add_argument("--csv", type=Path, help="write all rows here as CSV (default: not written)")
     return root
 
@@ -165,16 +166,16 @@ def _plot(arguments: argparse.Namespace) -> int:
 
 def _from_runs(arguments: argparse.Namespace) -> int:
     rows = read_stack_runs(arguments.runs)
-    _show(rows, arguments.csv)
+    _show(rows, arguments.csv, arguments.baseline)
     return 0
 
 
-def _show(rows: list[EvaluationRow], csv: Path | None = None) -> None:
+def _show(rows: list[EvaluationRow], csv: Path | None = None, baseline: str = BASELINE) -> None:
     """Print the table, and write the rows to a file if there is one."""
     if csv:
         write_csv(rows, csv)
-    if any(row.arm == BASELINE for row in rows):
-        print(table(summarize(rows)))
+    if any(row.arm == baseline for row in rows):
+        print(table(summarize(rows, baseline), baseline))
 
 
 def _seeds(text: str) -> list[int]:

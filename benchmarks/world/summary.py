@@ -85,25 +85,25 @@ def curves(rows: Sequence[EvaluationRow]) -> Curves:
     return dict(sorted(found.items(), key=lambda item: [row.arm for row in rows].index(item[0])))
 
 
-def summarize(rows: Sequence[EvaluationRow]) -> list[Summary]:
-    """Return one summary per arm, over the seeds that the baseline has too.
+def summarize(rows: Sequence[EvaluationRow], baseline: str = BASELINE) -> list[Summary]:
+    """Return one summary per arm, over the seeds that the baseline arm has too.
 
     Raises:
         UserError: no baseline, or an arm without a seed in common with it.
     """
     by_arm = curves(rows)
-    if BASELINE not in by_arm:
-        raise UserError(f"there is no {BASELINE} run to compare with")
-    return [_summary(arm, by_arm[arm], by_arm[BASELINE]) for arm in by_arm]
+    if baseline not in by_arm:
+        raise UserError(f"there is no {baseline} run to compare with")
+    return [_summary(arm, by_arm[arm], by_arm[baseline]) for arm in by_arm]
 
 
-def table(summaries: Sequence[Summary]) -> str:
+def table(summaries: Sequence[Summary], baseline: str = BASELINE) -> str:
     """Return the summaries as a table for the terminal."""
     head = ["arm", "seeds", "rollouts to 50 %", "ratio", "95 %", "faster", f"p(right) at {EARLY}"]
     head += ["gain", "higher", "teacher - student", "final success", "worst"]
     lines = [head]
     for s in summaries:
-        base = s.arm == BASELINE
+        base = s.arm == baseline
         lines.append(
             [
                 s.arm,
@@ -158,7 +158,7 @@ def _summary(
 ) -> Summary:
     seeds = sorted(set(runs) & set(baseline))
     if not seeds:
-        raise UserError(f"{arm} has no seed in common with {BASELINE}")
+        raise UserError(f"{arm} has no seed in common with the baseline")
     ours = {seed: rollouts_to(runs[seed], HALF) for seed in seeds}
     theirs = {seed: rollouts_to(baseline[seed], HALF) for seed in seeds}
     early = {seed: p_right_at(runs[seed], EARLY) for seed in seeds}
