@@ -12,6 +12,11 @@ class UserError(Exception):
     """
 
 
+def on_one_line(error: BaseException) -> str:
+    """Return the text of an error on one line, its class where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def without_credentials(text: str) -> str:
     """Return ``text`` without what stands before an ``@`` in its URLs, well formed or not."""
     return re.sub(r"(?<=//)[^\s'\",]*@|[^\s'\",\[/]*:[^\s'\",/]*@", "", text)

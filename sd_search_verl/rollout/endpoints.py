@@ -27,24 +27,31 @@ def retrieve_url(url: str) -> str:
     Raises:
         UserError: not an HTTP URL with a host, or its port is none.
     """
+    url = url.strip()
     try:
-        parts = urllib.parse.urlsplit(url.strip())
+        parts = urllib.parse.urlsplit(url)
         whole = (
             parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
         )
     except ValueError:  # brackets that are not closed, or a port that is none
         whole = False
-    if not whole:
+    if not whole or any(map(str.isspace, url)):
         raise UserError(
             f"retriever_urls: {without_credentials(url)!r} must start with http:// or https:// and name a "
             "host, and a port in [1, 65535] if any"
         )
-    return parts._replace(path=parts.path.rstrip("/") or "/retrieve").geturl()
+    return parts._replace(path=parts.path.rstrip("/") or "/retrieve", fragment="").geturl()
+
+
+def sibling_url(url: str, path: str) -> str:
+    """Return the URL of another path of the server whose ``…/retrieve`` is ``url``."""
+    parts = urllib.parse.urlsplit(url)
+    return parts._replace(path=parts.path.removesuffix("/retrieve") + path).geturl()
 
 
 def document_url(url: str, document_id: str) -> str:
     """Return the URL of a document of the server whose ``…/retrieve`` is ``url``."""
-    return f"{url.removesuffix('/retrieve')}/document/{urllib.parse.quote(document_id, safe='')}"
+    return sibling_url(url, f"/document/{urllib.parse.quote(document_id, safe='')}")
 
 
 def without_key(url: str) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -18,10 +17,10 @@ from weakref import WeakKeyDictionary
 import aiohttp
 from yarl import URL
 
-from sd_search_verl.errors import UserError
+from sd_search_verl.errors import UserError, on_one_line
 from sd_search_verl.rollout.endpoints import Endpoint, by_preference, document_url
 from sd_search_verl.rollout.read_tool import read_document
-from sd_search_verl.rollout.retriever_reply import Document, parse_reply
+from sd_search_verl.rollout.retriever_reply import Document, decode_reply, parse_reply
 
 __all__ = ["Document", "RetrieverClient", "RetrieverStats", "SearchResult"]
 
@@ -269,19 +268,23 @@ class RetrieverClient:
                     raise _RetryableError(f"HTTP {response.status}", _retry_after(response))
                 if 400 <= response.status < 500 and response.status != 408:
                     endpoint.succeeded()
-                    raise _RejectedError(
-                        f"{endpoint.url}: HTTP {response.status}: {(await response.text())[:300]}"
-                    )
+                    raise _RejectedError(f"{response.url}: {await _status(response)}")
                 if response.status != 200:
-                    raise OSError(f"HTTP {response.status}: {(await response.text())[:300]}")
-                documents = parse_reply(json.loads(await response.read()), len(batch))
+                    raise OSError(await _status(response))
+                documents = parse_reply(decode_reply(await response.read()), len(batch), self._top_k)
             endpoint.succeeded()
             return documents
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             self.stats.circuits_opened += endpoint.failed()
-            raise _RetryableError(f"{type(error).__name__}: {error}") from error
+            raise _RetryableError(f"{type(error).__name__}: {on_one_line(error)}") from error
         finally:
             endpoint.in_flight -= 1
+
+
+async def _status(response: aiohttp.ClientResponse) -> str:
+    """Return status and beginning of an answer that is no success, on one line."""
+    text = " ".join((await response.text(errors="replace")).split())
+    return f"HTTP {response.status}: {text[:300]}"
 
 
 def _retry_after(response: aiohttp.ClientResponse) -> float:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import urllib.error
-import urllib.request
-from http.client import HTTPException
+import asyncio
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.error import HTTPError, URLError
 
-from sd_search_verl.errors import UserError
+import aiohttp
+
+from sd_search_verl.errors import UserError, on_one_line
 from sd_search_verl.finding import Finding, Rule
-from sd_search_verl.rollout.endpoints import auth_headers, retrieve_url, without_key
+from sd_search_verl.rollout.endpoints import auth_headers, retrieve_url, sibling_url, without_key
+from sd_search_verl.rollout.retriever_reply import decode_reply, parse_reply
 
 TIMEOUT_S = 10
 
@@ -27,19 +30,19 @@ def check_retriever(url: str) -> Finding:
     """Send one query to the server at ``url``; never raises."""
     shown, body = without_key(url), {"queries": ["test"], "topk": 1, "return_scores": True}
     try:
-        hits = open_url(retrieve_url(url), body)["result"][0]
-    except (UserError, OSError, HTTPException, ValueError, KeyError, IndexError, TypeError) as error:
-        return NO_ANSWER.finding(url=shown, kind=type(error).__name__, error=error)
+        (hits,) = parse_reply(open_url(retrieve_url(url), body), num_queries=1, top_k=1)
+    except (UserError, OSError, ValueError) as error:
+        return NO_ANSWER.finding(url=shown, kind=type(error).__name__, error=on_one_line(error))
     return Finding(NO_ANSWER.name.format(url=shown), True, f"answers, {len(hits)} document(s) for 'test'")
 
 
 def is_loading(url: str) -> bool:
     """Return whether the server at ``url`` says that it is loading its index (HTTP 503 from /ready)."""
     try:
-        open_url(retrieve_url(url).removesuffix("/retrieve") + "/ready")
-    except urllib.error.HTTPError as error:
+        open_url(sibling_url(retrieve_url(url), "/ready"))
+    except HTTPError as error:
         return error.code == 503
-    except (UserError, OSError, HTTPException, ValueError):
+    except (UserError, OSError, ValueError):
         return False
     return False
 
@@ -47,15 +50,32 @@ def is_loading(url: str) -> bool:
 def open_url(url: str, body: Any = None) -> Any:
     """Return the JSON answer to a GET request, or to a POST request with ``body`` as JSON.
 
-    As the client, it uses no proxy of the environment, and sends the key in the URL as Basic authentication.
+    It is sent as the client of the rollouts sends its own: past the proxies of the environment, with the key in the URL
+    as Basic authentication.
 
     Raises:
-        OSError: no connection, or a status other than 2xx (:class:`urllib.error.HTTPError`).
+        OSError: no connection, no whole answer within ``TIMEOUT_S``, or a status other than 2xx (``HTTPError``).
         ValueError: the answer is not JSON.
     """
-    headers = {"Content-Type": "application/json", **auth_headers(url)}
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(without_key(url), data, headers)
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(request, timeout=TIMEOUT_S) as response:
-        return json.load(response)
+    with ThreadPoolExecutor(1) as thread:  # an event loop may be running in this one
+        return thread.submit(asyncio.run, _exchange(url, body)).result()
+
+
+async def _exchange(url: str, body: Any) -> Any:
+    method, limit = "GET" if body is None else "POST", aiohttp.ClientTimeout(total=TIMEOUT_S)
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=limit) as session,
+            session.request(method, without_key(url), json=body, headers=auth_headers(url)) as response,
+        ):
+            if not response.ok:
+                status = response.status
+                raise HTTPError(str(response.url), status, response.reason or "", hdrs=None, fp=None)  # type: ignore[arg-type]
+            return decode_reply(await response.read())
+    except TimeoutError:
+        raise TimeoutError(f"no answer within {TIMEOUT_S:g} s") from None
+    except aiohttp.ClientError as error:
+        number = (
+            getattr(error, "errno", None) or 0
+        )  # aiohttp's own text does not say that a connection was refused
+        raise URLError(os.strerror(number) if number > 0 else on_one_line(error)) from error

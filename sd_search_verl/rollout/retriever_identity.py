@@ -6,15 +6,14 @@ import asyncio
 import hashlib
 import json
 import time
-import urllib.error
 from collections.abc import Awaitable, Callable, Sequence
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
-from sd_search_verl.errors import UserError
+from sd_search_verl.errors import UserError, on_one_line
 from sd_search_verl.files import read_json
-from sd_search_verl.rollout.endpoints import retrieve_url, without_key
+from sd_search_verl.rollout.endpoints import retrieve_url, sibling_url, without_key
 from sd_search_verl.rollout.retriever import SearchResult
 from sd_search_verl.rollout.retriever_check import open_url
 from sd_search_verl.rollout.retriever_reply import parse_reply
@@ -146,22 +145,23 @@ def stored(folder: Path) -> Identity | None:
 def _identity(url: str) -> Identity:
     retrieve, shown = retrieve_url(url), without_key(url)
     try:
-        state = open_url(retrieve.removesuffix("/retrieve") + "/ready")
-    except urllib.error.HTTPError as error:
+        state = open_url(sibling_url(retrieve, "/ready"))
+    except HTTPError as error:
         if error.code == 503:
             raise UnavailableError(f"the retriever does not answer: {shown} is still loading") from error
         state = {}
     except ValueError:  # not JSON: a page of another server
         state = {}
-    except (OSError, HTTPException) as error:
-        raise UnavailableError(f"the retriever does not answer: {shown}: {error}") from error
+    except OSError as error:
+        raise UnavailableError(f"the retriever does not answer: {shown}: {on_one_line(error)}") from error
     if isinstance(state, dict) and "version" in state:
         return {name: state[name] for name in _STATED if name in state}
     try:
         reply = open_url(retrieve, {"queries": _QUERIES, "topk": 3, "return_scores": True})
-        documents = [[document.contents for document in found] for found in parse_reply(reply, len(_QUERIES))]
-    except (OSError, HTTPException, ValueError) as error:
+        found = parse_reply(reply, len(_QUERIES), top_k=3)
+    except (OSError, ValueError) as error:
         raise UnavailableError(
-            f"the retriever does not answer: {shown}: {type(error).__name__}: {error}"
+            f"the retriever does not answer: {shown}: {type(error).__name__}: {on_one_line(error)}"
         ) from error
+    documents = [[document.contents for document in of_query] for of_query in found]
     return {"documents": hashlib.sha256(json.dumps(documents).encode()).hexdigest()[:16]}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
+
+from sd_search_verl.protocol.base import decoded
 
 
 @dataclass(frozen=True)
@@ -15,11 +18,24 @@ class Document:
     score: float | None
 
 
-def parse_reply(reply: Any, num_queries: int) -> list[list[Document]]:
+def decode_reply(body: bytes) -> Any:
+    """Return the JSON value of a reply.
+
+    Raises:
+        ValueError: not JSON, or thousands of brackets within each other.
+    """
+    try:
+        return json.loads(body)
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
+
+
+def parse_reply(reply: Any, num_queries: int, top_k: int) -> list[list[Document]]:
     """Return the documents of each query.
 
     Raises:
-        ValueError: the reply is not ``{"result": [...]}`` with one list per query. A short one is never padded.
+        ValueError: the reply is not ``{"result": [...]}`` with one list per query, or a list has more than ``top_k``
+            documents. A short one is never padded, a long one never cut.
     """
     result = reply.get("result") if isinstance(reply, dict) else None
     if (
@@ -28,6 +44,8 @@ def parse_reply(reply: Any, num_queries: int) -> list[list[Document]]:
         or not all(isinstance(documents, list) for documents in result)
     ):
         raise ValueError(f'malformed reply: expected {{"result": [{num_queries} lists]}}')
+    if (most := max(map(len, result), default=0)) > top_k:
+        raise ValueError(f"malformed reply: {most} documents for a query with topk={top_k}")
     return [[_document(item) for item in documents] for documents in result]
 
 
@@ -36,6 +54,16 @@ def _document(item: Any) -> Document:
     document, score = (item["document"], item.get("score")) if scored else (item, None)
     if not isinstance(document, dict) or not isinstance(document.get("contents"), str):
         raise ValueError('malformed reply: a document without the string "contents"')
+    document_id = document.get("id")
     return Document(
-        str(document.get("id", "")), document["contents"], float(score) if score is not None else None
+        "" if document_id is None else decoded(str(document_id), escaped=False),
+        decoded(document["contents"], escaped=False),
+        None if score is None else _number(score),
     )
+
+
+def _number(score: Any) -> float:
+    try:
+        return float(score)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"malformed reply: a document with the score {str(score)[:20]!r}") from None

@@ -4,8 +4,9 @@ import time
 
 import pytest
 
+from sd_search_verl.errors import UserError
 from sd_search_verl.rollout import endpoints
-from sd_search_verl.rollout.endpoints import OPEN_AFTER, Endpoint, by_preference
+from sd_search_verl.rollout.endpoints import OPEN_AFTER, Endpoint, by_preference, document_url
 
 
 def test_the_circuit_opens_after_failures_in_a_row_and_closes_with_a_success() -> None:
@@ -50,3 +51,24 @@ def test_healthy_and_idle_servers_come_first_and_open_circuits_only_when_alone()
 )
 def test_a_bare_host_gets_the_usual_path(url: str, expected: str) -> None:
     assert Endpoint.at(url).url == expected
+
+
+@pytest.mark.parametrize(
+    ("url", "searched", "document"),
+    [
+        ("http://h:1/retrieve?index=a", "http://h:1/retrieve?index=a", "http://h:1/document/x%2Fy?index=a"),
+        ("http://h:1?index=a", "http://h:1/retrieve?index=a", "http://h:1/document/x%2Fy?index=a"),
+        ("http://h:1/api/retrieve#part", "http://h:1/api/retrieve", "http://h:1/api/document/x%2Fy"),
+        ("http://[::1]:8/", "http://[::1]:8/retrieve", "http://[::1]:8/document/x%2Fy"),
+    ],
+)
+def test_what_follows_the_path_stays_behind_it(url: str, searched: str, document: str) -> None:
+    found = Endpoint.at(url).url
+    assert found == searched
+    assert document_url(found, "x/y") == document
+
+
+@pytest.mark.parametrize("url", ["http://h :1", "http://my host/retrieve", "http://h:1\thttp://g:2"])
+def test_an_address_with_a_space_in_it_is_refused(url: str) -> None:
+    with pytest.raises(UserError, match="must start with http"):
+        Endpoint.at(url)

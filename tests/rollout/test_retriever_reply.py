@@ -14,7 +14,7 @@ from sd_search_verl.rollout.retriever_reply import Document, parse_reply
     ],
 )
 def test_answers_of_other_servers_are_understood(item: object, expected: Document) -> None:
-    assert parse_reply({"result": [[item]]}, 1) == [[expected]]
+    assert parse_reply({"result": [[item]]}, 1, 3) == [[expected]]
 
 
 @pytest.mark.parametrize(
@@ -23,4 +23,4 @@ def test_answers_of_other_servers_are_understood(item: object, expected: Documen
 )
 def test_malformed_answers_raise(value: object) -> None:
     with pytest.raises(ValueError, match="malformed reply"):
-        parse_reply(value, 2)
+        parse_reply(value, 2, 3)

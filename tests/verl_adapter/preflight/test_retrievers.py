@@ -33,7 +33,7 @@ def loading_server(folder: Path, requests: int) -> Iterator[str]:
         "        asked.append(self.path)\n"
         f"        loading = len(asked) <= {requests}\n"
         "        self.send_response(503 if loading else 200); self.end_headers()\n"
-        "        if not loading: self.wfile.write(json.dumps({'result': [[{'document': {}, 'score': 1}]]}).encode())\n"
+        "        if not loading: self.wfile.write(json.dumps({'result': [[{'contents': ''}]]}).encode())\n"
         "    do_POST = do_GET\n"
         "httpd = http.server.HTTPServer(('127.0.0.1', 0), Handler)\n"
         "print(httpd.server_port, flush=True)\n"
