@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import hashlib
 import os
@@ -99,11 +100,12 @@ def scan(path: Path, copy_to: Path | None = None, progress: Callable[[int, int],
                 digest.update(line)
                 if copy:
                     copy.write(line)
-                if not line.isspace():
+                text = _without_mark(line, number)
+                if not text.isspace():
                     try:
-                        passage_id, contents = check_line(line)
+                        passage_id, contents = check_line(text)
                         hashes.append(id_hash(passage_id))
-                        starts.append(position)
+                        starts.append(position + len(line) - len(text))
                         has_text = has_text or bool(contents.strip())
                     except CorpusError as error:
                         bad_line_count += 1
@@ -127,6 +129,11 @@ def scan(path: Path, copy_to: Path | None = None, progress: Callable[[int, int],
     return result
 
 
+def _without_mark(line: bytes, number: int) -> bytes:
+    """Return the line without the byte order mark that a file may begin with."""
+    return line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+
+
 def _refuse_duplicates(id_hashes: np.ndarray, path: Path) -> None:
     order = np.argsort(id_hashes, kind="stable")
     same = np.flatnonzero(id_hashes[order][1:] == id_hashes[order][:-1])
@@ -141,14 +148,15 @@ def _refuse_duplicates(id_hashes: np.ndarray, path: Path) -> None:
 def passages(path: Path) -> Iterator[tuple[bytes, str, str]]:
     """Yield ``(line, id, contents)`` of every good line, in the order of :func:`scan`'s rows."""
     with open_lines(path) as lines:
-        for line in lines:
-            if line.isspace():
+        for number, line in enumerate(lines, start=1):
+            text = _without_mark(line, number)
+            if text.isspace():
                 continue
             try:
-                passage_id, contents = check_line(line)
+                passage_id, contents = check_line(text)
             except CorpusError:
                 continue
-            yield line, passage_id, contents
+            yield text, passage_id, contents
 
 
 def ids_by_hash(scan: Scan) -> np.ndarray:

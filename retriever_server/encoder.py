@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .encoder_spec import EncoderError, EncoderSpec, dense_weights, model_folder
+from .encoder_spec import EncoderError, EncoderSpec, dense_weights, model_folder, reading
 
 States = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 """Called with token ids, mask (both ``[batch, tokens]``) and threads; returns hidden states ``[batch, tokens, d]``."""
@@ -106,17 +106,18 @@ class Encoder:
         threads: int | None = None,
     ) -> None:
         self.spec = spec
-        model = model_folder(folder)
-        self._tokenizer = _tokenizer(model)
-        self._tokenizer.enable_truncation(spec.max_length)
-        self._tokenizer.no_padding()
         self._threads = threads or len(os.sched_getaffinity(0))
         self._pool: ThreadPoolExecutor | None = None
         if runtime not in RUNTIMES:
             raise EncoderError(f"--encoder-runtime {runtime} must be torch or onnx.")
-        self._states = RUNTIMES[runtime](model, device)
-        self._pools = [POOL[name] for name in spec.pooling.split("+")]
-        self._layers = [_layer(folder, name) for name in spec.layers]
+        with reading(folder):
+            model = model_folder(folder)
+            self._tokenizer = _tokenizer(model)
+            self._tokenizer.enable_truncation(spec.max_length)
+            self._tokenizer.no_padding()
+            self._states = RUNTIMES[runtime](model, device)
+            self._pools = [POOL[name] for name in spec.pooling.split("+")]
+            self._layers = [_layer(folder, name) for name in spec.layers]
         if device == "cpu" and self._threads > 1:
             self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="encoder")
 
@@ -171,12 +172,9 @@ def _torch(folder: Path, device: str) -> States:
 
     if device != "cpu" and not (torch.cuda.is_available() and torch.device(device).type == "cuda"):
         raise _no_gpu(device)
-    try:
-        model, found = AutoModel.from_pretrained(
-            str(folder), local_files_only=True, dtype=torch.float32, output_loading_info=True
-        )
-    except (ValueError, OSError, RuntimeError) as error:
-        raise EncoderError(f"--encoder {folder} cannot be loaded: {error}") from error
+    model, found = AutoModel.from_pretrained(
+        str(folder), local_files_only=True, dtype=torch.float32, output_loading_info=True
+    )
     missing = sorted(name for name in found["missing_keys"] if "pooler" not in name)
     if missing:
         fix = "give the folder of the encoder that was trained"

@@ -9,6 +9,8 @@ import dataclasses
 import hashlib
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,11 @@ class EncoderSpec:
         Raises:
             EncoderError: the folder lacks a file, or declares something that is not supported.
         """
+        with reading(folder):
+            return cls._read(folder, prefixes)
+
+    @classmethod
+    def _read(cls, folder: Path, prefixes: str) -> EncoderSpec:
         modules = _modules(folder)
         model = folder / modules[0][1]
         for name in ("config.json", "tokenizer.json"):
@@ -96,6 +103,24 @@ class EncoderSpec:
         return None
 
 
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Name the folder in the errors of the libraries that read it, which are of any class and mostly do not.
+
+    Raises:
+        EncoderError: in their place, on one line.
+    """
+    try:
+        yield
+    except (RetrieverError, ImportError):  # a message of its own; a library that is not installed
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise EncoderError(
+            f"--encoder {folder} cannot be read ({type(error).__name__}: {reason}). Fix: save or download it again."
+        ) from error
+
+
 def model_folder(folder: Path) -> Path:
     """Return the folder of the transformer inside a sentence-transformers folder."""
     return folder / _modules(folder)[0][1]
@@ -113,11 +138,15 @@ def dense_weights(folder: Path) -> Path:
     return path
 
 
-def _json(path: Path) -> Any:
+def _json(path: Path, kind: type[Any] = dict) -> Any:
+    """Return the value in a file, an empty one where there is none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        value = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else kind()
+        if not isinstance(value, kind):
+            raise ValueError(f"it holds a {type(value).__name__} in place of a {kind.__name__}")
     except ValueError as error:
         raise EncoderError(f"{path} is not JSON: {error}. Fix: download the encoder again.") from None
+    return value
 
 
 def _unsupported(folder: Path, what: str) -> EncoderError:
@@ -129,7 +158,7 @@ def _unsupported(folder: Path, what: str) -> EncoderError:
 
 def _modules(folder: Path) -> list[tuple[str, str]]:
     """Return (class name, folder) of each module: Transformer, Pooling, then the layers."""
-    declared = _json(folder / "modules.json")
+    declared = _json(folder / "modules.json", list)
     if not declared:
         return [("Transformer", ""), ("Pooling", "1_Pooling")]
     modules = [(str(module["type"]).rpartition(".")[2], str(module["path"])) for module in declared]
@@ -186,8 +215,10 @@ def _prefixes(
     """Return the texts before queries and passages."""
     if prefixes != "auto":
         return E5_PREFIXES if prefixes == "e5" else ("", "")
-    prompts = library.get("prompts") or {}
-    default = prompts.get(library.get("default_prompt_name")) or ""
+    prompts: dict[str, str] = library.get("prompts") or {}
+    if not all(isinstance(prompt, str) for prompt in prompts.values()):
+        raise _unsupported(folder, "prompts that are no texts")
+    default = prompts.get(library.get("default_prompt_name") or "") or ""
     query = prompts.get("query") or default
     passage = next(
         (prompts[name] for name in ("document", "passage", "corpus") if prompts.get(name)), default

@@ -8,7 +8,10 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict, TypeAdapter
+from typing_extensions import TypedDict  # pydantic takes typing's own from Python 3.12 on
 
 from .errors import RetrieverError
 
@@ -21,9 +24,19 @@ class IndexMismatchError(RetrieverError):
     """An index cannot be served with this corpus or these settings. The message says why and what to do."""
 
 
+class FileState(TypedDict):
+    """Size in bytes of a file, :func:`sample_hash` and SHA-256."""
+
+    size: int
+    sample: str
+    sha256: str
+
+
 @dataclass(frozen=True)
 class Manifest:
     """Identity of an index, which a server checks before it opens the index."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid")
 
     backend: str
     passages: int
@@ -37,8 +50,8 @@ class Manifest:
     settings: dict[str, Any]
     """Build settings of the back end, such as the analyser or the encoder."""
     versions: dict[str, str]
-    files: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Relative path -> size in bytes and sample hash."""
+    files: dict[str, FileState] = field(default_factory=dict)
+    """By relative path."""
     format: int = FORMAT
 
     @property
@@ -76,7 +89,7 @@ def full_hash(path: Path) -> str:
 def write(index: Path, manifest: Manifest) -> None:
     """Add the index's files to the manifest and write it: the last step of a build."""
     paths = sorted(p for p in index.rglob("*") if p.is_file() and p.name not in (FILE, "write.lock"))
-    files = {
+    files: dict[str, FileState] = {
         str(path.relative_to(index)): {
             "size": path.stat().st_size, "sample": sample_hash(path), "sha256": full_hash(path),
         }
@@ -101,13 +114,15 @@ def read(index: Path) -> Manifest:
     if not (index / FILE).is_file():
         raise IndexMismatchError(f"--index {index} holds no finished index ({FILE} is missing). {rebuild}")
     try:
-        values = json.loads((index / FILE).read_text(encoding="utf-8"))
+        text = (index / FILE).read_text(encoding="utf-8")
+        values = json.loads(text)
         if values.get("format") != FORMAT:
             found = f"--index {index} has format {values.get('format')}, this server reads {FORMAT}"
             raise IndexMismatchError(f"{found}. {rebuild}")
-        return Manifest(**values)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise IndexMismatchError(f"{index / FILE} is damaged: {error}. {rebuild}") from None
+        return TypeAdapter(Manifest).validate_json(text)
+    except (ValueError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise IndexMismatchError(f"{index / FILE} is damaged: {reason}. {rebuild}") from None
 
 
 def check(index: Path, manifest: Manifest, backend: str, corpus: Path, full: bool = False) -> None:

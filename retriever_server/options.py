@@ -19,7 +19,9 @@ class SettingsError(RetrieverError):
 class Options(BaseModel):
     """Base of the option models: strict types, no unknown names, help texts from the docstrings of the fields."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        strict=True, extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     @classmethod
     def from_strings(cls, values: Mapping[str, Any]) -> Self:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import logging
 import os
@@ -52,9 +53,11 @@ def bind(host: str, port: int) -> socket.socket:
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
+        fix = "end what listens there, or choose another --port (0 picks a free one)"
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            fix = "give --host a name or an address of this machine, without scheme, brackets and port"
         raise SettingsError(
-            f"cannot listen on {host}:{port}: {error.strerror or error}. "
-            "Fix: end what listens there, or choose another --port (0 picks a free one)."
+            f"cannot listen on {host}:{port}: {error.strerror or error}. Fix: {fix}."
         ) from None
     return sock
 

@@ -79,6 +79,11 @@ class LuceneIndex:
         return int(self._reader.numDocs())
 
     @property
+    def total_words(self) -> int:
+        """Words of all contents that a query can find."""
+        return int(self._reader.getSumTotalTermFreq("contents"))
+
+    @property
     def has_deletions(self) -> bool:
         return bool(self._reader.hasDeletions())
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import http.client
 import threading
+import time
 import urllib.parse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import orjson
@@ -24,16 +27,46 @@ class RemoteError(RetrieverError):
         self.status = status
 
 
+@contextmanager
+def reading_answers(name: str, kind: str) -> Iterator[None]:
+    """Turn the errors of reading an answer that lacks what is read into one that names the server.
+
+    Args:
+        name: of the server.
+        kind: what it should be, for the message.
+
+    Raises:
+        RemoteError: in their place.
+    """
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise RemoteError(
+            f"{name} does not answer as {kind} does ({type(error).__name__}: {error}). Fix: give the URL of one."
+        ) from error
+
+
 class JsonClient:
     """Client of one server.
 
     Args:
         url: ``http(s)://[user:password@]host[:port][/path]``; ``path`` is an attribute.
+        timeout_s: longest time to the end of an answer.
+
+    Raises:
+        RemoteError: ``url`` is none.
     """
 
     def __init__(self, url: str, timeout_s: float) -> None:
-        parts = urllib.parse.urlsplit(url)
-        self._secure, self._host, self._port = parts.scheme == "https", parts.hostname or "", parts.port
+        try:
+            parts = urllib.parse.urlsplit(url)
+            self._secure, self._host, self._port = parts.scheme == "https", parts.hostname or "", parts.port
+            whole = parts.scheme in ("http", "https") and self._host and not any(map(str.isspace, url))
+        except ValueError:
+            whole = False
+        if not whole:
+            shown = url.rpartition("@")[2]
+            raise RemoteError(f"--remote-urls: {shown!r} is no address. Fix: give http(s)://host:port/path.")
         self.name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         self.path = parts.path.rstrip("/")
         self._headers: dict[str, str] = {}
@@ -50,13 +83,14 @@ class JsonClient:
         Raises:
             RemoteError: no connection, a status other than 200, or something that is not a JSON object.
         """
+        deadline = time.monotonic() + self._timeout_s
         for attempt in (1, 2):  # the second if the server has closed an idle connection
             idle = getattr(self._local, "connection", None)
             connection = self._local.connection = idle or self._connect()
             try:
                 connection.request(method, path, body, {"Content-Type": kind, **self._headers})
                 response = connection.getresponse()
-                answer = response.read()
+                answer = self._body(response, deadline)
             except (OSError, http.client.HTTPException) as error:
                 self._local.connection = None
                 if idle is None or attempt == 2:
@@ -69,6 +103,15 @@ class JsonClient:
             except (ValueError, TypeError):
                 raise RemoteError(f"{self.name}: not a JSON object: {answer[:200]!r}") from None
         raise AssertionError("unreachable")
+
+    def _body(self, response: http.client.HTTPResponse, deadline: float) -> bytes:
+        """Return the whole body; the limit of a socket is for each of its parts."""
+        parts = []
+        while part := response.read1():
+            parts.append(part)
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the answer was not whole after {self._timeout_s:g} s")
+        return b"".join(parts)
 
     def _connect(self) -> http.client.HTTPConnection:
         kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection

@@ -8,8 +8,9 @@ from typing import Any
 import orjson
 
 from .base import Hit, NoLookupError
-from .http_json import JsonClient, RemoteError
+from .http_json import JsonClient, RemoteError, reading_answers
 
+KIND = "OpenSearch"
 MAX_TERMS = 1000  # of one query; the servers reject more than 1024
 
 CHECKED_WORDS = 50  # of the document that is searched for at start
@@ -32,11 +33,12 @@ class OpenSearchEngine:
         self._server = JsonClient(url, timeout_s)
         if not self._server.path:
             raise RemoteError(f"{self._server.name} names no index. Fix: give http://host:9200/INDEX.")
-        self.passages = int(self._server.call("GET", f"{self._server.path}/_count")["count"])
-        settings = self._server.call("GET", f"{self._server.path}/_settings")
-        ids = sorted(str(index["settings"]["index"]["uuid"]) for index in settings.values())
-        self.version = f"{'+'.join(ids)}:{self.passages}"
-        self._check_fields()
+        with reading_answers(self._server.name, KIND):
+            self.passages = int(self._server.call("GET", f"{self._server.path}/_count")["count"])
+            settings = self._server.call("GET", f"{self._server.path}/_settings")
+            ids = sorted(str(index["settings"]["index"]["uuid"]) for index in settings.values())
+            self.version = f"{'+'.join(ids)}:{self.passages}"
+            self._check_fields()
 
     def search(self, queries: Sequence[str], topk: int) -> list[list[Hit]]:
         lines = b"".join(b"{}\n" + orjson.dumps(_body(query, topk)) + b"\n" for query in queries)
@@ -44,7 +46,8 @@ class OpenSearchEngine:
         responses = answer.get("responses", [])
         if len(responses) != len(queries):
             raise RemoteError(f"{self._server.name} answered {len(responses)} of {len(queries)} queries")
-        return [self._hits(response) for response in responses]
+        with reading_answers(self._server.name, KIND):
+            return [self._hits(response) for response in responses]
 
     def document(self, passage_id: str) -> bytes | None:
         raise NoLookupError("documents of an OpenSearch index are not read by id. Fix: use a local index.")

@@ -11,7 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 import orjson
 
 from .base import Hit
-from .http_json import JsonClient, RemoteError
+from .http_json import JsonClient, RemoteError, reading_answers
+
+KIND = "a server of this package"
 
 
 class RemoteEngine:
@@ -27,9 +29,9 @@ class RemoteEngine:
     def __init__(self, urls: Sequence[str], timeout_s: float = 30.0) -> None:
         self._parts = [JsonClient(url, timeout_s) for url in urls]
         self._threads = ThreadPoolExecutor(self.parallelism * len(urls), thread_name_prefix="remote")
-        states = [part.call("GET", "/ready") for part in self._parts]
-        self.passages = sum(int(state.get("passages", 0)) for state in states)
-        self.version = "+".join(str(state.get("version", "?")) for state in states)
+        states = list(map(_state, self._parts))
+        self.passages = sum(passages for passages, _ in states)
+        self.version = "+".join(version for _, version in states)
 
     def search(self, queries: Sequence[str], topk: int) -> list[list[Hit]]:
         parts = list(self._threads.map(lambda part: _search(part, queries, topk), self._parts))
@@ -40,7 +42,8 @@ class RemoteEngine:
         path = f"/document/{urllib.parse.quote(passage_id, safe='')}"
         for part in self._parts:
             try:
-                return orjson.dumps(part.call("GET", path)["document"])
+                with reading_answers(part.name, KIND):
+                    return orjson.dumps(part.call("GET", _base(part) + path)["document"])
             except RemoteError as error:
                 if error.status != 404:
                     raise
@@ -50,9 +53,23 @@ class RemoteEngine:
         self._threads.shutdown()
 
 
+def _base(part: JsonClient) -> str:
+    return part.path.removesuffix("/retrieve")
+
+
+def _state(part: JsonClient) -> tuple[int, str]:
+    """Return passages and version of a part."""
+    state = part.call("GET", f"{_base(part)}/ready")
+    with reading_answers(part.name, KIND):
+        return int(state["passages"]), str(state["version"])
+
+
 def _search(part: JsonClient, queries: Sequence[str], topk: int) -> list[list[Hit]]:
     body = orjson.dumps({"queries": list(queries), "topk": topk, "return_scores": True})
-    result = part.call("POST", part.path or "/retrieve", body).get("result", [])
-    if len(result) != len(queries):
-        raise RemoteError(f"{part.name} answered {len(result)} of {len(queries)} queries")
-    return [[Hit(orjson.dumps(item["document"]), float(item["score"])) for item in items] for items in result]
+    result = part.call("POST", f"{_base(part)}/retrieve", body).get("result", [])
+    with reading_answers(part.name, KIND):
+        if len(result) != len(queries):
+            raise RemoteError(f"{part.name} answered {len(result)} of {len(queries)} queries")
+        return [
+            [Hit(orjson.dumps(item["document"]), float(item["score"])) for item in items] for items in result
+        ]

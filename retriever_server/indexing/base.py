@@ -23,6 +23,14 @@ class BuildError(RetrieverError):
     """A build failed. The message says why; finished parts are kept for the next try."""
 
 
+def no_words() -> BuildError:
+    """Return the error of a corpus in which every query would find nothing."""
+    return BuildError(
+        "the corpus holds no word that BM25 searches, stop words and signs alone. Fix: give the passages' text, or use "
+        "--backend dense."
+    )
+
+
 class BuildOptions(EngineOptions):
     """Options of the builders; each reads those of its back end."""
 

@@ -16,7 +16,7 @@ import numpy as np
 from ..backends.bm25 import LuceneIndex
 from ..corpus import CorpusError, Scan, id_hash, passages
 from ..java import jvm
-from .base import WORK, BuildError, BuildOptions, Progress
+from .base import WORK, BuildError, BuildOptions, Progress, no_words
 
 SHARD_PASSAGES = 500_000
 
@@ -120,6 +120,8 @@ def _merge_in_java(shards: list[Path], target: Path, one_segment: bool) -> None:
 def _write_rows(folder: Path, scan: Scan, options: BuildOptions) -> None:
     """Write ``rows.npy``: Lucene document number -> row of the corpus, joined on the id's hash."""
     index = LuceneIndex(folder / "lucene", options.k1, options.b, options.heap_mb)
+    if index.total_words == 0:
+        raise no_words()
     ids = np.fromiter(map(id_hash, index.ids()), np.uint64, len(index))
     index.close()
     order = np.argsort(scan.id_hashes)

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..backends.bm25s import Tokenizer
 from ..corpus import Scan, passages
-from .base import BuildOptions, Progress
+from .base import BuildOptions, Progress, no_words
 
 
 def build(scan: Scan, folder: Path, options: BuildOptions, progress: Progress) -> dict[str, Any]:
@@ -19,7 +19,10 @@ def build(scan: Scan, folder: Path, options: BuildOptions, progress: Progress) -
 
     tokenize = Tokenizer()
     model = bm25s.BM25(method="lucene", k1=options.k1, b=options.b)
-    model.index([tokenize(contents) for _, _, contents in passages(scan.documents)], show_progress=False)
+    words = [tokenize(contents) for _, _, contents in passages(scan.documents)]
+    if not any(words):
+        raise no_words()
+    model.index(words, show_progress=False)
     model.save(str(folder / "bm25s"))
     progress(scan.passages, scan.passages)
     return {"k1": options.k1, "b": options.b, "method": "lucene"}

@@ -48,7 +48,8 @@ def new_index(factory: str, passages: int, width: int) -> tuple[Any, int]:
     """Return an untrained index and the number of its IVF lists, 0 without IVF.
 
     Raises:
-        BuildError: FAISS does not know the factory string, or it has more lists than there are passages.
+        BuildError: FAISS does not know the factory string, it numbers vectors, or it has more lists than there are
+            passages.
     """
     import faiss
 
@@ -56,6 +57,8 @@ def new_index(factory: str, passages: int, width: int) -> tuple[Any, int]:
         index = faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
         raise BuildError(f"--factory {factory!r} is not a FAISS factory string: {error}") from None
+    if isinstance(index, faiss.IndexIDMap):
+        raise BuildError(f"--factory {factory} numbers the vectors itself. Fix: leave IDMap out.")
     inverted = faiss.try_extract_index_ivf(index)
     lists = inverted.nlist if inverted is not None else 0
     if lists > passages:

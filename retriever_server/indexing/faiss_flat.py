@@ -10,7 +10,7 @@ import numpy as np
 from ..encoder import Encoder
 from .base import BuildError
 
-MIN_COSINE = 0.99  # the given vectors are often computed in 16 bits
+MIN_COSINE, MAX_STRETCH = 0.99, 0.02  # the given vectors are often computed in 16 bits
 
 
 def read_flat(path: Path, passages: int, width: int) -> tuple[np.ndarray, Any]:
@@ -58,10 +58,16 @@ def check_vectors(
             "Fix: encode the corpus again, or leave --vectors out."
         )
     own = encoder.passages([texts[row] for row in rows])
-    cosines = (vectors[rows] * own).sum(1) / (norms[rows] * np.linalg.norm(own, axis=1))
-    for row, cosine in zip(rows, cosines, strict=True):
+    lengths = np.linalg.norm(own, axis=1)
+    cosines = (vectors[rows] * own).sum(1) / (norms[rows] * lengths)
+    for row, cosine, given, length in zip(rows, cosines, norms[rows], lengths, strict=True):
         if not cosine >= MIN_COSINE:
             raise BuildError(
                 f"--vectors: passage {first_row + row} has another vector (cosine {cosine:.3f} with the encoder's). "
                 "Fix: give the corpus in the order in which it was encoded, the same encoder and its prefixes."
+            )
+        if abs(given / length - 1) > MAX_STRETCH:  # documents are ranked by the inner product
+            raise BuildError(
+                f"--vectors: the vector of passage {first_row + row} has the length {given:.3f}, the encoder's has "
+                f"{length:.3f}. Fix: normalise them as the encoder does, or leave --vectors out."
             )

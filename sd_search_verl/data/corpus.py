@@ -219,5 +219,5 @@ def _problems(number: int, row: dict[str, object]) -> Iterator[Problem]:
         yield problem
     elif "\n" not in str(contents):
         yield Problem(number, "contents", "has no line end between title and text")
-    if not isinstance(row.get("id"), (str, int)):
-        yield Problem(number, "id", "must be a text or a number")
+    elif (problem := check_text(number, "id", row.get("id"))) is not None:
+        yield problem

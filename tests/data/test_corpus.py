@@ -76,10 +76,16 @@ def test_a_corpus_that_the_user_has(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["corpus", "check", str(path)]) == 0
     assert f"build_index --backend bm25 --corpus {path}" in capsys.readouterr().out
     bad = [ROWS[0], {"id": "1", "contents": "no title"}, {"contents": "T\nt"}, {"id": 3}]
+    bad += [{"id": 7, "contents": "T\nt"}]  # which build_index refuses too
     path.write_text("".join(json.dumps(row) + "\n" for row in bad))
     with pytest.raises(MalformedRowsError) as error:
         check_corpus(path)
-    assert [(p.line, p.field) for p in error.value.problems] == [(2, "contents"), (3, "id"), (4, "contents")]
+    assert [(p.line, p.field) for p in error.value.problems] == [
+        (2, "contents"),
+        (3, "id"),
+        (4, "contents"),
+        (5, "id"),
+    ]
     path.write_text("")
     with pytest.raises(UserError, match="is empty"):
         check_corpus(path)

@@ -124,6 +124,32 @@ def test_what_cannot_be_applied_is_refused(
         EncoderSpec.of(folder)
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.json", "[]"),
+        ("modules.json", '{"a": 1}'),
+        ("modules.json", '[{"path": ""}]'),
+        ("1_Pooling/config.json", "[]"),
+        ("1_Pooling/config.json", '{"pooling_mode": 3}'),
+        ("sentence_bert_config.json", '{"max_seq_length": "many"}'),
+        ("config_sentence_transformers.json", '{"prompts": ["query: "]}'),
+        ("config_sentence_transformers.json", '{"prompts": {"query": 3}}'),
+        ("tokenizer.json", '{"version": '),
+        ("tokenizer.json", ""),
+        ("model.safetensors", "half"),
+        ("config.json", '{"model_type": "nosuch"}'),
+    ],
+)
+def test_a_damaged_folder_is_one_line_with_its_name(folder: Path, file: str, content: str) -> None:
+    (folder / file).unlink(missing_ok=True)
+    (folder / file).write_text(content)
+    with pytest.raises(EncoderError, match=r"Fix: ") as caught:
+        Encoder(folder, EncoderSpec.of(folder))
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("module", ["WordWeights", "Router", "LayerNorm"])
 def test_a_module_without_an_implementation_is_refused(folder: Path, module: str) -> None:
     modules = json.loads((folder / "modules.json").read_text())

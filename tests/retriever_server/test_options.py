@@ -54,6 +54,8 @@ def test_help_is_printed(command: object, capsys: pytest.CaptureFixture[str]) ->
         ({"backend": "bm26"}, "--backend is bm26; it must be 'bm25', "),
         ({"port": "65536"}, "--port is 65536; it must be less than or equal to 65535."),
         ({"topkk": "1"}, "--topkk is not an option."),
+        ({"k1": "nan"}, "--k1 is nan; it must be a finite number."),
+        ({"deadline_s": "inf"}, "--deadline-s is inf; it must be a finite number."),
         ({"topk": "200"}, "--topk 200 is above --max-topk 100."),
         ({"topk": "0", "drain_s": "-1"}, "--drain-s is -1; it must be greater than or equal to 0."),
     ],

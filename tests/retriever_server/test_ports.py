@@ -20,6 +20,14 @@ def test_a_second_server_on_a_port_is_refused_before_the_first_serves() -> None:
         first.close()
 
 
+@pytest.mark.parametrize(
+    "host", ["http://127.0.0.1", "localhost:8000", "[::1]", "no.such.host.invalid", "203.0.113.7"]
+)
+def test_a_host_that_is_none_of_this_machines_is_told_apart_from_a_taken_port(host: str) -> None:
+    with pytest.raises(SettingsError, match=r"Fix: give --host a name or an address of this machine"):
+        bind(host, 0)
+
+
 def test_a_worker_that_fails_slowly_is_not_restarted_for_ever(tmp_path: Path) -> None:
     """``sitecustomize`` stands for a slow file system: every worker needs six seconds to fail."""
     (tmp_path / "sitecustomize.py").write_text(

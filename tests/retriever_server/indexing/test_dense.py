@@ -100,6 +100,7 @@ def test_vectors_of_others_are_taken_over_and_checked(
         (swapped, "passage 20 has another vector"),
         (theirs[:-1], "has 39 vectors of 384 numbers; the corpus has 40"),
         (theirs[::-1], "passage 0 has another vector"),
+        (theirs * 1.5, "the vector of passage 0 has the length 1.500, the encoder's has 1.000"),
     ):
         with pytest.raises(BuildError, match=message):
             build("dense", small, tmp_path / "wrong", flat(wrong), out=io.StringIO())
@@ -117,6 +118,7 @@ def test_more_lists_than_passages_are_refused_before_the_encoding(
         ("IVF4096,SQ8", "4,096 lists for 40 passages. Fix: use about IVF25"),
         ("PCA48,IVF64,Flat", "64 lists for 40 passages"),
         ("IVF64", "is not a FAISS factory string"),
+        ("IDMap,Flat", "numbers the vectors itself"),
     ):
         options = BuildOptions(encoder=encoder_folder, factory=factory)
         with pytest.raises(BuildError, match=message):

@@ -1,15 +1,19 @@
 """Corpora and folders that a build refuses before it starts."""
 
+import codecs
 import gzip
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from retriever_server.backends.registry import open_engine
 from retriever_server.corpus import CorpusError
 from retriever_server.indexing.base import BuildError, BuildOptions
 from retriever_server.indexing.build import build
+from retriever_server.settings import Settings
 
 
 def attempt(corpus: Path, index: Path, overwrite: bool = False) -> None:
@@ -55,3 +59,28 @@ def test_an_html_page_in_place_of_a_corpus_is_shown(tmp_path: Path) -> None:
     corpus.write_text("<!DOCTYPE html>\n<html>Not found</html>\n")
     with pytest.raises(CorpusError, match="line 1: not JSON"):
         attempt(corpus, tmp_path / "index")
+
+
+@pytest.mark.parametrize("backend", ["bm25s", "bm25"])
+def test_a_corpus_without_a_word_to_search_is_refused(
+    backend: Any, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if backend == "bm25":
+        request.getfixturevalue("java")
+    corpus = tmp_path / "corpus.jsonl"
+    lines = [{"id": "a", "contents": "The\nof and"}, {"id": "b", "contents": "- ... !"}]
+    corpus.write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(BuildError, match=r"no word that BM25 searches.*Fix: "):
+        build(backend, corpus, tmp_path / "index", BuildOptions(heap_mb=256), out=io.StringIO())
+    assert not (tmp_path / "index").exists()
+
+
+def test_a_byte_order_mark_belongs_to_no_passage(small: Path, tmp_path: Path) -> None:
+    corpus, index = tmp_path / "corpus.jsonl", tmp_path / "index"
+    corpus.write_bytes(codecs.BOM_UTF8 + small.read_bytes())
+    attempt(corpus, index)
+    engine = open_engine(Settings(backend="bm25s", index=index, corpus=corpus))
+    first = small.read_bytes().splitlines()[0]
+    assert engine.document("doc-0") == first
+    assert engine.search(["Passage0"], 1)[0][0].document == first
+    engine.close()
