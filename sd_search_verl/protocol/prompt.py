@@ -36,12 +36,17 @@ def encode_messages(
         template_kwargs: further arguments of the template; ``chat_template`` takes the place of the tokenizer's.
         add_generation_prompt: whether the template begins the assistant's message.
     """
+    marked, character = mark_messages(messages, tokenizer)
+    text = render_messages(marked, tokenizer, template_kwargs, add_generation_prompt)
+    return encode_marked(text, character, tokenizer)
+
+
+def mark_messages(messages: Messages, tokenizer: Any) -> tuple[Messages, str]:
+    """Return the messages with :func:`.mark` applied to the contents of all but the assistant's, and the mark."""
     given = [message for message in messages if message["role"] != "assistant"]
     contents, character = mark([message["content"] for message in given], tokenizer)
     marked = iter(contents)
-    safe = [m if m["role"] == "assistant" else {**m, "content": next(marked)} for m in messages]
-    text = render_messages(safe, tokenizer, template_kwargs, add_generation_prompt)
-    return encode_marked(text, character, tokenizer)
+    return [m if m["role"] == "assistant" else {**m, "content": next(marked)} for m in messages], character
 
 
 def render_messages(

@@ -13,17 +13,10 @@ from typing import Any
 
 from verl.experimental.agent_loop.tool_parser import FunctionCall, ToolParser
 from verl.tools.schemas import OpenAIFunctionToolSchema
-from verl.utils.tokenizer.continuous_token_wiring import (
-    ContinuousTokenModelFamily,
-    create_continuous_token_builder,
-    infer_continuous_token_model_family,
-)
 
 from sd_search_verl.errors import UserError
 from sd_search_verl.protocol.base import QUERY_ARGUMENTS, SEARCH, Turn, decoded
 from sd_search_verl.protocol.control_tokens import encode_text
-from sd_search_verl.protocol.families import CHATML_ENDS
-from sd_search_verl.protocol.prompt import encode_messages, text_messages
 from sd_search_verl.protocol.spans import LocatedCall, locate_calls
 from sd_search_verl.protocol.token_bytes import decode
 from sd_search_verl.protocol.tool_call import ToolCallProtocol
@@ -31,6 +24,7 @@ from sd_search_verl.protocol.tools import READ
 from sd_search_verl.rollout.dialogue import Dialogue, Observation, Request, Result, SampledTurn, Tool
 from sd_search_verl.rollout.retriever import SearchResult
 from sd_search_verl.rollout.types import Prompt
+from sd_search_verl.verl_adapter.token_builder import context_builder
 
 NO_QUERY = "search needs the argument query: a text that is not blank."
 NO_OBJECT = "The arguments of a call must be an object."
@@ -73,11 +67,7 @@ class ToolDialogue(Dialogue):
         self._schemas = [OpenAIFunctionToolSchema.model_validate(tool) for tool in protocol.tools]
         try:
             self._parser = ToolParser.get_tool_parser(protocol.families[0].name, tokenizer)
-            self._builder = create_continuous_token_builder(
-                _SafeTokenizer(tokenizer),
-                model_family=_builder_family(tokenizer, model_type),
-                chat_template_kwargs={k: v for k, v in template_kwargs.items() if k != "tools"},
-            )
+            self._builder = context_builder(tokenizer, model_type, template_kwargs)
         except ValueError as error:
             raise UserError(
                 f"search.tool_call.family={protocol.families[0].name} does not fit a {model_type} model: {error}. "
@@ -114,16 +104,28 @@ class ToolDialogue(Dialogue):
         self, prompt: Prompt, turn: SampledTurn, token_ids: Sequence[int], results: Sequence[Result]
     ) -> Observation:
         """Encode a tool message for each request, or the notice, and the start of the next turn."""
+        contents = list(map(self._content, turn.requests, results))
+        observation = self._encoded(prompt, turn, token_ids, contents)
+        limit = self._max_tokens // max(len(contents), 1)
+        if len(observation.token_ids) <= limit:  # no content has more tokens than its message
+            return observation
+        cut = [self._cut(content, limit) for content in contents]
+        if cut == contents:
+            return observation
+        return replace(self._encoded(prompt, turn, token_ids, cut), is_cut=True)
+
+    def _encoded(
+        self, prompt: Prompt, turn: SampledTurn, token_ids: Sequence[int], contents: Sequence[str]
+    ) -> Observation:
+        """Encode a tool message for each content, or the notice, and the start of the next turn."""
         calls = [
             {"type": "function", "function": {"name": one.tool, "arguments": one.arguments}}
             for one in turn.requests
         ]
         assistant = {"role": "assistant", "content": turn.text if not calls else "", "tool_calls": calls}
-        contents = map(self._content, turn.requests, results)
-        cut = [self._cut(content, len(calls)) for content in contents]
         messages = [
             {"role": "tool", "name": request.tool, "content": content}
-            for request, (content, _) in zip(turn.requests, cut, strict=True)
+            for request, content in zip(turn.requests, contents, strict=True)
         ] or [{"role": "user", "content": self._protocol.invalid_action}]
         before = [*prompt.messages, assistant]
         # A turn that was cut gets the end that the model did not come to write.
@@ -132,8 +134,7 @@ class ToolDialogue(Dialogue):
             before, [*before, *messages], closed, tools=list(self._protocol.tools)
         )
         replaces = merged.removed_prefix_token_count
-        added = merged.token_ids[len(token_ids) - replaces :]
-        return Observation(added, any(is_cut for _, is_cut in cut), replaces)
+        return Observation(merged.token_ids[len(token_ids) - replaces :], replaces=replaces)
 
     def _read_message(self, text: str, finished: bool) -> Turn:
         """Return the answer of a turn without a call; a message that was cut is none, but for a closed tag in it."""
@@ -179,42 +180,12 @@ class ToolDialogue(Dialogue):
             parts.append(f"{query}:\n{text}" if len(request.queries) > 1 else text)
         return "\n\n".join(parts)
 
-    def _cut(self, content: str, messages: int) -> tuple[str, bool]:
-        """Return the content within its part of the limit, and whether it was cut."""
-        limit = self._max_tokens // messages
+    def _cut(self, content: str, limit: int) -> str:
+        """Return the content up to its first ``limit`` tokens."""
         token_ids = encode_text(content, self._tokenizer)
         if len(token_ids) <= limit:
-            return content, False
-        return decode(token_ids[:limit], self._tokenizer).rstrip("\ufffd"), True
-
-
-class _SafeTokenizer:
-    """A tokenizer whose chat template leaves control tokens that a message spells as text."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-
-    def apply_chat_template(
-        self, messages: list[dict[str, Any]], tokenize: bool, add_generation_prompt: bool, **kwargs: Any
-    ) -> list[int]:
-        """Return token ids; see :func:`.encode_messages`."""
-        assert tokenize
-        kwargs.pop("return_dict", None)
-        return encode_messages(text_messages(messages), self._tokenizer, kwargs, add_generation_prompt)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._tokenizer, name)
-
-
-def _builder_family(tokenizer: Any, model_type: str | None) -> ContinuousTokenModelFamily:
-    """Return verl's token builder for a type of model; one that verl does not know gets ChatML's if it speaks ChatML.
-
-    verl's general builder leaves out the line end behind ``<|im_end|>``, which a ChatML template writes.
-    """
-    family = infer_continuous_token_model_family(hf_model_type=model_type)
-    is_chatml = CHATML_ENDS[0] in tokenizer.added_tokens_encoder
-    general = family == ContinuousTokenModelFamily.DEFAULT
-    return ContinuousTokenModelFamily.QWEN if general and is_chatml else family
+            return content
+        return decode(token_ids[:limit], self._tokenizer).rstrip("\ufffd")
 
 
 def _texts(arguments: Mapping[str, Any]) -> list[str] | None:

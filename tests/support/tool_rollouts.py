@@ -34,6 +34,21 @@ def tokenizer(family: str, base: str = "llama-3") -> Any:
     return chat_tokenizer(tokenizer_of(base), family)
 
 
+class Counting:
+    """A tokenizer that keeps the texts that it encodes."""
+
+    def __init__(self, coder: Any) -> None:
+        self._coder = coder
+        self.texts: list[str] = []
+
+    def encode(self, text: str, **options: Any) -> Any:
+        self.texts.append(text)
+        return self._coder.encode(text, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._coder, name)
+
+
 def ended(family: str, text: str) -> str:
     """A turn with the token that ends it."""
     if family == "gemma4":

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from support.tool_calls import call
-from support.tool_rollouts import KINDS, ended, environment, found, play, tokenizer
+from support.tool_rollouts import KINDS, Counting, ended, environment, found, play, tokenizer
 
 from sd_search_verl.protocol import get
 from sd_search_verl.protocol.families import FAMILIES
@@ -142,6 +142,18 @@ def test_long_results_are_cut_within_their_message() -> None:
     assert seen.count("</tool_response>") == 2
     assert seen.endswith("</tool_response><|im_end|>\n<|im_start|>assistant\n")
     assert seen.count("x ") < 80
+
+
+def test_a_result_is_measured_alone_only_where_its_message_is_longer_than_the_limit() -> None:
+    coder = Counting(tokenizer("hermes"))
+    turns = [ended("hermes", call("hermes", "a b")), ended("hermes", "<answer>x</answer>")]
+    content = "Doc 1(Title: Title) about a b"
+    tokens = len(coder.encode(content, add_special_tokens=False))
+    for limit, times, cut in ((200, 1, 0), (tokens, 2, 0), (tokens - 1, 3, 1)):
+        coder.texts.clear()
+        rollout = play("hermes", turns, coder=coder, max_observation_tokens=limit)
+        assert rollout.truncated_observations == cut
+        assert sum(content[:20] in text for text in coder.texts) == times
 
 
 def test_a_document_spells_control_tokens_as_text() -> None:
