@@ -7,6 +7,7 @@ objects read here with it instead costs 1.1 times as much and saves no lines.
 
 from __future__ import annotations
 
+import ast
 import gzip
 import json
 import zlib
@@ -46,7 +47,8 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any] | Problem]]:
         UserError: no such file; the file ends before its compressed data do.
     """
     if not path.is_file():
-        raise UserError(f"{path} is missing")
+        kind = "a folder" if path.is_dir() else "no regular file" if path.exists() else "missing"
+        raise UserError(f"{path} is {kind}; give a file, which is read more than once")
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         lines = enumerate(file, start=1)
         while True:
@@ -93,7 +95,20 @@ def check_answers(line: int, field: str, value: Any) -> Problem | None:
         name = field if isinstance(value, str) else f"{field}[{position}]"
         if (problem := check_text(line, name, answer)) is not None:
             return problem
+        if _is_written_list(answer):
+            return Problem(line, field, f"is the text of a list, not a list: {answer[:60]!r}")
     return None
+
+
+def _is_written_list(text: str) -> bool:
+    """Return whether a text is a list of texts as JSON or Python writes it: nobody answers so."""
+    if not text.lstrip().startswith(("[", "{")):
+        return False
+    try:
+        value = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return False
+    return isinstance(value, (list, dict)) and any(isinstance(item, str) for item in value)
 
 
 def _object(number: int, line: bytes) -> dict[str, Any] | Problem:

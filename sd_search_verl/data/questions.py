@@ -17,9 +17,11 @@ from sd_search_verl.data.jsonl import (
     get_field,
     read_objects,
 )
+from sd_search_verl.data.messages import message_problem
 from sd_search_verl.errors import UserError
 from sd_search_verl.files import read_parquet
 from sd_search_verl.protocol.base import Messages, Protocol
+from sd_search_verl.protocol.prompt import text_messages
 
 
 @dataclass(frozen=True)
@@ -130,17 +132,23 @@ def _verl_question(number: int, row: dict[str, Any], name: str | None, stem: str
         return problem
     if not isinstance(messages, list) or not messages:
         return Problem(number, "prompt", "must be a list of messages")
-    for position, message in enumerate(messages):
-        for part in ("role", "content"):
-            problem = check_text(number, f"prompt[{position}].{part}", get_field(message, part))
-            if problem is not None:
-                return problem
+    if (problem := message_problem(number, "prompt", messages)) is not None:
+        return problem
+    messages = text_messages({"role": message["role"], "content": message["content"]} for message in messages)
+    source = row.get("data_source") or stem
+    if (problem := check_text(number, "data_source", source)) is not None:
+        return problem
     extra = row.get("extra_info") or {}
-    identity = next((extra[key] for key in ("id", "index") if extra.get(key) is not None), number - 1)
+    if not isinstance(extra, dict):
+        return Problem(number, "extra_info", "must be an object")
+    key = next((key for key in ("id", "index") if extra.get(key) is not None), None)
+    identity = number - 1 if key is None else extra[key]
+    if isinstance(identity, (dict, list)):
+        return Problem(number, f"extra_info.{key}", "must be a text or a number")
     return Question(
-        name or row.get("data_source") or stem,
+        name or source,
         str(identity),
         str(extra.get("question") or messages[-1]["content"]),
         scoring.golden_answers(golden),
-        [{"role": message["role"], "content": message["content"]} for message in messages],
+        messages,
     )

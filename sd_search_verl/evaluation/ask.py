@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sd_search_verl.data.jsonl import check_text
 from sd_search_verl.data.questions import Question
+from sd_search_verl.errors import UserError
 from sd_search_verl.evaluation.config import EvaluationConfig
 from sd_search_verl.evaluation.engine import open_session
 from sd_search_verl.evaluation.model import resolve_model
@@ -27,8 +29,10 @@ def ask(text: str, model: Path, config: EvaluationConfig) -> None:
     """Answer a question on the terminal.
 
     Raises:
-        UserError: the retriever does not answer, or two servers search different indexes.
+        UserError: the question is no text, the retriever does not answer, or two servers search different indexes.
     """
+    if (problem := check_text(1, "question", text)) is not None:
+        raise UserError(f"the question {text[:60]!r} {problem.reason}")
     identify(config.search.retriever_urls)
     question = Question("ask", "0", text, [], protocol_of(config.search).prompt(text))
     with tempfile.TemporaryDirectory() as folder:
@@ -75,7 +79,7 @@ async def step_by_step(
 
 
 async def _ask(question: Question, model: Path, config: EvaluationConfig) -> None:
-    async with open_session(model, config) as session:
+    async with open_session(model, config, [question]) as session:
         await step_by_step(
             question, session.generate, session.search, session.tokenizer, config, print, session.dialogue
         )

@@ -9,8 +9,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from pydantic import ValidationError
+
 from sd_search_verl.errors import UserError
 from sd_search_verl.evaluation.results import METRICS, per_question
+from sd_search_verl.evaluation.schema import Results, Row
 from sd_search_verl.evaluation.statistics import (
     Estimate,
     macro_average,
@@ -40,20 +43,51 @@ def read_run(folder: Path) -> Run:
     """Return the evaluation in a folder.
 
     Raises:
-        UserError: it holds none that has finished.
+        UserError: it holds none that has finished, or a part of one.
     """
     path = folder / "results.json"
     if not path.is_file():
         raise UserError(f"{path} is missing: no evaluation has finished in {folder}")
     results = read_json(path)
-    if not isinstance(results, dict) or not {"sets", "seeds"} <= results.keys():
-        raise UserError(f"{path} holds no results of `sd-search evaluate`. Fix: evaluate into {folder} again")
+    try:
+        Results.model_validate(results)
+    except ValidationError as error:
+        raise UserError(
+            f"{path} holds no results of `sd-search evaluate` ({_first(error)}). Fix: evaluate into {folder} again"
+        ) from None
     rows = read_trajectories(folder / "trajectories.jsonl")
     if not rows:
         raise UserError(
             f"{folder / 'trajectories.jsonl'} is missing or empty. Fix: evaluate into {folder} again"
         )
+    _check_rows(folder / "trajectories.jsonl", rows, results["sets"])
     return Run(folder, results, rows)
+
+
+def _check_rows(path: Path, rows: Mapping[Key, Mapping[str, Any]], sets: Mapping[str, Any]) -> None:
+    """Check the fields of every row, and that no question of the results is missing."""
+    asked: dict[str, set[str]] = {}
+    for (name, question, seed), row in rows.items():
+        asked.setdefault(name, set()).add(question)
+        try:
+            Row.model_validate(row)
+        except ValidationError as error:
+            raise UserError(
+                f"{path}: set {name}, question {question}, seed {seed}: {_first(error)}. Fix: remove the line and "
+                "evaluate again, which asks that question alone"
+            ) from None
+    for name, of_set in sets.items():
+        if len(asked.get(name, ())) < (expected := of_set.get("questions", 0)):
+            raise UserError(
+                f"{path} has {len(asked.get(name, ()))} of the {expected} questions of set {name}. "
+                "Fix: copy it again, or evaluate again, which asks the others"
+            )
+
+
+def _first(error: ValidationError) -> str:
+    """Return field and rule of pydantic's first error."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}"
 
 
 def compare(a: Sequence[Run], b: Sequence[Run]) -> dict[str, Any]:
@@ -70,6 +104,11 @@ def compare(a: Sequence[Run], b: Sequence[Run]) -> dict[str, Any]:
     if by_text:
         result["warnings"].append(
             "one id names different questions in the evaluations; they are paired by text"
+        )
+    alone = [len(one - other) for one, other in ((_asked(a), _asked(b)), (_asked(b), _asked(a)))]
+    if any(alone):
+        result["warnings"].append(
+            f"{alone[0]} questions of A and {alone[1]} of B are not in the other, and not compared"
         )
     for metric in METRICS:
         before, after = _common(_mean_scores(a, metric), _mean_scores(b, metric))
@@ -124,6 +163,10 @@ def table(result: Mapping[str, Any], shown: int) -> str:
             parts.append(f"  {q['set']}/{q['id']}  {q['question']}\n    A: {q['a']}  B: {q['b']}")
             parts.append(f"    golden: {', '.join(q['golden_answers'][:4])}")
     return "\n".join(parts)
+
+
+def _asked(runs: Sequence[Run]) -> set[tuple[str, str]]:
+    return {key[:2] for run in runs for key in run.rows}
 
 
 def _ids_disagree(a: Sequence[Run], b: Sequence[Run]) -> bool:

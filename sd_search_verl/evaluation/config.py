@@ -131,8 +131,8 @@ def read_settings(
         raise ConfigError(f"overrides {' '.join(overrides)!r} cannot be read: {error}") from None
     if isinstance(template := values.get("chat_template_kwargs"), dict):
         values["chat_template_kwargs"] = json.dumps(template, sort_keys=True)
-    if retriever_urls:
-        values["search"] = {**values.get("search", {}), "retriever_urls": list(retriever_urls)}
+    if retriever_urls and isinstance(search := values.get("search", {}), dict):
+        values["search"] = {**search, "retriever_urls": list(retriever_urls)}
     config = read_config(EvaluationConfig, values, "evaluation")
     return ResolvedConfig(config, read_config(EvaluationConfig, known, "evaluation") if training else None)
 

@@ -7,20 +7,23 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sd_search_verl.config import ConfigError
-from sd_search_verl.errors import UserError
+from sd_search_verl.data.questions import Question
+from sd_search_verl.errors import UserError, on_one_line
 from sd_search_verl.evaluation.config import EvaluationConfig
 from sd_search_verl.evaluation.run import Generate, Search
+from sd_search_verl.files import read_json
 from sd_search_verl.launch.environment import ENVIRONMENT
 from sd_search_verl.launch.process_tree import kill_children_on_death
 from sd_search_verl.pretrained import load_config, load_tokenizer
 from sd_search_verl.protocol.base import Protocol
+from sd_search_verl.protocol.prompt import encode_messages, writes_time
 from sd_search_verl.protocol.token_bytes import byte_table
 from sd_search_verl.protocol.tool_call import ToolCallProtocol
 from sd_search_verl.protocol.tools import READ
@@ -38,7 +41,7 @@ class Engine:
         tokenizer: of the model.
 
     Raises:
-        UserError: vLLM is not installed.
+        UserError: vLLM is not installed, or cannot load the model.
         ConfigError: the model's context is too short for the config's lengths.
     """
 
@@ -60,19 +63,25 @@ class Engine:
             }
         self._config, self._numbers = config, itertools.count()
         self._tokenizer = tokenizer
-        self._llm = AsyncLLM.from_engine_args(
-            AsyncEngineArgs(
-                model=str(model),
-                dtype="float32" if on_cpu and config.dtype == "auto" else config.dtype,
-                max_model_len=length,
-                max_num_seqs=config.concurrency,
-                gpu_memory_utilization=config.gpu_memory_utilization,
-                tensor_parallel_size=config.tensor_parallel_size,
-                enable_log_requests=False,
-                disable_log_stats=True,
-                **devices,
+        try:
+            self._llm = AsyncLLM.from_engine_args(
+                AsyncEngineArgs(
+                    model=str(model),
+                    dtype="float32" if on_cpu and config.dtype == "auto" else config.dtype,
+                    max_model_len=length,
+                    max_num_seqs=config.concurrency,
+                    gpu_memory_utilization=config.gpu_memory_utilization,
+                    tensor_parallel_size=config.tensor_parallel_size,
+                    enable_log_requests=False,
+                    disable_log_stats=True,
+                    **devices,
+                )
             )
-        )
+        except Exception as error:  # of any class, and of another process
+            raise UserError(
+                f"vLLM cannot load {model} ({on_one_line(error)[:300]}); its messages are above. Fix: correct what "
+                "they name, such as a file of the model, or lower gpu_memory_utilization where memory is short"
+            ) from error
 
     async def generate(
         self, context: list[int], max_tokens: int, protocol: Protocol, seed: int
@@ -121,12 +130,14 @@ class Session:
 
 
 @asynccontextmanager
-async def open_session(model: Path, config: EvaluationConfig) -> AsyncIterator[Session]:
+async def open_session(
+    model: Path, config: EvaluationConfig, questions: Sequence[Question]
+) -> AsyncIterator[Session]:
     """Yield retriever client and engine and close both at the end; the engine's processes end with this one.
 
     Raises:
-        UserError: the retriever does not answer, or the tokenizer's tokens have no bytes of their own; checked before
-            the model is loaded, which takes minutes.
+        UserError: the retriever does not answer, the tokenizer's tokens have no bytes of their own, or the chat
+            template does not render ``questions``; checked before the model is loaded, which takes minutes.
     """
     search = config.search
     client = RetrieverClient(search.retriever_urls, search.top_k, search.timeout_s, search.max_retries)
@@ -136,12 +147,42 @@ async def open_session(model: Path, config: EvaluationConfig) -> AsyncIterator[S
             raise UserError(f"the retriever does not answer: {found.error}")
         tokenizer = load_tokenizer(model)
         byte_table(tokenizer)
+        check_prompts(model, tokenizer, config, questions)
         dialogue = dialogue_of(model, tokenizer, config, {READ: client.read})
         print(f"loading {model} into vLLM", file=sys.stderr)
         with kill_children_on_death(), closing(Engine(model, config, tokenizer)) as engine:
             yield Session(engine.generate, client.search, tokenizer, dialogue)
     finally:
         await client.close()
+
+
+def check_prompts(
+    model: Path, tokenizer: Any, config: EvaluationConfig, questions: Sequence[Question]
+) -> None:
+    """Render one question of every sequence of roles; warn where the chat template writes the time.
+
+    Raises:
+        UserError: the template refuses one.
+    """
+    kwargs = {**json.loads(config.chat_template_kwargs), **protocol_of(config.search).template_kwargs}
+    by_roles = {tuple(message["role"] for message in q.messages): q for q in reversed(questions)}
+    dated = False
+    for roles, question in by_roles.items():
+        try:
+            encode_messages(question.messages, tokenizer, kwargs)
+            dated = dated or writes_time(question.messages, tokenizer, kwargs)
+        except Exception as error:
+            raise UserError(
+                f"the chat template of {model} cannot render a prompt with the roles {', '.join(roles)} (question "
+                f"{question.id} of {question.set}): {on_one_line(error)}. Fix: give prompts that it takes, or another "
+                "template: --set 'chat_template_kwargs={chat_template: ...}'"
+            ) from error
+    if dated:
+        print(
+            "warning: the chat template writes the time, so the same evaluation has other prompts on another day; a "
+            "template with date_string takes --set 'chat_template_kwargs={date_string: ...}'",
+            file=sys.stderr,
+        )
 
 
 def dialogue_of(
@@ -176,7 +217,9 @@ def prepare_environment() -> bool:
 
 
 def check_context(model: Path, config: EvaluationConfig) -> None:
-    """Refuse lengths that the model cannot hold, before it is loaded."""
+    """Refuse lengths that the model cannot hold, before it is loaded, and a damaged file that vLLM would pass over."""
+    if (generation := model / "generation_config.json").is_file():
+        read_json(generation)  # with the tokens that end a turn
     longest = getattr(load_config(model), "max_position_embeddings", None)
     wanted = config.max_prompt_tokens + config.max_response_tokens
     if longest is not None and wanted > longest:

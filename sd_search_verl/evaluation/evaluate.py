@@ -85,7 +85,7 @@ async def _ask(
     file: TrajectoryFile,
     retriever: Identity,
 ) -> None:
-    async with open_session(model, config) as session:
+    async with open_session(model, config, questions) as session:
         watch = IndexWatch(session.search, config.search.retriever_urls, retriever)
         await run_questions(
             questions, session.generate, watch.search, session.tokenizer, config, file, session.dialogue

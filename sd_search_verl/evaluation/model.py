@@ -71,9 +71,10 @@ def _has_weights(folder: Path) -> bool:
     """Return whether a folder holds weights of Hugging Face's; a file that is cut short is an error."""
     for index in folder.glob("*.safetensors.index.json"):
         content = read_json(index)
-        if not isinstance(content, dict) or not isinstance(content.get("weight_map"), dict):
+        names = content.get("weight_map") if isinstance(content, dict) else None
+        if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
             raise UserError(f"{index} has no weight_map. Fix: copy the model again")
-        for name in {*content["weight_map"].values()}:
+        for name in {*names.values()}:
             if not (folder / name).is_file():
                 raise UserError(
                     f"{folder / name} is missing, and {index.name} names it. Fix: copy the model again"

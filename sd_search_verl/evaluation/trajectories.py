@@ -33,6 +33,8 @@ def read_trajectories(path: Path) -> dict[Key, dict[str, Any]]:
         try:
             row = json.loads(line)
             key = key_of(row)
+            if [type(part) for part in key] != [str, str, int]:
+                raise TypeError("set and id must be texts, and seed a whole number")
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{path}:{number} is no trajectory of `sd-search evaluate` ({error!r}); remove the line, "

@@ -14,6 +14,13 @@ def text_messages(messages: Iterable[Mapping[str, Any]]) -> Messages:
     return [{**message, "content": _text(message["content"])} for message in messages]
 
 
+def writes_time(messages: Messages, tokenizer: Any, template_kwargs: Mapping[str, Any] | None = None) -> bool:
+    """Return whether the chat template writes the time of rendering, so that a prompt is another one later."""
+    clocks = ({"strftime_now": lambda _, now=now: now} for now in ("1", "2"))  # in place of transformers' own
+    texts = (render_messages(messages, tokenizer, {**(template_kwargs or {}), **clock}) for clock in clocks)
+    return len({*texts}) > 1
+
+
 def _text(content: Any) -> Any:
     if not isinstance(content, (list, tuple)):
         return content

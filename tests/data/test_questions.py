@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from sd_search_verl.data.jsonl import MalformedRowsError
 from sd_search_verl.data.questions import read_questions
+from sd_search_verl.errors import UserError
 from sd_search_verl.protocol import get
 
 R1 = get("search_r1")
@@ -79,3 +81,49 @@ def test_rows_that_cannot_be_asked(tmp_path: Path, row: dict[str, Any], message:
     good = {"question": "q", "golden_answers": ["x"]}
     with pytest.raises(MalformedRowsError, match=message):
         read_questions(write(tmp_path / "mine.jsonl", [good, row]), None, R1)
+
+
+ROW = {
+    "data_source": "nq",
+    "prompt": [{"role": "user", "content": "who?"}],
+    "reward_model": {"ground_truth": {"target": ["a"]}},
+    "extra_info": {"index": 0},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"extra_info": "none"}, "extra_info"),
+        ({"extra_info": {"id": [1]}}, "extra_info.id"),
+        ({"data_source": 3}, "data_source"),
+        ({"prompt": [*ROW["prompt"], {"role": "assistant", "content": "It"}]}, "prompt[1].role"),
+        ({"prompt": [{"role": "user", "content": [{"type": "image", "text": ""}]}]}, "prompt[0].content"),
+        ({"reward_model": {"ground_truth": {"target": "['a', 'b']"}}}, "reward_model.ground_truth.target"),
+    ],
+    ids=str,
+)
+def test_rows_that_training_refuses_are_refused(change: dict[str, Any], field: str, tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist([{**ROW, **change}]), tmp_path / "q.parquet")
+    with pytest.raises(MalformedRowsError) as error:
+        read_questions(tmp_path / "q.parquet", None, R1)
+    assert [problem.field for problem in error.value.problems] == [field]
+
+
+def test_parts_of_text_are_joined_as_in_training(tmp_path: Path) -> None:
+    parts = [{"type": "text", "text": "who "}, {"type": "text", "text": "is it?"}]
+    row = {**ROW, "prompt": [{"role": "user", "content": parts}]}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "q.parquet")
+    (question,) = read_questions(tmp_path / "q.parquet", None, R1)
+    assert question.messages == [{"role": "user", "content": "who is it?"}]
+
+
+def test_what_is_no_regular_file_is_told_apart(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    for path, says in (
+        (tmp_path, "is a folder"),
+        (tmp_path / "pipe.jsonl", "is no regular file"),
+        (tmp_path / "no", "is missing"),
+    ):
+        with pytest.raises(UserError, match=says):
+            read_questions(path, None, R1)

@@ -155,3 +155,7 @@ def test_a_model_that_is_cut_short_is_refused(tmp_path: Path) -> None:
     (model / "model.safetensors.index.json").write_text('{"weight_map": {"x": "model-2.safetensors"}}')
     with pytest.raises(UserError, match=r"model-2\.safetensors is missing"):
         find_weights(model)
+    for name in ("3", '["model.safetensors"]', "null"):
+        (model / "model.safetensors.index.json").write_text(f'{{"weight_map": {{"x": {name}}}}}')
+        with pytest.raises(UserError, match="has no weight_map"):
+            find_weights(model)

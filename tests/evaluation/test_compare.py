@@ -7,6 +7,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 import pytest
 from support.scripted import rows_of
@@ -131,3 +132,73 @@ def test_what_cannot_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture[s
     )
     assert "1 questions lost in EM" in shown
     assert shown.startswith(f"A: {a}\nB: {c}\n")
+
+
+def changed_row(folder: Path, **change: Any) -> Path:
+    """A copy of an evaluation, one row of it changed, or without a field where that is None."""
+    save(folder, {"s": [1, 0, 1]})
+    path = folder / "trajectories.jsonl"
+    first, *others = path.read_text().splitlines()
+    row = {**json.loads(first), **change}
+    path.write_text("\n".join([json.dumps({k: v for k, v in row.items() if v is not ...}), *others]) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"em": float("nan")},
+        {"em": "1"},
+        {"f1": None},
+        {"cover_em": 1.5},
+        {"question": ...},
+        {"answer": ...},
+        {"golden_answers": "g"},
+        {"id": [1]},
+        {"id": 0},
+        {"seed": "0"},
+    ],
+    ids=str,
+)
+def test_a_row_that_no_evaluation_wrote_is_named(
+    change: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b = save(tmp_path / "a", {"s": [1, 0, 1]}), changed_row(tmp_path / "b", **change)
+    assert main(["compare", str(a), str(b)]) == 1
+    said = capsys.readouterr().err
+    assert str(b / "trajectories.jsonl") in said
+    assert next(iter(change)) in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"config": None}, {"config": []}, {"seeds": {}}, {"protocol_hash": None}, {"sets": []}],
+    ids=str,
+)
+def test_results_that_no_evaluation_wrote_are_named(
+    change: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a = save(tmp_path / "a", {"s": [1, 0, 1]})
+    path = a / "results.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    assert main(["compare", str(a), str(a)]) == 1
+    assert f"{path} holds no results of `sd-search evaluate`" in capsys.readouterr().err
+
+
+def test_trajectories_that_lost_rows_are_not_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last line is half written, as a copy of a running evaluation has it."""
+    a = save(tmp_path / "a", {"s": [1, 0, 1]})
+    path = a / "trajectories.jsonl"
+    path.write_text(path.read_text()[:-20])
+    assert main(["compare", str(a), str(a)]) == 1
+    assert f"{path} has 2 of the 3 questions of set s" in capsys.readouterr().err
+
+
+def test_questions_of_one_side_alone_are_counted(tmp_path: Path) -> None:
+    a, b = save(tmp_path / "a", {"s": [1, 0, 1, 1]}), save(tmp_path / "b", {"s": [1, 0]})
+    result = compare([read_run(a)], [read_run(b)])
+    assert "2 questions of A and 0 of B are not in the other, and not compared" in result["warnings"]
+    assert result["metrics"]["em"]["sets"]["s"]["n"] == 2

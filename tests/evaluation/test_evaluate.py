@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -11,9 +12,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from support import identity_server
 
 from sd_search_verl.cli import main
+from sd_search_verl.data.verl_rows import verl_row, write_parquet
 from sd_search_verl.errors import UserError
+from sd_search_verl.evaluation.config import EvaluationConfig
+from sd_search_verl.evaluation.engine import check_context
 from sd_search_verl.evaluation.model import resolve_model
 from sd_search_verl.fingerprint import fingerprint
 from sd_search_verl.protocol import get
@@ -129,6 +134,61 @@ def test_a_silent_retriever_is_noticed_before_the_model_is_loaded(
     shown = capsys.readouterr().err
     assert "the retriever does not answer" in shown
     assert "loading" not in shown
+
+
+@pytest.mark.parametrize("command", ["evaluate", "ask"])
+def test_a_prompt_that_the_template_refuses_is_named_before_the_model_is_loaded(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    """Every row with a system message is refused, the first has none."""
+    model = shutil.copytree(world / "model", tmp_path / "model")
+    says = "{{ raise_exception('no system role') }}"
+    template = (
+        "{% if messages[0].role == 'system' or 'who is 2?' in messages[0].content %}" + says + "{% endif %}x"
+    )
+    (model / "chat_template.jinja").write_text(template)
+    rows = [verl_row("s", "own", i, str(i), f"who is {i}?", ["a"], get("search_r1")) for i in range(2)]
+    rows[1]["prompt"] = [{"role": "system", "content": "Be brief."}, *rows[1]["prompt"]]
+    write_parquet(tmp_path / "q.parquet", rows)
+    asked = ["--questions", str(tmp_path / "q.parquet"), "--out", str(tmp_path / "out")]
+    with identity_server.server(identity_server.READY) as url:
+        arguments = [command, *(asked if command == "evaluate" else ["who is 2?"])]
+        assert main([*arguments, "--model", str(model), "--retriever", url]) == 1
+    said = capsys.readouterr().err
+    assert f"the chat template of {model} cannot render" in said
+    assert "no system role. Fix: " in said
+    assert "loading" not in said
+
+
+@pytest.mark.parametrize("question", ["", "  ", "what\udcff?"])
+def test_a_question_that_cannot_be_asked_is_refused(
+    world: Path, capsys: pytest.CaptureFixture[str], question: str
+) -> None:
+    assert main(["ask", question, "--model", str(world / "model"), "--retriever", "http://127.0.0.1:9"]) == 1
+    assert "the question" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_model_that_the_engine_cannot_load_is_one_line(world: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(world / "model", tmp_path / "model")
+    (model / "model.safetensors").unlink()
+    (model / "pytorch_model.bin").write_bytes(b"no weights")
+    line = [sys.executable, "-m", "sd_search_verl.cli"]
+    with identity_server.server(identity_server.READY) as url:
+        line += ["ask", "who?", "--model", str(model), "--retriever", url, "--set", *LIMITS[:-2]]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"sd-search: vLLM cannot load {model}"), done.stderr[-2000:]
+    assert "Fix: " in last
+
+
+def test_a_damaged_file_that_the_engine_passes_over_is_named(world: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(world / "model", tmp_path / "model")
+    (model / "generation_config.json").write_text('{"eos_token_id": [1')
+    with pytest.raises(UserError, match=r"generation_config\.json is not JSON"):
+        check_context(model, EvaluationConfig(max_prompt_tokens=8, max_response_tokens=8))
 
 
 def test_models_are_told_apart_and_absent_ones_named(world: Path, tmp_path: Path) -> None:

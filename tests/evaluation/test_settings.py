@@ -164,6 +164,12 @@ def test_wrong_overrides_are_named(override: str, message: str) -> None:
         read_settings(None, [override])
 
 
+@pytest.mark.parametrize("override", ["search", "search=1", "search=[1]"])
+def test_a_section_that_is_none_is_named_beside_retrievers(override: str) -> None:
+    with pytest.raises(ConfigError, match=r"search=.* must be a section"):
+        read_settings(None, [override], ["http://h:1"])
+
+
 def test_arguments_of_the_chat_template() -> None:
     plain = "{{ messages[0]['content'] }}"
     for override in (

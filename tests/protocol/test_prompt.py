@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from sd_search_verl.protocol.prompt import text_messages
+import copy
+
+import pytest
+from support.tokenizer_families import family
+
+from sd_search_verl.protocol.prompt import text_messages, writes_time
 
 
 def test_parts_of_text_are_joined() -> None:
@@ -21,3 +26,20 @@ def test_texts_stay_and_the_messages_given_are_not_changed() -> None:
     text_messages(given)[0]["content"] = "other"
     assert given[0]["content"] == "Be brief."
     assert given[1]["content"] == [{"type": "text", "text": "q"}]
+
+
+@pytest.mark.parametrize(
+    ("template", "kwargs", "writes"),
+    [
+        ("{{ messages[0].content }}", {}, False),
+        ("{{ strftime_now('%d %b %Y') }} {{ messages[0].content }}", {}, True),
+        ("{{ date_string if date_string is defined else strftime_now('%d') }}", {}, True),
+        ("{{ date_string if date_string is defined else strftime_now('%d') }}", {"date_string": "1"}, False),
+    ],
+)
+def test_a_template_that_writes_the_time_is_known(
+    template: str, kwargs: dict[str, str], writes: bool
+) -> None:
+    tokenizer = copy.deepcopy(family("qwen"))
+    tokenizer.chat_template = template
+    assert writes_time([{"role": "user", "content": "who?"}], tokenizer, kwargs) == writes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import heapq
 from collections import defaultdict
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from omegaconf import DictConfig
 from sd_search_verl import protocol as protocols
 from sd_search_verl.config import ProtocolName
 from sd_search_verl.data.jsonl import Problem, check_answers, check_text
+from sd_search_verl.data.messages import message_problem
 from sd_search_verl.finding import Finding, Rule
 from sd_search_verl.protocol.base import Messages
 from sd_search_verl.protocol.prompt import text_messages
@@ -140,35 +140,6 @@ def scan(file: DataFile, config: DictConfig, train: bool) -> Scan:
     return found
 
 
-def message_problem(number: int, name: str, messages: Any) -> Problem | None:
-    """Return what is wrong with a prompt, or None. Content is a text, or a list of parts that are texts."""
-    if not isinstance(messages, list) or not messages:
-        kind = "a text" if isinstance(messages, str) else "empty or no list"
-        return Problem(number, name, f"is {kind}; a list of messages is needed")
-    for place, message in enumerate(messages):
-        where = f"{name}[{place}]"
-        if not isinstance(message, dict):
-            return Problem(number, where, "is no message with role and content")
-        if (problem := check_text(number, f"{where}.role", message.get("role"))) is not None:
-            return problem
-        content = message.get("content")
-        for part in content if isinstance(content, list) else []:
-            if (
-                not isinstance(part, dict)
-                or part.get("type") != "text"
-                or not isinstance(part.get("text"), str)
-            ):
-                return Problem(number, f"{where}.content", f"has a part that is no text: {str(part)[:60]}")
-        text = text_messages([message])[0]["content"]
-        if (problem := check_text(number, f"{where}.content", text)) is not None:
-            return problem
-    if messages[-1]["role"] != "user":
-        return Problem(
-            number, f"{name}[{len(messages) - 1}].role", f"is {messages[-1]['role']!r}, not 'user'"
-        )
-    return None
-
-
 def _problems(number: int, row: dict[str, Any], prompt: str, source: str) -> Iterator[tuple[Rule, Problem]]:
     if (problem := message_problem(number, prompt, row[prompt])) is not None:
         yield PROMPTS, problem
@@ -189,23 +160,7 @@ def _answer_problem(number: int, reward_model: Any) -> Problem | None:
         if "target" not in golden:
             return Problem(number, name, f"has no 'target'; its keys are {', '.join(sorted(golden))}")
         golden, name = golden["target"], f"{name}.target"
-    if (problem := check_answers(number, name, golden)) is not None:
-        return problem
-    for answer in [golden] if isinstance(golden, str) else golden:
-        if _is_written_list(answer):
-            return Problem(number, name, f"is the text of a list, not a list: {answer[:60]!r}")
-    return None
-
-
-def _is_written_list(text: str) -> bool:
-    """Return whether a text is a list of texts as JSON or Python writes it: nobody answers so."""
-    if not text.lstrip().startswith(("[", "{")):
-        return False
-    try:
-        value = ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return False
-    return isinstance(value, (list, dict)) and any(isinstance(item, str) for item in value)
+    return check_answers(number, name, golden)
 
 
 def _other_protocol(text: str, ours: str) -> str | None:
