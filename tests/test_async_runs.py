@@ -6,7 +6,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ import torch
 from support.cli import local
 from test_resume import checkpointed, killed_at, rows
 
+from benchmarks.async_delay import slow_proxy
+from sd_search_verl.launch.retriever import build_index, serving_index
 from sd_search_verl.verl_adapter.resume import BUFFER
 
 BATCH = 8
@@ -44,7 +46,7 @@ def train(run: Path, world: Path, steps: int, *options: str) -> None:
 
 
 def command(run: Path, world: Path, steps: int, *options: str) -> list[str]:
-    return local(run, world, *options[:2], "--steps", str(steps), *options[2:], *OVERRIDES)
+    return local(run, world, "--steps", str(steps), *options, *OVERRIDES)
 
 
 def check_traces(run: Path) -> list[dict[str, Any]]:
@@ -75,12 +77,27 @@ def assert_no_question_is_lost_or_repeated(run: Path, world: Path, steps: int) -
     assert set(trained) <= set(asked[: (steps + 1) * BATCH])
 
 
+@pytest.fixture(scope="module")
+def late_retriever(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a retriever that answers a tenth of all queries two seconds late, so updates interrupt rollouts."""
+    folder = tmp_path_factory.mktemp("retriever")
+    build_index(world / "corpus.jsonl", folder / "index")
+    with (
+        serving_index(world / "corpus.jsonl", folder / "index", folder) as url,
+        slow_proxy(url, delay=0.1, slow=0.1, seed=0) as late,
+    ):
+        yield late
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("options", MODES.values(), ids=MODES)
-def test_a_mode_trains_the_world(options: list[str], world: Path, tmp_path: Path) -> None:
+def test_a_mode_trains_the_world(
+    options: list[str], world: Path, late_retriever: str, tmp_path: Path
+) -> None:
     steps = 6
-    train(tmp_path, world, steps, *options, "search.sampling_seed=3")
+    address = ["--retriever", late_retriever]
+    train(tmp_path, world, steps, *options[:2], *address, *options[2:], "search.sampling_seed=3")
     lines = rows(tmp_path)
     assert [line["step"] for line in lines] == list(range(1, steps + 1))
     for line in lines:
