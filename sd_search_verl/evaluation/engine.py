@@ -23,7 +23,7 @@ from sd_search_verl.launch.environment import ENVIRONMENT
 from sd_search_verl.launch.process_tree import kill_children_on_death
 from sd_search_verl.pretrained import load_config, load_tokenizer
 from sd_search_verl.protocol.base import Protocol
-from sd_search_verl.protocol.prompt import encode_messages, writes_time
+from sd_search_verl.protocol.prompt import encode_messages, leaves_out, render_messages, writes_time
 from sd_search_verl.protocol.token_bytes import byte_table
 from sd_search_verl.protocol.tool_call import ToolCallProtocol
 from sd_search_verl.protocol.tools import READ
@@ -170,6 +170,8 @@ def check_prompts(
     for roles, question in by_roles.items():
         try:
             encode_messages(question.messages, tokenizer, kwargs)
+            if leaves_out(question.messages, render_messages(question.messages, tokenizer, kwargs)):
+                raise ValueError("it leaves the text of the prompt out")
             dated = dated or writes_time(question.messages, tokenizer, kwargs)
         except Exception as error:
             raise UserError(

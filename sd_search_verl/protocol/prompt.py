@@ -8,6 +8,8 @@ from typing import Any
 from sd_search_verl.protocol.base import Messages
 from sd_search_verl.protocol.control_tokens import encode_marked, mark
 
+_COMPARED = 40  # characters; a template may cut a long message
+
 
 def text_messages(messages: Iterable[Mapping[str, Any]]) -> Messages:
     """Return chat messages whose content is one text each; a list of text parts (``{"type": "text"}``) is joined."""
@@ -19,6 +21,15 @@ def writes_time(messages: Messages, tokenizer: Any, template_kwargs: Mapping[str
     clocks = ({"strftime_now": lambda _, now=now: now} for now in ("1", "2"))  # in place of transformers' own
     texts = (render_messages(messages, tokenizer, {**(template_kwargs or {}), **clock}) for clock in clocks)
     return len({*texts}) > 1
+
+
+def leaves_out(messages: Messages, rendered: str) -> bool:
+    """Return whether a rendered prompt lacks the beginning of its last message, white space apart.
+
+    Templates of models that read images may want a list of parts, and write nothing of a text.
+    """
+    question, whole = ("".join(text.split()) for text in (messages[-1]["content"], rendered))
+    return question[:_COMPARED] not in whole
 
 
 def _text(content: Any) -> Any:

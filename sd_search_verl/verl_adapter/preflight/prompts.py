@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,40 @@ from sd_search_verl.finding import Finding, Rule
 from sd_search_verl.hindsight.block import insert_block
 from sd_search_verl.hindsight.layout import CORRECT, HEADER
 from sd_search_verl.protocol.base import Messages
-from sd_search_verl.protocol.prompt import encode_messages, render_messages, text_messages
+from sd_search_verl.protocol.prompt import (
+    encode_messages,
+    leaves_out,
+    render_messages,
+    text_messages,
+    writes_time,
+)
 from sd_search_verl.verl_adapter.preflight.files import data_files, open_file
+from sd_search_verl.verl_adapter.preflight.rows import MOST_ROWS
 from sd_search_verl.verl_adapter.tools import prompt_kwargs
 
 REFUSED_PROMPT = Rule(
     "chat template",
     "the chat template cannot render the first prompt of data.train_files: {error}",
     "store messages that the template takes, or set actor_rollout_ref.model.custom_chat_template",
+)
+REFUSED_ROLES = Rule(
+    REFUSED_PROMPT.name,
+    "the chat template cannot render a prompt of the data with the roles {roles}: {error}",
+    REFUSED_PROMPT.fix,
+)
+NO_TEXT = Rule(
+    "chat template",
+    "the chat template leaves the text of the prompt out: all that it renders is {rendered!r}",
+    "set actor_rollout_ref.model.custom_chat_template to one that takes a text as a message's content; those of models "
+    "that read images may want a list of parts",
+)
+WRITES_TIME = Rule(
+    "chat template",
+    "the chat template writes the time: prompts are others on another day, and the teacher's may differ from the "
+    "student's",
+    "set +data.apply_chat_template_kwargs.date_string='26 Jul 2024' if the template reads date_string, or "
+    "actor_rollout_ref.model.custom_chat_template to one without a date",
+    warns=True,
 )
 NO_BOS = Rule(
     "chat template",
@@ -50,19 +78,44 @@ MERGED_TOKENS = 2
 
 
 def check_prompts(config: DictConfig, tokenizer: Any) -> Iterator[Finding]:
-    """Render the first question of the data for student and teacher; findings are failures only."""
-    messages = _first_prompt(config)
+    """Render a prompt of every sequence of roles, for the teacher too; findings are failures of the first bad one."""
+    train, validation = _prompts(config, "train_files"), _prompts(config, "val_files")
+    first, *others = train.values() or [protocols.get(config.search.protocol).prompt("who wrote it")]
+    others += [messages for roles, messages in validation.items() if roles not in train]
+    for number, messages in enumerate([first, *others]):
+        findings = [*_check_student(config, tokenizer, messages, number)]
+        if not findings and number < max(1, len(train)):
+            findings = [*_check_teacher(config, tokenizer, messages)]
+        if findings:
+            yield from findings
+            return
+    if writes_time(first, tokenizer, prompt_kwargs(config)):
+        yield WRITES_TIME.finding()
+
+
+def _check_student(config: DictConfig, tokenizer: Any, messages: Messages, number: int) -> Iterator[Finding]:
     try:
         kwargs = prompt_kwargs(config)
         student = encode_messages(messages, tokenizer, kwargs)
+        rendered = render_messages(messages, tokenizer, kwargs)
     except Exception as error:
-        yield REFUSED_PROMPT.finding(error=_line(error))
+        roles = ", ".join(message["role"] for message in messages)
+        rule = REFUSED_ROLES if number else REFUSED_PROMPT
+        yield rule.finding(error=_line(error), roles=roles)
+        return
+    if leaves_out(messages, rendered):
+        yield NO_TEXT.finding(rendered=rendered[:80])
         return
     if adds_bos(tokenizer) and student[:1] != [tokenizer.bos_token_id]:
         first = tokenizer.decode(student[:1])
         yield NO_BOS.finding(bos=tokenizer.bos_token, first=first, template=plain_template(tokenizer))
+
+
+def _check_teacher(config: DictConfig, tokenizer: Any, messages: Messages) -> Iterator[Finding]:
     if (method := _method(config)) is None or method.alpha == 0 or method.hindsight.content == "none":
         return
+    kwargs = prompt_kwargs(config)
+    student = encode_messages(messages, tokenizer, kwargs)
     try:
         placed = insert_block(messages, BLOCK, method.hindsight)
         texts = (render_messages(rendered, tokenizer, kwargs) for rendered in (messages, placed))
@@ -118,15 +171,16 @@ def _common_prefix(left: list[int], right: list[int]) -> int:
     return next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(left), len(right)))
 
 
-def _first_prompt(config: DictConfig) -> Messages:
-    """Return the first prompt of the training data, the protocol's own where it cannot be read."""
-    key = config.data.prompt_key
-    try:
-        file = open_file(Path(data_files(config, "train_files")[0]).expanduser())
-        _, row = next(file.rows([key]))
-        return text_messages(row[key])
-    except Exception:  # check_data reports it
-        return protocols.get(config.search.protocol).prompt("who wrote it")
+def _prompts(config: DictConfig, option: str) -> dict[tuple[str, ...], Messages]:
+    """Return the first prompt of every sequence of roles in the files of an option; none where they cannot be read."""
+    key, found = config.data.prompt_key, dict[tuple[str, ...], Messages]()
+    with suppress(Exception):  # check_data reports it
+        for name in data_files(config, option):
+            for _, row in islice(open_file(Path(name).expanduser()).rows([key]), MOST_ROWS):
+                roles = tuple(message["role"] for message in row[key])
+                if roles not in found:
+                    found[roles] = text_messages(row[key])
+    return found
 
 
 def _method(config: DictConfig) -> SDSearchConfig | None:

@@ -100,6 +100,41 @@ def test_a_prompt_that_the_template_refuses(good: DictConfig) -> None:
     assert finding.found.endswith("cannot render the first prompt of data.train_files: Roles must alternate")
 
 
+@pytest.mark.parametrize("option", ["train_files", "val_files"])
+def test_a_prompt_of_other_roles_is_found_wherever_it_stands(
+    good: DictConfig, tmp_path: Path, option: str
+) -> None:
+    rows = [verl_row("nq", "train", i, str(i), "who wrote it", ["yes"], get("search_r1")) for i in range(9)]
+    rows[7]["prompt"] = [{"role": "system", "content": "Be brief."}, *rows[7]["prompt"]]
+    write_parquet(tmp_path / "rows.parquet", rows)
+    config = change(good, **{f"data__{option}": str(tmp_path / "rows.parquet")})
+    (finding,) = findings(config, with_template("gemma", GEMMA))
+    assert finding.fatal
+    assert "a prompt of the data with the roles system, user: System role not supported" in finding.found
+
+
+PARTS = (
+    "{% for message in messages %}{% for part in message.content %}{% if part.type == 'text' %}{{ part.text }}"
+    "{% endif %}{% endfor %}{% endfor %}Answer:"
+)
+
+
+def test_a_template_that_wants_parts_of_text_loses_every_question(good: DictConfig) -> None:
+    """As of models that read images: a text is a list of characters to it."""
+    (finding,) = findings(good, with_template("qwen", PARTS), alpha=0)
+    assert finding.fatal
+    assert "leaves the text of the prompt out: all that it renders is 'Answer:'" in finding.found
+
+
+def test_a_template_that_writes_the_time_is_a_warning(good: DictConfig) -> None:
+    dated = "{{ date_string if date_string is defined else strftime_now('%d %b') }}" + PLAIN
+    (finding,) = findings(good, with_template("qwen", dated))
+    assert finding.warning
+    assert "+data.apply_chat_template_kwargs.date_string=" in finding.fix
+    fixed = change(good, data__apply_chat_template_kwargs={"date_string": "26 Jul 2024"})
+    assert findings(fixed, with_template("qwen", dated)) == []
+
+
 @pytest.mark.parametrize("name", ["mistral", "llama-2", "qwen"])
 def test_a_prompt_begins_as_the_tokenizer_begins_a_text(good: DictConfig, name: str) -> None:
     """The template that the fix proposes brings BOS where the tokenizer has one, and is accepted."""
