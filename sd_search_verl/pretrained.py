@@ -21,7 +21,7 @@ def load_config(folder: Path) -> Any:
     """
     from transformers import AutoConfig
 
-    with _reading(folder, "config.json"):
+    with reading(folder, "config.json"):
         return AutoConfig.from_pretrained(folder)
 
 
@@ -33,7 +33,7 @@ def load_tokenizer(folder: Path) -> Any:
     """
     from transformers import AutoTokenizer
 
-    with _reading(folder, "the tokenizer"):
+    with reading(folder, "the tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder)
         if not tokenizer.encode("a", add_special_tokens=False):  # what transformers makes without its files
             raise ValueError("it makes no token of a text")
@@ -51,7 +51,7 @@ def load_policy(folder: Path, **options: Any) -> Any:
     """
     from transformers import AutoModelForCausalLM
 
-    with _reading(folder, "config and weights"):
+    with reading(folder, "config and weights"):
         model, loading = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options)
         if missing := loading["missing_keys"]:  # which transformers draws at random
             raise ValueError(f"no weights for {len(missing)} tensors, such as {min(missing)}")
@@ -59,7 +59,12 @@ def load_policy(folder: Path, **options: Any) -> Any:
 
 
 @contextmanager
-def _reading(folder: Path, part: str) -> Iterator[None]:
+def reading(folder: Path, part: str) -> Iterator[None]:
+    """Name folder and part in the errors of the libraries that read them.
+
+    Raises:
+        UserError: in their place, on one line.
+    """
     try:
         yield
     except Exception as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from sd_search_verl.data import hub
 from sd_search_verl.data.jsonl import MalformedRowsError, Problem, check_text, read_objects
-from sd_search_verl.errors import UserError
+from sd_search_verl.errors import UserError, on_one_line
 
 GB = 10**9
 _CHUNK = 1 << 24  # bytes
@@ -111,7 +112,7 @@ def fetch(job: Plan, out: Path) -> Path:
     """Download, verify and unpack a part; return the finished file. A repeated call resumes a broken download.
 
     Raises:
-        UserError: the disk is too small, or a download failed.
+        UserError: the disk is too small, a download failed, or what was downloaded cannot be unpacked.
     """
     result = out / job.part.result
     if result.exists():
@@ -128,7 +129,13 @@ def fetch(job: Plan, out: Path) -> Path:
         hub.check(file, path) if (path := out / file.name).is_file() else hub.download(file, path)
         for file in job.files
     ]
-    assemble(downloaded, result)
+    try:
+        assemble(downloaded, result)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(
+            f"{downloaded[0]} is not a whole gzip file ({on_one_line(error)}), as it is on the hub. Fix: remove it, "
+            "and set HF_ENDPOINT to another mirror"
+        ) from error
     return result
 
 
@@ -209,7 +216,9 @@ def _title_problems(number: int, row: dict[str, Any]) -> Iterator[Problem]:
     for name in ("title", "text"):
         if (problem := check_text(number, name, row.get(name))) is not None:
             yield problem
-    if not isinstance(row.get("doc_id"), (str, int)):
+    if "\n" in str(row.get("title")).strip():
+        yield Problem(number, "title", "holds a line end, which would begin the text")
+    if not isinstance(row.get("doc_id"), (str, int)) or isinstance(row["doc_id"], bool):
         yield Problem(number, "doc_id", "must be a text or a number")
 
 

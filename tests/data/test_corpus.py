@@ -6,11 +6,12 @@ import gzip
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sd_search_verl.cli import main
-from sd_search_verl.data.corpus import PARTS, Plan, assemble, check_corpus, fetch
+from sd_search_verl.data.corpus import PARTS, Plan, assemble, check_corpus, convert, fetch
 from sd_search_verl.data.hub import RemoteFile, agrees
 from sd_search_verl.data.jsonl import MalformedRowsError
 from sd_search_verl.errors import UserError
@@ -44,6 +45,32 @@ def test_a_damaged_download_leaves_no_corpus(tmp_path: Path) -> None:
         assemble([packed], tmp_path / "wiki-18.jsonl")
     assert packed.exists()
     assert not (tmp_path / "wiki-18.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "content", [b'{"id": "1"}\n', gzip.compress(b"x" * 100_000)[:-20], b"\x1f\x8b\x08\0"]
+)
+def test_a_file_that_is_damaged_on_the_hub_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "wiki-18.jsonl.gz").write_bytes(content)
+    job = Plan(PARTS["corpus"], [remote("wiki-18.jsonl.gz", len(content))])
+    with pytest.raises(UserError, match=r"wiki-18\.jsonl\.gz is not a whole gzip file.*Fix: ") as error:
+        fetch(job, tmp_path)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "wiki-18.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [({"doc_id": True}, "doc_id"), ({"title": "a\nb"}, "title"), ({"text": None}, "text")],
+)
+def test_titles_and_texts_that_cannot_be_told_apart_are_refused(
+    tmp_path: Path, change: dict[str, Any], field: str
+) -> None:
+    path = tmp_path / "titled.jsonl"
+    path.write_text(json.dumps({"doc_id": "1", "title": "a", "text": "b", **change}))
+    with pytest.raises(MalformedRowsError) as error:
+        convert(path, tmp_path / "result.jsonl")
+    assert [problem.field for problem in error.value.problems] == [field]
 
 
 def test_what_it_costs_is_said(tmp_path: Path) -> None:

@@ -104,6 +104,24 @@ def test_what_cannot_be_had_is_named(size: str, source: str, message: str, tmp_p
         make(size, source, tmp_path / "model")
 
 
+@pytest.mark.parametrize("content", [b"", b"<html>", b"GGUF\x03\0\0\0" + bytes(64)])
+def test_a_file_that_is_no_whole_model_is_named(content: bytes, tmp_path: Path) -> None:
+    pytest.importorskip("gguf", reason="needs the package gguf")
+    source = tmp_path / "model.gguf"
+    source.write_bytes(content)
+    with pytest.raises(UserError, match=r"model\.gguf: the model cannot be read .*Fix: ") as error:
+        make("135m", str(source), tmp_path / "model")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_page_in_place_of_the_hubs_files_is_named(tmp_path: Path) -> None:
+    for name in HUB_FILES:
+        (tmp_path / name).write_text("<html>")
+    with pytest.raises(UserError, match=r"cannot be read .*Fix: "):
+        check(tmp_path, 1)
+
+
 def test_a_folder_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is there already"):
         make("135m", None, tmp_path)

@@ -10,6 +10,7 @@ from statistics import fmean
 
 import pytest
 from support import scripted
+from support.faults import files_no_larger_than
 from support.scripted import R1, Policy, config, found, rows_of, write_questions
 
 from sd_search_verl.data.questions import Question, read_questions
@@ -75,6 +76,24 @@ def test_two_evaluations_cannot_share_a_folder(tmp_path: Path) -> None:
         pytest.raises(UserError, match="another evaluation is writing"),
     ):
         TrajectoryFile(tmp_path / "t.jsonl")
+
+
+def test_a_full_disk_names_the_file_and_loses_no_finished_line(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    rows = [{"set": "a", "id": str(i), "seed": 0, "response": "x" * 400} for i in range(9)]
+
+    def write() -> None:
+        with TrajectoryFile(path) as file:
+            for row in rows:
+                file.append(row)
+
+    with files_no_larger_than(2000), pytest.raises(OSError, match="File too large") as error:
+        write()
+    assert error.value.filename == str(path)
+    with TrajectoryFile(path) as file:
+        assert [row["id"] for row in file.rows.values()] == ["0", "1", "2", "3"]
+        file.append(rows[4])
+    assert len(read_trajectories(path)) == 5
 
 
 def test_a_damaged_line_is_named_and_not_dropped(tmp_path: Path) -> None:
