@@ -62,6 +62,7 @@ def arms(alpha: float, best: HindsightConfig) -> dict[str, Arm]:
     return {
         "grpo": Arm("warm", off),
         "sd": Arm("warm", method(plain)),
+        "sd_flipped": Arm("warm", method(plain.replace(labels="flipped"))),
         "grpo_lessons": Arm("lessons", off),
         "sd_lessons": Arm("lessons", method(best)),
         "sd_lessons_flipped": Arm("lessons", method(best.replace(labels="flipped"))),
