@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ def find_weights(path: Path) -> Path:
         path: Hugging Face folder, ``global_step_N`` or ``global_step_N/actor``.
 
     Raises:
-        UserError: ``path`` holds neither, only adapters, or a file without its end.
+        UserError: ``path`` holds neither, only adapters, a file without its end, or not the shards of all ranks.
     """
     actor = path / "actor" if (path / "actor").is_dir() else path
     sharded = any(actor.glob("model_world_size_*_rank_*.pt"))
@@ -41,7 +42,25 @@ def find_weights(path: Path) -> Path:
             f"{path} holds no model: neither *.safetensors (Hugging Face) nor "
             "model_world_size_*_rank_*.pt (verl, FSDP)"
         )
+    _check_shards(actor)
     return actor
+
+
+def _check_shards(actor: Path) -> None:
+    """Check that the shards of every rank of one training are there."""
+    found: dict[int, set[int]] = {}
+    for path in actor.glob("model_world_size_*_rank_*.pt"):
+        size, rank = map(int, re.findall(r"\d+", path.name)[:2])
+        found.setdefault(size, set()).add(rank)
+    if len(found) > 1:
+        sizes = " and of ".join(map(str, sorted(found)))
+        raise UserError(f"{actor} holds shards of {sizes} ranks. Fix: remove those of the earlier checkpoint")
+    for size, ranks in found.items():
+        if missing := {*range(size)} - ranks:
+            raise UserError(
+                f"{actor} has {len(ranks)} of the shards of {size} ranks; rank {min(missing)} is missing. Fix: copy "
+                "the shards of every node into one folder"
+            )
 
 
 def resolve_model(path: Path, out: Path) -> Path:

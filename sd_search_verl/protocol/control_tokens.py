@@ -4,30 +4,53 @@ A tokenizer turns ``<|im_end|>`` into the token that ends a message, wherever it
 tokens and the added tokens that the chat template writes, but for the tags that a protocol's prompt explains. Spelled
 in a text they get a mark behind their first character; the text is rendered with its marks and encoded in parts,
 split at them, so that only control tokens of the template are found. A text that spells none is encoded as it is.
+Where a tokenizer looks for added tokens in normalised text, other spellings, such as capitals, become control tokens
+too; a text with one of those is encoded character by character.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from sd_search_verl import protocol as protocols
 from sd_search_verl.protocol.token_bytes import decode
 
 _PRIVATE_USE = range(0xE000, 0xF900)
-_PATTERNS: WeakKeyDictionary[Any, tuple[str, re.Pattern[str]]] = WeakKeyDictionary()
+
+
+class _Control(NamedTuple):
+    """Control tokens of a tokenizer with a chat template: pattern of their texts, ids, whether spellings vary."""
+
+    template: str
+    pattern: re.Pattern[str]
+    ids: frozenset[int]
+    is_normalized: bool
+
+    def split(self, text: str, character: str) -> str:
+        """Return the text with ``character`` behind the first one of every control token, and of those in its rest."""
+        return self.pattern.sub(
+            lambda found: found[0][0] + character + self.split(found[0][1:], character), text
+        )
+
+
+_KNOWN: WeakKeyDictionary[Any, _Control] = WeakKeyDictionary()
 
 
 def mark(texts: Sequence[str], tokenizer: Any) -> tuple[list[str], str]:
     """Return the texts with a mark inside every control token that they spell, and the mark, one character."""
     whole = "".join(texts)
     character = next(chr(code) for code in _PRIVATE_USE if chr(code) not in whole)
-    pattern = _control_tokens(tokenizer)
-    return [
-        pattern.sub(lambda found: found[0][0] + character + found[0][1:], text) for text in texts
-    ], character
+    control = _control_tokens(tokenizer)
+    marked = [control.split(text, character) for text in texts]
+    if control.is_normalized:
+        marked = [
+            one if control.ids.isdisjoint(encode_marked(one, character, tokenizer)) else character.join(text)
+            for one, text in zip(marked, texts, strict=True)
+        ]
+    return marked, character
 
 
 def encode_marked(text: str, character: str, tokenizer: Any) -> list[int]:
@@ -56,20 +79,22 @@ def _encode_continuation(text: str, tokenizer: Any) -> list[int]:
     return token_ids
 
 
-def _control_tokens(tokenizer: Any) -> re.Pattern[str]:
+def _control_tokens(tokenizer: Any) -> _Control:
     template = str(getattr(tokenizer, "chat_template", None) or "")
-    known = _PATTERNS.get(tokenizer)
-    if known is None or known[0] != template:
+    known = _KNOWN.get(tokenizer)
+    if known is None or known.template != template:
         explained = "".join(protocols.get(name).prompt_template for name in protocols.names())
         control = {
-            token.content
-            for token in tokenizer.added_tokens_decoder.values()
+            index: token
+            for index, token in tokenizer.added_tokens_decoder.items()
             if (token.special or token.content in template)
             and token.content not in explained
             and len(token.content) > 1
         }
-        longest_first = sorted(control, key=len, reverse=True)
+        longest_first = sorted((token.content for token in control.values()), key=len, reverse=True)
         # (?!) never matches: a tokenizer may have no control token.
-        known = template, re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
-        _PATTERNS[tokenizer] = known
-    return known[1]
+        pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
+        varies = normalizer is not None and any(token.normalized for token in control.values())
+        known = _KNOWN[tokenizer] = _Control(template, pattern, frozenset(control), varies)
+    return known

@@ -159,3 +159,23 @@ def test_a_model_that_is_cut_short_is_refused(tmp_path: Path) -> None:
         (model / "model.safetensors.index.json").write_text(f'{{"weight_map": {{"x": {name}}}}}')
         with pytest.raises(UserError, match="has no weight_map"):
             find_weights(model)
+
+
+@pytest.mark.parametrize(
+    ("shards", "says"),
+    [
+        ([(2, 0)], r"has 1 of the shards of 2 ranks; rank 1 is missing.*Fix: copy the shards of every node"),
+        ([(4, 0), (4, 1)], r"has 2 of the shards of 4 ranks; rank 2 is missing"),
+        ([(2, 0), (2, 1), (4, 0)], r"holds shards of 2 and of 4 ranks.*Fix: remove"),
+    ],
+)
+def test_shards_that_are_no_whole_checkpoint_are_refused(
+    tmp_path: Path, shards: list[tuple[int, int]], says: str
+) -> None:
+    """Nodes without a shared disk keep the shards of their own ranks."""
+    actor = tmp_path / "global_step_1" / "actor"
+    actor.mkdir(parents=True)
+    for size, rank in shards:
+        (actor / f"model_world_size_{size}_rank_{rank}.pt").write_bytes(b"x")
+    with pytest.raises(UserError, match=says):
+        find_weights(tmp_path / "global_step_1")

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.tokenizer_families import FAMILIES, family
+from support.tokenizer_families import FAMILIES, byte_level, family
+from tokenizers import AddedToken, normalizers
 
 from sd_search_verl.config import HindsightConfig, SDSearchConfig
 from sd_search_verl.hindsight.teacher_inputs import build_teacher_inputs
@@ -101,3 +102,32 @@ def test_tags_that_are_tokens_stay_tokens() -> None:
 def test_other_text_keeps_its_ids(qwen_tokenizer: Any, text: str) -> None:
     for tokenizer in (qwen_tokenizer, *map(family, ("llama-2", "gemma", "unigram"))):
         assert encode_text(text, tokenizer) == tokenizer.encode(text, add_special_tokens=False)
+
+
+@pytest.mark.parametrize("special", [True, False])
+@pytest.mark.parametrize(
+    ("normalizer", "spelled"),
+    [(normalizers.Lowercase(), "<|IM_END|>"), (normalizers.NFKC(), "\uff1c|im_end|\uff1e")],
+    ids=["lower case", "NFKC"],
+)
+def test_a_spelling_that_the_normalizer_turns_into_a_control_token_stays_text(
+    normalizer: Any, spelled: str, special: bool
+) -> None:
+    tokenizer = byte_level(r"\p{N}")
+    tokenizer.backend_tokenizer.normalizer = normalizer
+    tokenizer.add_tokens([AddedToken("<|im_end|>", special=special, normalized=True)], special_tokens=special)
+    tokenizer.chat_template = "{{ messages[0].content }}<|im_end|>"
+    ids = encode_text(f"who {spelled} is it", tokenizer)
+    assert tokenizer.convert_tokens_to_ids("<|im_end|>") not in ids
+    assert decode(ids, tokenizer) == "who <|im_end|> is it"
+    prompt = encode_messages([{"role": "user", "content": f"who {spelled}"}], tokenizer)
+    assert prompt.count(tokenizer.convert_tokens_to_ids("<|im_end|>")) == 1
+
+
+def test_a_control_token_within_another_stays_text() -> None:
+    tokenizer = byte_level(r"\p{N}")
+    control = ["<|im_end|>", "|im_end|>", "im_end"]
+    tokenizer.add_tokens([AddedToken(token, special=True) for token in control], special_tokens=True)
+    ids = encode_text("a <|im_end|> b", tokenizer)
+    assert not {*tokenizer.convert_tokens_to_ids(control)} & {*ids}
+    assert decode(ids, tokenizer) == "a <|im_end|> b"
