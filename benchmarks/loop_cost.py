@@ -1,9 +1,10 @@
 """CPU time of a rollout's agent loop: in tags, in tool calls, and in verl's own tool agent on the same tool calls.
 
-    python -m benchmarks.loop_cost --tokenizer DIR      DIR: a Qwen tokenizer; appends to loop_cost.csv
+    python -m benchmarks.loop_cost --tokenizer DIR      DIR: a Qwen tokenizer whose template shows tools
 
 The policy's turns are given: two searches and an answer, the same words in each loop, and three documents a search.
 Rollout engine and retriever answer at once: what is left is templates, tokens, parsers and records. Rounds alternate.
+Appends a row per loop to ``loop_cost.csv``, DIR's name as ``template``.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from verl.tools.schemas import OpenAIFunctionToolSchema
 from benchmarks.machine import device_name
 from benchmarks.table import append_rows
 from sd_search_verl.protocol import get
+from sd_search_verl.protocol.prompt import render_messages
 from sd_search_verl.protocol.tools import SCHEMAS
 from sd_search_verl.rollout.retriever import Document, SearchResult
 from sd_search_verl.verl_adapter import agent_loop
@@ -57,6 +59,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=9, metavar="ROUNDS", help=text)
     options = parser.parse_args(argv)
     tokenizer, draw = AutoTokenizer.from_pretrained(options.tokenizer), random.Random(0)
+    tools = [SCHEMAS["search"]]
+    if "what to search for" not in render_messages(
+        [{"role": "user", "content": ""}], tokenizer, {"tools": tools}
+    ):
+        parser.error(f"the chat template of {options.tokenizer} does not show tools")
     texts = [" ".join(draw.choices(WORDS, k=options.words)) for _ in range(3)]
     loops = {
         "tags": rollouts(tokenizer, "search_r1", agent_loop.SearchAgentLoop, texts),
@@ -64,18 +71,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         "tool calls, verl's tool agent": rollouts(tokenizer, "tool_call", ToolAgentLoop, texts),
     }
     taken: dict[str, list[float]] = {name: [] for name in loops}
+    outputs: dict[str, Any] = {}
     for number in range(options.rounds + 1):
         for name, run in loops.items():
             start = time.process_time()
-            run()
+            outputs[name] = run()
             if number:  # the first starts caches
                 taken[name].append((time.process_time() - start) / ROLLOUTS * 1000)
     for name, values in taken.items():
         ratios = [value / tags for value, tags in zip(values, taken["tags"], strict=True)]
         row = {
             "device": device_name("cpu"),
+            "template": options.tokenizer.name,
             "words": options.words,
             "loop": name,
+            "prompt_tokens": len(outputs[name].prompt_ids),
+            "sampled_tokens": sum(outputs[name].response_mask),
+            "response_tokens": len(outputs[name].response_ids),
             "cpu_ms_per_rollout": f"{statistics.median(values):.2f}",
             "lowest": f"{min(values):.2f}",
             "highest": f"{max(values):.2f}",
@@ -85,8 +97,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         append_rows(CSV, [row])
 
 
-def rollouts(tokenizer: Any, protocol: str, cls: type[Any], texts: Sequence[str]) -> Callable[[], None]:
-    """Return a function that runs :data:`ROLLOUTS` rollouts one after the other."""
+def rollouts(tokenizer: Any, protocol: str, cls: type[Any], texts: Sequence[str]) -> Callable[[], Any]:
+    """Return a function that runs :data:`ROLLOUTS` rollouts one after the other and returns the last."""
     multi_turn = "actor_rollout_ref.rollout.multi_turn"
     overrides = [
         *("+sd_search=default", f"search.protocol={protocol}", f"{multi_turn}.format=hermes"),
@@ -112,7 +124,9 @@ def rollouts(tokenizer: Any, protocol: str, cls: type[Any], texts: Sequence[str]
     tools = [FunctionTool("search", verls_search, schema, is_async=True)] if cls is ToolAgentLoop else []
     turns = [tokenizer.encode(text, add_special_tokens=False) for text in written(protocol)]
 
-    async def one() -> None:
+    question = get("tool_call:hermes" if protocol == "tool_call" else protocol).prompt("who wrote the book")
+
+    async def one() -> Any:
         loop = cls(
             trainer_config=DictConfigWrap(config),
             server_manager=Server(turns),
@@ -124,12 +138,10 @@ def rollouts(tokenizer: Any, protocol: str, cls: type[Any], texts: Sequence[str]
             tools=ToolListWrap(tools),
         )
         row = {"uid": "u", "session_id": 0, "global_steps": 1, "reward_model": {"ground_truth": ["me"]}}
-        messages = [{"role": "user", "content": "Question: who?\n"}]
-        await loop.run({"logprobs": True}, raw_prompt=messages, **row)
+        return await loop.run({"logprobs": True}, raw_prompt=question, **row)
 
-    async def several() -> None:
-        for _ in range(ROLLOUTS):
-            await one()
+    async def several() -> Any:
+        return [await one() for _ in range(ROLLOUTS)][-1]
 
     return lambda: asyncio.run(several())
 
