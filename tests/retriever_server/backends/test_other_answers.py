@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from support.raw_server import http, server
 
-from retriever_server.backends.http_json import JsonClient, RemoteError
+from retriever_server.backends.http_json import RemoteError
 from retriever_server.backends.registry import open_engine
 from retriever_server.settings import Settings
 
@@ -92,17 +91,3 @@ def test_a_path_before_retrieve_is_that_of_all_requests() -> None:
         engine.search(["river"], 3)
         engine.document("a/b")
     assert seen == ["/wiki/ready", "/wiki/retrieve", "/wiki/document/a%2Fb"]
-
-
-def test_an_answer_that_trickles_ends_at_the_limit() -> None:
-    def trickle(method: str, path: str, body: bytes) -> Iterator[bytes]:
-        yield b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n"
-        for _ in range(100):
-            time.sleep(0.1)
-            yield b" "
-
-    with server(trickle) as url:
-        begun = time.monotonic()
-        with pytest.raises(RemoteError, match=r"not whole after 0\.4 s"):
-            JsonClient(url, timeout_s=0.4).call("GET", "/ready")
-        assert time.monotonic() - begun < 5
