@@ -83,12 +83,12 @@ def assert_no_question_is_lost_or_repeated(run: Path, world: Path, steps: int, t
 
 @pytest.fixture(scope="module")
 def late_retriever(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a retriever that answers a tenth of all queries two seconds late, so updates interrupt rollouts."""
+    """Address of a retriever that answers a tenth of all requests eight seconds late, so updates interrupt rollouts."""
     folder = tmp_path_factory.mktemp("retriever")
     build_index(world / "corpus.jsonl", folder / "index")
     with (
         serving_index(world / "corpus.jsonl", folder / "index", folder) as url,
-        slow_proxy(url, delay=0.1, slow=0.1, seed=0) as late,
+        slow_proxy(url, delay=0.4, slow=0.1, seed=0) as late,
     ):
         yield late
 
