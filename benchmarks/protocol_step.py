@@ -44,8 +44,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--inputs", type=Path, required=True, metavar="DIR", help="with a world per protocol")
-    parser.add_argument("--rounds", type=int, default=2, metavar="ROUNDS", help="runs of each protocol")
-    parser.add_argument("--steps", type=int, default=14, metavar="STEPS", help="training steps of a run")
+    parser.add_argument(
+        "--rounds", type=int, default=2, metavar="ROUNDS", help="runs of each protocol (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=14, metavar="STEPS", help="of a run (default: %(default)s)"
+    )
     parser.add_argument("--device", default=DEVICE, help="name of this machine (default: %(default)s)")
     options = parser.parse_args(argv)
     measured: dict[str, list[dict[str, float]]] = {TAGS: [], CALLS: []}
