@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sd_search_verl.errors import UserError
+from sd_search_verl.errors import UserError, on_one_line
 
 
 def read_json(path: Path) -> Any:
@@ -89,7 +89,7 @@ def reading(path: Path, kind: str) -> Iterator[None]:
     ) as error:  # pyarrow's are ValueErrors, or OSErrors without a number
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        reason = " ".join(str(error).split())[:200]
+        reason = on_one_line(error)[:200]
         raise UserError(
             f"{path} is not {kind} that can be read ({reason}). Fix: copy or write the file again"
         ) from error

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sd_search_verl.errors import UserError
+from sd_search_verl.errors import UserError, on_one_line
 
 
 def load_config(folder: Path) -> Any:
@@ -68,7 +68,7 @@ def reading(folder: Path, part: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = on_one_line(error)[:200]
         raise UserError(
             f"{folder}: {part} cannot be read ({type(error).__name__}: {reason}). Fix: copy or save the model again, "
             "config, tokenizer and weights of one model"

@@ -127,11 +127,9 @@ def _verl_question(number: int, row: dict[str, Any], name: str | None, stem: str
     golden, field = get_field(row, "reward_model.ground_truth"), "reward_model.ground_truth"
     if isinstance(golden, dict):
         golden, field = golden.get("target"), f"{field}.target"
-    messages = row.get("prompt")
+    messages: Any = row.get("prompt")
     if (problem := check_answers(number, field, golden)) is not None:
         return problem
-    if not isinstance(messages, list) or not messages:
-        return Problem(number, "prompt", "must be a list of messages")
     if (problem := message_problem(number, "prompt", messages)) is not None:
         return problem
     messages = text_messages({"role": message["role"], "content": message["content"]} for message in messages)

@@ -75,7 +75,6 @@ async def _exchange(url: str, body: Any) -> Any:
     except TimeoutError:
         raise TimeoutError(f"no answer within {TIMEOUT_S:g} s") from None
     except aiohttp.ClientError as error:
-        number = (
-            getattr(error, "errno", None) or 0
-        )  # aiohttp's own text does not say that a connection was refused
+        # aiohttp's own text does not say that a connection was refused.
+        number = getattr(error, "errno", None) or 0
         raise URLError(os.strerror(number) if number > 0 else on_one_line(error)) from error

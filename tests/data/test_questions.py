@@ -70,7 +70,10 @@ def test_a_sample_is_always_the_same_and_per_set(tmp_path: Path) -> None:
         ({"question": "q", "golden_answers": ["x", None]}, r"field 'golden_answers\[1\]': is missing"),
         ({"question": "q", "golden_answers": ["x"], "id": "0"}, "field 'id': '0' stands in line 1"),
         ({"reward_model": {}, "prompt": "p"}, "field 'reward_model.ground_truth': is missing"),
-        ({"reward_model": {"ground_truth": "x"}, "prompt": "p"}, "field 'prompt': must be a list"),
+        (
+            {"reward_model": {"ground_truth": "x"}, "prompt": "p"},
+            "field 'prompt': is a text; a list of messages is needed",
+        ),
         (
             {"reward_model": {"ground_truth": {"target": ["x"]}}, "prompt": [{"role": "user"}]},
             r"field 'prompt\[0\].content': is missing",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from sd_search_verl.errors import on_one_line
 from sd_search_verl.finding import Finding, Rule
 from sd_search_verl.protocol.base import Messages
 from sd_search_verl.verl_adapter.preflight.files import DataFile, data_files, is_remote, open_file
@@ -76,7 +77,7 @@ def _open(path: Path, option: str) -> DataFile | Finding:
     try:
         file = open_file(path)
     except Exception as error:
-        text = " ".join(str(error.__cause__ or error).split())[:200]
+        text = on_one_line(error.__cause__ or error)[:200]
         return UNREADABLE.finding(option=option, path=path, format=path.suffix[1:], error=text)
     return file if file.num_rows else NO_ROW.finding(option=option, path=path)
 

@@ -23,7 +23,7 @@ FULL = Rule(
     "free disk space, point trainer.default_local_dir elsewhere, or lower trainer.max_actor_ckpt_to_keep",
 )
 
-FOLDERS = ("trainer.default_local_dir", "trainer.rollout_data_dir", "trainer.validation_data_dir")
+FOLDERS = (FULL.name, "trainer.rollout_data_dir", "trainer.validation_data_dir")
 
 UNWRITABLE = Rule(
     "{option}",
@@ -42,9 +42,10 @@ REMOTE = Rule(
 def check_disk(config: DictConfig) -> Iterator[Finding]:
     """Check that the folders of the run can be written, and that the disk holds the checkpoints it will keep."""
     options = [option for option in FOLDERS if config.trainer.get(option.removeprefix("trainer."))]
-    wrong = [finding for option in options for finding in _check_folder(config, option)]
-    yield from wrong
-    if not any(finding.name == FULL.name for finding in wrong):
+    wrong = {option: [*_check_folder(config, option)] for option in options}
+    for findings in wrong.values():
+        yield from findings
+    if not wrong.get(FULL.name):
         yield _check_room(config)
 
 
@@ -55,9 +56,8 @@ def _check_folder(config: DictConfig, option: str) -> Iterator[Finding]:
         return
     there = _existing(Path(value).expanduser())
     try:
-        with tempfile.TemporaryFile(
-            dir=there
-        ):  # root may write anywhere by its permissions, but not into /sys
+        # Permissions do not tell: root has them for /sys, where nobody can write.
+        with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         reason = f"{there}: {error.strerror}"

@@ -40,7 +40,7 @@ LITTLE_ROOM = Rule(
 OTHER_LENGTH = Rule(
     "actor_rollout_ref.rollout.{name}",
     "actor_rollout_ref.rollout.{name}={own} is not data.max_{name}={data}: rollouts would have the first length, "
-    "checks and hindsight rows the second",
+    "and the checks of lengths and the evaluation would take the second",
     "set data.max_{name}, and leave actor_rollout_ref.rollout.{name} out",
 )
 

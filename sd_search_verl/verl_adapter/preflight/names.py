@@ -78,9 +78,8 @@ def _check_functions(config: DictConfig) -> Iterator[Finding]:
         "algorithm.rollout_correction.rollout_is": ["token", "sequence"],
         "algorithm.rollout_correction.rollout_rs": [*SUPPORTED_ROLLOUT_RS_OPTIONS],
     }
-    if not OmegaConf.select(
-        config, "actor_rollout_ref.model.external_lib"
-    ):  # it may register a loss in the workers
+    # A library of the user's may register a loss in the workers.
+    if not OmegaConf.select(config, "actor_rollout_ref.model.external_lib"):
         known[f"{_ACTOR}.policy_loss.loss_mode"] = [*core_algos.POLICY_LOSS_REGISTRY]
     if OmegaConf.select(config, f"{_ACTOR}.use_kl_loss"):
         known[f"{_ACTOR}.kl_loss_type"] = PENALTIES

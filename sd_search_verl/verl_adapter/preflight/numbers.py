@@ -11,7 +11,6 @@ from sd_search_verl.finding import Finding, Rule
 
 _ACTOR, _ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
 _ALIKE = "all rollouts of a question would be alike, so no group has an advantage"
-_CLIPPED = "verl clips every ratio of probabilities to one value, and a clipped token has no gradient"
 
 
 def _rules(fix: str, consequences: dict[str, str]) -> list[Rule]:
@@ -23,9 +22,6 @@ ABOVE_ZERO = _rules(
     {
         f"{_ACTOR}.optim.lr": "no update would lower the loss",
         f"{_ACTOR}.grad_clip": "every gradient would be scaled to nothing",
-        f"{_ACTOR}.clip_ratio": _CLIPPED,
-        f"{_ACTOR}.clip_ratio_low": _CLIPPED,
-        f"{_ACTOR}.clip_ratio_high": _CLIPPED,
         f"{_ROLLOUT}.temperature": _ALIKE,
     },
 )
@@ -56,6 +52,21 @@ AT_LEAST_ONE = _rules(
         "trainer.n_gpus_per_node": "there would be no process to train in",
     },
 )
+NO_RANGE = Rule(
+    f"{_ACTOR}.clip_ratio_low",
+    f"{_ACTOR}.clip_ratio_low={{low}} and {_ACTOR}.clip_ratio_high={{high}} leave the policy no room: after a "
+    "step's first update every token that moved as its advantage says is clipped",
+    "set both above 0, such as 0.2",
+)
+UNREAD_CLIP = Rule(
+    f"{_ACTOR}.clip_ratio",
+    f"{_ACTOR}.clip_ratio={{clip}} changes nothing: verl clips by {_ACTOR}.clip_ratio_low={{low}} and "
+    f"{_ACTOR}.clip_ratio_high={{high}}",
+    f"set {_ACTOR}.clip_ratio_low and {_ACTOR}.clip_ratio_high, or both to null",
+    warns=True,
+)
+STOCK_CLIP = 0.2
+"""verl's default of all three."""
 DUAL_CLIP = Rule(
     f"{_ACTOR}.clip_ratio_c",
     f"{_ACTOR}.clip_ratio_c={{value}}: verl ends the first update unless it is above 1",
@@ -110,9 +121,29 @@ def check_numbers(config: DictConfig) -> Iterator[Finding]:
         IGNORED: lambda value: value is False,
     }
     for rule, wrong in is_wrong.items():
-        value = OmegaConf.select(config, rule.name)
-        if value is not None and wrong(value):
+        if (value := _number(config, rule.name)) is not None and wrong(value):
             yield rule.finding(value=value)
-    batch, mini = config.data.train_batch_size, OmegaConf.select(config, PADDED.name)
-    if mini and 0 < mini < batch and batch % mini:
+    batch, mini = _number(config, "data.train_batch_size"), _number(config, PADDED.name)
+    if batch and mini and 0 < mini < batch and batch % mini:
         yield PADDED.finding(batch=batch, mini=mini)
+    yield from _check_clip(config)
+
+
+def _check_clip(config: DictConfig) -> Iterator[Finding]:
+    clip, *sides = (_number(config, f"{_ACTOR}.clip_ratio{side}") for side in ("", "_low", "_high"))
+    low, high = (clip if side is None else side for side in sides)
+    if low is None or high is None:
+        return
+    if min(low, high) < 0 or low + high == 0:
+        yield NO_RANGE.finding(low=low, high=high)
+    is_vanilla = (
+        OmegaConf.select(config, f"{_ACTOR}.policy_loss.loss_mode") == "vanilla"
+    )  # others read clip_ratio
+    if is_vanilla and clip not in (None, STOCK_CLIP, low, high):
+        yield UNREAD_CLIP.finding(clip=clip, low=low, high=high)
+
+
+def _number(config: DictConfig, option: str) -> Any:
+    """Return the number in an option, None where it holds none: verl's own checks refuse a word."""
+    value = OmegaConf.select(config, option)
+    return value if isinstance(value, (int, float)) else None

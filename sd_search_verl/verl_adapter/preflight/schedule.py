@@ -60,7 +60,7 @@ DONE_ALREADY = Rule(
 )
 SLOW_RATE = Rule(
     "actor_rollout_ref.actor.optim.lr_warmup_steps",
-    "the learning rate rises for {warmup} updates (actor_rollout_ref.actor.optim.lr_warmup_steps, or "
+    "the learning rate rises for {warmup} steps (actor_rollout_ref.actor.optim.lr_warmup_steps, or "
     "lr_warmup_steps_ratio of the steps), and the run has {total} steps: it never reaches "
     "actor_rollout_ref.actor.optim.lr",
     "set lr_warmup_steps below {total}, or lr_warmup_steps_ratio below 1",
@@ -158,9 +158,8 @@ def _check_updates(config: DictConfig, total: int | None) -> Iterator[Finding]:
     elif warmup > 1 and not need_critic(config):
         yield WARMUP_WITHOUT_CRITIC.finding(warmup=warmup, estimator=config.algorithm.adv_estimator)
     optim = config.actor_rollout_ref.actor.optim
-    rising = (
-        optim.lr_warmup_steps if optim.lr_warmup_steps > 0 else optim.lr_warmup_steps_ratio * (total or 0)
-    )
+    share = optim.lr_warmup_steps_ratio * (total or 0)
+    rising = optim.lr_warmup_steps if optim.lr_warmup_steps > 0 else share
     if total and rising >= total:
         yield SLOW_RATE.finding(warmup=int(rising), total=total)
     try:

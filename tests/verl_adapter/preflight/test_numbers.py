@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig
 from support.good_run import change
+from verl.workers.config import FSDPActorConfig
 
 from sd_search_verl.verl_adapter.preflight.method import check_method
-from sd_search_verl.verl_adapter.preflight.numbers import check_numbers
+from sd_search_verl.verl_adapter.preflight.numbers import STOCK_CLIP, check_numbers
 
 ACTOR, ROLLOUT = "actor_rollout_ref__actor__", "actor_rollout_ref__rollout__"
 
@@ -30,9 +31,12 @@ def test_the_good_run_has_nothing_to_find(good: DictConfig) -> None:
         (f"{ROLLOUT}top_k", 1, "top_k=1: all rollouts of a question would be alike"),
         (f"{ROLLOUT}agent__num_workers", 0, "agent.num_workers=0: no agent loop would run"),
         ("data__max_response_length", 0, "data.max_response_length=0: the policy could write no token"),
-        (f"{ACTOR}clip_ratio", 0, "clip_ratio=0: verl clips every ratio"),
-        (f"{ACTOR}clip_ratio_low", -0.2, "clip_ratio_low=-0.2: verl clips every ratio"),
-        (f"{ACTOR}clip_ratio_high", 0, "clip_ratio_high=0: verl clips every ratio"),
+        (
+            f"{ACTOR}clip_ratio_low",
+            -0.2,
+            "clip_ratio_low=-0.2 and actor_rollout_ref.actor.clip_ratio_high=0.2",
+        ),
+        (f"{ACTOR}clip_ratio_high", -0.2, "clip_ratio_high=-0.2 leave the policy no room"),
         (f"{ACTOR}clip_ratio_c", 1.0, "clip_ratio_c=1.0: verl ends the first update"),
         (f"{ACTOR}ppo_mini_batch_size", 0, "ppo_mini_batch_size=0: no update would run"),
         (f"{ACTOR}ppo_micro_batch_size_per_gpu", 0, "ppo_micro_batch_size_per_gpu=0: no row would be read"),
@@ -53,7 +57,48 @@ def test_a_number_that_leaves_nothing_to_learn_is_refused(
     findings = [finding for finding in check_method(change(good, **{option: value})) if said in finding.found]
     assert len(findings) == 1
     assert findings[0].fatal
-    assert findings[0].fix.startswith("set it")
+    assert findings[0].fix.startswith("set ")
+
+
+@pytest.mark.parametrize(
+    ("clip", "low", "high", "says"),
+    [
+        (0.2, 0.2, 0.28, None),
+        (0.2, 3e-4, 4e-4, None),
+        (0.3, None, None, None),
+        (0.2, 0.0, 0.2, None),
+        (
+            0,
+            None,
+            None,
+            "clip_ratio_low=0 and actor_rollout_ref.actor.clip_ratio_high=0 leave the policy no room",
+        ),
+        (
+            0.3,
+            0.2,
+            0.2,
+            "clip_ratio=0.3 changes nothing: verl clips by actor_rollout_ref.actor.clip_ratio_low=0.2",
+        ),
+    ],
+)
+def test_the_range_of_ratios_is_the_one_that_verl_reads(
+    good: DictConfig, clip: float, low: float | None, high: float | None, says: str | None
+) -> None:
+    values = {f"{ACTOR}clip_ratio": clip, f"{ACTOR}clip_ratio_low": low, f"{ACTOR}clip_ratio_high": high}
+    found = [finding.found for finding in check_numbers(change(good, **values))]
+    assert (says is None) == (found == [])
+    assert all(str(says) in text for text in found)
+
+
+def test_the_default_of_the_clip_is_verls(good: DictConfig) -> None:
+    stock = FSDPActorConfig(strategy="fsdp", rollout_n=5, ppo_micro_batch_size_per_gpu=1)
+    assert STOCK_CLIP == stock.clip_ratio == stock.clip_ratio_low == stock.clip_ratio_high
+
+
+@pytest.mark.parametrize("option", [f"{ACTOR}optim__lr", "data__train_batch_size", f"{ACTOR}clip_ratio_low"])
+@pytest.mark.parametrize("value", ["a word", None])
+def test_what_is_no_number_is_left_to_verls_own_checks(good: DictConfig, option: str, value: Any) -> None:
+    assert [*check_numbers(change(good, **{option: value}))] == []
 
 
 @pytest.mark.parametrize(

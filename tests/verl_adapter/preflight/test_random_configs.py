@@ -83,7 +83,7 @@ trainer.resume_mode=latest trainer.resume_mode=resume_path trainer.val_only=True
 trainer.logger=[nothing] trainer.rollout_data_dir=/proc/x trainer.default_local_dir=s3://bucket/run
 reward.custom_reward_function.path=none.py custom_reward_function.path=mine.py reward_model.enable=True
 reward.num_workers=0 data.custom_cls.path=none.py algorithm.adv_estimator=gpro
-actor_rollout_ref.actor.policy_loss.loss_mode=ppo actor_rollout_ref.actor.clip_ratio=0
+actor_rollout_ref.actor.policy_loss.loss_mode=ppo actor_rollout_ref.actor.clip_ratio_low=-1
 actor_rollout_ref.actor.checkpoint.save_contents=[hf_model] actor_rollout_ref.actor.optim.optimizer=adamw
 actor_rollout_ref.rollout.val_kwargs.n=0 actor_rollout_ref.rollout.response_length=100
 """)
