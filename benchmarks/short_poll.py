@@ -12,4 +12,6 @@ import sd_search_verl.plugin  # noqa: F401  first: verl loads this module before
 # isort: split
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
-setattr(ReplayBuffer, "__init__", partialmethod(ReplayBuffer.__init__, poll_interval=0.05))  # noqa: B010
+from benchmarks.step_overhead import POLL_S
+
+setattr(ReplayBuffer, "__init__", partialmethod(ReplayBuffer.__init__, poll_interval=POLL_S))  # noqa: B010

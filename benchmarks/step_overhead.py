@@ -2,8 +2,9 @@
 
     python -m benchmarks.step_overhead --inputs DIR [--steps 44]
 
-DIR is made by ``sd-search world build``. Prints the medians and their ratio, and appends a row to
-``benchmarks/step_overhead.csv``.
+DIR is made by ``sd-search world build``. The trainer asks for finished rollouts every 50 ms: verl's two seconds are
+longer than the parts of such a step, and the same in both kinds. Prints the medians and their ratio, and appends a row
+to ``benchmarks/step_overhead.csv``.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from sd_search_verl.command_line import Parser, run_command
 from sd_search_verl.launch.local import LocalRun, run_local
 
 HERE = Path(__file__).resolve().parent
+POLL_S = 0.05  # how often the trainer asks for finished rollouts
 SKIP = 4  # first steps of each kind start workers and caches
 FIELDS = [
     "device",
     "config",
+    "poll_s",
     "steps",
     "without_s",
     "with_s",
@@ -63,12 +66,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _measure(options: argparse.Namespace) -> int:
     """Run, measure, print, append."""
     paths = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-    variables = {"VERL_USE_EXTERNAL_MODULES": "benchmarks.alternate_alpha", "PYTHONPATH": paths}
+    modules = "benchmarks.short_poll,benchmarks.alternate_alpha"
+    variables = {"VERL_USE_EXTERNAL_MODULES": modules, "PYTHONPATH": paths}
     with patch.dict(os.environ, variables), tempfile.TemporaryDirectory() as folder:
         job = LocalRun(Path(folder), options.inputs, HERE.parent / "hydra_configs", "cpu_demo", options.steps)
         run_local(job)
         steps = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
-    row = {"device": options.device, "config": job.config, **compare(steps[SKIP:])}
+    row = {"device": options.device, "config": job.config, "poll_s": POLL_S, **compare(steps[SKIP:])}
     print(json.dumps(row, indent=2))
     append_rows(HERE / "step_overhead.csv", [row], FIELDS)
     return 0

@@ -158,7 +158,7 @@ def _cost() -> Iterator[Figure]:
     step = _rows("step_overhead.csv")[-1]
     command = "python -m benchmarks.step_overhead"
     spread = f"quartiles {float(step['ratio_q25']):.2f} to {float(step['ratio_q75']):.2f}"
-    about = ("step_overhead.csv", command, "2026-11-21", step["device"])
+    about = ("step_overhead.csv", command, "2026-11-27", step["device"])
     yield Figure("cost", "CPU training step, ratio", f"{float(step['ratio']):.2f}", spread, *about)
     yield Figure("cost", "CPU training step, actor's part", f"{float(step['update_ratio']):.2f}", "", *about)
     actor = _rows("actor_step.csv")[-1]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.java import in_new_process
 from support.retrieval_server import ask
 
 from retriever_server.backends.bm25 import LuceneIndex, round_scores
@@ -59,6 +60,7 @@ def pyserini_index(java: None, real_data: Path, tmp_path_factory: pytest.TempPat
     return folder / "index"
 
 
+@in_new_process
 def test_ids_and_scores_equal_anserinis_for_all_real_queries(
     two_shards: Path, pyserini_index: Path, real_data: Path
 ) -> None:
@@ -75,6 +77,7 @@ def test_ids_and_scores_equal_anserinis_for_all_real_queries(
     assert deep == anserini(pyserini_index, queries[:100], 100, 0.9, 0.4)
 
 
+@in_new_process
 def test_queries_of_one_batch_do_not_touch_each_other(two_shards: Path, pyserini_index: Path) -> None:
     queries = [
         "moon\nlanding",
@@ -115,6 +118,7 @@ def test_an_index_that_pyserini_built_is_served_as_it_is(
     assert answers[0] == answers[1]
 
 
+@in_new_process
 def test_threads_get_the_documents_they_asked_for(pyserini_index: Path) -> None:
     index = LuceneIndex(pyserini_index, k1=0.9, b=0.4)
     expected = [index.raw(row) for row in range(300)]
@@ -124,6 +128,7 @@ def test_threads_get_the_documents_they_asked_for(pyserini_index: Path) -> None:
     index.close()
 
 
+@in_new_process
 def test_k1_and_b_reach_lucene(two_shards: Path, pyserini_index: Path, real_data: Path) -> None:
     queries = (real_data / "wiki18-mini" / "queries.txt").read_text(encoding="utf-8").splitlines()[:200]
     index = LuceneIndex(two_shards / "lucene", k1=1.2, b=0.75)
@@ -167,6 +172,7 @@ def index_with_anserini(folder: Path, lines: list[str], *options: str) -> Path:
         ("BeirFlatCollection", "en", {"_id": "a", "title": "Castle", "text": "a river"}, '"id" is missing'),
     ],
 )
+@in_new_process
 def test_a_foreign_index_that_cannot_answer_is_refused(
     java: None, tmp_path: Path, collection: str, language: str, line: dict[str, str], named: str
 ) -> None:
@@ -176,6 +182,7 @@ def test_a_foreign_index_that_cannot_answer_is_refused(
         open_engine(Settings(backend="bm25", index=index))
 
 
+@in_new_process
 def test_an_index_that_this_lucene_cannot_read_is_refused(java: None, tmp_path: Path) -> None:
     index = index_with_anserini(
         tmp_path, ['{"id": "a", "contents": "castle"}'], "-collection", "JsonCollection"
@@ -211,6 +218,7 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize(("indexed", "served", "line", "query"), FOREIGN, ids=str)
+@in_new_process
 def test_an_index_of_another_analysis_is_served_with_its_options(
     java: None, tmp_path: Path, indexed: list[str], served: dict[str, Any], line: dict[str, str], query: str
 ) -> None:
@@ -235,6 +243,7 @@ def test_the_options_of_an_analysis_are_not_for_an_index_of_ours(tmp_path: Path)
         open_engine(Settings(backend="bm25", index=tmp_path, language="de"))
 
 
+@in_new_process
 def test_an_unknown_language_is_refused_with_the_known_ones(java: None, tmp_path: Path) -> None:
     index = index_with_anserini(tmp_path, [json.dumps(ENGLISH)], "-collection", "JsonCollection")
     with pytest.raises(SettingsError, match=r"--language xx is none of ar, .*de, .*zh"):
