@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.client
 import threading
+import time
 import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from typing import Any
 import orjson
 
 from ..errors import RetrieverError
+
+READ_BYTES = 1 << 20
 
 
 class RemoteError(RetrieverError):
@@ -50,7 +53,7 @@ class JsonClient:
 
     Args:
         url: ``http(s)://[user:password@]host[:port][/path]``; ``path`` is an attribute.
-        timeout_s: longest time without a part of an answer.
+        timeout_s: longest time without a part of an answer's head, and longest time of its body.
 
     Raises:
         RemoteError: ``url`` is none.
@@ -88,7 +91,7 @@ class JsonClient:
             try:
                 connection.request(method, path, body, {"Content-Type": kind, **self._headers})
                 response = connection.getresponse()
-                answer = response.read()
+                answer = _body(response, self._timeout_s)
             except (OSError, http.client.HTTPException) as error:
                 self._local.connection = None
                 if idle is None or attempt == 2:
@@ -105,3 +108,27 @@ class JsonClient:
     def _connect(self) -> http.client.HTTPConnection:
         kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
         return kind(self._host, self._port, timeout=self._timeout_s)
+
+
+def _body(response: http.client.HTTPResponse, timeout_s: float) -> bytes:
+    """Read an answer's body, of which every part may be in time and the whole never end.
+
+    Counted here: before Python 3.12 ``read1`` does not, and waits for more behind the last byte of a kept connection.
+
+    Raises:
+        OSError: it has not ended after ``timeout_s`` seconds.
+        http.client.HTTPException: it ends before its length.
+    """
+    end, parts, left = time.monotonic() + timeout_s, [], response.length
+    while left is None or left > 0:
+        if time.monotonic() > end:
+            raise TimeoutError(f"the answer has not ended after {timeout_s:g} s")
+        part = response.read1(READ_BYTES if left is None else min(left, READ_BYTES))
+        if not part:
+            if left:
+                raise http.client.IncompleteRead(b"".join(parts), left)
+            break
+        parts.append(part)
+        left = None if left is None else left - len(part)
+    response.close()
+    return b"".join(parts)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from support.raw_server import http, server
 
-from retriever_server.backends.http_json import RemoteError
+from retriever_server.backends.http_json import JsonClient, RemoteError
 from retriever_server.backends.registry import open_engine
 from retriever_server.settings import Settings
 
@@ -65,6 +66,35 @@ def test_an_odd_answer_to_a_search_names_the_server(result: Any) -> None:
         engine = opened("remote", url)
         with pytest.raises(RemoteError, match=url):
             engine.search(["river"], 3)
+
+
+def test_an_answer_that_never_ends_is_refused_in_time() -> None:
+    def parts(*_: Any) -> Iterator[bytes]:
+        yield b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"
+        for _ in range(100000):
+            yield b" "
+            time.sleep(0.05)
+
+    started = time.monotonic()
+    with server(parts) as url, pytest.raises(RemoteError, match=r"the answer has not ended after 0\.5 s"):
+        JsonClient(url, timeout_s=0.5).call("GET", "/")
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("length", ["Content-Length: 7", "Transfer-Encoding: chunked", "Connection: close"])
+def test_an_answer_in_parts_is_read_whole(length: str) -> None:
+    chunked = "chunked" in length
+
+    def parts(*_: Any) -> Iterator[bytes]:
+        yield f"HTTP/1.1 200 OK\r\n{length}\r\n\r\n".encode()
+        for part in (b'{"a', b'":', b"1}"):
+            yield b"%x\r\n%s\r\n" % (len(part), part) if chunked else part
+            time.sleep(0.05)
+        yield b"0\r\n\r\n" if chunked else b""
+
+    with server(parts) as url:
+        client = JsonClient(url, timeout_s=5.0)
+        assert client.call("GET", "/") == client.call("GET", "/") == {"a": 1}
 
 
 @pytest.mark.parametrize("backend", ["remote", "opensearch"])
