@@ -25,6 +25,11 @@ NO_BYTES = Rule(
     TokenizerError.FOUND,
     TokenizerError.FIX,
 )
+NO_PAD = Rule(
+    "tokenizer",
+    "{path} names neither a padding nor an end-of-text token, and verl pads prompts and responses with one of them",
+    "set pad_token or eos_token in its tokenizer_config.json",
+)
 NO_TEMPLATE = Rule(
     "chat template",
     "the tokenizer of {path} has no chat template",
@@ -63,6 +68,8 @@ def check_policy(config: DictConfig) -> Iterator[Finding]:
     except TokenizerError as error:
         yield NO_BYTES.finding(kind=error.kind, reason=error.reason)
         return
+    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
+        yield NO_PAD.finding(path=model.tokenizer_path or path)
     if model.custom_chat_template:
         tokenizer.chat_template = model.custom_chat_template
     if getattr(tokenizer, "chat_template", None):

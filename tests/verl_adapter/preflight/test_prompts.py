@@ -158,3 +158,17 @@ def test_start_refuses_a_tokenizer_whose_tokens_have_no_bytes(good: DictConfig, 
     (finding,) = [finding for finding in preflight.check_policy(config) if not finding.ok]
     assert finding.name == "tokenizer"
     assert "its WordPiece decoder" in finding.found
+
+
+def test_start_refuses_a_tokenizer_with_which_verl_cannot_pad(good: DictConfig, tmp_path: Path) -> None:
+    """One of the two suffices: verl takes the end-of-text token where there is no padding token."""
+    tokenizer = AutoTokenizer.from_pretrained(good.actor_rollout_ref.model.path)
+    tokenizer.pad_token = None
+    refused = []
+    for name, end in (("kept", tokenizer.eos_token), ("none", None)):
+        tokenizer.eos_token = end
+        tokenizer.save_pretrained(tmp_path / name)
+        config = change(good, actor_rollout_ref__model__tokenizer_path=str(tmp_path / name))
+        found = [finding.found for finding in preflight.check_policy(config) if not finding.ok]
+        refused.append(any("neither a padding nor an end-of-text token" in text for text in found))
+    assert refused == [False, True]
