@@ -40,9 +40,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     options = _options(argv)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     gpu = device == "cuda"
-    torch.set_num_threads(
-        1
-    )  # as in this project's runs on a CPU: threads that wait for each other measure the machine
+    torch.set_num_threads(1)  # as in runs on a CPU: threads that wait for each other measure the machine
     setting = actor.Setting(
         shape=options.shape,
         device=device,

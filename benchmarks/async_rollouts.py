@@ -99,9 +99,8 @@ class Simulation:
         self.machine, self.draw, self.now, self.step = machine, random.Random(seed), 0.0, 0
         self.engines = [Engine(machine) for _ in range(engines)]
         self.free = [0.0] * (machine.replicas * machine.cores)  # when each core of the retrievers is free
-        self.events: list[
-            tuple[float, int, int]
-        ] = []  # (when, engine or -1, the engine's changes or rollout)
+        # (when, engine or -1, the engine's changes or rollout)
+        self.events: list[tuple[float, int, int]] = []
         self.rollouts: list[tuple[int, list[int], int]] = []  # (question, tokens of the turns left, engine)
         self.open: dict[int, int] = {}  # rollouts that a question waits for
         self.begun: dict[int, int] = {}  # step at which a question was submitted

@@ -190,9 +190,8 @@ def update(shape: Shape, plan: Plan) -> dict[str, float]:
     full = not plan.rank
     # Whole copies in bf16: the root, or the head as a unit of its own; two layers, since the next is gathered early.
     whole_head = plan.compute * (shape.root if shape.tied else shape.head)
-    last = (
-        4 * plan.tokens * shape.hidden * 2
-    )  # last norm in fp32, its output and the gradient on the way back
+    # Last norm in fp32, its output and the gradient on the way back.
+    last = 4 * plan.tokens * shape.hidden * 2
     at_head = {
         "whole weights": whole_head + (plan.compute + 4 if full else 0) * shape.head,
         "activations": inputs + last,

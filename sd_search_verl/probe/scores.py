@@ -60,9 +60,8 @@ class ScoredRollout:
     def of(cls, rollout: Rollout, config: ProbeConfig, readings: Mapping[str, Reading]) -> ScoredRollout:
         """Return the record of a rollout with a span for each query."""
         found = [search.has_gold for search in rollout.searches]
-        found += [False] * (
-            len(rollout.queries) - len(found)
-        )  # the last query of a turn_limit is not executed
+        # The last query of a rollout that ended at the limit of turns is not executed.
+        found += [False] * (len(rollout.queries) - len(found))
         return cls(
             rollout.prompt.group,
             is_correct(rollout, config.hindsight),

@@ -84,9 +84,8 @@ class SDSearchMixin(PPOTrainer):
         super().__init__(config)
         self._batch: Any = None  # of the current step, after its update
         self._metrics: dict[str, Any] = {}  # of the current step, so far
-        self._questions: dict[
-            str, int
-        ] = {}  # place of each question that is not yet trained on, by verl's uid
+        # Place of each question that is not yet trained on, by verl's uid.
+        self._questions: dict[str, int] = {}
         self._places = count()
         self._history: list[dict[str, float]] = []
         self._alarmed: set[str] = set()

@@ -136,10 +136,8 @@ def _check_clip(config: DictConfig) -> Iterator[Finding]:
         return
     if min(low, high) < 0 or low + high == 0:
         yield NO_RANGE.finding(low=low, high=high)
-    is_vanilla = (
-        OmegaConf.select(config, f"{_ACTOR}.policy_loss.loss_mode") == "vanilla"
-    )  # others read clip_ratio
-    if is_vanilla and clip not in (None, STOCK_CLIP, low, high):
+    loss = OmegaConf.select(config, f"{_ACTOR}.policy_loss.loss_mode")
+    if loss == "vanilla" and clip not in (None, STOCK_CLIP, low, high):  # other losses read clip_ratio
         yield UNREAD_CLIP.finding(clip=clip, low=low, high=high)
 
 
