@@ -1,5 +1,5 @@
 # make demo   install, then train SD-Search end to end on this machine's CPU; results in runs/demo; PROTOCOL=tool_call in tool calls
-# make demo-llm   the same with SmolLM2-135M on real questions, in half an hour; results in runs/smollm2/
+# make demo-llm   the same with SmolLM2-135M on real questions, in 35 minutes; results in runs/smollm2/
 # make test   install, then all tests
 # make lint   install, then ruff and mypy
 # make docs   install, then the documentation's site in site/

@@ -1,8 +1,9 @@
 """Check the simulation of ``benchmarks.async_sim`` against the runs of ``benchmarks.async_delay`` on a CPU.
 
 The machine is taken from each pair's synchronous run: turns from its traces, times of update and hand-over from its
-metrics, and the time of a token so that the simulated synchronous steps take as long as the measured ones. What is
-checked is the colocated mode's time, of which nothing was used. Writes ``benchmarks/async_check.csv``.
+metrics, and the time of a token, between 0.5 ms and 0.5 s, with which the simulated synchronous steps come nearest to
+the measured ones. What is checked is the colocated mode's time, of which nothing was used. Writes
+``benchmarks/async_check.csv``.
 
     python -m benchmarks.async_check --runs runs/delay
 """

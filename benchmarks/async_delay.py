@@ -1,8 +1,8 @@
 """Time the synchronous and the colocated asynchronous mode on a CPU, with a retriever that answers some queries late.
 
-A proxy before the retriever holds every query for ``--delay`` seconds, and the share ``--slow`` of them twenty times as
-long. Pairs of runs alternate which mode comes first. Appends to ``benchmarks/async_delay.csv``; pairs that are in it
-are not run again.
+A proxy before the retriever holds every request for ``--delay`` seconds, and the share ``--slow`` of them twenty times
+as long, with all queries that the client put into it. Pairs of runs alternate which mode comes first. Appends to
+``benchmarks/async_delay.csv``; pairs that are in it are not run again.
 
     python -m benchmarks.async_delay --inputs WORLD --out runs/delay --pairs 5
 """
@@ -118,14 +118,14 @@ def main() -> None:
         "--steps", type=int, default=6, metavar="STEPS", help="training steps of a run (default: %(default)s)"
     )
     parser.add_argument(
-        "--delay", type=float, default=0.4, metavar="S", help="delay of a query (default: %(default)s)"
+        "--delay", type=float, default=0.4, metavar="S", help="delay of a request (default: %(default)s)"
     )
     parser.add_argument(
         "--slow",
         type=float,
         default=0.05,
         metavar="SHARE",
-        help=f"share of queries with {FACTOR} times the delay (default: %(default)s)",
+        help=f"share of requests with {FACTOR} times the delay (default: %(default)s)",
     )
     parser.add_argument(
         "--csv",

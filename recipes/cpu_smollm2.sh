@@ -18,6 +18,8 @@ for part in corpus.jsonl questions_nq.jsonl trajectories_nq.jsonl.gz; do
 done
 model=${MODEL:-$here/runs/smollm2-135m}
 export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}"
+# Actor and vLLM take turns, so each may have all cores: a step takes two thirds of the time of one thread each.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(getconf _NPROCESSORS_ONLN)}
 
 rm -rf "$run"
 mkdir -p "$run"
