@@ -1,6 +1,6 @@
 """CPU time of the exact dense scan, against a bare matrix product and FAISS's flat index, alternated.
 
-    python benchmarks/retriever_dense.py [--vectors 200000] [--width 768]
+    python -m benchmarks.retriever_dense [--vectors 200000] [--width 768]
 
 Random unit vectors, queries near stored ones; no encoder. Rows go to ``benchmarks/retriever_dense.csv``.
 """

@@ -1,6 +1,6 @@
 """How often a golden answer stands in the top 3 documents, per question set and server.
 
-    python benchmarks/retriever_gold.py --server bm25=http://127.0.0.1:8000 --questions DIR
+    python -m benchmarks.retriever_gold --server bm25=http://127.0.0.1:8000 --questions DIR
 
 ``DIR`` holds ``questions_*.jsonl`` with ``question`` and ``golden_answers``; the question itself is the query. Rows go
 to ``benchmarks/retriever_gold.csv``.

@@ -1,6 +1,6 @@
 """Load for retrieval servers: throughput, latency, CPU time, memory; alternating between servers (A B B A).
 
-    python benchmarks/retriever_load.py --server a=URL@PID --server b=URL@PID --queries FILE --clients 1,64,256
+    python -m benchmarks.retriever_load --server a=URL@PID --server b=URL@PID --queries FILE --clients 1,64,256
 
 Closed loop: every client sends its next query when the last one is answered. With ``--rate`` the loop is
 open: queries arrive at that rate, whatever the server does. Rows go to ``benchmarks/retriever.csv``.

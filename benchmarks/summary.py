@@ -171,7 +171,7 @@ def _cost() -> Iterator[Figure]:
 
 def _retriever() -> Iterator[Figure]:
     corpus, peer = "synthetic-1M, fourth", "search-r1"
-    command = "python benchmarks/retriever_load.py"
+    command = "python -m benchmarks.retriever_load"
     for clients, repeats in (("64", "0.0"), ("256", "0.0"), ("64", "0.26"), ("256", "0.26")):
         rows = [row for row in _rows("retriever.csv") if row["corpus"] == corpus]
         rows = [row for row in rows if (row["clients"], row["duplicates"]) == (clients, repeats)]
@@ -206,7 +206,7 @@ def _dense() -> Iterator[Figure]:
         ours, theirs = ([row for row in rows if row["server"] == name] for name in ("ours", "search-r1"))
         cpu = _median(theirs, "cpu_ms_per_query") / _median(ours, "cpu_ms_per_query")
         spread = f"medians of {len(ours)} alternated slices"
-        command = "python benchmarks/retriever_load.py"
+        command = "python -m benchmarks.retriever_load"
         about = ("retriever.csv", command, "2026-11-22", rows[0]["device"])
         yield Figure("retriever", f"dense, {case}: CPU a query, less", f"{cpu:.1f}", spread, *about)
 
