@@ -119,7 +119,8 @@ def _body(response: http.client.HTTPResponse, timeout_s: float) -> bytes:
         OSError: it has not ended after ``timeout_s`` seconds.
         http.client.HTTPException: it ends before its length.
     """
-    end, parts, left = time.monotonic() + timeout_s, [], response.length
+    end, left = time.monotonic() + timeout_s, response.length
+    parts: list[bytes] = []
     while left is None or left > 0:
         if time.monotonic() > end:
             raise TimeoutError(f"the answer has not ended after {timeout_s:g} s")

@@ -19,8 +19,8 @@ from sd_search_verl.protocol.base import Protocol
 from sd_search_verl.protocol.token_bytes import decode
 from sd_search_verl.rollout.dialogue import Dialogue, protocol_of
 from sd_search_verl.rollout.loop import Generation
-from sd_search_verl.rollout.retriever import SearchResult
 from sd_search_verl.rollout.retriever_identity import identify
+from sd_search_verl.rollout.retriever_reply import SearchResult
 
 Show = Callable[[str], object]
 

@@ -19,7 +19,7 @@ from sd_search_verl.protocol.token_bytes import decode, tokens_through
 from sd_search_verl.protocol.tool_call import ToolCallProtocol
 from sd_search_verl.protocol.tools import SCHEMAS
 from sd_search_verl.rollout.observation import ObservationEncoder
-from sd_search_verl.rollout.retriever import SearchResult
+from sd_search_verl.rollout.retriever_reply import SearchResult
 from sd_search_verl.rollout.types import Prompt
 
 

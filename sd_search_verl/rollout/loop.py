@@ -17,7 +17,7 @@ from sd_search_verl.protocol.base import SEARCH, Protocol
 from sd_search_verl.protocol.tags import TagProtocol
 from sd_search_verl.protocol.tool_call import ToolCallProtocol
 from sd_search_verl.rollout.dialogue import Dialogue, Request, Result, TagDialogue
-from sd_search_verl.rollout.retriever import SearchResult
+from sd_search_verl.rollout.retriever_reply import SearchResult
 from sd_search_verl.rollout.types import Prompt, Rollout
 
 

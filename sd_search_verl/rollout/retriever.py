@@ -20,21 +20,12 @@ from yarl import URL
 from sd_search_verl.errors import UserError, on_one_line
 from sd_search_verl.rollout.endpoints import Endpoint, by_preference, document_url
 from sd_search_verl.rollout.read_tool import read_document
-from sd_search_verl.rollout.retriever_reply import Document, decode_reply, parse_reply
+from sd_search_verl.rollout.retriever_reply import Document, SearchResult, decode_reply, parse_reply
 
 __all__ = ["Document", "RetrieverClient", "RetrieverStats", "SearchResult"]
 
 COALESCE_S = 0.003  # longest wait of a query for others to share its request
 MAX_BATCH = 64  # queries in one request
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """Result of one search. ``documents`` is None when search was unavailable; ``error`` then says why."""
-
-    documents: list[Document] | None
-    latency_s: float
-    error: str | None
 
 
 @dataclass

@@ -14,9 +14,8 @@ from urllib.error import HTTPError
 from sd_search_verl.errors import UserError, on_one_line
 from sd_search_verl.files import read_json
 from sd_search_verl.rollout.endpoints import retrieve_url, sibling_url, without_key
-from sd_search_verl.rollout.retriever import SearchResult
 from sd_search_verl.rollout.retriever_check import open_url
-from sd_search_verl.rollout.retriever_reply import parse_reply
+from sd_search_verl.rollout.retriever_reply import SearchResult, parse_reply
 
 FILE = "retriever.json"
 """File of a run folder with the identity that the run was started with."""

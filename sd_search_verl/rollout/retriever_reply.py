@@ -1,4 +1,7 @@
-"""Parse the reply of a retrieval server: ``{"result": [[document, …], …]}``, with scores or without."""
+"""Parse the reply of a retrieval server: ``{"result": [[document, …], …]}``, with scores or without.
+
+The types stand here, apart from the client, so that who only names them does not load an HTTP library.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,15 @@ class Document:
     id: str
     contents: str
     score: float | None
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Result of one search. ``documents`` is None when search was unavailable; ``error`` then says why."""
+
+    documents: list[Document] | None
+    latency_s: float
+    error: str | None
 
 
 def decode_reply(body: bytes) -> Any:

@@ -22,7 +22,7 @@ from sd_search_verl.protocol.token_bytes import decode
 from sd_search_verl.protocol.tool_call import ToolCallProtocol
 from sd_search_verl.protocol.tools import READ
 from sd_search_verl.rollout.dialogue import Dialogue, Observation, Request, Result, SampledTurn, Tool
-from sd_search_verl.rollout.retriever import SearchResult
+from sd_search_verl.rollout.retriever_reply import SearchResult
 from sd_search_verl.rollout.types import Prompt
 from sd_search_verl.verl_adapter.token_builder import context_builder
 
