@@ -156,7 +156,7 @@ def _method(found: Sequence[Summary]) -> Summary:
 
 def _cost() -> Iterator[Figure]:
     step = _rows("step_overhead.csv")[-1]
-    command = "python -m benchmarks.step_overhead"
+    command = "python -m benchmarks.step_overhead --inputs DIR --steps 84"
     spread = f"quartiles {float(step['ratio_q25']):.2f} to {float(step['ratio_q75']):.2f}"
     about = ("step_overhead.csv", command, "2026-11-27", step["device"])
     yield Figure("cost", "CPU training step, ratio", f"{float(step['ratio']):.2f}", spread, *about)

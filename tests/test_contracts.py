@@ -162,12 +162,12 @@ NAMES = [
     Name("transfer_queue:kv_list", ("partition_id",), "verl_adapter/data_plane.py"),
     Name("transfer_queue:kv_clear", ("keys", "partition_id"), "verl_adapter/data_plane.py"),
     Name("transfer_queue:kv_batch_put", ("keys", "partition_id", "fields"), "verl_adapter/data_plane.py"),
-    # The configuration's nodes, read without resolving them.
     Name(
         "verl.utils.tokenizer.continuous_token:ContinuousTokenBuilder.render_delta_token_id",
         ("self", "prefix_messages", "appended_messages", "add_generation_prompt", "tools"),
         "verl_adapter/token_builder.py",
     ),
+    # The configuration's nodes, read without resolving them.
     Name(f"{ALGORITHMS}:ADV_ESTIMATOR_REGISTRY", None, "verl_adapter/preflight/names.py"),
     Name(f"{ALGORITHMS}:POLICY_LOSS_REGISTRY", None, "verl_adapter/preflight/names.py"),
     Name("verl.utils.tracking:Tracking.supported_backend", None, "verl_adapter/preflight/names.py"),

@@ -114,9 +114,8 @@ def test_commands_and_their_options_exist(page: Path) -> None:
     for line in code(page):
         for command in re.split(r"\s(?:&&|\||;)\s", line):
             # Only as modules do the programs of a package find each other.
-            assert not re.search(r"python3? (?:benchmarks|sd_search_verl|retriever_server)/", command), (
-                command
-            )
+            called = re.search(r"python3? (?:benchmarks|sd_search_verl|retriever_server)/", command)
+            assert not called, command
             found = re.search(r"(?:^|\s)sd-search((?:\s|$).*)", command)
             if found:
                 check_arguments(found[1])
