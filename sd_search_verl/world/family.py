@@ -22,7 +22,8 @@ from sd_search_verl.world.text import PROTOCOL
 def credit(student_logits: Tensor, teacher_logits: Tensor, inputs: Sequence[TeacherInputs]) -> Tensor:
     """Return ``[M]``, log P_teacher - log P_student of each scored token."""
     rows = [row for item in inputs for row in item.rows]
-    tokens = torch.tensor([row.input_ids[at + 1] for row in rows for at in row.teacher_positions])
+    scored = [row.input_ids[at + 1] for row in rows for at in row.teacher_positions]
+    tokens = torch.tensor(scored, device=teacher_logits.device)
     difference = teacher_logits.log_softmax(-1) - student_logits.log_softmax(-1)
     return difference.gather(-1, tokens.view(-1, 1))[:, 0]
 

@@ -259,7 +259,7 @@ def distillation_loss(
         teacher_logits = student_logits.detach() + teacher_logits - flipped_logits
     values = divergence(student_logits, teacher_logits, method.divergence, top_k, method.support, method.tail)
     counts = torch.tensor([sum(len(row.student_positions) for row in item.rows) for item in inputs])
-    weights = token_weights(counts, torch.tensor([item.weight for item in inputs]))
+    weights = token_weights(counts, torch.tensor([item.weight for item in inputs])).to(values.device)
     gap = credit(student_logits, teacher_logits, inputs)
     labelled = None if flipped_logits is None else (gap - credit(student_logits, flipped_logits, inputs)) / 2
     weights = gated(weights, gap, method, labelled)

@@ -68,6 +68,7 @@ def arms(alpha: float, best: HindsightConfig) -> dict[str, Arm]:
         "sd_lessons_flipped": Arm("lessons", method(best.replace(labels="flipped"))),
         "sd_lessons_empty": Arm("lessons", method(HindsightConfig(content="none"))),
         "sd_lessons_contrast": Arm("lessons", method(plain, target="contrast")),
+        "sd_lessons_gate": Arm("lessons", method(plain, gate="labels")),
     }
 
 

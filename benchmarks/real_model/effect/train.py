@@ -14,13 +14,11 @@ import torch
 from torch import Tensor
 
 from sd_search_verl.config import SDSearchConfig
-from sd_search_verl.distill.divergence import divergence
-from sd_search_verl.distill.loss import sd_loss, token_weights
 from sd_search_verl.hindsight.teacher_inputs import TeacherInputs, TeacherRow, build_teacher_inputs
 from sd_search_verl.protocol.prompt import encode_messages
 from sd_search_verl.rollout.types import Rollout
 from sd_search_verl.world.config import TrainConfig
-from sd_search_verl.world.reference import grpo_advantages, grpo_loss
+from sd_search_verl.world.reference import distillation_loss, grpo_advantages, grpo_loss
 
 MICRO_BATCH = 5
 CLIPPING = TrainConfig()
@@ -102,9 +100,8 @@ def update(
         sd = torch.zeros((), device=policy.device)
         if taught is not None:
             student = _logits(policy, hidden, [item.query_positions for item in part])
-            if flipped is not None:  # contrast
-                taught = student.detach() + taught - flipped
-            sd = _sd(student, taught, part, trajectories, method)
+            mean = distillation_loss(student, taught, [item.inputs for item in part], method, flipped)
+            sd = mean * sum(bool(item.query_positions) for item in part) / trajectories
         (grpo + method.alpha * sd).backward()
         losses.grpo += float(grpo.detach())
         losses.sd += float(sd.detach())
@@ -171,12 +168,3 @@ def _grpo(policy: Any, hidden: Tensor, part: Sequence[Item], tokens: int) -> Ten
     advantages = torch.tensor([item.advantage for _, item in useful]).repeat_interleave(counts)
     loss = grpo_loss(log_probs, log_probs.detach(), advantages.to(policy.device), CLIPPING)
     return loss * len(following) / tokens
-
-
-def _sd(
-    student: Tensor, taught: Tensor, part: Sequence[Item], trajectories: int, method: SDSearchConfig
-) -> Tensor:
-    values = divergence(student, taught, method.divergence, method.top_k, method.support, method.tail)
-    counts = torch.tensor([len(item.query_positions) for item in part])
-    weights = token_weights(counts, torch.tensor([item.inputs.weight for item in part]))
-    return sd_loss(values, weights.to(values.device), trajectories)

@@ -180,14 +180,14 @@ def test_a_run_of_each_arm_ends_in_a_policy_and_margins(
     chosen = arms(1.0, HindsightConfig())
     found = {
         name: run(chosen[name], 1, plan, held, tmp_path, tmp_path / name, "cpu")
-        for name in ("sd_lessons", "sd_lessons_contrast", "sd_lessons_flipped")
+        for name in ("sd_lessons", "sd_lessons_contrast", "sd_lessons_gate", "sd_lessons_flipped")
     }
-    assert [len(one["after"]["margins"]) for one in found.values()] == [2, 2, 2]
+    assert [len(one["after"]["margins"]) for one in found.values()] == [2, 2, 2, 2]
     first = [one["steps"][0] for one in found.values()]
     assert len({(step["reward"], step["distinct_queries"]) for step in first}) == 1, (
         "paired arms sample alike"
     )
-    assert len({step["sd"] for step in first}) == 3
+    assert len({step["sd"] for step in first}) == 4
     assert held.greedy(load_model(tmp_path / "sd_lessons"), TOKENIZER, False)["searches"] in ([0.0], [1.0])
 
 
