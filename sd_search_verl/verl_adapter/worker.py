@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,23 @@ from sd_search_verl.verl_adapter.labels import contrast, label_metrics
 from sd_search_verl.verl_adapter.loss import PREFIX, SDSearchLoss, TeacherBatch
 from sd_search_verl.verl_adapter.settings import read_sd_search
 from sd_search_verl.verl_adapter.teacher_pass import run_teacher_pass
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What the teacher says of one mini-batch.
+
+    Attributes:
+        flipped: the same behind inverted labels; None where nothing reads it.
+        num_trajectories: with scored tokens, over all ranks.
+        num_tokens: scored tokens over all ranks.
+    """
+
+    batch: TeacherMiniBatch
+    targets: TeacherTargets
+    flipped: TeacherTargets | None
+    num_trajectories: int
+    num_tokens: int
 
 
 class SDTrainingWorker(TrainingWorker):
@@ -71,56 +88,84 @@ class SDTrainingWorker(TrainingWorker):
 
     @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="train"), blocking=False)
     def train_batch(self, data: TensorDict) -> TensorDict:
-        alpha = tu.get(data, ALPHA, default=0.0)
         if not isinstance(self.loss_fn, SDSearchLoss):
             raise TypeError(f"the worker's loss function is {type(self.loss_fn).__name__}, not SDSearchLoss")
         config, start = self.loss_fn.config, time.perf_counter()
-        offload_off = tu.get(data, "disable_auto_offload", default=False)
         group = self.engine.get_data_parallel_group()
         if config.information_gain:
-            with self.engine.train_mode(disable_auto_offload=offload_off):
+            with self._train_mode(data):
                 add_information_gain(self.engine, data, self._forward_settings(data), group, config)
-            self._teacher_seconds += time.perf_counter() - start
         if config.teacher == "ema":
-            with self.engine.train_mode(disable_auto_offload=offload_off):
+            with self._train_mode(data):
                 self._average.update(self.engine.module, config.teacher_decay)
-        if not alpha:
+        taught = self._ask_teacher(data, config) if tu.get(data, ALPHA, default=0.0) else None
+        if config.information_gain or taught is not None:
+            get_torch_device().synchronize()  # once a mini-batch, for a time that means something
+            self._teacher_seconds += time.perf_counter() - start
+        if taught is None:
             return super().train_batch(data)
+        taught.batch.attach_slots(data)
+        tu.assign_non_tensor(data, distillation_use_topk=True)
+        teacher = self._teacher_batch(taught, data, config)
+        if self._measure:
+            self._measure = False
+            with self._train_mode(data):
+                self._grad_share = grad_share(self.engine, self._with_options(data), self.loss_fn, teacher)
+        with self.loss_fn.with_teacher(teacher):
+            output = super().train_batch(data)
+        if teacher.credit is not None:
+            self._keep_credit(teacher.credit, taught)
+        return output
+
+    def _ask_teacher(self, data: TensorDict, config: SDSearchConfig) -> Taught | None:
+        """Run the teacher on a mini-batch; None without scored tokens on any rank, so that none waits for another."""
         batch = TeacherMiniBatch.read(data)
         counts = batch.tokens_per_trajectory
+        group = self.engine.get_data_parallel_group()
         num_trajectories, num_tokens = _sum_over_ranks([int((counts > 0).sum()), int(counts.sum())], group)
-        if num_tokens == 0:  # on every rank alike, so none waits for another
-            return super().train_batch(data)
-        with self.engine.train_mode(disable_auto_offload=offload_off), self._teachers_weights(config):
-            targets = self._run_teacher(batch, data, config)
-            flipped = None
+        if num_tokens == 0:
+            return None
+        with self._train_mode(data), self._teachers_weights(config):
+            targets, flipped = self._run_teacher(batch, data, config), None
             if self._measure_labels or config.reads_flipped:
                 flipped = self._run_teacher(TeacherMiniBatch.read(data, FLIPPED), data, config)
-        batch.attach_slots(data)
-        tu.assign_non_tensor(data, distillation_use_topk=True)
-        get_torch_device().synchronize()  # once a mini-batch, for a time that means something
-        self._teacher_seconds += time.perf_counter() - start
+        return Taught(batch, targets, flipped, num_trajectories, num_tokens)
+
+    def _teacher_batch(self, taught: Taught, data: TensorDict, config: SDSearchConfig) -> TeacherBatch:
+        """Return what the loss reads: the targets of the configured form, and a record where credit is asked for."""
+        batch, targets, flipped = taught.batch, taught.targets, taught.flipped
         recorded = self._measure_labels or bool((batch.traces >= 0).any())
-        credit = CreditRecord(int(counts.sum()), get_device_id()) if recorded else None
+        num_tokens = int(batch.tokens_per_trajectory.sum())  # of this rank
+        credit = CreditRecord(num_tokens, get_device_id()) if recorded else None
         if config.target == "contrast" and flipped is not None:
             targets = contrast(targets, flipped)
         if config.gate == "labels" and flipped is not None:
             targets = replace(targets, flipped_log_prob=flipped.token_log_prob)
-        policy_weight = tu.get(data, POLICY_WEIGHT, default=1.0)
-        teacher = TeacherBatch(targets, alpha, num_trajectories, num_tokens, credit, policy_weight)
-        if self._measure:
-            self._measure = False
-            with self.engine.train_mode(disable_auto_offload=offload_off):
-                self._grad_share = grad_share(self.engine, self._with_options(data), self.loss_fn, teacher)
-        with self.loss_fn.with_teacher(teacher):
-            output = super().train_batch(data)
-        if credit is not None:
-            # Keep the first PPO epoch's values: only there does the student equal the rollout policy.
-            self._credits = credit.of(batch.traces, counts) | self._credits
-        if self._measure_labels and credit is not None and flipped is not None:
-            self._measure_labels = False  # the first mini-batch is measured
-            self._label_metrics = label_metrics(credit.credits(), targets, flipped, batch, group)
-        return output
+        return TeacherBatch(
+            targets,
+            tu.get(data, ALPHA),
+            taught.num_trajectories,
+            taught.num_tokens,
+            credit,
+            tu.get(data, POLICY_WEIGHT, default=1.0),
+        )
+
+    def _keep_credit(self, credit: CreditRecord, taught: Taught) -> None:
+        """Keep the credit of traced rollouts, and measure the labels on the step's first mini-batch."""
+        batch = taught.batch
+        # Keep the first PPO epoch's values: only there does the student equal the rollout policy.
+        self._credits = credit.of(batch.traces, batch.tokens_per_trajectory) | self._credits
+        if self._measure_labels and taught.flipped is not None:
+            self._measure_labels = False
+            group = self.engine.get_data_parallel_group()
+            self._label_metrics = label_metrics(
+                credit.credits(), taught.targets, taught.flipped, batch, group
+            )
+
+    def _train_mode(self, data: TensorDict) -> AbstractContextManager[Any]:
+        return self.engine.train_mode(
+            disable_auto_offload=tu.get(data, "disable_auto_offload", default=False)
+        )
 
     def _teachers_weights(self, config: SDSearchConfig) -> AbstractContextManager[None]:
         if config.teacher == "live":  # a checkpoint may hold an average all the same

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from support.engine import Row, compose, gradients, make_worker, settings, singl
 from support.methods import CASES, method_batch, naive_gradients, rows_with_answers
 from support.ranks import launch
 from transformers import AutoModelForCausalLM
+
+from sd_search_verl.verl_adapter import worker as worker_module
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -82,6 +85,28 @@ def test_the_regularizer_is_reported(worker: Any, rows: list[Row]) -> None:
     assert float(cut["sd_search/regularizer"][0]) == pytest.approx(
         float(one["sd_search/regularizer"][0]), rel=1e-5
     )
+
+
+def test_the_teachers_time_counts_information_gain_once(
+    worker: Any, rows: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+
+    def slow(work: Any, seconds: float) -> Any:
+        def wrapped(*arguments: Any) -> Any:
+            now[0] += seconds
+            return work(*arguments)
+
+        return wrapped
+
+    monkeypatch.setattr(worker_module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    for name, seconds in (("add_information_gain", 5.0), ("run_teacher_pass", 2.0)):
+        monkeypatch.setattr(worker_module, name, slow(getattr(worker_module, name), seconds))
+    worker.loss_fn.config = settings(information_gain=30.0)
+    _, both = gradients(worker, method_batch(rows, worker.loss_fn.config, ALPHA))
+    assert both["sd_search/teacher_s"] == [7.0]
+    _, alone = gradients(worker, method_batch(rows, worker.loss_fn.config, 0.0))
+    assert alone["sd_search/teacher_s"] == [5.0]
 
 
 def test_switches_off_and_information_gain_without_golden_answers_are_bitwise_stock_verl(
