@@ -24,7 +24,10 @@ Curves = dict[str, dict[int, list[EvaluationRow]]]
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over seeds and half the width of its 95 % t interval (nan for one seed)."""
+    """A mean over seeds and half the width of its 95 % t interval (nan for one seed).
+
+    The mean is nan where a run has no such value.
+    """
 
     mean: float
     half_width: float
@@ -40,6 +43,8 @@ class Interval:
         return self.mean + self.half_width
 
     def __str__(self) -> str:
+        if math.isnan(self.mean):
+            return "-"
         spread = "" if math.isnan(self.half_width) else f" ± {self.half_width:.3f}"
         return f"{self.mean:.3f}{spread}"
 
@@ -114,7 +119,7 @@ def table(summaries: Sequence[Summary], baseline: str = BASELINE) -> str:
                 "" if base else f"{s.faster}/{s.seeds}",
                 str(s.early),
                 "" if base else str(s.early_gain),
-                "" if base else f"{s.higher}/{s.seeds}",
+                "" if base or math.isnan(s.early_gain.mean) else f"{s.higher}/{s.seeds}",
                 "" if s.gap is None else str(s.gap),
                 str(s.final),
                 f"{s.worst:.2f}",
@@ -146,9 +151,9 @@ def p_right_at(rows: Sequence[EvaluationRow], rollouts: int) -> float:
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """Return the mean and 95 % t interval over seeds."""
-    if len(values) < 2:
-        return Interval(values[0], math.nan)
+    """Return the mean and 95 % t interval over seeds; nan where one of them is."""
+    if len(values) < 2 or any(map(math.isnan, values)):
+        return Interval(statistics.fmean(values), math.nan)
     found = t_interval(values)
     return Interval(found.mean, (found.high - found.low) / 2)
 

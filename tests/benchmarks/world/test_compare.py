@@ -167,6 +167,16 @@ def test_an_arm_that_never_gets_there_is_slower() -> None:
         summary.summarize(ROWS[8:])
 
 
+def test_runs_that_end_before_the_early_measure_have_a_table_without_it() -> None:
+    short = [row for row in ROWS if row.rollouts < summary.EARLY]
+    _, sd = summary.summarize(short)
+    assert math.isnan(sd.early.mean)
+    assert math.isnan(sd.early_gain.mean)
+    line = summary.table(summary.summarize(short)).splitlines()[-1].split()
+    assert line.count("-") == 2
+    assert "nan" not in line
+
+
 def test_the_interval_is_students() -> None:
     values = [0.1, 0.4, 0.3, 0.6, 0.2, 0.5]
     found = summary.interval(values)
