@@ -1,7 +1,8 @@
-"""Compare finished runs: each measure after an arm, and paired differences of two arms of the same starting policy.
+"""Compare finished runs: each measure after an arm, beside its start and the controls of the same start.
 
-A difference is one number a question or group, its mean over seeds; the interval is a bootstrap over questions. Beside
-it stands the number of seeds in which the difference of means has the sign of the whole.
+Controls are the arms without L_SD and with flipped labels, paired by seed. A difference is one number a question or
+group, its mean over seeds; the interval is a bootstrap over questions. Beside it stands the number of seeds in which
+the difference of means has the sign of the whole.
 """
 
 from __future__ import annotations
@@ -57,12 +58,17 @@ def compare(
 
 
 def _pairs(results: Results, arms: Mapping[str, Arm]) -> list[tuple[str, str]]:
-    """Return every other arm beside the one without L_SD of the same start."""
-    bases = {arms[name].start: name for name in results if not arms[name].method.alpha}
-    return [
-        (name, bases[arms[name].start])
+    """Return every other arm beside those of the same start without L_SD and with flipped labels."""
+    controls = [
+        name
         for name in results
-        if arms[name].method.alpha and arms[name].start in bases
+        if not arms[name].method.alpha or arms[name].method.hindsight.labels == "flipped"
+    ]
+    return [
+        (name, control)
+        for control in sorted(controls, key=lambda name: arms[name].method.alpha)
+        for name in results
+        if arms[name].method.alpha and name != control and arms[name].start == arms[control].start
     ]
 
 

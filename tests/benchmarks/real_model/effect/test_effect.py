@@ -193,7 +193,7 @@ def test_a_run_of_each_arm_ends_in_a_policy_and_margins(
 
 def test_the_table_pairs_arms_by_seed_and_start(tmp_path: Path) -> None:
     values = {name: [0.0, 1.0] for name in ("margins", "training_margins", "gold", "f1", "em", "searches")}
-    for name, shift in (("grpo", 0.0), ("sd", 0.5), ("grpo_lessons", 0.0)):
+    for name, shift in (("grpo", 0.0), ("sd", 0.5), ("sd_flipped", 0.2), ("grpo_lessons", 0.0)):
         for seed in (1, 2):
             after = {key: [value + shift for value in of_key] for key, of_key in values.items()}
             write(tmp_path / f"{name}-{seed}.json", {"after": after})
@@ -201,7 +201,9 @@ def test_the_table_pairs_arms_by_seed_and_start(tmp_path: Path) -> None:
     before = {"warm": {"after": values}, "lessons": {"after": values}}
     rows = compare(read_results(tmp_path), before, chosen)
     paired = [row for row in rows if row["beside"] == "grpo" and row["measure"] == "margins"]
-    (row,) = paired
+    row = next(row for row in paired if row["arm"] == "sd")
     assert (row["arm"], row["seeds"], row["difference"], row["low"], row["high"]) == ("sd", 2, 0.5, 0.5, 0.5)
     assert row["seeds_with_sign"] == 2
     assert not [row for row in rows if row["beside"] == "grpo_lessons"]
+    (control,) = (r for r in rows if r["beside"] == "sd_flipped" and r["measure"] == "margins")
+    assert (control["arm"], control["difference"]) == ("sd", 0.3)
