@@ -20,7 +20,7 @@ def learning_panels(rows: Sequence[EvaluationRow], setting: str = "") -> list[Pa
     """Return panels of held-out success and p(right phrasing)."""
     return [
         _panel(f"{setting}Held-out success", _lines(rows, lambda row: row.success)),
-        _panel(f"{setting}p(right phrasing), held-out questions", _lines(rows, lambda row: row.p_right)),
+        _panel(f"{setting}p(right phrasing), held out", _lines(rows, lambda row: row.p_right)),
     ]
 
 
