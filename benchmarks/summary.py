@@ -133,21 +133,22 @@ def _real_model() -> Iterator[Figure]:
         spread = f"{low:.2f} to {high:.2f}; {row['label_sensitivity_n']} groups"
         about = ("probe.csv", command, "2026-11-27", row["device"])
         yield Figure("effect", f"SmolLM2, label sensitivity {when}, nats", f"{mean:.2f}", spread, *about)
-    pair = ("margins", "sd_lessons", "grpo_lessons")
-    (row,) = (
-        row for row in _rows("real_model_effect.csv") if (row["measure"], row["arm"], row["beside"]) == pair
-    )
-    difference, low, high = (float(row[part]) for part in ("difference", "low", "high"))
-    yield Figure(
-        "effect",
-        "SmolLM2, held-out margin, SD-Search - GRPO, nats",
-        f"{difference:+.2f}",
-        f"{low:+.2f} to {high:+.2f}; {row['seeds']} seeds",
-        "real_model_effect.csv",
-        "python -m benchmarks.real_model.effect run DATA_DIR",
-        "2026-11-27",
-        "CPU, one thread of 2 shared cores, x86_64",
-    )
+    first, more = "real_model_effect.csv", "real_model_effect_lessons.csv"
+    command = "python -m benchmarks.real_model.effect run DATA_DIR"
+    for figure, file, measure, beside in (
+        ("held-out margin, SD-Search - GRPO, nats", first, "margins", "grpo_lessons"),
+        ("held-out margin, SD-Search - GRPO, four more seeds, nats", more, "margins", "grpo_lessons"),
+        ("held-out margin, true - flipped labels, nats", more, "margins", "sd_lessons_flipped"),
+        ("gold in documents, SD-Search - GRPO, four more seeds", more, "gold", "grpo_lessons"),
+    ):
+        wanted = (measure, "sd_lessons", beside)
+        (row,) = (row for row in _rows(file) if (row["measure"], row["arm"], row["beside"]) == wanted)
+        difference, low, high = (float(row[part]) for part in ("difference", "low", "high"))
+        digits = 2 if measure == "margins" else 3
+        spread = f"{low:+.{digits}f} to {high:+.{digits}f}; {row['seeds']} seeds"
+        seeds = "" if file == first else " --seeds 5 6 7 8"
+        about = (file, f"{command}{seeds}", "2026-11-27", "CPU, one thread of 2 shared cores, x86_64")
+        yield Figure("effect", f"SmolLM2, {figure}", f"{difference:+.{digits}f}", spread, *about)
 
 
 def _method(found: Sequence[Summary]) -> Summary:
