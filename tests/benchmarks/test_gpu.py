@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -235,3 +236,16 @@ def test_the_stand_in_for_flash_attn_is_attention_row_by_row(
     values._packed_attention(run_of(tmp_path))
     (found,) = rows_of(tmp_path, "values")
     assert found.value < plan.BF16
+
+
+def test_the_stand_in_for_flash_attn_refuses_what_it_does_not_compute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(bundle.NAMES)
+    attention = importlib.import_module("flash_attn").flash_attn_func
+    rows, longer = torch.zeros(1, 2, 1, 8), torch.zeros(1, 3, 1, 8)
+    with pytest.raises(NotImplementedError, match="2 queries and 3 keys"):
+        attention(rows, longer, longer)
+    for option in ({"dropout_p": 0.1}, {"window_size": (4, 0)}, {"softcap": 30.0}):
+        with pytest.raises(NotImplementedError, match="dropout"):
+            attention(rows, rows, rows, **option)
