@@ -11,6 +11,7 @@ from pathlib import Path
 from benchmarks.world import acceptance
 from benchmarks.world.arms import ARMS, BASELINE
 from benchmarks.world.compare import compare, read_csv, write_csv
+from benchmarks.world.config import TrainConfig
 from benchmarks.world.experiment import EvaluationRow, run
 from benchmarks.world.from_runs import read_stack_runs
 from benchmarks.world.plot import plot_learning, plot_oracle
@@ -20,7 +21,7 @@ from sd_search_verl.command_line import Parser, add_command, run_command
 from sd_search_verl.config import read_config
 from sd_search_verl.errors import UserError
 from sd_search_verl.files import check_writable
-from sd_search_verl.world.config import CHECKPOINT, TrainConfig
+from sd_search_verl.world.config import CHECKPOINT
 
 ARMS_HELP = "\n".join(f"  {name:18} {arm.about}" for name, arm in ARMS.items())
 

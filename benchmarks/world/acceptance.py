@@ -15,11 +15,12 @@ from pathlib import Path
 import torch
 
 from benchmarks.world.arms import BASELINE
+from benchmarks.world.config import TrainConfig
 from benchmarks.world.experiment import EvaluationRow
 from benchmarks.world.summary import EARLY, Interval, Summary, curves, summarize
 from sd_search_verl.errors import UserError
 from sd_search_verl.table import render
-from sd_search_verl.world.config import FitConfig, TrainConfig, WorldConfig
+from sd_search_verl.world.config import FitConfig, WorldConfig
 from sd_search_verl.world.warmstart import WarmStartError, make_checkpoint
 
 METHOD = "sd"

@@ -16,11 +16,12 @@ from tqdm import tqdm
 
 from benchmarks.table import write_rows
 from benchmarks.world import arms
+from benchmarks.world.config import TrainConfig
 from benchmarks.world.experiment import COLUMNS, EvaluationRow, run
 from sd_search_verl.errors import UserError
 from sd_search_verl.files import reading
 from sd_search_verl.fingerprint import fingerprint
-from sd_search_verl.world.config import CHECKPOINT, TrainConfig
+from sd_search_verl.world.config import CHECKPOINT
 from sd_search_verl.world.files import difficulty
 
 

@@ -15,14 +15,15 @@ from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from benchmarks.world import arms, oracle
+from benchmarks.world.config import TrainConfig
+from benchmarks.world.records import Step
+from benchmarks.world.reference import train
 from sd_search_verl.rollout.types import Rollout
-from sd_search_verl.world.config import CHECKPOINT, TrainConfig
+from sd_search_verl.world.config import CHECKPOINT
 from sd_search_verl.world.facts import World
 from sd_search_verl.world.files import difficulty
 from sd_search_verl.world.model import load_model
 from sd_search_verl.world.questions import questions
-from sd_search_verl.world.records import Step
-from sd_search_verl.world.reference import train
 from sd_search_verl.world.sampling import rollouts
 
 

@@ -12,11 +12,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.world.config import TrainConfig
 from benchmarks.world.experiment import EvaluationRow
 from sd_search_verl.errors import UserError
 from sd_search_verl.files import read_json
 from sd_search_verl.runs.reader import read_metrics, read_traces
-from sd_search_verl.world.config import TrainConfig
 
 WINDOW = TrainConfig().evaluate_every
 """Steps of a row."""

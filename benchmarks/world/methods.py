@@ -22,13 +22,13 @@ from benchmarks.svg import svg
 from benchmarks.table import write_rows
 from benchmarks.world.arms import BASELINE
 from benchmarks.world.compare import cells, compare, row_of
+from benchmarks.world.config import TrainConfig
 from benchmarks.world.experiment import EvaluationRow
 from benchmarks.world.plot import learning_panels
 from benchmarks.world.summary import Summary, summarize, table
 from sd_search_verl.command_line import Parser, add_command, run_command
 from sd_search_verl.errors import UserError
 from sd_search_verl.table import render
-from sd_search_verl.world.config import TrainConfig
 
 HERE = Path(__file__).parent
 RATES, RESULT, FIGURE = (

@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
+from benchmarks.world.records import Step
 from sd_search_verl.world import text
 from sd_search_verl.world.facts import Question, World
-from sd_search_verl.world.records import Step
 from sd_search_verl.world.sampling import phrasing_probability
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.world import experiment
+from benchmarks.world.config import TrainConfig
 from sd_search_verl.rollout.types import Rollout
-from sd_search_verl.world.config import TrainConfig
 from sd_search_verl.world.sampling import rollouts
 
 OUT = Path(__file__).with_suffix(".csv")

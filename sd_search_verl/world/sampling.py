@@ -1,4 +1,4 @@
-"""Sample rollouts of a tiny model in the world, in one process without a server: for probes, tests, the reference."""
+"""Sample rollouts of a tiny model in the world, in one process without a server."""
 
 from __future__ import annotations
 

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.world.config import TrainConfig
+from benchmarks.world.reference import distillation_loss, grpo_advantages, grpo_loss
 from sd_search_verl.config import SDSearchConfig
 from sd_search_verl.hindsight.teacher_inputs import TeacherInputs, TeacherRow, build_teacher_inputs
 from sd_search_verl.protocol.prompt import encode_messages
 from sd_search_verl.rollout.types import Rollout
-from sd_search_verl.world.config import TrainConfig
-from sd_search_verl.world.reference import distillation_loss, grpo_advantages, grpo_loss
 
 MICRO_BATCH = 5
 CLIPPING = TrainConfig()

@@ -17,18 +17,19 @@ from benchmarks.world import oracle, summary
 from benchmarks.world.__main__ import main
 from benchmarks.world.arms import ARMS
 from benchmarks.world.compare import compare, read_csv, write_csv
+from benchmarks.world.config import TrainConfig
 from benchmarks.world.experiment import EvaluationRow
 from benchmarks.world.from_runs import read_stack_runs
 from benchmarks.world.plot import plot_learning, plot_oracle
+from benchmarks.world.records import Step
+from benchmarks.world.reference import train
 from sd_search_verl.errors import UserError
 from sd_search_verl.rollout.types import Prompt, Rollout
 from sd_search_verl.runs.schema import Trace
 from sd_search_verl.runs.writer import append_metrics, append_traces
 from sd_search_verl.world import Question, World, WorldConfig, questions, text
-from sd_search_verl.world.config import CHECKPOINT, TrainConfig
+from sd_search_verl.world.config import CHECKPOINT
 from sd_search_verl.world.files import write_world
-from sd_search_verl.world.records import Step
-from sd_search_verl.world.reference import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,10 +11,10 @@ import pytest
 from benchmarks.world import methods
 from benchmarks.world.arms import ARMS
 from benchmarks.world.compare import cells
+from benchmarks.world.config import TrainConfig
 from benchmarks.world.experiment import EvaluationRow
 from benchmarks.world.summary import summarize
 from sd_search_verl.errors import UserError
-from sd_search_verl.world.config import TrainConfig
 
 
 def curve(arm: str, seed: int, successes: Sequence[float]) -> list[EvaluationRow]:

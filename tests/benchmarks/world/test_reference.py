@@ -13,6 +13,9 @@ from support.agreement import relative_difference
 from support.engine import Row, batch_of, compose, gradients, make_worker, settings, single_rank_environment
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from benchmarks.world import family, reference
+from benchmarks.world.config import TrainConfig
+from benchmarks.world.records import Step
 from sd_search_verl.config import SDSearchConfig
 from sd_search_verl.hindsight.teacher_inputs import TeacherInputs, build_teacher_inputs
 from sd_search_verl.objectives.information_gain import build_gain_inputs
@@ -20,9 +23,8 @@ from sd_search_verl.protocol.prompt import encode_messages
 from sd_search_verl.rollout.types import Rollout
 from sd_search_verl.verl_adapter.fields import nested
 from sd_search_verl.verl_adapter.gain import pack_gain
-from sd_search_verl.world import World, WorldConfig, family, questions, reference
-from sd_search_verl.world.config import CHECKPOINT, TrainConfig
-from sd_search_verl.world.records import Step
+from sd_search_verl.world import World, WorldConfig, questions
+from sd_search_verl.world.config import CHECKPOINT
 from sd_search_verl.world.sampling import rollouts
 from sd_search_verl.world.text import PROTOCOL
 

@@ -7,7 +7,8 @@ behind a block that lists the group's queries with their outcomes: with hindsigh
 should have been worded. L_SD pulls the student's next-token distributions at query tokens towards the teacher's.
 
 The block, the teacher's rows, the divergence and the mean over query tokens are the plugin's own functions; the
-rest of the plugin is how the same thing runs in verl. ``tests/world/test_reference.py`` holds the two together.
+rest of the plugin is how the same thing runs in verl. ``tests/benchmarks/world/test_reference.py`` holds the two
+together.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.world.config import TrainConfig
+from benchmarks.world.family import credit, information_gain, regularizer, teacher_factors
+from benchmarks.world.records import MiniBatch, Step
 from sd_search_verl.config import SDSearchConfig
 from sd_search_verl.distill.divergence import divergence
 from sd_search_verl.distill.loss import sd_loss, token_weights
@@ -30,11 +34,8 @@ from sd_search_verl.objectives.gate import gated
 from sd_search_verl.objectives.moving_average import MovingAverage
 from sd_search_verl.protocol.prompt import encode_messages
 from sd_search_verl.rollout.types import Rollout
-from sd_search_verl.world.config import TrainConfig
 from sd_search_verl.world.facts import World
-from sd_search_verl.world.family import credit, information_gain, regularizer, teacher_factors
 from sd_search_verl.world.questions import questions
-from sd_search_verl.world.records import MiniBatch, Step
 from sd_search_verl.world.sampling import rollouts
 
 
