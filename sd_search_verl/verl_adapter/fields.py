@@ -30,7 +30,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from sd_search_verl.distill.loss import token_weights
-from sd_search_verl.hindsight.teacher_inputs import TeacherInputs, TeacherRow
+from sd_search_verl.hindsight.teacher_inputs import TeacherInputs
 
 IDS = "sd_ids"
 LENGTHS = "sd_lengths"
@@ -59,8 +59,8 @@ def pack(inputs: TeacherInputs, trace: int = -1) -> dict[str, Tensor]:
     """Return one trajectory's row of every field that the driver makes."""
     student_positions = [position for row in inputs.rows for position in row.student_positions]
     return {
-        **dict(zip(TRUE, _pack_rows(inputs.rows), strict=True)),
-        **dict(zip(FLIPPED, _pack_rows(inputs.flipped), strict=True)),
+        **pack_rows(TRUE, [(row.input_ids, row.teacher_positions) for row in inputs.rows]),
+        **pack_rows(FLIPPED, [(row.input_ids, row.teacher_positions) for row in inputs.flipped]),
         STUDENT_POSITIONS: torch.tensor(student_positions or [-1]),
         WEIGHT: torch.tensor([inputs.weight if inputs.rows else 0.0]),
         CORRECT: torch.tensor([int(inputs.correct)]),
@@ -68,16 +68,20 @@ def pack(inputs: TeacherInputs, trace: int = -1) -> dict[str, Tensor]:
     }
 
 
-def _pack_rows(rows: Sequence[TeacherRow]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return token ids, lengths and positions of a trajectory's rows, one after the other; placeholders for none."""
-    if not rows:
-        return torch.zeros(1, dtype=torch.long), torch.tensor([-1]), torch.tensor([-1])
+def pack_rows(names: Sequence[str], rows: Sequence[tuple[list[int], list[int]]]) -> dict[str, Tensor]:
+    """Return the fields of a trajectory's rows, one after the other; placeholders, -1, for none.
+
+    Args:
+        names: of the fields for token ids, lengths and positions.
+        rows: token ids of each row, and the positions of its logits.
+    """
     ids: list[int] = []
     positions: list[int] = []
-    for row in rows:
-        positions += [len(ids) + position for position in row.teacher_positions]
-        ids += row.input_ids
-    return torch.tensor(ids), torch.tensor([len(row.input_ids) for row in rows]), torch.tensor(positions)
+    for row, at in rows:
+        positions += [len(ids) + position for position in at]
+        ids += row
+    values = (ids, [len(row) for row, _ in rows], positions)
+    return {name: torch.tensor(of_name or [-1]) for name, of_name in zip(names, values, strict=True)}
 
 
 @dataclass(frozen=True)

@@ -19,22 +19,18 @@ from torch import Tensor
 
 from sd_search_verl.config import SDSearchConfig
 from sd_search_verl.objectives.information_gain import GainInputs, gains
-from sd_search_verl.verl_adapter.fields import TeacherMiniBatch, nested
+from sd_search_verl.verl_adapter.fields import TeacherMiniBatch, nested, pack_rows
 from sd_search_verl.verl_adapter.teacher_pass import run_teacher_pass
 
-IDS, LENGTHS, POSITIONS, SPANS = "sd_gain_ids", "sd_gain_lengths", "sd_gain_positions", "sd_gain_spans"
+ROWS = ("sd_gain_ids", "sd_gain_lengths", "sd_gain_positions")
+SPANS = "sd_gain_spans"
 
 
 def pack_gain(inputs: GainInputs) -> dict[str, Tensor]:
     """Return one trajectory's row of every field."""
-    ids: list[int] = []
-    positions: list[int] = []
-    for row, at in zip(inputs.rows, inputs.positions, strict=True):
-        positions += [len(ids) + position for position in at]
-        ids += row
-    lengths, spans = [len(row) for row in inputs.rows], [end for span in inputs.spans for end in span]
-    fields = {IDS: ids, LENGTHS: lengths, POSITIONS: positions, SPANS: spans}
-    return {name: torch.tensor(values or [-1]) for name, values in fields.items()}
+    ends = [end for span in inputs.spans for end in span]
+    rows = list(zip(inputs.rows, inputs.positions, strict=True))
+    return {**pack_rows(ROWS, rows), SPANS: torch.tensor(ends or [-1])}
 
 
 def add_information_gain(
@@ -48,10 +44,8 @@ def add_information_gain(
         group: data-parallel process group.
     """
     batch = TeacherMiniBatch([], [], [], *torch.zeros(3, 0))
-    for ids, lengths, positions in zip(
-        *(data[name].cpu().unbind() for name in (IDS, LENGTHS, POSITIONS)), strict=True
-    ):
-        batch.add_rows(ids, lengths, positions)
+    for rows in zip(*(data[name].cpu().unbind() for name in ROWS), strict=True):
+        batch.add_rows(*rows)
     # Little to store: only the gold token counts.
     one = config.replace(top_k=1, support="teacher", tail="bucket")
     targets = run_teacher_pass(engine, batch, settings, group, one)
