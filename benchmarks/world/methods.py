@@ -2,7 +2,8 @@
 
     python -m benchmarks.world.methods tune usual_5    rates of every arm, on tuning seeds
     python -m benchmarks.world.methods run usual_5     fresh seeds, at the best rates
-    python -m benchmarks.world.methods show            tables, verdicts and the figure
+    python -m benchmarks.world.methods show usual_5    its table, as in docs/methods.md
+    python -m benchmarks.world.methods show            all tables, the bars and the figure
 
 Finished runs are kept, so that each command continues after an interruption. docs/methods.md has the protocol.
 """
@@ -11,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,8 +24,9 @@ from benchmarks.world.arms import BASELINE
 from benchmarks.world.compare import cells, compare, row_of
 from benchmarks.world.config import TrainConfig
 from benchmarks.world.experiment import EvaluationRow
+from benchmarks.world.methods_table import FASTER, Rates, markdown, verdict
 from benchmarks.world.plot import learning_panels
-from benchmarks.world.summary import Summary, summarize, table
+from benchmarks.world.summary import summarize
 from sd_search_verl.command_line import Parser, add_command, run_command
 from sd_search_verl.errors import UserError
 from sd_search_verl.table import render
@@ -72,17 +73,8 @@ SETTINGS = {
 }
 """40 rollouts a step and two updates, since the regularizers are zero on a step's first one."""
 
-FASTER = 1.3
-"""Bar in groups of five, of the ratio of rollouts to 50 % success: lower end of its 95 % interval."""
-NOT_SLOWER, NOT_LOWER = 0.95, -0.05
-"""Bars of "never worse": lower ends of the intervals of that ratio and of the difference in final success."""
-COLLAPSED = 0.5
-"""A run has collapsed if its final success is below this share of the baseline's on the same seed."""
 DRAWN = (BASELINE, "sd", "sd_llds", "ema", "llds", "gate", "first")
 """Arms of the figure, in the order of its colours."""
-
-Rates = dict[str, float]
-"""Arm -> learning rate."""
 
 
 def tune(name: str, starts: Path, arms: Sequence[str] = METHODS) -> list[dict[str, str]]:
@@ -175,46 +167,32 @@ def read_result(path: Path = RESULT) -> dict[str, tuple[Rates, list[EvaluationRo
     return found
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """Which bars an arm holds in a setting."""
+def show(name: str | None = None) -> None:
+    """Print a setting's table; without a name all of them with their bars, and draw the figure.
 
-    collapsed: int
-    never_worse: bool
-    faster: bool
-
-
-def verdict(summary: Summary, rows: Sequence[EvaluationRow]) -> Verdict:
-    """Return the verdict on an arm from the rows of its setting."""
-    final = {(row.arm, row.seed): row.success for row in sorted(rows, key=lambda row: row.step)}
-    collapsed = sum(
-        success < COLLAPSED * final[BASELINE, seed]
-        for (arm, seed), success in final.items()
-        if arm == summary.arm
-    )
-    low, final_low = math.exp(summary.log_ratio.low), summary.final_gain.low
-    never_worse = low >= NOT_SLOWER and final_low >= NOT_LOWER and not collapsed
-    return Verdict(collapsed, never_worse, low > FASTER)
-
-
-def show() -> None:
-    """Print each setting's table and verdicts, and draw the figure."""
+    Raises:
+        UserError: the setting has not been run.
+    """
     found = read_result()
-    for name, (rates, rows) in found.items():
-        summaries = summarize(rows)
-        print(f"\n{name}\n{table(summaries)}\n")
-        lines = [["arm", "learning rate", "collapsed", "never worse", f"{FASTER} times as fast"]]
-        for summary in summaries:
-            held = verdict(summary, rows)
-            shown = [str(held.collapsed), "yes" if held.never_worse else "no", "yes" if held.faster else "no"]
-            lines.append([summary.arm, f"{rates[summary.arm]:g}", *shown])
-        print(render(lines))
+    if name is not None:
+        if name not in found:
+            raise UserError(
+                f"{RESULT} has no rows of {name}; run `python -m benchmarks.world.methods run {name}` first"
+            )
+        print(markdown(*found[name]))
+        return
+    for setting, (rates, rows) in found.items():
+        verdicts = {summary.arm: verdict(summary, rows) for summary in summarize(rows)}
+        collapsed = [f"{arm} {held.collapsed}" for arm, held in verdicts.items() if held.collapsed]
+        faster = [arm for arm, held in verdicts.items() if held.faster]
+        print(f"{setting}\n\n{markdown(rates, rows)}\n\ncollapsed runs: {', '.join(collapsed) or 'none'}")
+        print(f"{FASTER} times as fast: {', '.join(faster) or 'none'}\n")
     panels = [
         panel
         for name, (_, rows) in found.items()
         for panel in learning_panels([row for arm in DRAWN for row in rows if row.arm == arm], f"{name}: ")
     ]
-    FIGURE.write_text(svg(panels))
+    FIGURE.write_text(svg(panels), encoding="utf-8")
 
 
 def parser() -> Parser:
@@ -241,7 +219,8 @@ def parser() -> Parser:
             command.add_argument(
                 "--arms", nargs="+", choices=METHODS, default=METHODS, metavar="ARM", help="default: all"
             )
-    add_command(commands, "show", "tables, verdicts and the figure", _show)
+    command = add_command(commands, "show", "a setting's table, or all with the bars and the figure", _show)
+    command.add_argument("setting", nargs="?", choices=SETTINGS, help="default: all")
     return root
 
 
@@ -260,7 +239,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    show()
+    show(arguments.setting)
     return 0
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.world import methods
+from benchmarks.world import methods, methods_table
 from benchmarks.world.arms import ARMS
 from benchmarks.world.compare import cells
 from benchmarks.world.config import TrainConfig
 from benchmarks.world.experiment import EvaluationRow
+from benchmarks.world.methods_table import Verdict
 from benchmarks.world.summary import summarize
 from sd_search_verl.errors import UserError
 
@@ -44,8 +45,8 @@ def pairs(ours: Sequence[float], changed: Mapping[int, Sequence[float]] | None =
     return rows
 
 
-def verdict(rows: list[EvaluationRow]) -> methods.Verdict:
-    return methods.verdict(summarize(rows)[1], rows)
+def verdict(rows: list[EvaluationRow]) -> Verdict:
+    return methods_table.verdict(summarize(rows)[1], rows)
 
 
 GOOD = [0.0, 0.3, 0.5, 0.7, 0.8]
@@ -63,7 +64,7 @@ def test_tuning_and_fresh_seeds_have_nothing_in_common() -> None:
 
 
 def test_an_arm_that_is_faster_and_ends_as_high_holds_every_bar() -> None:
-    assert verdict(pairs(GOOD)) == methods.Verdict(collapsed=0, never_worse=True, faster=True)
+    assert verdict(pairs(GOOD)) == Verdict(collapsed=0, never_worse=True, faster=True)
 
 
 def test_each_bar_can_be_missed() -> None:
@@ -138,3 +139,44 @@ def test_tuning_runs_every_rate_on_the_first_seed_and_the_best_two_on_the_others
     path = tmp_path / "rates.csv"
     methods.replace_setting(path, "usual_5", tuned)
     assert methods.best_rates("usual_5", path) == {"grpo": rates[-1], "sd": rates[0]}
+
+
+PAGE = methods.FIGURE.with_name("methods.md")
+
+
+@pytest.mark.parametrize("name", methods.SETTINGS)
+def test_the_page_has_the_table_that_show_prints(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert methods.main(["show", name]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == len(methods.METHODS) + 2
+    assert f"\n\n{printed}\n" in PAGE.read_text(encoding="utf-8")
+
+
+def test_show_without_a_setting_prints_every_table_and_draws_the_figure_of_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    committed = methods.FIGURE.read_text(encoding="utf-8")
+    monkeypatch.setattr(methods, "FIGURE", tmp_path / "methods.svg")
+    assert methods.main(["show"]) == 0
+    assert methods.FIGURE.read_text(encoding="utf-8") == committed
+    printed = capsys.readouterr().out
+    assert all(
+        methods_table.markdown(rates, rows) in printed for rates, rows in methods.read_result().values()
+    )
+
+
+def test_the_ratio_of_a_table_is_the_geometric_mean_over_the_pairs() -> None:
+    """Two seeds after 560 rollouts, two after the baseline's 840: the median of the ratios is 1.25."""
+    rows = pairs(GOOD, {seed: [0.0, 0.1, 0.3, 0.5, 0.8] for seed in (0, 1)})
+    (line,) = (
+        line
+        for line in methods_table.markdown({"grpo": 1e-3, "sd": 2.8e-3}, rows).split("\n")
+        if "`sd`" in line
+    )
+    assert line.startswith("| `sd` | 2.8e-3 | 700 | 1.22 (")
+
+
+def test_a_setting_without_runs_cannot_be_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(methods, "read_result", dict)
+    with pytest.raises(UserError, match=r"no rows of usual_2.*methods run usual_2"):
+        methods.show("usual_2")
