@@ -17,21 +17,16 @@ from sd_search_verl.config import SDSearchConfig
 def alpha_at(step: int, config: SDSearchConfig) -> float:
     """Return alpha of a training step, counted from 1."""
     since = step - config.warmup_steps - 1
-    if since < 0 or (config.schedule == "stages" and not _distils(since, config)):
+    if since < 0:
         return 0.0
     if config.schedule == "cosine":
         return config.alpha * (1 + math.cos(math.pi * min(since / config.distil_steps, 1.0))) / 2
+    if config.schedule == "stages":
+        place = since if config.rl_steps is None else since % (config.distil_steps + config.rl_steps)
+        return config.alpha if place < config.distil_steps else 0.0
     return config.alpha
 
 
 def policy_weight_at(step: int, config: SDSearchConfig) -> float:
     """Return the weight of L_GRPO in a training step: 0 in a stage of distillation, else 1."""
-    since = step - config.warmup_steps - 1
-    alone = config.schedule == "stages" and config.alpha > 0 and since >= 0 and _distils(since, config)
-    return 0.0 if alone else 1.0
-
-
-def _distils(since: int, config: SDSearchConfig) -> bool:
-    if config.rl_steps is not None:
-        since %= config.distil_steps + config.rl_steps
-    return since < config.distil_steps
+    return 0.0 if config.schedule == "stages" and alpha_at(step, config) > 0 else 1.0

@@ -32,11 +32,8 @@ from torch import Tensor
 from sd_search_verl.distill.loss import token_weights
 from sd_search_verl.hindsight.teacher_inputs import TeacherInputs
 
-IDS = "sd_ids"
-LENGTHS = "sd_lengths"
-TEACHER_POSITIONS = "sd_teacher_positions"
 STUDENT_POSITIONS = "sd_student_positions"
-TRUE = (IDS, LENGTHS, TEACHER_POSITIONS)
+TRUE = ("sd_ids", "sd_lengths", "sd_teacher_positions")
 FLIPPED = ("sd_flipped_ids", "sd_flipped_lengths", "sd_flipped_positions")
 CORRECT = "sd_correct"
 WEIGHT = "sd_weight"
