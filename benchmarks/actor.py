@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -24,8 +26,10 @@ from verl.workers.utils.padding import response_from_nested
 
 from benchmarks.floor import now
 from benchmarks.trajectories import Rollout
+from sd_search_verl.distill import divergence, select_rows
 from sd_search_verl.verl_adapter import worker
-from sd_search_verl.verl_adapter.fields import ALPHA, pack
+from sd_search_verl.verl_adapter.fields import ALPHA, TeacherMiniBatch, pack
+from sd_search_verl.verl_adapter.loss import SDSearchLoss
 from sd_search_verl.verl_adapter.teacher_pass import run_teacher_pass
 from sd_search_verl.verl_adapter.worker import SDActorRolloutRefWorker
 from sd_search_verl.world.tokenizer import save_tokenizer
@@ -60,6 +64,16 @@ SHAPES: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
     },
 }
+
+
+LOSS_PARTS = (
+    (TeacherMiniBatch, "attach_slots"),
+    (SDSearchLoss, "_on_logits"),
+    (SDSearchLoss, "_add_sd_loss"),
+    (divergence._FusedDivergence, "backward"),
+    (select_rows, "add_rows"),
+)
+"""What an update with the SD loss does beside GRPO's and the teacher pass."""
 
 
 @dataclass(frozen=True)
@@ -187,6 +201,24 @@ class Actor:
         self._teacher_s = 0.0
         _, update_s = self._timed(lambda: self.actor.update_actor(batch))
         return Seconds(old_s, ref_s, update_s, self._teacher_s)
+
+    def loss_seconds(self, rows: Sequence[Rollout], alpha: float) -> float:
+        """Return the seconds of the SD loss alone in one update, forward and backward, each part waited for."""
+        spent: list[float] = []
+
+        def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+            def run(*arguments: Any, **options: Any) -> Any:
+                result, seconds = self._timed(lambda: function(*arguments, **options))
+                spent.append(seconds)
+                return result
+
+            return run
+
+        with ExitStack() as stack:
+            for owner, name in LOSS_PARTS:
+                stack.enter_context(mock.patch.object(owner, name, timed(getattr(owner, name))))
+            self.step(rows, alpha, skip_old_log_prob=True)
+        return sum(spent)
 
     def _teacher_pass(self, *arguments: Any) -> Any:
         targets, seconds = self._timed(lambda: run_teacher_pass(*arguments))

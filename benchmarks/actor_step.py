@@ -71,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             seconds = workers.step(rows, alpha, skip)
             if repeat:  # the first of each kind starts caches
                 results.append((seconds, memory.read()))
+    loss = min(workers.loss_seconds(rows, alpha=1.0e-3) for _ in range(2))
 
     floors = floor.step_floor(
         rows, floor.cost_of(actor.model_config(options.shape)), setting.checkpointing, options.group_size
@@ -91,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "override": " ".join(options.override),
     }
     plain, ours = found.values()
-    row = where | summary(plain, ours, rows, floors, peak, 1 if skip else 2)
+    row = where | summary(plain, ours, loss, rows, floors, peak, 1 if skip else 2)
     print(json.dumps(row, indent=2))
     append_rows(options.csv, [row])
     return row
@@ -100,12 +101,17 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 def summary(
     plain: Sequence[tuple[actor.Seconds, float]],
     ours: Sequence[tuple[actor.Seconds, float]],
+    loss: float,
     rows: Sequence[trajectories.Rollout],
     floors: floor.StepFloor,
     peak: float,
     log_prob_passes: int,
 ) -> dict[str, Any]:
-    """Return the medians over repeats; ratios are of neighbouring steps."""
+    """Return the medians over repeats; ratios and ``update_extra_s`` are of neighbouring steps.
+
+    ``update_extra_s`` is what the update with the SD loss takes beside the teacher pass and GRPO's update; ``loss_s``
+    is the SD loss's own code, timed directly.
+    """
 
     def median(of: Sequence[tuple[actor.Seconds, float]], part: Callable[[actor.Seconds], float]) -> float:
         return statistics.median(part(seconds) for seconds, _ in of)
@@ -114,7 +120,7 @@ def summary(
     q25, _, q75 = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else (ratios[0],) * 3
     update, with_sd = (median(of, lambda s: s.update) for of in (plain, ours))
     teacher = median(ours, lambda s: s.teacher)
-    backward = statistics.median(
+    extra = statistics.median(
         b.update - b.teacher - a.update for (a, _), (b, _) in zip(plain, ours, strict=True)
     )
     grpo = log_prob_passes * floors.log_prob + floors.update
@@ -125,13 +131,14 @@ def summary(
         "update_s": update,
         "update_with_sd_s": with_sd,
         "teacher_s": teacher,
-        "loss_s": backward,
+        "update_extra_s": extra,
+        "loss_s": loss,
         "ratio": statistics.median(ratios),
         "ratio_q25": q25,
         "ratio_q75": q75,
         "ratio_floor": 1 + floors.teacher / grpo,
         "ratio_floor_shared": 1 + floors.teacher_shared / grpo,
-        "loss_share_of_update": backward / update,
+        "loss_share_of_update": loss / update,
         "machine_tflops": peak / 1e12,
         "grpo_over_floor": median(plain, lambda s: s.actor) / (grpo / peak),
         "teacher_over_floor": teacher / (floors.teacher / peak),

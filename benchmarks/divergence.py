@@ -98,7 +98,7 @@ def contenders(device: str) -> dict[str, Contender]:
     )
     if device == "cuda":
         fused = LigerFusedLinearJSD()
-        found["liger triton"] = lambda student, teacher, head: fused(student, head, teacher, head)
+        found["liger triton"] = lambda student, teacher, head: fused(student, head, teacher, head, None)
     else:
         print("without Liger's Triton kernel: it needs a GPU")
     return found

@@ -23,7 +23,7 @@ CSV = FOLDER / "summary.csv"
 
 @dataclass(frozen=True)
 class Figure:
-    """One stated figure; ``group`` is effect, cost, retriever or correctness."""
+    """One stated figure; ``group`` is effect, cost, retriever, correctness or gpu."""
 
     group: str
     name: str
@@ -37,7 +37,7 @@ class Figure:
 
 def figures() -> list[Figure]:
     """Return all figures, in the order of docs/results.md."""
-    return [*_world(), *_real_model(), *_cost(), *_retriever(), *_dense(), _agreement()]
+    return [*_world(), *_real_model(), *_cost(), *_retriever(), *_dense(), _agreement(), *_gpu()]
 
 
 _TWO, _THREE = "--questions 10 --group 2", "--questions 10 --group 3"
@@ -162,7 +162,7 @@ def _cost() -> Iterator[Figure]:
     about = ("step_overhead.csv", command, "2026-11-27", step["device"])
     yield Figure("cost", "CPU training step, ratio", f"{float(step['ratio']):.2f}", spread, *about)
     yield Figure("cost", "CPU training step, actor's part", f"{float(step['update_ratio']):.2f}", "", *about)
-    actor = _rows("actor_step.csv")[-1]
+    (*_, actor) = (row for row in _rows("actor_step.csv") if row["shape"] == "tiny")
     command = "python -m benchmarks.actor_step --shape tiny --groups 1 --micro-batch 5 --repeats 9 --data DIR"
     spread = f"quartiles {float(actor['ratio_q25']):.2f} to {float(actor['ratio_q75']):.2f}"
     about = ("actor_step.csv", command, "2026-11-21", actor["device"])
@@ -219,6 +219,45 @@ def _agreement() -> Figure:
     spread = f"largest of {len(rows)} combinations; the test's bound is 1e-5"
     about = ("agreement.csv", command, "2026-11-26", rows[0]["device"])
     return Figure("correctness", "gradient of L_SD against plain PyTorch", f"{largest:.1e}", spread, *about)
+
+
+def _gpu() -> Iterator[Figure]:
+    kit = "python -m benchmarks.gpu --minutes 8"
+    rows = [row for row in _rows("gpu/results.csv") if row["code"] == "kernels for whole rows"]
+    about = ("gpu/results.csv", kit, "2026-11-27", rows[0]["device"])
+    errors = [row for row in rows if row["part"] == "gradients" and row["measure"] == "gradient error"]
+    for dtype in ("fp32", "bf16"):
+        found = [float(row["value"]) for row in errors if dtype in row["case"]]
+        spread = f"largest of {len(found)} ways; smallest {min(found):.1e}"
+        yield Figure(
+            "gpu",
+            f"gradient of L_SD, verl's engine against a CPU, {dtype}",
+            f"{max(found):.1e}",
+            spread,
+            *about,
+        )
+    (*_, actor) = (row for row in _rows("actor_step.csv") if row["shape"] == "qwen2.5-3b")
+    about = ("actor_step.csv", kit, "2026-11-27", actor["device"])
+    spread = f"quartiles {float(actor['ratio_q25']):.2f} to {float(actor['ratio_q75']):.2f}, {actor['repeats']} pairs"
+    yield Figure(
+        "gpu", "actor's part at the 3B shape, GRPO = 1", f"{float(actor['ratio']):.2f}", spread, *about
+    )
+    yield Figure("gpu", "its memory beside GRPO's, GB", f"{float(actor['peak_extra_gb']):.4f}", "", *about)
+    seconds = {
+        (int(row["rows"]), row["contender"]): float(row["total_s"])
+        for row in _rows("divergence.csv")
+        if row["device"] == actor["device"]
+    }
+    about = (
+        "divergence.csv",
+        "PYTHONPATH=LIBS python -m benchmarks.divergence",
+        "2026-11-27",
+        actor["device"],
+    )
+    for rows_ in (64, 1024, 16384):
+        others = [seconds[rows_, name] for name in ("naive", "trl", "liger chunked", "liger triton")]
+        ratio = seconds[rows_, "ours top-k"] / min(value for value in others if value == value)
+        yield Figure("gpu", f"divergence of {rows_:,} rows, fastest other = 1", f"{ratio:.2f}", "", *about)
 
 
 def _rows(name: str) -> list[dict[str, str]]:

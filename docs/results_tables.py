@@ -7,7 +7,7 @@ from pathlib import Path
 
 PAGE = Path(__file__).with_name("results.md")
 DATA = PAGE.parents[1] / "benchmarks" / "summary.csv"
-GROUPS = ("effect", "cost", "retriever", "correctness")
+GROUPS = ("effect", "cost", "retriever", "correctness", "gpu")
 
 
 def page(text: str) -> str:

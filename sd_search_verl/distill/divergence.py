@@ -21,12 +21,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sd_search_verl.config import Divergence, SDSearchConfig, SupportKind, Tail
+from sd_search_verl.distill import fused
 from sd_search_verl.distill.support import (
     Support,
+    SupportLogProbs,
     TeacherTargets,
     finite_log_softmax,
     log_probs_on_support,
     logits_gradient,
+    row_chunks,
     selective_log_prob,
     teacher_targets,
     union_support,
@@ -97,29 +100,15 @@ class _FusedDivergence(torch.autograd.Function):
     def forward(
         ctx: Any, logits: Tensor, targets: TeacherTargets, config: SDSearchConfig, tokens: Tensor | None
     ) -> tuple[Tensor, ...]:
-        # One row each: divergence, entropy, agreement of the most likely token, log-probability of the token.
-        stats = torch.zeros(4, len(logits), device=logits.device)
         grad_logits = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
-        for start in range(0, len(logits), config.chunk_rows):
-            chunk = slice(start, start + config.chunk_rows)
-            rows, teacher = logits[chunk], targets[chunk]
-            support = _support(rows, teacher, config)
-            student = log_probs_on_support(rows, support)
-            stats[0, chunk], grad_log_q = divergence_and_grad(
-                _teacher_log_probs(teacher, support),
-                student.log_probs,
-                student.probs,
-                config.divergence,
-                None if support is None else support.valid_with_tail,
-            )
-            stats[1, chunk] = student.entropy
-            stats[2, chunk] = student.top1 == teacher.top1
-            if tokens is not None:
-                stats[3, chunk] = selective_log_prob(rows, tokens[chunk], student.logsumexp)
-            if grad_logits is not None:
-                grad_logits[chunk] = logits_gradient(student, support, grad_log_q)
+        compute = _fused if fused.usable(logits) else _plainly
+        parts = []
+        for chunk in row_chunks(logits, config):
+            following = None if tokens is None else tokens[chunk]
+            out = None if grad_logits is None else grad_logits[chunk]
+            parts.append(compute(logits[chunk], targets[chunk], following, config, out))
         ctx.grad_logits, ctx.chunk_rows = grad_logits, config.chunk_rows
-        values, *others = stats.unbind()
+        values, *others = (torch.cat(column) for column in zip(*parts, strict=True))
         ctx.mark_non_differentiable(*others)
         return (values, *others)
 
@@ -134,6 +123,59 @@ class _FusedDivergence(torch.autograd.Function):
         ):
             rows.mul_(scale.unsqueeze(-1))  # bf16 rows times an fp32 scale: torch multiplies in fp32
         return grad_logits, None, None, None
+
+
+def _plainly(
+    logits: Tensor, teacher: TeacherTargets, tokens: Tensor | None, config: SDSearchConfig, out: Tensor | None
+) -> tuple[Tensor, ...]:
+    """Return divergences ``[N]`` and the student's statistics, and write the derivative to ``logits`` to ``out``."""
+    support = _support(logits, teacher, config)
+    student = log_probs_on_support(logits, support)
+    values, grad_log_q = divergence_and_grad(
+        _teacher_log_probs(teacher, support),
+        student.log_probs,
+        student.probs,
+        config.divergence,
+        None if support is None else support.valid_with_tail,
+    )
+    statistics = _statistics(student, teacher, logits, tokens)
+    if out is not None:
+        out.copy_(logits_gradient(student, support, grad_log_q))
+    return values, *statistics
+
+
+def _fused(
+    logits: Tensor, teacher: TeacherTargets, tokens: Tensor | None, config: SDSearchConfig, out: Tensor | None
+) -> tuple[Tensor, ...]:
+    """Do what :func:`_plainly` does, by kernels."""
+    support = _support(logits, teacher, config)
+    index, bucket = None if support is None else support.valid_index, config.tail == "bucket"
+    student = fused.row_log_probs(logits, index, bucket)
+    of_teacher = None if teacher.logits is None else fused.row_log_probs(teacher.logits, index, bucket)
+    if index is None:
+        assert teacher.logits is not None
+        assert of_teacher is not None
+        values = fused.whole_divergence(logits, teacher.logits, config.divergence, student, of_teacher, out)
+    else:
+        log_p = teacher.log_probs if of_teacher is None else of_teacher.log_probs
+        assert log_p is not None
+        values, gradient = fused.support_divergence(log_p, student.log_probs, index, config.divergence)
+        if out is not None:
+            fused.write_gradient(logits, student, index, gradient, out)
+    return values, *_statistics(student, teacher, logits, tokens)
+
+
+def _statistics(
+    student: SupportLogProbs | fused.RowLogProbs,
+    teacher: TeacherTargets,
+    logits: Tensor,
+    tokens: Tensor | None,
+) -> tuple[Tensor, ...]:
+    """Return entropy, agreement of the most likely token, and the tokens' log-probability, ``[N]`` fp32 each."""
+    token_log_prob = torch.zeros_like(student.entropy)
+    if tokens is not None:
+        token_log_prob = selective_log_prob(logits, tokens, student.logsumexp)
+    return student.entropy, (student.top1 == teacher.top1).float(), token_log_prob
 
 
 def _support(student_logits: Tensor, teacher: TeacherTargets, config: SDSearchConfig) -> Support | None:

@@ -40,7 +40,7 @@ def select_rows(logits: Tensor, index: Tensor) -> Tensor:
             )
         total = total.contiguous()
         for at, gradient in pending:
-            total.view(-1, total.shape[-1]).index_add_(0, at, gradient.to(total.dtype))
+            add_rows(total.view(-1, total.shape[-1]), at, gradient)
         pending.clear()
         return (total,)
 
@@ -49,6 +49,14 @@ def select_rows(logits: Tensor, index: Tensor) -> Tensor:
     assert source is not None
     source.register_prehook(add)
     return rows
+
+
+def add_rows(total: Tensor, index: Tensor, rows: Tensor) -> None:
+    """Add ``rows`` ``[N, V]`` to the distinct rows ``index`` of ``total`` ``[n, V]``, in place.
+
+    ``index_add_`` does the same by atomic additions, which distinct rows do not need.
+    """
+    total.index_copy_(0, index, total.index_select(0, index).add_(rows.to(total.dtype)))
 
 
 class _SelectRows(torch.autograd.Function):

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from sd_search_verl.config import SDSearchConfig, Tail
+from sd_search_verl.distill import fused
 
 _FLOOR = -1e30
 """Replaces -inf, whose differences are NaN; exp(_FLOOR) is 0."""
@@ -36,6 +37,11 @@ class Support:
     index: Tensor
     tail: Tail
     valid: Tensor | None = None
+
+    @property
+    def valid_index(self) -> Tensor:
+        """``index`` with -1 at entries that are not valid."""
+        return self.index if self.valid is None else self.index.masked_fill(~self.valid, -1)
 
     @property
     def valid_with_tail(self) -> Tensor | None:
@@ -121,21 +127,30 @@ def teacher_targets(
     """
     stores_logits = effective_top_k(config, teacher_logits.shape[-1]) is None or config.support == "union"
     parts = []
-    # max: an empty batch is one empty chunk, which has the right shapes.
-    for start in range(0, max(len(teacher_logits), 1), config.chunk_rows):
-        chunk = slice(start, start + config.chunk_rows)
+    for chunk in row_chunks(teacher_logits, config):
         part = _chunk_targets(teacher_logits[chunk], config, None if tokens is None else tokens[chunk])
         parts.append(replace(part, log_probs=None) if stores_logits else part)
     targets = _concatenate(parts)
     return replace(targets, logits=teacher_logits) if stores_logits else targets
 
 
+def row_chunks(logits: Tensor, config: SDSearchConfig) -> list[slice]:
+    """Return the rows of logits ``[N, V]`` to treat at a time: all of them where kernels make no fp32 copies."""
+    rows = max(len(logits), 1)  # an empty batch is one empty chunk, which has the right shapes
+    size = rows if fused.usable(logits) else config.chunk_rows
+    return [slice(start, start + size) for start in range(0, rows, size)]
+
+
 def _chunk_targets(logits: Tensor, config: SDSearchConfig, tokens: Tensor | None) -> TeacherTargets:
     top_k = effective_top_k(config, logits.shape[-1])
     index = None if top_k is None else logits.topk(top_k, dim=-1).indices
-    values = log_probs_on_support(logits, None if index is None else Support(index, config.tail))
+    values: fused.RowLogProbs | SupportLogProbs
+    if fused.usable(logits):
+        values = fused.row_log_probs(logits, index, config.tail == "bucket")
+    else:
+        values = log_probs_on_support(logits, None if index is None else Support(index, config.tail))
     tail = values.tail_log_prob
-    mass = torch.ones_like(values.entropy) if tail is None else -tail.squeeze(-1).expm1()
+    mass = torch.ones_like(values.entropy) if index is None or tail is None else -tail.squeeze(-1).expm1()
     token_log_prob = None if tokens is None else selective_log_prob(logits, tokens, values.logsumexp)
     return TeacherTargets(
         values.entropy, mass, values.top1, index, values.log_probs, token_log_prob=token_log_prob

@@ -1,0 +1,161 @@
+"""One pass over rows of logits on a GPU: what :mod:`.support` and :mod:`.divergence` compute, by Triton kernels.
+
+A kernel reads logits ``[N, V]`` in their own type, computes in fp32 registers, and writes ``[N, K]`` numbers or the
+gradient; the plain version moves some fifteen fp32 copies of the logits through the GPU's memory. Same equations, equal
+to rounding. :func:`usable` says where the kernels run; everywhere else the plain version does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sd_search_verl.distill import kernels
+
+_BLOCK, _WARPS = 4096, 16
+_KINDS = {"jsd": 0, "forward_kl": 1, "reverse_kl": 2, "mse": 3}
+
+
+def usable(logits: Tensor) -> bool:
+    """Return whether the kernels run on ``logits``: on a CUDA device, and not on a stand-in for a tensor."""
+    return kernels.available and logits.is_cuda and type(logits) is Tensor
+
+
+@dataclass(frozen=True)
+class RowLogProbs:
+    """What one pass over rows of logits finds; ``[N]`` and ``[N, 1]`` in fp32.
+
+    Attributes:
+        log_probs: ``[N, K]`` on the support or, with the tail's bucket last, ``[N, K + 1]``; without a support
+            ``[N, 0]``.
+        entropy: ``[N]`` nats, of the whole distribution.
+        top1: ``[N]``, the most likely token, the first of equals.
+        logsumexp: ``[N, 1]``, of the whole row.
+        tail_log_prob: ``[N, 1]``, log-probability of the entries outside the support.
+        highest: ``[N, 1]``, the highest logit.
+        tail_logsumexp: ``[N, 1]``, of the logits outside the support, less the highest.
+    """
+
+    log_probs: Tensor
+    entropy: Tensor
+    top1: Tensor
+    logsumexp: Tensor
+    tail_log_prob: Tensor
+    highest: Tensor
+    tail_logsumexp: Tensor
+
+
+def row_log_probs(logits: Tensor, index: Tensor | None, bucket: bool = True) -> RowLogProbs:
+    """Read logits ``[N, V]`` once.
+
+    Args:
+        logits: any float type.
+        index: the support, ``[N, K]``, -1 at entries that do not count; None for no support.
+        bucket: whether the tail is one more entry; the support is renormalised otherwise.
+    """
+    (rows, vocab), count = logits.shape, 0 if index is None else index.shape[-1]
+    logits = _with_unit_stride(logits)
+    floats = logits.new_empty(5, rows, 1, dtype=torch.float32)
+    top1 = torch.empty(rows, dtype=torch.long, device=logits.device)
+    width = 0 if index is None else count + bucket
+    log_probs = logits.new_empty(rows, width, dtype=torch.float32)
+    if rows:
+        pointers = [top1, top1, top1]
+        if index is not None:
+            # Sorted, so that the kernel meets every entry once on its way through the row.
+            pointers = [index.contiguous(), index.sort(-1).values, log_probs]
+        where = (*pointers, top1, *floats)
+        sizes = (vocab, count, _power_of_2(count), bucket, _BLOCK)
+        kernels.row_log_probs[(rows,)](logits, logits.stride(0), *where, *sizes, num_warps=_WARPS)
+    entropy, logsumexp, tail_log_prob, highest, tail_logsumexp = floats
+    return RowLogProbs(
+        log_probs, entropy.squeeze(-1), top1, logsumexp, tail_log_prob, highest, tail_logsumexp
+    )
+
+
+def support_divergence(log_p: Tensor, log_q: Tensor, index: Tensor, kind: str) -> tuple[Tensor, Tensor]:
+    """Return divergences ``[N]`` on a support, and their derivative to the student's logits there and to the tail's.
+
+    Args:
+        log_p: the teacher's log-probabilities, ``[N, K]`` or ``[N, K + 1]`` fp32.
+        log_q: the student's.
+        index: ``[N, K]``, -1 at entries that do not count.
+        kind: see :mod:`.divergence`.
+
+    Returns:
+        ``[N]``; ``[N, K]`` or ``[N, K + 1]``, the last for the sum of the tail's logits, to be shared out among them.
+    """
+    rows, width = log_q.shape
+    values, gradient = log_q.new_empty(rows), torch.empty_like(log_q)
+    if rows:
+        sizes = (width, index.shape[-1], _power_of_2(width), _KINDS[kind])
+        inputs = (log_p.contiguous(), log_q.contiguous(), index.contiguous())
+        kernels.support_divergence[(rows,)](*inputs, values, gradient, *sizes, num_warps=1)
+    return values, gradient
+
+
+def write_gradient(
+    logits: Tensor, student: RowLogProbs, index: Tensor, gradient: Tensor, out: Tensor
+) -> None:
+    """Write the derivative to all logits to ``out`` ``[N, V]``, given :func:`support_divergence`'s."""
+    (rows, vocab), count = logits.shape, index.shape[-1]
+    if not rows:
+        return
+    logits = _with_unit_stride(logits)
+    if gradient.shape[-1] > count:
+        where = (student.highest, student.tail_logsumexp, gradient, gradient.stride(0), out, out.stride(0))
+        grid = (rows, -(-vocab // _BLOCK))
+        kernels.tail_gradient[grid](logits, logits.stride(0), *where, vocab, count, _BLOCK, num_warps=8)
+    else:
+        out.zero_()
+    kernels.write_support[(rows,)](
+        index.contiguous(),
+        gradient,
+        gradient.stride(0),
+        out,
+        out.stride(0),
+        count,
+        _power_of_2(count),
+        num_warps=1,
+    )
+
+
+def whole_divergence(
+    student: Tensor,
+    teacher: Tensor,
+    kind: str,
+    of_student: RowLogProbs,
+    of_teacher: RowLogProbs,
+    out: Tensor | None,
+) -> Tensor:
+    """Return divergences ``[N]`` over the whole vocabulary; write their derivative to the student's logits to ``out``.
+
+    Args:
+        student: logits ``[N, V]``; ``teacher`` likewise.
+        kind: see :mod:`.divergence`.
+        of_student: :func:`row_log_probs` without a support; ``of_teacher`` likewise.
+        out: ``[N, V]``, or None.
+    """
+    rows, vocab = student.shape
+    student, teacher = _with_unit_stride(student), _with_unit_stride(teacher)
+    values, totals = student.new_empty(2, rows, dtype=torch.float32)
+    if not rows:
+        return values
+    shifts = [x for rows in (of_student, of_teacher) for x in (rows.highest, rows.tail_logsumexp)]
+    inputs = (student, student.stride(0), teacher, teacher.stride(0), *shifts, values, totals)
+    code = _KINDS[kind]
+    kernels.whole_sums[(rows,)](*inputs, vocab, code, _BLOCK, num_warps=_WARPS)
+    if out is not None:
+        grid = (rows, -(-vocab // _BLOCK))
+        kernels.whole_gradient[grid](*inputs, out, out.stride(0), vocab, code, _BLOCK, num_warps=8)
+    return values
+
+
+def _with_unit_stride(logits: Tensor) -> Tensor:
+    return logits if logits.stride(-1) == 1 else logits.contiguous()
+
+
+def _power_of_2(count: int) -> int:
+    return 1 << max(count - 1, 0).bit_length()
