@@ -108,7 +108,7 @@ class _FusedDivergence(torch.autograd.Function):
             out = None if grad_logits is None else grad_logits[chunk]
             parts.append(compute(logits[chunk], targets[chunk], following, config, out))
         ctx.grad_logits, ctx.chunk_rows = grad_logits, config.chunk_rows
-        values, *others = (torch.cat(column) for column in zip(*parts, strict=True))
+        values, *others = parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))
         ctx.mark_non_differentiable(*others)
         return (values, *others)
 

@@ -52,7 +52,7 @@ def row_log_probs(logits: Tensor, index: Tensor | None, bucket: bool = True) -> 
 
     Args:
         logits: any float type.
-        index: the support, ``[N, K]``, -1 at entries that do not count; None for no support.
+        index: the support, ``[N, K]``, ascending, -1 at entries that do not count; None for no support.
         bucket: whether the tail is one more entry; the support is renormalised otherwise.
     """
     (rows, vocab), count = logits.shape, 0 if index is None else index.shape[-1]
@@ -62,10 +62,7 @@ def row_log_probs(logits: Tensor, index: Tensor | None, bucket: bool = True) -> 
     width = 0 if index is None else count + bucket
     log_probs = logits.new_empty(rows, width, dtype=torch.float32)
     if rows:
-        pointers = [top1, top1, top1]
-        if index is not None:
-            # Sorted, so that the kernel meets every entry once on its way through the row.
-            pointers = [index.contiguous(), index.sort(-1).values, log_probs]
+        pointers = (top1, top1) if index is None else (index.contiguous(), log_probs)
         where = (*pointers, top1, *floats)
         sizes = (vocab, count, _power_of_2(count), bucket, _BLOCK)
         kernels.row_log_probs[(rows,)](logits, logits.stride(0), *where, *sizes, num_warps=_WARPS)
