@@ -46,7 +46,7 @@ def parser() -> Parser:
     local = add_command(
         commands,
         "local",
-        "index, retriever, training and report on this machine's CPU; leaves no process behind",
+        "index, retriever, training and report on this machine; leaves no process behind",
         _local,
     )
     local.add_argument("--run", type=Path, required=True, help="folder for all that the run writes")
@@ -71,6 +71,12 @@ def parser() -> Parser:
         default=SILENCE_S,
         metavar="SECONDS",
         help="stop a training that writes neither log nor metrics for so long (default: %(default).0f)",
+    )
+    local.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="what the config is made for (default: %(default)s)",
     )
     local.add_argument("overrides", nargs="*", help="Hydra overrides, as main_ppo takes them")
 
@@ -132,6 +138,7 @@ def _local(arguments: argparse.Namespace) -> int:
             retriever=arguments.retriever,
             corpus=arguments.corpus,
             silence_s=arguments.silence,
+            device=arguments.device,
         )
     )
     print(f"metrics: {arguments.run / 'metrics.jsonl'}")

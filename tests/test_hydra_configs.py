@@ -64,6 +64,14 @@ def test_the_cpu_configs_compose(name: str) -> None:
     assert wrong_with(config) == []
 
 
+def test_the_demo_is_the_same_on_a_gpu() -> None:
+    cpu, gpu = (composed(f"--config-name={name}") for name in ("cpu_demo", "gpu_demo"))
+    for section in ("sd_search", "search", "algorithm"):
+        assert gpu[section] == cpu[section]
+    assert gpu.trainer.device == "cuda"
+    assert wrong_with(gpu) == []
+
+
 def test_main_ppo_finds_them_from_any_folder(tmp_path: Path) -> None:
     """Through a config of one's own that starts from ours, as the installed command composes it."""
     (tmp_path / "mine.yaml").write_text(

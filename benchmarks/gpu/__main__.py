@@ -6,6 +6,8 @@
     python -m benchmarks.gpu --list                    what the parts are
     python -m benchmarks.gpu bundle DIR                collect what a machine without a package index lacks
     python -m benchmarks.gpu --bundle DIR              the run there
+    python -m benchmarks.gpu stack-bundle DIR          collect what a whole training run needs too: DIR1, DIR2
+    python -m benchmarks.gpu unpack DIR1               install such a folder there, after the first run
 
 Every part has a process and a limit of its own; the next one starts whatever happened. OUT holds ``results.csv``, one
 row for every figure; ``verdict.txt``, the page that is printed at the end; ``log.txt``, the output of all parts. Exit
@@ -17,25 +19,30 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from benchmarks.gpu import process, results, verdict
-from benchmarks.gpu.bundle import bundle, unpack
+from benchmarks.gpu import process, results, stack_bundle, verdict
+from benchmarks.gpu.bundle import bundle, unpack, unpack_more
 from benchmarks.gpu.plan import STAGES, Part
 
 PARTS = {part.name: part for stage in STAGES for part in stage}
+COMMANDS: dict[str, Callable[..., object]] = {
+    "bundle": bundle,
+    "stack-bundle": stack_bundle.bundle,
+    "unpack": unpack_more,
+}
 REHEARSAL = "REHEARSAL on the CPU at tiny shapes: figures of cost say nothing about a card"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the parts, print the verdict; the exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    if argv[:1] == ["bundle"]:
-        bundle(*map(Path, argv[1:]))
+    if argv[:1] and argv[0] in COMMANDS:
+        COMMANDS[argv[0]](*map(Path, argv[1:]))
         return 0
     options = _options(argv)
     if options.list:

@@ -15,12 +15,12 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
 NAMES = Path(__file__).resolve().parent / "names"
-PLATFORMS = ("2_28", "2_27", "2_26", "2_17", "2014", "2_5", "1")
+PLATFORMS = ("2_31", "2_28", "2_27", "2_26", "2_24", "2_17", "2014", "2_12", "2_5", "1")
 
 VERL = (
     *("verl", "TransferQueue", "tensordict", "transformers", "tokenizers", "hydra-core", "omegaconf"),
@@ -46,7 +46,7 @@ def pins() -> dict[str, str]:
     """Return this project's pinned versions by name."""
     lines = [
         line
-        for name in ("cpu.txt", "versions.txt")
+        for name in ("gpu.txt", "cpu.txt", "versions.txt")
         for line in (REPO / "requirements" / name).read_text().splitlines()
     ]
     return dict(match.groups() for line in lines if (match := re.match(r"([\w.-]+)==(\S+)$", line)))  # type: ignore[misc]
@@ -58,10 +58,10 @@ def bundle(out: Path) -> None:
     version = pins()
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        _download(out / "verl", [f"{package}=={version[package]}" for package in VERL])
+        download(out / "verl", [f"{package}=={version[package]}" for package in VERL])
         _pip("wheel", "-w", out / "verl", f"{SOURCE_ONLY}=={version[SOURCE_ONLY]}")
-        _download(out / "compare", [f"{package}=={version[package]}" for package in COMPARED])
-        _download(work, [f"ray=={version['ray']}"])
+        download(out / "compare", [f"{package}=={version[package]}" for package in COMPARED])
+        download(work, [f"ray=={version['ray']}"])
         (ray,) = work.glob("ray-*.whl")
         strip(ray, out / "verl", RAY_WITHOUT)
         _flash_attn(work, out / "site", version["flash-attn"])
@@ -92,8 +92,31 @@ def unpack(bundled: Path) -> Path:
     return site
 
 
-def strip(wheel: Path, folder: Path, without: tuple[str, ...]) -> Path:
-    """Write ``wheel`` into ``folder`` as a build of its own, without the paths that start with ``without``."""
+def unpack_more(folder: Path) -> None:
+    """Install a further folder's wheels beside those of :func:`unpack`, in place of theirs where both have one."""
+    site = Path(tempfile.gettempdir()) / "sd_search_gpu_site"
+    _pip(
+        "install",
+        "--no-index",
+        "--no-compile",
+        "--upgrade",
+        "--target",
+        site / "verl",
+        *sorted(folder.glob("*.whl")),
+    )
+
+
+def strip(
+    wheel: Path,
+    folder: Path,
+    without: tuple[str, ...],
+    change: Callable[[str, bytes], bytes] = lambda path, data: data,
+) -> Path:
+    """Write ``wheel`` into ``folder`` as a build of its own, without the paths that start with ``without``.
+
+    Args:
+        change: gets path and content of every file that stays, and returns the content to write.
+    """
     name, version, *rest = wheel.name.split("-")
     target = folder / "-".join([name, version, "1stripped", *rest])
     compressed = {"compression": zipfile.ZIP_DEFLATED, "compresslevel": 9}
@@ -107,11 +130,11 @@ def strip(wheel: Path, folder: Path, without: tuple[str, ...]) -> Path:
                     line for line in data.splitlines(keepends=True) if not line.decode().startswith(without)
                 ]
                 data = b"".join(kept)
-            new.writestr(item, data)
+            new.writestr(item, change(item.filename, data))
     return target
 
 
-def _download(folder: Path, requirements: Sequence[str]) -> None:
+def download(folder: Path, requirements: Sequence[str]) -> None:
     """Download wheels for Python 3.12 on Linux, whatever runs here."""
     platforms = [f"--platform=manylinux{'' if p in ('2014', '1') else '_'}{p}_x86_64" for p in PLATFORMS]
     target = ("--only-binary=:all:", "--python-version=3.12", "--implementation=cp", *platforms)

@@ -35,6 +35,8 @@ TESTS = (
     "tests/verl_adapter/test_credit.py",
     "tests/verl_adapter/test_resume.py",
 )
+STACK_GRPO, STACK_SD = 6, 8
+"""Steps of a whole run without and with the method."""
 KINDS = ("jsd", "forward_kl", "reverse_kl", "mse")
 
 
@@ -167,5 +169,21 @@ FSDP1_3B = Part(
     ["qwen2.5-3b", "fsdp"],
 )
 
-STAGES = [[MACHINE, GRADIENTS, VALUES, SUITE], [ACTOR_3B], [DIVERGENCE], [ACTOR_7B], [HEAD], [FSDP1_3B]]
+STACK = Part(
+    "stack",
+    "a whole training run in the demo's world: main_ppo, Ray, vLLM, FSDP2, retrieval server",
+    f"{PARTS}.stack",
+    240,
+    [_right("whole run", ERROR, 0), _right("teacher in a whole run", ERROR, 0)],
+)
+
+STAGES = [
+    [MACHINE, GRADIENTS, VALUES, SUITE],
+    [ACTOR_3B],
+    [DIVERGENCE],
+    [ACTOR_7B],
+    [HEAD],
+    [FSDP1_3B],
+    [STACK],
+]
 """In order of value. Parts of one stage run side by side: they are small, and none is timed."""

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from sd_search_verl.errors import UserError
 from sd_search_verl.files import read_yaml
-from sd_search_verl.launch.environment import cpu_environment
+from sd_search_verl.launch.environment import environment
 from sd_search_verl.launch.process_tree import end_children_on_exit, kill_children_on_death
 from sd_search_verl.launch.retriever import build_index, serving_index
 from sd_search_verl.launch.training import SILENCE_S, train
@@ -33,6 +33,7 @@ class LocalRun:
         steps: training steps; None = what the config says.
         overrides: further Hydra overrides.
         retriever: /retrieve address of a running server; None = index the corpus and start one.
+        device: ``cpu`` or ``cuda``, on which ``config`` runs.
         silence_s: seconds without a new line of log or metrics after which the training counts as hung.
     """
 
@@ -45,10 +46,11 @@ class LocalRun:
     retriever: str | None = None
     corpus: Path | None = None
     silence_s: float = SILENCE_S
+    device: str = "cpu"
 
 
 def run_local(job: LocalRun) -> Path:
-    """Run a job on the CPU; leaves no process behind, however it ends. Returns the report's path.
+    """Run a job on this machine; leaves no process behind, however it ends. Returns the report's path.
 
     Raises:
         UserError: the folder of inputs lacks a part.
@@ -74,7 +76,7 @@ def run_local(job: LocalRun) -> Path:
         steps = job.steps or _configured_steps(job)
         _say(begun, f"training {steps} steps; log: {run / 'train.log'}")
         arguments = [*_arguments(job, run, url, steps), *job.overrides]
-        train(arguments, run, steps, cpu_environment(os.environ), job.silence_s)
+        train(arguments, run, steps, environment(job.device, os.environ), job.silence_s)
     page = write_report([run], run / "report.html")
     _say(begun, "done")
     return page

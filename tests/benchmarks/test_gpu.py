@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import struct
 import subprocess
 import sys
 import zipfile
@@ -14,7 +15,7 @@ import pytest
 import torch
 from support.processes import has_ended
 
-from benchmarks.gpu import bundle, plan, process, results, verdict
+from benchmarks.gpu import bundle, plan, process, results, stack_bundle, verdict
 from benchmarks.gpu.__main__ import PARTS, main
 from benchmarks.gpu.plan import Check, Part
 from benchmarks.gpu.process import Outcome
@@ -249,3 +250,47 @@ def test_the_stand_in_for_flash_attn_refuses_what_it_does_not_compute(
     for option in ({"dropout_p": 0.1}, {"window_size": (4, 0)}, {"softcap": 30.0}):
         with pytest.raises(NotImplementedError, match="dropout"):
             attention(rows, rows, rows, **option)
+
+
+def fat_binary(*entries: tuple[int, int, bytes]) -> bytes:
+    """Return a container of machine code as nvcc writes it: kind (1 PTX, 2 ELF), architecture, payload."""
+    inside = b""
+    for kind, card, payload in entries:
+        head = struct.pack("<HHIQIIHHI", kind, 0x101, 64, len(payload), 0, 0, 0, 0, card)
+        inside += head.ljust(64, b"\0") + payload
+    return struct.pack("<IHHQ", stack_bundle.FATBIN, 1, 16, len(inside)) + inside
+
+
+def test_a_library_keeps_the_code_of_one_card() -> None:
+    mark = struct.pack("<I", stack_bundle.FATBIN)  # in ordinary data, too
+    library = (
+        b"head" + mark + b"data" + fat_binary((2, 80, b"old card"), (2, 90, b"this card"), (1, 90, b"ptx"))
+    )
+    library += b"between" + fat_binary((2, 90, b"kept")) + b"tail"
+    pruned = stack_bundle.keep_architecture(library, 90)
+    expected = library.replace(b"old card", bytes(8)).replace(b"ptx", bytes(3))
+    assert pruned == expected
+
+
+def test_wheels_are_laid_into_folders_that_can_travel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stack_bundle, "PART_BYTES", 100)
+    wheels = []
+    for name, size in (("a", 90), ("b", 60), ("c", 30), ("d", 20)):
+        wheels.append(tmp_path / f"{name}.whl")
+        wheels[-1].write_bytes(bytes(size))
+    folders = stack_bundle.lay_out(wheels, tmp_path / "out")
+    assert [sorted(path.name for path in folder.iterdir()) for folder in folders] == [
+        ["a.whl"],
+        ["b.whl", "c.whl"],
+        ["d.whl"],
+    ]
+
+
+@pytest.mark.slow
+def test_the_rehearsal_of_a_whole_run(tmp_path: Path) -> None:
+    done = command("--rehearse", "--only", "stack", "--out", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "RIGHT    stack: whole run: error 0 (bar 0); 14 steps" in done.stdout
+    assert "RIGHT    stack: teacher in a whole run: error 0" in done.stdout
