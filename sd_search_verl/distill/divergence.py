@@ -107,7 +107,7 @@ class _FusedDivergence(torch.autograd.Function):
             following = None if tokens is None else tokens[chunk]
             out = None if grad_logits is None else grad_logits[chunk]
             parts.append(compute(logits[chunk], targets[chunk], following, config, out))
-        ctx.grad_logits, ctx.chunk_rows = grad_logits, config.chunk_rows
+        ctx.grad_logits, ctx.config = grad_logits, config
         values, *others = parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))
         ctx.mark_non_differentiable(*others)
         return (values, *others)
@@ -118,10 +118,9 @@ class _FusedDivergence(torch.autograd.Function):
         grad_logits, ctx.grad_logits = ctx.grad_logits, None  # scaled in place, so it serves one backward
         if grad_logits is None:
             raise RuntimeError("the divergence was differentiated a second time; compute it anew")
-        for rows, scale in zip(
-            grad_logits.split(ctx.chunk_rows), grad_values.split(ctx.chunk_rows), strict=True
-        ):
-            rows.mul_(scale.unsqueeze(-1))  # bf16 rows times an fp32 scale: torch multiplies in fp32
+        for chunk in row_chunks(grad_logits, ctx.config):
+            # bf16 rows times an fp32 scale: torch multiplies in fp32
+            grad_logits[chunk].mul_(grad_values[chunk].unsqueeze(-1))
         return grad_logits, None, None, None
 
 

@@ -7,7 +7,9 @@ to rounding. :func:`usable` says where the kernels run; everywhere else the plai
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -20,7 +22,21 @@ _KINDS = {"jsd": 0, "forward_kl": 1, "reverse_kl": 2, "mse": 3}
 
 def usable(logits: Tensor) -> bool:
     """Return whether the kernels run on ``logits``: on a CUDA device, and not on a stand-in for a tensor."""
-    return kernels.available and logits.is_cuda and type(logits) is Tensor
+    return logits.is_cuda and type(logits) is Tensor and kernels.available and _can_be_built()
+
+
+@lru_cache(maxsize=1)
+def _can_be_built() -> bool:
+    """Try a kernel, once a process: Triton needs a C compiler and Python's headers where it runs."""
+    try:
+        row_log_probs(torch.zeros(1, 2, device="cuda"), None)
+    except Exception as error:
+        warnings.warn(
+            f"the divergence runs without its Triton kernels, right but slower: {type(error).__name__}: {error}",
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -140,7 +156,7 @@ def whole_divergence(
     values, totals = student.new_empty(2, rows, dtype=torch.float32)
     if not rows:
         return values
-    shifts = [x for rows in (of_student, of_teacher) for x in (rows.highest, rows.tail_logsumexp)]
+    shifts = [x for found in (of_student, of_teacher) for x in (found.highest, found.tail_logsumexp)]
     inputs = (student, student.stride(0), teacher, teacher.stride(0), *shifts, values, totals)
     code = _KINDS[kind]
     kernels.whole_sums[(rows,)](*inputs, vocab, code, _BLOCK, num_warps=_WARPS)

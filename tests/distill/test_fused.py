@@ -151,6 +151,13 @@ def test_no_rows(top_k: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert gradient.shape == (0, VOCAB)
 
 
+@pytest.mark.skipif(GPU, reason="kernels can be built here")
+def test_kernels_that_cannot_be_built_are_left_out_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "_can_be_built", fused._can_be_built.__wrapped__)
+    with pytest.warns(UserWarning, match="runs without its Triton kernels, right but slower: .*CUDA"):
+        assert not fused._can_be_built()
+
+
 @pytest.mark.skipif(not GPU, reason="needs a GPU")
 def test_a_gpu_uses_the_kernels_and_a_cpu_does_not() -> None:
     assert fused.usable(torch.zeros(1, 2, device="cuda"))
