@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,16 +21,10 @@ DEVICE = "cuda" if GPU else "cpu"
 VOCAB = 9000  # three blocks, the last one not full
 
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1" and kernels.available
-needs_triton = pytest.mark.skipif(
-    not GPU and not INTERPRETED, reason="needs a GPU, or triton and TRITON_INTERPRET=1 in the environment"
-)
-
-
 @pytest.fixture(autouse=True)
 def _plain_libdevice(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace CUDA's own functions, which the interpreter does not have."""
-    if not GPU and INTERPRETED:
+    if not GPU:
         tl = kernels.tl
         plain = SimpleNamespace(log1p=lambda x: tl.log(1.0 + x), expm1=lambda x: tl.exp(x) - 1.0)
         monkeypatch.setattr(kernels, "libdevice", plain)
@@ -49,7 +42,6 @@ def distributions(logits: torch.Tensor, index: torch.Tensor | None) -> tuple[tor
     return logits.double().log_softmax(-1), inside
 
 
-@needs_triton
 @pytest.mark.parametrize("count", [0, 1, 50])
 @pytest.mark.parametrize("bucket", [True, False])
 def test_row_log_probs(count: int, bucket: bool) -> None:
@@ -80,7 +72,6 @@ def test_row_log_probs(count: int, bucket: bool) -> None:
     assert float(found.log_probs[~counted].exp().sum()) == 0
 
 
-@needs_triton
 def test_what_is_not_a_number_stays_so() -> None:
     logits = draw(1)
     logits[2, 4500] = math.nan
@@ -90,14 +81,11 @@ def test_what_is_not_a_number_stays_so() -> None:
         assert found.logsumexp.isnan().flatten().tolist() == [0, 0, 1, 0, 0]
 
 
-@needs_triton
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("top_k", "tail"), [(None, "bucket"), (20, "bucket"), (20, "renormalize")])
 def test_divergence_and_gradient(kind: str, top_k: int | None, tail: str) -> None:
-    student, teacher = draw(3).double().requires_grad_(), draw(4)
-    expected = torch.stack(
-        [naive_divergence(student[i], teacher[i].double(), kind, top_k, "teacher", tail) for i in range(5)]
-    )
+    student, teacher = draw(3, rows=1).double().requires_grad_(), draw(4, rows=1)  # the naive twin is slow
+    expected = torch.stack([naive_divergence(student[0], teacher[0].double(), kind, top_k, "teacher", tail)])
     (gradient,) = torch.autograd.grad(expected.sum(), student)
     index = None if top_k is None else teacher.topk(top_k, dim=-1).indices.sort(-1).values
     logits = student.detach().float()
@@ -114,7 +102,6 @@ def test_divergence_and_gradient(kind: str, top_k: int | None, tail: str) -> Non
     assert float((out - gradient).norm()) < bar * float(gradient.norm()) + 1e-6
 
 
-@needs_triton
 @pytest.mark.parametrize("top_k", [1, 50, None])
 @pytest.mark.parametrize("support", ["teacher", "union"])
 @pytest.mark.parametrize("tail", ["bucket", "renormalize"])
@@ -140,7 +127,6 @@ def test_kernels_give_what_the_plain_version_gives(
         torch.testing.assert_close(kernel, plain, rtol=2e-5, atol=1e-6)
 
 
-@needs_triton
 @pytest.mark.parametrize("top_k", [3, None])
 def test_no_rows(top_k: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "usable", lambda _: True)
@@ -149,13 +135,6 @@ def test_no_rows(top_k: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     (gradient,) = torch.autograd.grad(values.sum(), empty)
     assert values.shape == (0,)
     assert gradient.shape == (0, VOCAB)
-
-
-@pytest.mark.skipif(GPU, reason="kernels can be built here")
-def test_kernels_that_cannot_be_built_are_left_out_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "_can_be_built", fused._can_be_built.__wrapped__)
-    with pytest.warns(UserWarning, match="runs without its Triton kernels, right but slower: .*CUDA"):
-        assert not fused._can_be_built()
 
 
 @pytest.mark.skipif(not GPU, reason="needs a GPU")

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from sd_search_verl.distill import kernels
+from sd_search_verl.distill import fused, kernels
 
-pytestmark = pytest.mark.skipif(
+needs_triton = pytest.mark.skipif(
     not kernels.available, reason="triton is not installed; requirements/cpu.txt has it"
 )
 ROWS = {"logits": "L", "stride": "i32"}
@@ -47,7 +48,7 @@ SIZES: dict[str, Any] = {
 }
 
 
-@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="interpreted kernels are not compiled")
+@needs_triton
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("dtype", ["*bf16", "*fp32"])
 @pytest.mark.parametrize("name", SIGNATURES)
@@ -65,7 +66,7 @@ def test_a_kernel_compiles_without_a_gpu(name: str, dtype: str, capability: int)
         assert compiled.asm["cubin"]
 
 
-@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="this is the interpreter")
+@needs_triton
 def test_the_kernels_compute_the_plain_formulas_in_the_interpreter() -> None:
     """In a process of its own: Triton decides when it is imported."""
     test = Path(__file__).with_name("test_fused.py")
@@ -75,3 +76,10 @@ def test_the_kernels_compute_the_plain_formulas_in_the_interpreter() -> None:
     assert done.returncode == 0, done.stdout[-3000:]
     assert " passed" in done.stdout
     assert "1 skipped" in done.stdout  # the one about a GPU, and no other
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="kernels can be built here")
+def test_kernels_that_cannot_be_built_are_left_out_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "_can_be_built", fused._can_be_built.__wrapped__)
+    with pytest.warns(UserWarning, match="runs without its Triton kernels, right but slower: .*CUDA"):
+        assert not fused._can_be_built()
