@@ -70,7 +70,7 @@ LOSS_PARTS = (
     (TeacherMiniBatch, "attach_slots"),
     (SDSearchLoss, "_on_logits"),
     (SDSearchLoss, "_add_sd_loss"),
-    (divergence._FusedDivergence, "backward"),
+    (divergence._Divergence, "backward"),
     (select_rows, "add_rows"),
 )
 """What an update with the SD loss does beside GRPO's and the teacher pass."""

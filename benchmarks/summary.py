@@ -254,10 +254,10 @@ def _gpu() -> Iterator[Figure]:
         "2026-11-27",
         actor["device"],
     )
-    for rows_ in (64, 1024, 16384):
-        others = [seconds[rows_, name] for name in ("naive", "trl", "liger chunked", "liger triton")]
-        ratio = seconds[rows_, "ours top-k"] / min(value for value in others if value == value)
-        yield Figure("gpu", f"divergence of {rows_:,} rows, fastest other = 1", f"{ratio:.2f}", "", *about)
+    for size in (64, 1024, 16384):
+        others = [seconds[size, name] for name in ("naive", "trl", "liger chunked", "liger triton")]
+        ratio = seconds[size, "ours top-k"] / min(value for value in others if value == value)
+        yield Figure("gpu", f"divergence of {size:,} rows, fastest other = 1", f"{ratio:.2f}", "", *about)
 
 
 def _rows(name: str) -> list[dict[str, str]]:

@@ -72,12 +72,6 @@ def parser() -> Parser:
         metavar="SECONDS",
         help="stop a training that writes neither log nor metrics for so long (default: %(default).0f)",
     )
-    local.add_argument(
-        "--device",
-        choices=("cpu", "cuda"),
-        default="cpu",
-        help="what the config is made for (default: %(default)s)",
-    )
     local.add_argument("overrides", nargs="*", help="Hydra overrides, as main_ppo takes them")
 
     report = add_command(
@@ -138,7 +132,6 @@ def _local(arguments: argparse.Namespace) -> int:
             retriever=arguments.retriever,
             corpus=arguments.corpus,
             silence_s=arguments.silence,
-            device=arguments.device,
         )
     )
     print(f"metrics: {arguments.run / 'metrics.jsonl'}")

@@ -233,6 +233,8 @@ REFUSED = [
     ("cpu_demo.sh", ["+sd_search.alpha=0"], "RUN_DIR is missing"),
     ("cpu_demo.sh", ["precious"], "precious exists and is no run of this recipe"),
     ("cpu_demo.sh", ["file"], "file exists and is no run of this recipe"),
+    ("gpu_demo.sh", ["sd_search.alpha=0"], "RUN_DIR is missing: sd_search.alpha=0 is an override"),
+    ("gpu_demo.sh", ["precious"], "precious exists and is no run of this recipe"),
     ("cpu_wiki18_mini.sh", ["data", "precious"], "precious exists and is no run of this recipe"),
     ("cpu_wiki18_mini.sh", ["nowhere"], "nowhere/wiki18-mini/corpus.jsonl is missing. Fix: python -m"),
     ("cpu_smollm2.sh", ["nowhere", "precious"], "precious exists and is no run of this recipe"),

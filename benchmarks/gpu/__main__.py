@@ -42,7 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the parts, print the verdict; the exit code."""
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] and argv[0] in COMMANDS:
-        COMMANDS[argv[0]](*map(Path, argv[1:]))
+        if len(argv) != 2 or argv[1].startswith("-"):
+            print(f"usage: python -m benchmarks.gpu {argv[0]} DIR")
+            return 0 if argv[1:] == ["--help"] else 2
+        COMMANDS[argv[0]](Path(argv[1]))
         return 0
     options = _options(argv)
     if options.list:

@@ -75,7 +75,7 @@ def unpack(bundled: Path) -> Path:
 
     A second call finds what the first one installed, also where the bundle is gone by then.
     """
-    site = Path(tempfile.gettempdir()) / "sd_search_gpu_site"
+    site = _site()
     done, names = site / "complete", "\n".join(sorted(path.name for path in bundled.rglob("*")))
     if done.exists() and names in ("", done.read_text()):
         return site
@@ -94,7 +94,15 @@ def unpack(bundled: Path) -> Path:
 
 def unpack_more(folder: Path) -> None:
     """Install a further folder's wheels beside those of :func:`unpack`, in place of theirs where both have one."""
-    site = Path(tempfile.gettempdir()) / "sd_search_gpu_site"
+    site, wheels = _site(), sorted(folder.glob("*.whl"))
+    if not wheels:
+        raise SystemExit(
+            f"no wheels in {folder}; python -m benchmarks.gpu stack-bundle DIR makes such folders"
+        )
+    if not (site / "complete").exists():
+        raise SystemExit(
+            "nothing is installed yet; first python -m benchmarks.gpu --bundle DIR --only machine"
+        )
     _pip(
         "install",
         "--no-index",
@@ -102,8 +110,12 @@ def unpack_more(folder: Path) -> None:
         "--upgrade",
         "--target",
         site / "verl",
-        *sorted(folder.glob("*.whl")),
+        *wheels,
     )
+
+
+def _site() -> Path:
+    return Path(tempfile.gettempdir()) / "sd_search_gpu_site"
 
 
 def strip(

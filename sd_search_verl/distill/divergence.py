@@ -89,19 +89,19 @@ def divergence(
             raise ValueError(f"logits must both be [N, V], got {shapes}")
         teacher_logits = teacher_targets(teacher_logits, config)
     stats = stats or StudentStats()
-    values, stats.entropy, stats.top1_agrees, stats.token_log_prob = _FusedDivergence.apply(
+    values, stats.entropy, stats.top1_agrees, stats.token_log_prob = _Divergence.apply(
         student_logits, teacher_logits, config, stats.tokens
     )
     return values
 
 
-class _FusedDivergence(torch.autograd.Function):
+class _Divergence(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, logits: Tensor, targets: TeacherTargets, config: SDSearchConfig, tokens: Tensor | None
     ) -> tuple[Tensor, ...]:
         grad_logits = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
-        compute = _fused if fused.usable(logits) else _plainly
+        compute = _by_kernels if fused.usable(logits) else _plain
         parts = []
         for chunk in row_chunks(logits, config):
             following = None if tokens is None else tokens[chunk]
@@ -124,7 +124,7 @@ class _FusedDivergence(torch.autograd.Function):
         return grad_logits, None, None, None
 
 
-def _plainly(
+def _plain(
     logits: Tensor, teacher: TeacherTargets, tokens: Tensor | None, config: SDSearchConfig, out: Tensor | None
 ) -> tuple[Tensor, ...]:
     """Return divergences ``[N]`` and the student's statistics, and write the derivative to ``logits`` to ``out``."""
@@ -143,10 +143,10 @@ def _plainly(
     return values, *statistics
 
 
-def _fused(
+def _by_kernels(
     logits: Tensor, teacher: TeacherTargets, tokens: Tensor | None, config: SDSearchConfig, out: Tensor | None
 ) -> tuple[Tensor, ...]:
-    """Do what :func:`_plainly` does, by kernels."""
+    """Do what :func:`_plain` does, by kernels."""
     support = _support(logits, teacher, config)
     index, bucket = None if support is None else support.valid_index, config.tail == "bucket"
     student = fused.row_log_probs(logits, index, bucket)

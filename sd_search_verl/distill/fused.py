@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,7 +69,7 @@ def row_log_probs(logits: Tensor, index: Tensor | None, bucket: bool = True) -> 
 
     Args:
         logits: any float type.
-        index: the support, ``[N, K]``, ascending, -1 at entries that do not count; None for no support.
+        index: the support, ``[N, K]``, -1 at entries that do not count; None for no support.
         bucket: whether the tail is one more entry; the support is renormalised otherwise.
     """
     (rows, vocab), count = logits.shape, 0 if index is None else index.shape[-1]
@@ -78,10 +79,13 @@ def row_log_probs(logits: Tensor, index: Tensor | None, bucket: bool = True) -> 
     width = 0 if index is None else count + bucket
     log_probs = logits.new_empty(rows, width, dtype=torch.float32)
     if rows:
-        pointers = (top1, top1) if index is None else (index.contiguous(), log_probs)
-        where = (*pointers, top1, *floats)
+        pointers = (top1, top1, top1)
+        if index is not None:
+            # Sorted too, so that the kernel meets every entry once on its way through the row.
+            pointers = (index.contiguous(), index.sort(-1).values, log_probs)
         sizes = (vocab, count, _power_of_2(count), bucket, _BLOCK)
-        kernels.row_log_probs[(rows,)](logits, logits.stride(0), *where, *sizes, num_warps=_WARPS)
+        arguments = (logits, logits.stride(0), *pointers, top1, *floats, *sizes)
+        _launch(kernels.row_log_probs, (rows,), _WARPS, *arguments)
     entropy, logsumexp, tail_log_prob, highest, tail_logsumexp = floats
     return RowLogProbs(
         log_probs, entropy.squeeze(-1), top1, logsumexp, tail_log_prob, highest, tail_logsumexp
@@ -105,7 +109,7 @@ def support_divergence(log_p: Tensor, log_q: Tensor, index: Tensor, kind: str) -
     if rows:
         sizes = (width, index.shape[-1], _power_of_2(width), _KINDS[kind])
         inputs = (log_p.contiguous(), log_q.contiguous(), index.contiguous())
-        kernels.support_divergence[(rows,)](*inputs, values, gradient, *sizes, num_warps=1)
+        _launch(kernels.support_divergence, (rows,), 1, *inputs, values, gradient, *sizes)
     return values, gradient
 
 
@@ -118,21 +122,13 @@ def write_gradient(
         return
     logits = _with_unit_stride(logits)
     if gradient.shape[-1] > count:
-        where = (student.highest, student.tail_logsumexp, gradient, gradient.stride(0), out, out.stride(0))
+        tail = (student.highest, student.tail_logsumexp, gradient, gradient.stride(0), out, out.stride(0))
         grid = (rows, -(-vocab // _BLOCK))
-        kernels.tail_gradient[grid](logits, logits.stride(0), *where, vocab, count, _BLOCK, num_warps=8)
+        _launch(kernels.tail_gradient, grid, 8, logits, logits.stride(0), *tail, vocab, count, _BLOCK)
     else:
         out.zero_()
-    kernels.write_support[(rows,)](
-        index.contiguous(),
-        gradient,
-        gradient.stride(0),
-        out,
-        out.stride(0),
-        count,
-        _power_of_2(count),
-        num_warps=1,
-    )
+    where = (index.contiguous(), gradient, gradient.stride(0), out, out.stride(0))
+    _launch(kernels.write_support, (rows,), 1, *where, count, _power_of_2(count))
 
 
 def whole_divergence(
@@ -159,11 +155,17 @@ def whole_divergence(
     shifts = [x for found in (of_student, of_teacher) for x in (found.highest, found.tail_logsumexp)]
     inputs = (student, student.stride(0), teacher, teacher.stride(0), *shifts, values, totals)
     code = _KINDS[kind]
-    kernels.whole_sums[(rows,)](*inputs, vocab, code, _BLOCK, num_warps=_WARPS)
+    _launch(kernels.whole_sums, (rows,), _WARPS, *inputs, vocab, code, _BLOCK)
     if out is not None:
         grid = (rows, -(-vocab // _BLOCK))
-        kernels.whole_gradient[grid](*inputs, out, out.stride(0), vocab, code, _BLOCK, num_warps=8)
+        _launch(kernels.whole_gradient, grid, 8, *inputs, out, out.stride(0), vocab, code, _BLOCK)
     return values
+
+
+def _launch(kernel: Any, grid: tuple[int, ...], warps: int, first: Tensor, *others: Any) -> None:
+    """Run a kernel on the device of its first argument; Triton itself takes the current one."""
+    with torch.cuda.device_of(first):
+        kernel[grid](first, *others, num_warps=warps)
 
 
 def _with_unit_stride(logits: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ def row_log_probs(
     logits,
     stride,
     index,
+    ascending,
     log_probs,
     top1_at,
     entropy_at,
@@ -56,15 +57,15 @@ def row_log_probs(
         highest = tl.where(better, z, highest)
         counts = column < vocab
         if COUNT > 0:
-            following = tl.load(index + row * COUNT + done, mask=done < COUNT, other=vocab + BLOCK).to(
+            following = tl.load(ascending + row * COUNT + done, mask=done < COUNT, other=vocab + BLOCK).to(
                 tl.int32
             )
             while following < start + BLOCK:
                 counts = counts & (column != following)
                 done += 1
-                following = tl.load(index + row * COUNT + done, mask=done < COUNT, other=vocab + BLOCK).to(
-                    tl.int32
-                )
+                following = tl.load(
+                    ascending + row * COUNT + done, mask=done < COUNT, other=vocab + BLOCK
+                ).to(tl.int32)
         z = finite(z)
         new = tl.where(counts, tl.maximum(m, z), m)
         e = tl.where(counts, tl.exp(z - new), 0.0)

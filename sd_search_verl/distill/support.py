@@ -29,7 +29,7 @@ class Support:
     """The compared entries of N positions.
 
     Attributes:
-        index: ``[N, K]`` vocabulary entries, ascending where kernels read them.
+        index: ``[N, K]`` vocabulary entries.
         tail: treatment of all other entries.
         valid: ``[N, K]``, False at duplicates in a union; None if all entries are valid.
     """
@@ -40,8 +40,8 @@ class Support:
 
     @property
     def valid_index(self) -> Tensor:
-        """``index`` with -1 at entries that are not valid, ascending in a union."""
-        return self.index if self.valid is None else self.index.masked_fill(~self.valid, -1).sort(-1).values
+        """``index`` with -1 at entries that are not valid."""
+        return self.index if self.valid is None else self.index.masked_fill(~self.valid, -1)
 
     @property
     def valid_with_tail(self) -> Tensor | None:
@@ -146,7 +146,6 @@ def _chunk_targets(logits: Tensor, config: SDSearchConfig, tokens: Tensor | None
     index = None if top_k is None else logits.topk(top_k, dim=-1).indices
     values: fused.RowLogProbs | SupportLogProbs
     if fused.usable(logits):
-        index = index if index is None else index.sort(-1).values  # so that a kernel meets each in its turn
         values = fused.row_log_probs(logits, index, config.tail == "bucket")
     else:
         values = log_probs_on_support(logits, None if index is None else Support(index, config.tail))

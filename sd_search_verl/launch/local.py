@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -33,7 +34,6 @@ class LocalRun:
         steps: training steps; None = what the config says.
         overrides: further Hydra overrides.
         retriever: /retrieve address of a running server; None = index the corpus and start one.
-        device: ``cpu`` or ``cuda``, on which ``config`` runs.
         silence_s: seconds without a new line of log or metrics after which the training counts as hung.
     """
 
@@ -46,14 +46,13 @@ class LocalRun:
     retriever: str | None = None
     corpus: Path | None = None
     silence_s: float = SILENCE_S
-    device: str = "cpu"
 
 
 def run_local(job: LocalRun) -> Path:
     """Run a job on this machine; leaves no process behind, however it ends. Returns the report's path.
 
     Raises:
-        UserError: the folder of inputs lacks a part.
+        UserError: the folder of inputs lacks a part, or the config wants a GPU that is not here.
         RetrieverFailedError, TrainingFailedError: with the end of the log.
     """
     corpus = job.corpus or job.inputs / "corpus.jsonl"
@@ -62,6 +61,12 @@ def run_local(job: LocalRun) -> Path:
             raise UserError(
                 f"{part} is missing; `sd-search world build --out {job.inputs}` writes the inputs of the demo"
             )
+    device = str(setting(job, "trainer.device") or "cpu")
+    if device == "cuda" and not _has_gpu():
+        raise UserError(
+            f"{job.config} runs on trainer.device=cuda, and no GPU is found here. "
+            "Fix: a config for a CPU, such as cpu_demo"
+        )
     run = job.run.resolve()
     run.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
@@ -76,7 +81,7 @@ def run_local(job: LocalRun) -> Path:
         steps = job.steps or _configured_steps(job)
         _say(begun, f"training {steps} steps; log: {run / 'train.log'}")
         arguments = [*_arguments(job, run, url, steps), *job.overrides]
-        train(arguments, run, steps, environment(job.device, os.environ), job.silence_s)
+        train(arguments, run, steps, environment(device, os.environ), job.silence_s)
     page = write_report([run], run / "report.html")
     _say(begun, "done")
     return page
@@ -86,10 +91,33 @@ def _configured_steps(job: LocalRun) -> int:
     path = job.config_dir / f"{job.config}.yaml"
     if not path.exists():
         raise UserError(f"{path} is missing; give --config-dir and --config of a Hydra config")
-    steps = OmegaConf.select(read_yaml(path), "trainer.total_training_steps")
+    steps = setting(job, "trainer.total_training_steps")
     if steps is None:
         raise UserError(f"{path} does not set trainer.total_training_steps; give --steps")
     return int(steps)
+
+
+def _has_gpu() -> bool:
+    import torch  # takes seconds, which a run on a CPU need not spend here
+
+    return torch.cuda.is_available()
+
+
+def setting(job: LocalRun, key: str, config: str = "") -> Any:
+    """Return what an override says, else the config, else the last of its defaults in the same folder; or None."""
+    if not config:
+        given = [text.partition("=") for text in job.overrides]
+        said = [value for name, _, value in given if name.lstrip("+") == key]
+        return said[-1] if said else setting(job, key, job.config)
+    path = job.config_dir / f"{config}.yaml"
+    if not path.exists():
+        return None  # verl's own
+    content = read_yaml(path)
+    found = OmegaConf.select(content, key)
+    others = [name for name in reversed(content.get("defaults", [])) if isinstance(name, str)]
+    for name in others:
+        found = setting(job, key, name) if found is None and name != "_self_" else found
+    return found
 
 
 def _arguments(job: LocalRun, run: Path, url: str, steps: int) -> list[str]:

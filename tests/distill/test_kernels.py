@@ -28,7 +28,7 @@ def floats(*names: str) -> dict[str, str]:
 
 SIGNATURES: dict[str, dict[str, str]] = {
     "row_log_probs": ROWS
-    | {"index": "*i64"}
+    | {"index": "*i64", "ascending": "*i64"}
     | floats("log_probs")
     | {"top1_at": "*i64"}
     | floats("entropy_at", "logsumexp_at", "tail_log_prob_at", "highest_at", "tail_logsumexp_at"),

@@ -59,7 +59,7 @@ def _train(run: Run, world: Path, folder: Path) -> list[dict[str, Any]]:
     back_end = ["--backend", "bm25s", "--corpus", str(corpus), "--index", str(world / "index")]
     build_index(back_end)
     overrides = [f"sd_search.warmup_steps={STACK_GRPO}", *(ON_A_CARD if run.gpu else ())]
-    config, device = ("gpu_demo", "cuda") if run.gpu else ("cpu_demo", "cpu")
+    config = "gpu_demo" if run.gpu else "cpu_demo"
     with serving(*back_end, folder=world) as server:
         job = LocalRun(
             folder,
@@ -69,19 +69,18 @@ def _train(run: Run, world: Path, folder: Path) -> list[dict[str, Any]]:
             STACK_GRPO + STACK_SD,
             overrides,
             retriever=f"{server.url}/retrieve",
-            device=device,
         )
         run_local(job)
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def _record(run: Run, steps: Sequence[dict[str, Any]]) -> None:
+    if run.inject_error:
+        steps = steps[:-1]
     plain, ours = steps[:STACK_GRPO], steps[STACK_GRPO:]
-    losses = [step["actor/loss"] * (1 + run.inject_error) for step in steps]
+    losses = [step["actor/loss"] for step in steps]
     missing = STACK_GRPO + STACK_SD - sum(map(math.isfinite, losses))
-    run.record(
-        "whole run", ERROR, missing + abs(run.inject_error), f"{len(steps)} steps, last loss {losses[-1]:.3g}"
-    )
+    run.record("whole run", ERROR, missing, f"{len(steps)} steps, last loss {losses[-1]:.3g}")
     untaught = sum(not step.get("sd_search/jsd", 0.0) > 0 for step in ours)
     queries = sum(step["sd_search/query_tokens"] for step in ours)
     run.record("teacher in a whole run", ERROR, untaught, f"{queries:.0f} query tokens in {len(ours)} steps")
