@@ -98,6 +98,12 @@ def _trainer() -> None:
     import sd_search_verl.verl_adapter.trainer_modes  # noqa: F401  (registers them)
 
 
+def _weight_sockets() -> None:
+    from sd_search_verl.verl_adapter.weight_sockets import register
+
+    register()
+
+
 _version_of_verl()
 _attempt("CPU platform", _cpu_platform)
 _attempt("config group", _config_group)
@@ -106,3 +112,4 @@ _attempt("Hydra callback", _refuse_other_method)
 _attempt("agent loop", _agent_loop)
 _attempt("trainer", _trainer)
 _attempt("guard of other trainers", _trainer_guard)
+_attempt("names of weight sockets", _weight_sockets)

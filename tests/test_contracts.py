@@ -44,6 +44,7 @@ ALGORITHMS = "verl.trainer.ppo.core_algos"
 COLOCATED = "verl.trainer.ppo.v1.trainer_colocate_async:PPOTrainerColocateAsync"
 SEPARATE = "verl.trainer.ppo.v1.trainer_separate_async:PPOTrainerSeparateAsync"
 CLIENT = "verl.workers.rollout.llm_server:FullyAsyncLLMServerClient"
+SERVER = "verl.workers.rollout.vllm_rollout.vllm_async_server:vLLMHttpServer"
 ENGINE = "verl.workers.engine.fsdp.transformer_impl:FSDPEngineWithLMHead"
 NAMES = [
     # The trainer's overridden steps.
@@ -143,6 +144,14 @@ NAMES = [
         ("mesh_name",),
         "verl_adapter/worker.py",
     ),
+    # The sockets of new weights.
+    Name("verl.workers.rollout.base:_ROLLOUT_REGISTRY", None, "verl_adapter/weight_sockets.py"),
+    Name(
+        "verl.workers.rollout.replica:RolloutReplicaRegistry.register",
+        ("name", "loader"),
+        "verl_adapter/weight_sockets.py",
+    ),
+    Name(f"{SERVER}._post_init", ("self", "cuda_visible_devices"), "verl_adapter/vllm_rollout.py"),
     # The agent loop.
     Name("verl.experimental.agent_loop.agent_loop:_agent_loop_registry", None, "plugin.py"),
     Name(
