@@ -81,7 +81,9 @@ def run_local(job: LocalRun) -> Path:
         steps = job.steps or _configured_steps(job)
         _say(begun, f"training {steps} steps; log: {run / 'train.log'}")
         arguments = [*_arguments(job, run, url, steps), *job.overrides]
-        train(arguments, run, steps, environment(device, os.environ), job.silence_s)
+        # A cluster of its own, which ends with it, whatever cluster the machine belongs to.
+        variables = {**environment(device, os.environ), "RAY_ADDRESS": "local"}
+        train(arguments, run, steps, variables, job.silence_s)
     page = write_report([run], run / "report.html")
     _say(begun, "done")
     return page
