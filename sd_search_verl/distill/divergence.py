@@ -14,6 +14,7 @@ With P the teacher's and Q the student's distribution over the support (see :mod
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -82,7 +83,7 @@ def divergence(
     Returns:
         ``[N]`` fp32, in nats (``mse``: squared probability), never negative.
     """
-    config = SDSearchConfig(divergence=kind, top_k=top_k, support=support, tail=tail, chunk_rows=chunk_rows)
+    config = _config(kind, top_k, support, tail, chunk_rows)
     if isinstance(teacher_logits, Tensor):
         if student_logits.shape != teacher_logits.shape or student_logits.dim() != 2:
             shapes = f"{tuple(student_logits.shape)}, {tuple(teacher_logits.shape)}"
@@ -93,6 +94,14 @@ def divergence(
         student_logits, teacher_logits, config, stats.tokens
     )
     return values
+
+
+@lru_cache
+def _config(
+    kind: Divergence, top_k: int | None, support: SupportKind, tail: Tail, chunk_rows: int
+) -> SDSearchConfig:
+    """Return the validated options; to validate them takes longer than a kernel over few rows."""
+    return SDSearchConfig(divergence=kind, top_k=top_k, support=support, tail=tail, chunk_rows=chunk_rows)
 
 
 class _Divergence(torch.autograd.Function):

@@ -158,6 +158,8 @@ def _chunk_targets(logits: Tensor, config: SDSearchConfig, tokens: Tensor | None
 
 
 def _concatenate(parts: Sequence[TeacherTargets]) -> TeacherTargets:
+    if len(parts) == 1:
+        return parts[0]
     columns = iter([torch.cat(rows) for rows in zip(*(part.tensors() for part in parts), strict=True)])
     return parts[0].map(lambda _: next(columns))
 
