@@ -1,13 +1,14 @@
-"""Time of whole training steps in tool calls and in tags: runs of the demo that alternate.
+"""Time of whole training steps in tool calls and in tags: runs of the demo at the same time.
 
     sd-search world build --out DIR/search_r1
     sd-search world build --out DIR/tool_call --protocol tool_call
-    python -m benchmarks.protocol_step --inputs DIR [--rounds 2] [--steps 14]
+    python -m benchmarks.protocol_step --inputs DIR [--rounds 2] [--steps 64]
 
-Every run is verl's ``main_ppo`` with Ray, vLLM, FSDP2 and the retrieval server. Appends a row per protocol to
-``protocol_step.csv``: medians over the steps with SD-Search, and of the ratios to the step of the same number in the
-run in tags before; ``cpu_s`` is the CPU time of all processes in a step, which other load on the machine disturbs less.
-DIR keeps the runs, and a finished one is read again.
+Every run is verl's ``main_ppo`` with Ray, vLLM, FSDP2 and the retrieval server. The arms of a round run together: on a
+shared machine, whose speed drifts by half between runs in turn, each then has the same share of it. Appends a row per
+arm to ``protocol_step.csv``: medians over its steps with SD-Search while the round's run in tags trained too, and of
+the ratios to the median of that run then; ``cpu_s`` is the CPU time of all processes of a run in a step. DIR keeps the
+runs, and a finished one is read again.
 """
 
 from __future__ import annotations
@@ -16,9 +17,13 @@ import argparse
 import json
 import os
 import statistics
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from functools import partial
+from multiprocessing import get_context
 from operator import sub
 from pathlib import Path
 from threading import Event, Thread
@@ -32,9 +37,18 @@ from sd_search_verl.launch.local import LocalRun, run_local
 
 HERE = Path(__file__).resolve().parent
 DEVICE = f"CPU, {os.cpu_count()} shared cores"
-TAGS, CALLS = "search_r1", "tool_call"
+TAGS = "search_r1"
+ARMS = {
+    TAGS: ["search.protocol=search_r1"],
+    "tool_call": ["search.protocol=tool_call", "search.tool_call.parallel=false"],
+    "tool_call, parallel": ["search.protocol=tool_call", "search.tool_call.parallel=true"],
+}
+"""What is compared, with its options; calls end a turn as tags do, or the policy samples its end."""
+STILL = "actor_rollout_ref.actor.optim.lr=1e-12"
+"""Policies that learn soon search more often, or less, than each other."""
 SKIP = 4
 """First steps of a run: they start workers and caches, and have no teacher."""
+Steps = list[dict[str, float]]
 RATIOS = ("step_s", "cpu_s", "cpu_ms_per_token", "cpu_ms_per_sampled_token")
 
 
@@ -48,43 +62,73 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--rounds", type=int, default=2, metavar="ROUNDS", help="runs of each protocol (default: %(default)s)"
     )
     parser.add_argument(
-        "--steps", type=int, default=14, metavar="STEPS", help="of a run (default: %(default)s)"
+        "--steps", type=int, default=64, metavar="STEPS", help="of a run (default: %(default)s)"
     )
     parser.add_argument("--device", default=DEVICE, help="name of this machine (default: %(default)s)")
     options = parser.parse_args(argv)
-    measured: dict[str, list[dict[str, float]]] = {TAGS: [], CALLS: []}
-    for number in range(options.rounds):
-        for protocol, steps in measured.items():
-            steps += run(options.inputs, protocol, number, options.steps)
-    for protocol, steps in measured.items():
-        row: dict[str, Any] = {"device": options.device, "protocol": protocol, "steps": len(steps)}
-        row |= {name: round(statistics.median(step[name] for step in steps), 4) for name in steps[0]}
+    measured: dict[str, Steps] = {arm: [] for arm in ARMS}
+    with ProcessPoolExecutor(len(ARMS), mp_context=get_context("spawn")) as pool:
+        for number in range(options.rounds):
+            print(f"round {number + 1} of {options.rounds}: {options.inputs}/run_{number}_*")
+            run_arm = partial(run, options.inputs, number=number, steps=options.steps)
+            runs = dict(zip(ARMS, pool.map(run_arm, ARMS), strict=True))
+            for arm, steps in runs.items():
+                measured[arm] += beside(runs[TAGS], steps)
+    for arm, steps in measured.items():
+        row: dict[str, Any] = {
+            "device": options.device,
+            "runs": "at once",
+            "protocol": arm,
+            "steps": len(steps),
+        }
+        figures = [name for name in steps[0] if name != "ended" and not name.endswith("_ratio")]
+        row |= {name: round(statistics.median(step[name] for step in steps), 4) for name in figures}
         for name in RATIOS:
-            ratios = [step[name] / tags[name] for step, tags in zip(steps, measured[TAGS], strict=True)]
-            low, middle, high = statistics.quantiles(ratios, n=4)
+            low, middle, high = statistics.quantiles([step[f"{name}_ratio"] for step in steps], n=4)
             values = {"of_tags": middle, "q25": low, "q75": high}
             row |= {f"{name}_{which}": round(value, 3) for which, value in values.items()}
         print(json.dumps(row, indent=2))
         append_rows(Path(__file__).with_suffix(".csv"), [row])
 
 
-def run(inputs: Path, protocol: str, number: int, steps: int) -> list[dict[str, float]]:
+def beside(tags: Steps, steps: Steps) -> Steps:
+    """Return the steps of a run while the one in tags trained too, with ratios to the median of that one's then.
+
+    Raises:
+        SystemExit: there are hardly any.
+    """
+    first = max(tags[0]["ended"], steps[0]["ended"])
+    last = min(tags[-1]["ended"], steps[-1]["ended"])
+    theirs, ours = ([step for step in one if first <= step["ended"] <= last] for one in (tags, steps))
+    if min(len(theirs), len(ours)) < 5:
+        raise SystemExit("the runs hardly trained at the same time; give more --steps")
+    of_tags = {name: statistics.median(step[name] for step in theirs) for name in RATIOS}
+    return [step | {f"{name}_ratio": step[name] / of_tags[name] for name in RATIOS} for step in ours]
+
+
+def run(inputs: Path, arm: str, number: int, steps: int) -> Steps:
     """Return what the steps of a run took, after :data:`SKIP`."""
-    folder = inputs / f"run_{number}_{protocol}"
+    folder, world = inputs / f"run_{number}_{arm.replace(', ', '_')}", inputs / arm.partition(",")[0]
     if not (folder / "report.html").exists():
         paths = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
         variables = {"VERL_USE_EXTERNAL_MODULES": "benchmarks.short_poll", "PYTHONPATH": paths}
-        overrides = [f"search.protocol={protocol}"]
-        with patch.dict(os.environ, variables), cpu_seconds_by_step(folder):
+        with (
+            folder.with_suffix(".log").open("w") as log,
+            redirect_stdout(log),
+            redirect_stderr(log),
+            patch.dict(os.environ, variables),
+            cpu_seconds_by_step(folder),
+        ):
             configs = HERE.parent / "hydra_configs"
-            run_local(LocalRun(folder, inputs / protocol, configs, "cpu_demo", steps, overrides))
+            run_local(LocalRun(folder, world, configs, "cpu_demo", steps, [*ARMS[arm], STILL]))
     sampled: Counter[int] = Counter()
     for trace in map(json.loads, (folder / "traces.jsonl").read_text().splitlines()):
         sampled[trace["step"]] += sum(trace["mask"])
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    cpu = json.loads((folder / "cpu_s.json").read_text())
+    ended, cpu = zip(*json.loads((folder / "ends.json").read_text()), strict=True)
     return [
         {
+            "ended": at,
             "sampled_tokens": sampled[step["step"]],
             "tokens": step["perf/total_num_tokens"],
             "searches": step["search/searches_per_rollout"],
@@ -95,21 +139,23 @@ def run(inputs: Path, protocol: str, number: int, steps: int) -> list[dict[str, 
             "cpu_ms_per_token": 1000 * seconds / step["perf/total_num_tokens"],
             "cpu_ms_per_sampled_token": 1000 * seconds / sampled[step["step"]],
         }
-        for step, seconds in zip(metrics[SKIP:], map(sub, cpu[SKIP:], cpu[SKIP - 1 :]), strict=True)
+        for step, at, seconds in zip(
+            metrics[SKIP:], ended[SKIP:], map(sub, cpu[SKIP:], cpu[SKIP - 1 :]), strict=True
+        )
     ]
 
 
 @contextmanager
 def cpu_seconds_by_step(folder: Path) -> Iterator[None]:
-    """Write ``cpu_s.json``: CPU time of all processes of the run so far, when each step's metrics were written."""
-    ended, seconds = Event(), [0.0]
+    """Write ``ends.json``: when each step's metrics were written, and the run's CPU time, all processes, until then."""
+    ended, steps_ended = Event(), list[tuple[float, float]]()
 
     def watch() -> None:
         path = folder / "metrics.jsonl"
         while not ended.wait(0.1):
             steps = path.read_bytes().count(b"\n") if path.exists() else 0
-            if steps >= len(seconds):
-                seconds.extend([cpu_seconds()] * (steps + 1 - len(seconds)))
+            if steps > len(steps_ended):
+                steps_ended.extend([(time.time(), cpu_seconds())] * (steps - len(steps_ended)))
 
     thread = Thread(target=watch)
     thread.start()
@@ -118,7 +164,7 @@ def cpu_seconds_by_step(folder: Path) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-    (folder / "cpu_s.json").write_text(json.dumps(seconds[1:]))
+    (folder / "ends.json").write_text(json.dumps(steps_ended))
 
 
 def cpu_seconds() -> float:

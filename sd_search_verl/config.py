@@ -225,6 +225,9 @@ class ToolCallConfig(ConfigModel):
     answer: Literal["tag", "last_message"] = "tag"
     """tag: an answer stands between <answer> and </answer>. last_message: where there is none, the whole message of a
     turn without a call is the answer."""
+    parallel: bool = True
+    """Whether a turn may hold several calls. false: it ends at its first call or answer, as with tags, which keeps a
+    model from inventing the results; the environment writes its end-of-turn token."""
 
 
 class SearchConfig(ConfigModel):

@@ -86,6 +86,11 @@ class Protocol(ABC):
     no_results: str
     """Replaces the documents when none was found."""
 
+    @property
+    @abstractmethod
+    def stop(self) -> list[str]:
+        """Texts that end a turn and belong to it."""
+
     @abstractmethod
     def turns(self, text: str) -> Iterator[str]:
         """Yield the turns of uninterrupted text of the policy; a last unfinished one is included."""

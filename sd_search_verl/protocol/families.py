@@ -32,6 +32,7 @@ class Family:
             a mask: in rollouts the model's own template is used.
         notice: the same of a user message.
         thinking_end: what ends the thinking at the start of a message.
+        closing: the text that ends a call.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Family:
     observation: str = CHATML_OBSERVATION
     notice: str = CHATML_NOTICE
     thinking_end: str = "</think>"
+    closing: str = "</tool_call>"
 
 
 def hermes(text: str) -> Iterator[Call]:
@@ -102,6 +104,7 @@ FAMILIES = {
             observation='<|tool_response>response:search{{value:<|"|>{}<|"|>}}<tool_response|>',
             notice="\n<|turn>user\n{}<turn|>\n<|turn>model\n",
             thinking_end="<channel|>",
+            closing="<tool_call|>",
         ),
     )
 }

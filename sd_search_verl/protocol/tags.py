@@ -33,7 +33,7 @@ class TagProtocol(Protocol):
 
     @property
     def stop(self) -> list[str]:
-        """Strings that end a turn; they belong to the turn."""
+        """The closing tags."""
         return [self.search_close, self.answer_close]
 
     def observation(self, text: str) -> str:

@@ -24,12 +24,14 @@ class ToolCallProtocol(Protocol):
         tools: what the policy may call.
         answer_in: tag: the text between the last ``<answer>`` and ``</answer>``. last_message: those, or else the
             whole message of a turn without a call, after its thinking.
+        parallel: whether a turn goes on after its first call.
     """
 
     name: str
     families: tuple[Family, ...]
     tools: tuple[Schema, ...] = (SCHEMAS["search"],)
     answer_in: Literal["tag", "last_message"] = "tag"
+    parallel: bool = True
     prompt_template: str = (
         "Answer the given question. You can call the tools as often as you want. "
         "When you know the answer, give it inside <answer> and </answer>, without detailed illustrations. "
@@ -49,6 +51,12 @@ class ToolCallProtocol(Protocol):
     def template_kwargs(self) -> dict[str, Any]:
         """The tools, which the chat template shows."""
         return {"tools": list(self.tools)}
+
+    @property
+    def stop(self) -> list[str]:
+        """Texts that end a turn beside its last token: none where it may hold several calls."""
+        closings = dict.fromkeys(family.closing for family in self.families)
+        return [] if self.parallel else [*closings, self.answer_close]
 
     @property
     def ends(self) -> tuple[str, ...]:

@@ -79,10 +79,16 @@ class Dialogue(ABC):
     malformed_kinds: tuple[str, ...]
     tools: Mapping[str, Tool]
     """Tools beside ``search``, by name."""
+    _tokenizer: Any  # of the policy
+    _protocol: Protocol
 
     def turn_length(self, token_ids: Sequence[int]) -> int:
-        """Return how many of the generated tokens belong to the turn."""
-        return len(token_ids)
+        """Return the tokens up to the first text that ends a turn.
+
+        An engine that was interrupted within such a text searches only what comes after it, and runs past.
+        """
+        stop = self._protocol.stop
+        return tokens_through(token_ids, self._tokenizer, stop) if stop else len(token_ids)
 
     @abstractmethod
     async def read(self, token_ids: Sequence[int]) -> SampledTurn:
@@ -122,13 +128,6 @@ class TagDialogue(Dialogue):
         assert isinstance(protocol, TagProtocol), f"{protocol.name} needs verl's parser and token builder"
         return cls(tokenizer, protocol, config.max_observation_tokens)
 
-    def turn_length(self, token_ids: Sequence[int]) -> int:
-        """Return the tokens up to the first closing tag.
-
-        An engine that was interrupted within a tag searches only the text after it, and runs past the tag.
-        """
-        return tokens_through(token_ids, self._tokenizer, self._protocol.stop)
-
     async def read(self, token_ids: Sequence[int]) -> SampledTurn:
         """Read the turn up to its first closing tag."""
         whole = decode(token_ids, self._tokenizer)
@@ -167,5 +166,6 @@ def protocol_of(config: SearchConfig) -> Protocol:
     options = config.tool_call
     found = get(f"tool_call:{options.family}" if config.protocol == "tool_call" else config.protocol)
     if isinstance(found, ToolCallProtocol):
-        return replace(found, tools=tuple(map(SCHEMAS.__getitem__, options.tools)), answer_in=options.answer)
+        tools = tuple(map(SCHEMAS.__getitem__, options.tools))
+        return replace(found, tools=tools, answer_in=options.answer, parallel=options.parallel)
     return found

@@ -14,7 +14,6 @@ from typing import Any
 
 from sd_search_verl.config import SearchConfig
 from sd_search_verl.protocol.base import SEARCH, Protocol
-from sd_search_verl.protocol.tags import TagProtocol
 from sd_search_verl.protocol.tool_call import ToolCallProtocol
 from sd_search_verl.rollout.dialogue import Dialogue, Request, Result, TagDialogue
 from sd_search_verl.rollout.retriever_reply import SearchResult
@@ -46,17 +45,19 @@ class Generation:
 
 
 def stop_params(protocol: Protocol, tokenizer: Any = None) -> dict[str, Any]:
-    """Return vLLM's sampling parameters that end a turn, after a closing tag or at an end-of-turn token.
+    """Return vLLM's sampling parameters that end a turn, after a text that closes it or at an end-of-turn token.
 
     vLLM searches for stop strings in the text it decodes, which by default lacks special tokens, and a tag may be one.
 
     Args:
         tokenizer: of the policy; needed for tool calls.
     """
+    params: dict[str, Any] = {}
+    if protocol.stop:
+        params = {"stop": protocol.stop, "include_stop_str_in_output": True, "skip_special_tokens": False}
     if isinstance(protocol, ToolCallProtocol):
-        return {"stop_token_ids": protocol.end_ids(tokenizer)}
-    assert isinstance(protocol, TagProtocol)
-    return {"stop": protocol.stop, "include_stop_str_in_output": True, "skip_special_tokens": False}
+        params["stop_token_ids"] = protocol.end_ids(tokenizer)
+    return params
 
 
 async def run_rollout(

@@ -50,6 +50,8 @@ class ToolDialogue(Dialogue):
         *("bad_call", "unknown_tool", "bad_arguments", "unlocated"),
     )
 
+    _protocol: ToolCallProtocol
+
     def __init__(
         self,
         tokenizer: Any,
@@ -79,7 +81,7 @@ class ToolDialogue(Dialogue):
         text = decode(token_ids, self._tokenizer)
         _, calls = await self._parser.extract_tool_calls(list(token_ids), self._schemas)
         if not calls:
-            turn = self._read_message(text, finished=bool(token_ids) and token_ids[-1] in self._end_ids)
+            turn = self._read_message(text, finished=self._has_end(token_ids) or self._is_stopped(text))
             return SampledTurn(
                 text, answer=turn.answer, malformed=(turn.malformed,) if turn.malformed else ()
             )
@@ -128,13 +130,19 @@ class ToolDialogue(Dialogue):
             for request, content in zip(turn.requests, contents, strict=True)
         ] or [{"role": "user", "content": self._protocol.invalid_action}]
         before = [*prompt.messages, assistant]
-        # A turn that was cut gets the end that the model did not come to write.
-        closed = [*token_ids, *([] if token_ids and token_ids[-1] in self._end_ids else self._end_ids[:1])]
+        # A turn that was stopped or cut gets the end that the model did not come to write.
+        closed = [*token_ids, *([] if self._has_end(token_ids) else self._end_ids[:1])]
         merged = self._builder.merge_context_tokens(
             before, [*before, *messages], closed, tools=list(self._protocol.tools)
         )
         replaces = merged.removed_prefix_token_count
         return Observation(merged.token_ids[len(token_ids) - replaces :], replaces=replaces)
+
+    def _has_end(self, token_ids: Sequence[int]) -> bool:
+        return bool(token_ids) and token_ids[-1] in self._end_ids
+
+    def _is_stopped(self, text: str) -> bool:
+        return any(stop in text for stop in self._protocol.stop)
 
     def _read_message(self, text: str, finished: bool) -> Turn:
         """Return the answer of a turn without a call; a message that was cut is none, but for a closed tag in it."""

@@ -68,9 +68,13 @@ def play(
     tools: dict[str, Any] | None = None,
     coder: Any = None,
     template_kwargs: dict[str, Any] | None = None,
+    kept: list[str] | None = None,
     **limits: Any,
 ) -> Rollout:
-    """Run a rollout whose policy says ``turns``, and check what must hold of every rollout."""
+    """Run a rollout whose policy says ``turns``, and check what must hold of every rollout.
+
+    ``kept`` are the turns that remain of what an engine sampled beyond their ends.
+    """
     coder = coder or tokenizer(family)
     options = {"family": family, **limits.pop("tool_call", {})}
     config = SearchConfig.model_validate({"protocol": "tool_call", "tool_call": options, **limits})
@@ -94,6 +98,8 @@ def play(
     rollout = asyncio.run(run_rollout(prompt, generate, search, coder, protocol, config, room, dialogue))
     assert len(rollout.response_ids) == len(rollout.response_mask) == len(rollout.log_probs or []) <= room
     wrote = [t for t, m in zip(rollout.response_ids, rollout.response_mask, strict=True) if m]
+    if kept is not None:
+        sampled = [token for turn in kept for token in coder.encode(turn, add_special_tokens=False)]
     assert wrote == sampled  # every sampled token is there, and no other has mask 1
     assert all(
         (p == -0.5) == bool(m) for p, m in zip(rollout.log_probs or [], rollout.response_mask, strict=True)

@@ -108,6 +108,27 @@ def test_a_turn_that_is_cut_gets_its_end_from_the_environment(family: str) -> No
     assert rollout.status == "answered"
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_turn_ends_at_its_first_call_where_calls_are_not_parallel(family: str) -> None:
+    """What an engine sampled beyond the call, a second one and a result of its own, is no part of the turn."""
+    first, options = call(family, "a b"), {"parallel": False}
+    beyond = f"{first}\n{call(family, 'c d')}\n<tool_response>\nParis\n</tool_response>"
+    answer = "<answer>x</answer>"
+    rollout = play(family, [beyond, f"{answer} and more"], kept=[first, answer], tool_call=options)
+    assert (rollout.queries, rollout.answer, rollout.status) == (["a b"], "x", "answered")
+    assert rollout.malformed == KINDS
+    # The environment ends the turn: the tokens are those of a turn whose end was sampled.
+    sampled = play(family, [ended(family, first), ended(family, answer)])
+    end = 0 if family == "gemma4" else 1  # whose calls end a turn themselves
+    assert rollout.response_ids == sampled.response_ids[:-1]
+    assert sum(sampled.response_mask) - sum(rollout.response_mask) == end + 1
+
+
+def test_a_call_that_does_not_parse_is_none_that_was_cut() -> None:
+    rollout = play("hermes", [BAD["bad_call"], "<answer>x</answer>"], tool_call={"parallel": False})
+    assert rollout.malformed == {**KINDS, "bad_call": 1}
+
+
 def test_the_last_message_is_the_answer_where_it_is_so_configured() -> None:
     turns = [ended("hermes", "<think>\nhm <answer>no</answer>\n</think>\n\nJane Austen")]
     assert play("hermes", turns, tool_call={"answer": "last_message"}).answer == "Jane Austen"
