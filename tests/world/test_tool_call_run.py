@@ -22,6 +22,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(sd_search("world", "build", "--protocol", "tool_call", "--out", world), check=True)
     overrides = ["search.protocol=tool_call", "sd_search.warmup_steps=1", "data.train_batch_size=4"]
     overrides.append("actor_rollout_ref.actor.ppo_mini_batch_size=4")
+    # The demo ends a turn at its first call, by the texts that tests/rollout/test_stop.py tries.
+    overrides.append("search.tool_call.parallel=true")
     done = subprocess.run(
         local(folder, world, "--steps", str(STEPS), *overrides), capture_output=True, text=True, timeout=540
     )
