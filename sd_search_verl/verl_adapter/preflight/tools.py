@@ -38,12 +38,18 @@ NO_END = Rule(
     "the tokenizer has no token that ends a turn of family {family}: neither {ends} nor an EOS token",
     "use the tokenizer of the chat model, or another search.tool_call.family",
 )
+THINKS = Rule(
+    "search.tool_call.parallel",
+    "the policy thinks before it acts, and a {stops} in its thinking ends the turn",
+    "set search.tool_call.parallel=true, or data.apply_chat_template_kwargs.enable_thinking=false",
+    warns=True,
+)
 
 _RESULT = "Doc 1(Title: Emma) a novel"
 
 
 def check_tools(config: DictConfig, tokenizer: Any, model_type: str) -> Iterator[Finding]:
-    """Check the protocol of tool calls on one call and its result; findings are failures only."""
+    """Check the protocol of tool calls on one call and its result; findings are failures and warnings only."""
     try:
         search = read_search(config)
         protocol = run_protocol(search, load_tools(config))
@@ -63,6 +69,10 @@ def check_tools(config: DictConfig, tokenizer: Any, model_type: str) -> Iterator
         names = [tool["function"]["name"] for tool in protocol.tools]
         if missing := [name for name in names if name not in shown.replace(messages[0]["content"], "")]:
             yield NO_TOOLS.finding(tool=missing[0])
+        thinking_end = protocol.families[0].thinking_end
+        thinks = thinking_end in str(tokenizer.chat_template) and not shown.rstrip().endswith(thinking_end)
+        if thinks and protocol.stop:
+            yield THINKS.finding(stops=" or ".join(protocol.stop))
         turn = SampledTurn("", (Request(names[0], {"query": "Emma"}),))
         end = protocol.end_ids(tokenizer)[:1]
         added = dialogue.observation(Prompt("", messages, []), turn, end, [_RESULT]).token_ids

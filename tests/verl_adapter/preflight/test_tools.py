@@ -16,6 +16,7 @@ from sd_search_verl.verl_adapter.preflight.tools import (
     NO_RESULTS,
     NO_TOOLS,
     OTHER_FAMILY,
+    THINKS,
     check_tools,
 )
 
@@ -72,3 +73,15 @@ def test_a_tokenizer_without_an_end_of_turn_is_named(good: DictConfig) -> None:
     tokenizer.chat_template = chat_tokenizer(tokenizer_of("llama-3"), "hermes").chat_template
     (finding,) = check_tools(calling(good), tokenizer, "llama")
     assert finding.name == NO_END.name
+
+
+@pytest.mark.parametrize("thinks", [True, False])
+def test_a_turn_that_ends_at_its_first_call_is_not_for_a_policy_that_thinks(
+    good: DictConfig, thinks: bool
+) -> None:
+    tokenizer = chat_tokenizer(tokenizer_of("llama-3"), "hermes")
+    config = calling(good, parallel=False)
+    config.data.apply_chat_template_kwargs = {"enable_thinking": thinks}
+    assert [finding.name for finding in check_tools(config, tokenizer, "qwen3")] == [THINKS.name] * thinks
+    config.search.tool_call.parallel = True
+    assert [*check_tools(config, tokenizer, "qwen3")] == []
