@@ -15,22 +15,16 @@ from typing import Any
 import ray
 
 
-def sending_end(config: Any) -> str:
-    """What the actor's process binds."""
+def both_ends(_: Any, rollout: Any) -> tuple[str, str]:
+    """What the actor's process binds, and what a process of vLLM, which has the server's environment, connects to."""
     from verl.utils.config import omega_conf_to_dataclass
     from verl.workers.rollout.base import get_rollout_class
-
-    os.environ |= {"RANK": "0", "RAY_LOCAL_WORLD_SIZE": "1"}
-    rollout = omega_conf_to_dataclass(config.rollout)
-    return get_rollout_class("vllm")(config=rollout, model_config=None, device_mesh=None).zmq_handle
-
-
-def receiving_end(_: Any) -> str:
-    """What a process of vLLM connects to, which has the server's environment."""
     from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
 
+    os.environ |= {"RANK": "0", "RAY_LOCAL_WORLD_SIZE": "1"}
+    adapter = get_rollout_class("vllm")(omega_conf_to_dataclass(rollout), model_config=None, device_mesh=None)
     worker = SimpleNamespace(local_rank=0, model_runner=None)
-    return vLLMColocateWorkerExtension._get_zmq_handle(worker)
+    return adapter.zmq_handle, vLLMColocateWorkerExtension._get_zmq_handle(worker)
 
 
 def main(model: str) -> None:
@@ -46,8 +40,7 @@ def main(model: str) -> None:
     server = replica.server_class.remote(
         replica.config, config.model, RolloutMode.HYBRID, [], 0, 0, 1, 1, cuda_visible_devices=""
     )
-    sends = ray.remote(sending_end).remote(config)
-    names = ray.get([sends, server.__ray_call__.remote(receiving_end)])
+    names = ray.get(server.__ray_call__.remote(both_ends, config.rollout))
     print(json.dumps([ray.get_runtime_context().get_node_id(), *names]))
 
 
