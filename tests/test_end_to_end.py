@@ -77,6 +77,7 @@ def run(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     assert str(folder / "report.html") in done.stdout
+    assert "RAY_ADDRESS is not used" in done.stdout
     return folder
 
 

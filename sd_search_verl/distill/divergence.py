@@ -100,7 +100,7 @@ def divergence(
 def _config(
     kind: Divergence, top_k: int | None, support: SupportKind, tail: Tail, chunk_rows: int
 ) -> SDSearchConfig:
-    """Return the validated options; to validate them takes longer than a kernel over few rows."""
+    """Return the options, validated once for all calls."""
     return SDSearchConfig(divergence=kind, top_k=top_k, support=support, tail=tail, chunk_rows=chunk_rows)
 
 

@@ -81,7 +81,8 @@ def run_local(job: LocalRun) -> Path:
         steps = job.steps or _configured_steps(job)
         _say(begun, f"training {steps} steps; log: {run / 'train.log'}")
         arguments = [*_arguments(job, run, url, steps), *job.overrides]
-        # A cluster of its own, which ends with it, whatever cluster the machine belongs to.
+        if "RAY_ADDRESS" in os.environ:
+            _say(begun, "RAY_ADDRESS is not used: a local run starts a Ray cluster of its own")
         variables = {**environment(device, os.environ), "RAY_ADDRESS": "local"}
         train(arguments, run, steps, variables, job.silence_s)
     page = write_report([run], run / "report.html")
