@@ -220,6 +220,26 @@ class Actor:
             self.step(rows, alpha, skip_old_log_prob=True)
         return sum(spent)
 
+    def profile_teacher(self, rows: Sequence[Rollout], alpha: float) -> str:
+        """Return a table of what the device does in the teacher passes of one update, the longest first."""
+        activities = [torch.profiler.ProfilerActivity.CPU]
+        activities += [torch.profiler.ProfilerActivity.CUDA] if self.device == "cuda" else []
+        profiler = torch.profiler.profile(activities=activities)
+
+        def profiled(*arguments: Any) -> Any:
+            with profiler:
+                targets = run_teacher_pass(*arguments)
+                now(self.device)
+            return targets
+
+        with mock.patch.object(worker, "run_teacher_pass", profiled):
+            self.step(rows, alpha, skip_old_log_prob=True)
+        return str(
+            profiler.key_averages().table(
+                sort_by=f"self_{self.device}_time_total", row_limit=40, max_name_column_width=60
+            )
+        )
+
     def _teacher_pass(self, *arguments: Any) -> Any:
         targets, seconds = self._timed(lambda: run_teacher_pass(*arguments))
         self._teacher_s += seconds

@@ -95,6 +95,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     row = where | summary(plain, ours, loss, rows, floors, peak, 1 if skip else 2)
     print(json.dumps(row, indent=2))
     append_rows(options.csv, [row])
+    if options.profile:
+        options.profile.write_text(workers.profile_teacher(rows, alpha=1.0e-3))
     return row
 
 
@@ -225,6 +227,12 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
         default=float("inf"),
         metavar="S",
         help="start no further pair of steps after this time (default: no limit)",
+    )
+    parser.add_argument(
+        "--profile",
+        type=Path,
+        metavar="FILE",
+        help="write what the teacher pass spends its time on (default: no)",
     )
     parser.add_argument(
         "--csv", type=Path, default=HERE / "actor_step.csv", help="file to append to (default: %(default)s)"

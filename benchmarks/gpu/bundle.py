@@ -27,11 +27,11 @@ VERL = (
     *("codetiming", "datasets", "torchdata", "pyvers", "pylatexenc", "jsonschema"),
     *("jsonschema-specifications", "referencing", "rpds-py", "dill", "multiprocess", "orjson", "uvicorn"),
     *("fastapi", "starlette", "pydantic", "pydantic_core", "typing-inspection", "annotated-types", "pyzmq"),
-    *("msgspec", "importlib_metadata", "cachetools"),
+    *("msgspec", "importlib_metadata", "cachetools", "liger-kernel"),
 )
 SOURCE_ONLY = "antlr4-python3-runtime"
-COMPARED = ("trl", "liger-kernel")
-"""In a folder of their own: verl does not load beside TRL."""
+COMPARED = ("trl",)
+"""In a folder of its own: verl does not load beside it."""
 
 RAY_WITHOUT = (
     *("ray/jars/", "ray/dashboard/client/", "ray/rllib/", "ray/serve/", "ray/llm/", "ray/cpp/"),

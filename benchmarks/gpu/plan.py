@@ -168,6 +168,14 @@ FSDP1_3B = Part(
     _actor("qwen2.5-3b"),
     ["qwen2.5-3b", "fsdp"],
 )
+TUNED_3B = Part(
+    "actor-3b-tuned",
+    "the actor's part at the 3B shape with Liger's kernels in the layers and log-prob micro-batches of 24,576 tokens",
+    f"{PARTS}.actor",
+    150,
+    _actor("qwen2.5-3b"),
+    ["qwen2.5-3b", "fsdp2", "tuned"],
+)
 
 STACK = Part(
     "stack",
@@ -184,6 +192,7 @@ STAGES = [
     [ACTOR_7B],
     [HEAD],
     [FSDP1_3B],
+    [TUNED_3B],
     [STACK],
 ]
 """In order of value. Parts of one stage run side by side: they are small, and none is timed."""

@@ -23,6 +23,7 @@ DEPENDENCIES = (
     *("compressed-tensors", "depyf", "watchfiles", "python-json-logger", "pybase64", "cbor2", "ijson"),
     *("setproctitle", "openai-harmony", "anthropic", "model-hosting-container-standards", "mcp", "mcp-types"),
     *("opentelemetry-api", "opentelemetry-sdk", "opentelemetry-semantic-conventions", "bm25s", "astor"),
+    "PyStemmer",
     *("httpx2", "httpcore2", "sniffio", "jmespath", "apache-tvm-ffi", "httptools"),
     *("opentelemetry-semantic-conventions-ai", "interegular", "jiter", "distro", "loguru"),
 )
@@ -36,32 +37,44 @@ VLLM_WITHOUT = (
         "vllm/_moe_C",
     ),
 )
-FATBIN, ELF = 0xBA55ED50, 2
+FATBIN, PTX, ELF = 0xBA55ED50, 1, 2
 
 
 def keep_architecture(library: bytes, architecture: int) -> bytes:
-    """Return a library with the machine code for all other cards overwritten by zeros, which take no room compressed.
+    """Return a library whose containers of machine code hold that of one card, followed by zeros, which compress away.
 
-    The format of such containers is undocumented; what does not look like one stays as it is.
+    A container without code for that card keeps its PTX, which the driver compiles, or stays as it is. The format is
+    undocumented; what does not look like such a container stays as it is.
     """
     data, at, mark = bytearray(library), 0, struct.pack("<I", FATBIN)
     while (at := data.find(mark, at)) >= 0:
         _, _, header, size = struct.unpack_from("<IHHQ", data, at)
-        end = at + header + size
+        first, end = at + header, at + header + size
         if header != 16 or end > len(data):
             at += len(mark)
             continue
-        entry = at + header
-        while entry + 64 <= end:
-            kind, _, length, payload, _, _, _, _, card = struct.unpack_from("<HHIQIIHHI", data, entry)
-            start, stop = entry + length, entry + length + payload
-            if kind not in (1, ELF) or stop > end:
-                break
-            if kind != ELF or card != architecture:
-                data[start:stop] = bytes(payload)
-            entry = stop
+        entries = _entries(data, first, end)
+        kept = [code for kind, card, code in entries if kind == ELF and card == architecture]
+        kept = kept or [code for kind, card, code in entries if kind == PTX and card <= architecture]
+        if kept:
+            code = b"".join(kept)
+            struct.pack_into("<Q", data, at + 8, len(code))
+            data[first:end] = code.ljust(size, b"\0")
         at = end
     return bytes(data)
+
+
+def _entries(data: bytearray, first: int, end: int) -> list[tuple[int, int, bytes]]:
+    """Return kind, card and bytes of a container's entries; none if they do not fill it."""
+    found = []
+    while first + 64 <= end:
+        kind, _, length, payload, _, _, _, _, card = struct.unpack_from("<HHIQIIHHI", data, first)
+        stop = first + length + payload
+        if kind not in (PTX, ELF) or stop > end:
+            return []
+        found.append((kind, card, bytes(data[first:stop])))
+        first = stop
+    return found
 
 
 def bundle(out: Path) -> list[Path]:

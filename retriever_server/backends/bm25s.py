@@ -6,9 +6,12 @@ details of the tokeniser differ.
 
 from __future__ import annotations
 
+import importlib
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,6 +25,19 @@ STOPWORDS = frozenset(
     }
 )  # fmt: skip
 _WORD = re.compile(r"\w+")
+
+
+def import_bm25s() -> ModuleType:
+    """Import bm25s without JAX, which it would start where it is installed: JAX takes 75 % of a GPU's memory."""
+    absent = object()
+    jax: Any = sys.modules.get("jax", absent)
+    sys.modules["jax"] = None  # type: ignore[assignment]  # an import of it now raises ImportError
+    try:
+        return importlib.import_module("bm25s")
+    finally:
+        del sys.modules["jax"]
+        if jax is not absent:
+            sys.modules["jax"] = jax
 
 
 class Tokenizer:
@@ -44,9 +60,7 @@ class BM25SRanker:
     max_batch = 64
 
     def __init__(self, folder: Path) -> None:
-        import bm25s
-
-        self._model: Any = bm25s.BM25.load(str(folder), mmap=True)
+        self._model: Any = import_bm25s().BM25.load(str(folder), mmap=True)
         self._vocabulary: dict[str, int] = self._model.vocab_dict
         self._passages = int(self._model.scores["num_docs"])
         self._tokenize = Tokenizer()

@@ -8,17 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..backends.bm25s import Tokenizer
+from ..backends.bm25s import Tokenizer, import_bm25s
 from ..corpus import Scan, passages
 from .base import BuildOptions, Progress, no_words
 
 
 def build(scan: Scan, folder: Path, options: BuildOptions, progress: Progress) -> dict[str, Any]:
     """Write ``bm25s/``. bm25s applies k1 and b when it indexes."""
-    import bm25s
-
     tokenize = Tokenizer()
-    model = bm25s.BM25(method="lucene", k1=options.k1, b=options.b)
+    model = import_bm25s().BM25(method="lucene", k1=options.k1, b=options.b)
     words = [tokenize(contents) for _, _, contents in passages(scan.documents)]
     if not any(words):
         raise no_words()

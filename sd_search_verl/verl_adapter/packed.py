@@ -6,10 +6,14 @@ in the packed tokens adds the start of the row. With Ulysses each rank holds an 
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from tensordict import TensorDict
 from torch import Tensor
+from transformers import PreTrainedModel
 from verl.utils.ulysses import get_ulysses_sequence_parallel_rank, get_ulysses_sequence_parallel_world_size
 
 
@@ -48,3 +52,32 @@ def positions_in_shard(data: TensorDict, name: str, *others: str, shard: Sequenc
     inside = (data[name].values() >= 0) & (index >= shard.start) & (index < shard.stop)
     at = inside.nonzero().squeeze(-1)
     return (index[at], *(data[other].values()[at] for other in others))
+
+
+def attention_bounds(
+    module: torch.nn.Module, offsets: Tensor, num_tokens: int, device: int | str
+) -> dict[str, Any]:
+    """Return where the packed rows begin and end, in the names of transformers' ``FlashAttentionKwargs``.
+
+    Without them transformers finds the rows again from the position ids, in every layer, and waits for the device each
+    time. Empty where these are not the bounds of the attention: the tokens are sharded or padded, or the model's
+    forward takes no such names.
+
+    Args:
+        module: the model, wrapped or not.
+        offsets: ``[rows + 1]``, on the host.
+        num_tokens: of the model's input.
+        device: where the model is.
+    """
+    model = next((part for part in module.modules() if isinstance(part, PreTrainedModel)), None)
+    kinds = () if model is None else [p.kind for p in inspect.signature(model.forward).parameters.values()]
+    if inspect.Parameter.VAR_KEYWORD not in kinds or num_tokens != int(offsets[-1]):
+        return {}
+    longest = int(offsets.diff().max())
+    bounds = offsets.to(torch.int32).to(device, non_blocking=True)
+    return {
+        "cu_seq_lens_q": bounds,
+        "cu_seq_lens_k": bounds,
+        "max_length_q": longest,
+        "max_length_k": longest,
+    }

@@ -21,7 +21,7 @@ from verl.workers.engine.utils import prepare_micro_batches
 from sd_search_verl.config import SDSearchConfig
 from sd_search_verl.distill.support import TeacherTargets, teacher_targets
 from sd_search_verl.verl_adapter.fields import ROW_POSITIONS, SLOTS, TeacherMiniBatch, nested
-from sd_search_verl.verl_adapter.packed import SequenceShard, positions_in_shard
+from sd_search_verl.verl_adapter.packed import SequenceShard, attention_bounds, positions_in_shard
 
 
 def run_teacher_pass(
@@ -70,9 +70,11 @@ def _forward(
     following = tokens[index + 1]
     packed = settings["use_remove_padding"]
     rows = index - shard.start if packed else _padded_index(micro_batch["input_ids"].offsets(), index)
-    device = get_device_id()
+    device, offsets = get_device_id(), micro_batch["input_ids"].offsets()
     rows, slots, following = (values.to(device, non_blocking=True) for values in (rows, slots, following))
     inputs, _ = engine.prepare_model_inputs(micro_batch=micro_batch.to(device))
+    if packed:
+        inputs |= attention_bounds(engine.module, offsets, inputs["input_ids"].shape[-1], device)
     with _autocast(engine), logits_at(engine.module, rows):
         logits = engine.module(**inputs, use_cache=False).logits.squeeze(0)
     return slots, teacher_targets(scaled(logits, settings["temperature"]), config, following)

@@ -262,14 +262,18 @@ def fat_binary(*entries: tuple[int, int, bytes]) -> bytes:
 
 
 def test_a_library_keeps_the_code_of_one_card() -> None:
+    def filled(kept: bytes, size: int) -> bytes:
+        return kept.ljust(size, b"\0")
+
     mark = struct.pack("<I", stack_bundle.FATBIN)  # in ordinary data, too
-    library = (
-        b"head" + mark + b"data" + fat_binary((2, 80, b"old card"), (2, 90, b"this card"), (1, 90, b"ptx"))
-    )
-    library += b"between" + fat_binary((2, 90, b"kept")) + b"tail"
-    pruned = stack_bundle.keep_architecture(library, 90)
-    expected = library.replace(b"old card", bytes(8)).replace(b"ptx", bytes(3))
-    assert pruned == expected
+    of_all = fat_binary((2, 80, b"old card"), (2, 90, b"this card"), (1, 90, b"ptx"), (2, 90, b"sm_90a"))
+    to_compile = fat_binary((2, 120, b"new card"), (1, 80, b"ptx"), (1, 100, b"newer"))
+    of_others = fat_binary((2, 75, b"old card"))
+    library = b"".join((b"head", mark, b"data", of_all, b"between", to_compile, of_others, b"tail"))
+    of_one = filled(fat_binary((2, 90, b"this card"), (2, 90, b"sm_90a")), len(of_all))
+    compiled = filled(fat_binary((1, 80, b"ptx")), len(to_compile))
+    expected = b"".join((b"head", mark, b"data", of_one, b"between", compiled, of_others, b"tail"))
+    assert stack_bundle.keep_architecture(library, 90) == expected
 
 
 def test_wheels_are_laid_into_folders_that_can_travel(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 import verl.models.transformers.monkey_patch as verl_patch
 from torch import Tensor
@@ -24,10 +25,22 @@ def install() -> None:
 
 
 def _kernel(
-    query: Tensor, key: Tensor, value: Tensor, *_: Any, position_ids: Tensor, softmax_scale: float, **__: Any
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *_: Any,
+    position_ids: Tensor,
+    softmax_scale: float,
+    cu_seq_lens_q: Tensor | None = None,
+    max_length_q: int | None = None,
+    **__: Any,
 ) -> Tensor:
-    """``[1, n, heads, d]`` each; a row starts where its position is 0."""
+    """``[1, n, heads, d]`` each; a row starts where its bounds say, or else where its position is 0."""
     row = (position_ids == 0).cumsum(-1)[0]
+    if cu_seq_lens_q is not None:
+        assert cu_seq_lens_q.dtype == torch.int32  # what flash-attention's kernels take
+        assert max_length_q == int(cu_seq_lens_q.diff().max())
+        row = torch.bucketize(torch.arange(len(row), device=row.device), cu_seq_lens_q, right=True)
     mask = (row[:, None] == row[None, :]).tril()
     query, key, value = (x.transpose(1, 2) for x in (query, key, value))
     out = F.scaled_dot_product_attention(
