@@ -223,41 +223,47 @@ def _agreement() -> Figure:
 
 def _gpu() -> Iterator[Figure]:
     kit = "python -m benchmarks.gpu --minutes 8"
-    rows = [row for row in _rows("gpu/results.csv") if row["code"] == "kernels for whole rows"]
-    about = ("gpu/results.csv", kit, "2026-11-27", rows[0]["device"])
+    rows = [row for row in _rows("gpu/results.csv") if row["code"] == "rows told to attention"]
+    about = ("gpu/results.csv", f"{kit} --only gradients", "2026-11-27", rows[0]["device"])
     errors = [row for row in rows if row["part"] == "gradients" and row["measure"] == "gradient error"]
     for dtype in ("fp32", "bf16"):
         found = [float(row["value"]) for row in errors if dtype in row["case"]]
         spread = f"largest of {len(found)} ways; smallest {min(found):.1e}"
-        yield Figure(
-            "gpu",
-            f"gradient of L_SD, verl's engine against a CPU, {dtype}",
-            f"{max(found):.1e}",
-            spread,
-            *about,
-        )
-    (*_, actor) = (row for row in _rows("actor_step.csv") if row["shape"] == "qwen2.5-3b")
-    about = ("actor_step.csv", kit, "2026-11-27", actor["device"])
-    spread = f"quartiles {float(actor['ratio_q25']):.2f} to {float(actor['ratio_q75']):.2f}, {actor['repeats']} pairs"
-    yield Figure(
-        "gpu", "actor's part at the 3B shape, GRPO = 1", f"{float(actor['ratio']):.2f}", spread, *about
-    )
-    yield Figure("gpu", "its memory beside GRPO's, GB", f"{float(actor['peak_extra_gb']):.4f}", "", *about)
-    seconds = {
-        (int(row["rows"]), row["contender"]): float(row["total_s"])
-        for row in _rows("divergence.csv")
-        if row["device"] == actor["device"]
-    }
-    about = (
-        "divergence.csv",
-        "PYTHONPATH=LIBS python -m benchmarks.divergence",
-        "2026-11-27",
-        actor["device"],
-    )
-    for size in (64, 1024, 16384):
-        others = [seconds[size, name] for name in ("naive", "trl", "liger chunked", "liger triton")]
-        ratio = seconds[size, "ours top-k"] / min(value for value in others if value == value)
-        yield Figure("gpu", f"divergence of {size:,} rows, fastest other = 1", f"{ratio:.2f}", "", *about)
+        name = f"gradient of L_SD, verl's engine against a CPU, {dtype}"
+        yield Figure("gpu", name, f"{max(found):.1e}", spread, *about)
+    for row in _rows("actor_step.csv"):
+        if row["shape"] != "tiny":
+            yield from _actor_on_gpu(row, kit)
+    yield from _divergence_on_gpu()
+
+
+def _actor_on_gpu(row: dict[str, str], kit: str) -> Iterator[Figure]:
+    shape, tuned = row["shape"].removeprefix("qwen2.5-").upper(), "use_liger" in row["override"]
+    part = f"actor-{shape.lower()}{'-tuned' if tuned else ''}"
+    name = f"{shape} shape on {row['device']}{', tuned' if tuned else ''}"
+    about = ("actor_step.csv", f"{kit} --only {part}", "2026-11-27", row["device"])
+    quartiles = f"quartiles {float(row['ratio_q25']):.2f} to {float(row['ratio_q75']):.2f}, "
+    several = int(row["repeats"]) > 1
+    spread = f"{quartiles}{row['repeats']} pairs" if several else "one pair of steps"
+    yield Figure("gpu", f"actor's part, GRPO = 1: {name}", f"{float(row['ratio']):.2f}", spread, *about)
+    if row["loss_s"]:
+        share = f"{float(row['loss_share_of_update']):.2%}"
+        yield Figure("gpu", f"SD loss, of the update: {name}", share, "timed directly", *about)
+    yield Figure("gpu", f"memory beside GRPO's, GB: {name}", f"{float(row['peak_extra_gb']):.4f}", "", *about)
+
+
+def _divergence_on_gpu() -> Iterator[Figure]:
+    rows = [row for row in _rows("divergence.csv") if row["device"].startswith("NVIDIA")]
+    command = "PYTHONPATH=LIBS python -m benchmarks.divergence"
+    for device, size in (("H100", 64), ("H100", 256), ("H200", 64), ("H200", 1024), ("H200", 16384)):
+        here = [row for row in rows if device in row["device"] and int(row["rows"]) == size]
+        seconds = {row["contender"]: float(row["total_s"]) for row in here}
+        ours = seconds.pop("ours top-k"), seconds.pop("ours")
+        fastest = min(value for value in seconds.values() if value == value)
+        ratio = " and ".join(f"{value / fastest:.2f}" for value in ours)
+        name = f"divergence of {size:,} rows, top 50 and all, fastest other = 1: {device}"
+        others = f"{len(seconds)} others"
+        yield Figure("gpu", name, ratio, others, "divergence.csv", command, "2026-11-27", here[0]["device"])
 
 
 def _rows(name: str) -> list[dict[str, str]]:

@@ -123,11 +123,13 @@ def strip(
     folder: Path,
     without: tuple[str, ...],
     change: Callable[[str, bytes], bytes] = lambda path, data: data,
+    empty: tuple[str, ...] = (),
 ) -> Path:
     """Write ``wheel`` into ``folder`` as a build of its own, without the paths that start with ``without``.
 
     Args:
         change: gets path and content of every file that stays, and returns the content to write.
+        empty: files to add without content.
     """
     name, version, *rest = wheel.name.split("-")
     target = folder / "-".join([name, version, "1stripped", *rest])
@@ -143,6 +145,8 @@ def strip(
                 ]
                 data = b"".join(kept)
             new.writestr(item, change(item.filename, data))
+        for path in empty:
+            new.writestr(path, b"")
     return target
 
 

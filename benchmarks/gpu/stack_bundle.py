@@ -37,6 +37,8 @@ VLLM_WITHOUT = (
         "vllm/_moe_C",
     ),
 )
+IMPORTED = ("vllm/vllm_flash_attn/_vllm_fa2_C.py",)
+"""In place of a library that vLLM imports and nothing here calls."""
 FATBIN, PTX, ELF = 0xBA55ED50, 1, 2
 
 
@@ -85,7 +87,7 @@ def bundle(out: Path) -> list[Path]:
         done.mkdir()
         download(work, [f"vllm=={version['vllm']}", f"ray=={version['ray']}"])
         (vllm,), (ray,) = work.glob("vllm-*.whl"), work.glob("ray-*.whl")
-        pruned = strip(vllm, done, VLLM_WITHOUT, lambda path, data: _pruned(path, data))
+        pruned = strip(vllm, done, VLLM_WITHOUT, _pruned, IMPORTED)
         strip(ray, done, RAY_WITHOUT)
         download(
             done,

@@ -157,9 +157,11 @@ def _by_kernels(
 ) -> tuple[Tensor, ...]:
     """Do what :func:`_plain` does, by kernels."""
     support = _support(logits, teacher, config)
-    index, bucket = None if support is None else support.valid_index, config.tail == "bucket"
-    student = fused.row_log_probs(logits, index, bucket)
-    of_teacher = None if teacher.logits is None else fused.row_log_probs(teacher.logits, index, bucket)
+    ascending = None if support is None else support.index
+    index = None if support is None else support.valid_index
+    options = (index, config.tail == "bucket", ascending)
+    student = fused.row_log_probs(logits, *options)
+    of_teacher = None if teacher.logits is None else fused.row_log_probs(teacher.logits, *options)
     if index is None:
         assert teacher.logits is not None
         assert of_teacher is not None

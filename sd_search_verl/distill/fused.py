@@ -8,6 +8,7 @@ to rounding. :func:`usable` says where the kernels run; everywhere else the plai
 from __future__ import annotations
 
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -64,13 +65,16 @@ class RowLogProbs:
     tail_logsumexp: Tensor
 
 
-def row_log_probs(logits: Tensor, index: Tensor | None, bucket: bool = True) -> RowLogProbs:
+def row_log_probs(
+    logits: Tensor, index: Tensor | None, bucket: bool = True, ascending: Tensor | None = None
+) -> RowLogProbs:
     """Read logits ``[N, V]`` once.
 
     Args:
         logits: any float type.
         index: the support, ``[N, K]``, -1 at entries that do not count; None for no support.
         bucket: whether the tail is one more entry; the support is renormalised otherwise.
+        ascending: ``[N, K]``, the entries that count in ascending order, repeated at will; default: ``index``.
     """
     (rows, vocab), count = logits.shape, 0 if index is None else index.shape[-1]
     logits = _with_unit_stride(logits)
@@ -81,8 +85,8 @@ def row_log_probs(logits: Tensor, index: Tensor | None, bucket: bool = True) -> 
     if rows:
         pointers = (top1, top1, top1)
         if index is not None:
-            # Sorted too, so that the kernel meets every entry once on its way through the row.
-            pointers = (index.contiguous(), index.sort(-1).values, log_probs)
+            index = index.contiguous()
+            pointers = (index, index if ascending is None else ascending.contiguous(), log_probs)
         sizes = (vocab, count, _power_of_2(count), bucket, _BLOCK)
         arguments = (logits, logits.stride(0), *pointers, top1, *floats, *sizes)
         _launch(kernels.row_log_probs, (rows,), _WARPS, *arguments)
@@ -164,7 +168,8 @@ def whole_divergence(
 
 def _launch(kernel: Any, grid: tuple[int, ...], warps: int, first: Tensor, *others: Any) -> None:
     """Run a kernel on the device of its first argument; Triton itself takes the current one."""
-    with torch.cuda.device_of(first):
+    elsewhere = first.is_cuda and first.device.index != torch.cuda.current_device()
+    with torch.cuda.device_of(first) if elsewhere else nullcontext():
         kernel[grid](first, *others, num_warps=warps)
 
 

@@ -29,7 +29,7 @@ class Support:
     """The compared entries of N positions.
 
     Attributes:
-        index: ``[N, K]`` vocabulary entries.
+        index: ``[N, K]`` vocabulary entries, ascending.
         tail: treatment of all other entries.
         valid: ``[N, K]``, False at duplicates in a union; None if all entries are valid.
     """
@@ -85,7 +85,7 @@ class TeacherTargets:
         entropy: ``[N]`` nats.
         top_k_mass: ``[N]``, probability inside the top-k.
         top1: ``[N]``, the most likely token.
-        index: ``[N, K]``, the top-k entries; None if the whole vocabulary is compared.
+        index: ``[N, K]``, the top-k entries, ascending; None if the whole vocabulary is compared.
         log_probs: ``[N, K]`` or ``[N, K + 1]``; None if ``logits`` are stored.
         logits: ``[N, V]``; None if ``log_probs`` are stored.
         token_log_prob: ``[N]``, log-probability of the token that follows; None if no tokens were given.
@@ -143,7 +143,7 @@ def row_chunks(logits: Tensor, config: SDSearchConfig) -> list[slice]:
 
 def _chunk_targets(logits: Tensor, config: SDSearchConfig, tokens: Tensor | None) -> TeacherTargets:
     top_k = effective_top_k(config, logits.shape[-1])
-    index = None if top_k is None else logits.topk(top_k, dim=-1).indices
+    index = None if top_k is None else _top_entries(logits, top_k)
     values: fused.RowLogProbs | SupportLogProbs
     if fused.usable(logits):
         values = fused.row_log_probs(logits, index, config.tail == "bucket")
@@ -171,10 +171,15 @@ def effective_top_k(config: SDSearchConfig, vocab_size: int) -> int | None:
 
 def union_support(teacher_index: Tensor, student_logits: Tensor, tail: Tail) -> Support:
     """Return the union of the teacher's top-k ``[N, K]`` with the student's top-k of logits ``[N, V]``."""
-    ours = student_logits.topk(teacher_index.shape[-1], dim=-1).indices
-    new = ~(ours.unsqueeze(-1) == teacher_index.unsqueeze(-2)).any(-1)
-    valid = torch.cat([torch.ones_like(new), new], dim=-1)
-    return Support(torch.cat([teacher_index, ours], dim=-1), tail, valid)
+    ours = _top_entries(student_logits, teacher_index.shape[-1])
+    index = torch.cat([teacher_index, ours], dim=-1).sort(-1).values
+    first = torch.ones_like(index[:, :1], dtype=torch.bool)
+    return Support(index, tail, torch.cat([first, index.diff(dim=-1) != 0], dim=-1))
+
+
+def _top_entries(logits: Tensor, count: int) -> Tensor:
+    """Return the ``count`` likeliest entries of each row, ascending."""
+    return logits.topk(count, dim=-1, sorted=False).indices.sort(-1).values
 
 
 def finite_log_softmax(logits: Tensor) -> Tensor:

@@ -47,10 +47,11 @@ def distributions(logits: torch.Tensor, index: torch.Tensor | None) -> tuple[tor
 def test_row_log_probs(count: int, bucket: bool) -> None:
     logits = draw(0)
     logits[1, 7:900] = -math.inf
-    index = logits.topk(count, dim=-1).indices if count else None
+    index = logits.topk(count, dim=-1).indices.sort(-1).values if count else None
+    ascending = None if index is None else index.clone()
     if count == 50:
-        index[3, 20:] = -1  # type: ignore[index]
-    found = fused.row_log_probs(logits, index, bucket)
+        ascending[3, 20:], index[3, 20:] = index[3, 19], -1  # type: ignore[index]
+    found = fused.row_log_probs(logits, index, bucket, ascending)
     exact, inside = distributions(logits, index)
     highest, top1 = logits.max(-1, keepdim=True)
     assert torch.equal(found.highest, highest)
@@ -75,7 +76,7 @@ def test_row_log_probs(count: int, bucket: bool) -> None:
 def test_what_is_not_a_number_stays_so() -> None:
     logits = draw(1)
     logits[2, 4500] = math.nan
-    for index in (None, draw(2).topk(3, dim=-1).indices):
+    for index in (None, draw(2).topk(3, dim=-1).indices.sort(-1).values):
         found = fused.row_log_probs(logits, index)
         assert found.entropy.isnan().tolist() == [0, 0, 1, 0, 0]
         assert found.logsumexp.isnan().flatten().tolist() == [0, 0, 1, 0, 0]
@@ -87,7 +88,7 @@ def test_divergence_and_gradient(kind: str, top_k: int | None, tail: str) -> Non
     student, teacher = draw(3, rows=1).double().requires_grad_(), draw(4, rows=1)  # the naive twin is slow
     expected = torch.stack([naive_divergence(student[0], teacher[0].double(), kind, top_k, "teacher", tail)])
     (gradient,) = torch.autograd.grad(expected.sum(), student)
-    index = None if top_k is None else teacher.topk(top_k, dim=-1).indices
+    index = None if top_k is None else teacher.topk(top_k, dim=-1).indices.sort(-1).values
     logits = student.detach().float()
     ours, theirs = (fused.row_log_probs(rows, index, tail == "bucket") for rows in (logits, teacher))
     out = torch.full_like(logits, math.nan)
@@ -128,7 +129,6 @@ def test_kernels_give_what_the_plain_version_gives(
 
 
 def test_kernels_take_the_plain_versions_targets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whose support is in the order of probabilities."""
     student, teacher = draw(7), draw(8)
     monkeypatch.setattr(fused, "usable", lambda _: False)
     targets, expected = teacher_targets(teacher, SDSearchConfig()), divergence(student, teacher)
