@@ -67,7 +67,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 LOSS_PARTS = (
-    (TeacherMiniBatch, "attach_slots"),
+    (TeacherMiniBatch, "with_slots"),
     (SDSearchLoss, "_on_logits"),
     (SDSearchLoss, "_add_sd_loss"),
     (divergence._Divergence, "backward"),

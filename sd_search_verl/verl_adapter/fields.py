@@ -13,9 +13,8 @@ scored tokens has placeholders of length one: position, slot and trace -1, weigh
                   sd_correct            1 for a CORRECT trajectory, else 0
                   sd_weight             factor of the trajectory's term in L_SD
                   sd_trace              number under which its credit is returned; -1: it is not traced
-    worker        sd_slots              index of each scored token among those of the rank's mini-batch
-                  sd_token_weights      weight of each scored token in L_SD
-    teacher pass  sd_row_positions      positions of a teacher row's scored logits; sd_slots beside it
+    worker        sd_slots              index of each scored token among those of the rank's mini-batch, in place of all
+                                        these; the teacher's own batches have it too
 
 The fields of ``information_gain`` are in :mod:`.gain`.
 """
@@ -29,7 +28,6 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from sd_search_verl.distill.loss import token_weights
 from sd_search_verl.hindsight.teacher_inputs import TeacherInputs
 
 STUDENT_POSITIONS = "sd_student_positions"
@@ -39,8 +37,8 @@ CORRECT = "sd_correct"
 WEIGHT = "sd_weight"
 TRACE = "sd_trace"
 SLOTS = "sd_slots"
-TOKEN_WEIGHTS = "sd_token_weights"
-ROW_POSITIONS = "sd_row_positions"
+NO_SLOT = torch.tensor([-1])
+DRIVER = (*TRUE, *FLIPPED, STUDENT_POSITIONS, CORRECT, WEIGHT, TRACE)
 
 ALPHA = "sd_alpha"
 """Non-tensor entry of a batch: this step's alpha. Absent or 0 means an ordinary update."""
@@ -126,21 +124,23 @@ class TeacherMiniBatch:
         """``[B]`` number of scored tokens."""
         return torch.tensor([len(positions) for positions in self.student_positions])
 
-    def attach_slots(self, data: TensorDict) -> None:
-        """Add the worker's fields to the mini-batch: slot and weight of every scored token."""
-        counts = self.tokens_per_trajectory
-        sizes = counts.tolist()
+    def with_slots(self, data: TensorDict) -> TensorDict:
+        """Return the mini-batch with the slot of every scored token in place of the driver's fields.
+
+        verl cuts a mini-batch into micro-batches on the host, field by field and row by row.
+        """
+        sizes = self.tokens_per_trajectory.tolist()
         slots = torch.arange(sum(sizes)).split(sizes)
-        weights = token_weights(counts, self.weights).split(sizes)
-        device = data["input_ids"].device
-        data[SLOTS] = _with_placeholders(slots, torch.tensor([-1])).to(device)
-        data[TOKEN_WEIGHTS] = _with_placeholders(weights, torch.zeros(1)).to(device)
+        device, data = data["input_ids"].device, data.exclude(*DRIVER)
+        data[SLOTS] = nested([row if len(row) else NO_SLOT for row in slots]).to(device)
+        return data
+
+
+def by_slot(positions: Sequence[Tensor]) -> Tensor:
+    """Return positions in slot order, and -1 as the last entry: that of a placeholder's slot, -1."""
+    return torch.cat([*positions, NO_SLOT])
 
 
 def nested(rows: Sequence[Tensor]) -> Tensor:
     """Return rows of different lengths as one jagged tensor."""
     return torch.nested.as_nested_tensor(list(rows), layout=torch.jagged)
-
-
-def _with_placeholders(rows: Sequence[Tensor], placeholder: Tensor) -> Tensor:
-    return nested([row if len(row) else placeholder for row in rows])

@@ -35,8 +35,8 @@ def pack_gain(inputs: GainInputs) -> dict[str, Tensor]:
 
 def add_information_gain(
     engine: Any, data: TensorDict, settings: dict[str, Any], group: Any, config: SDSearchConfig
-) -> None:
-    """Add to the mini-batch's advantages at query tokens; every rank must call it.
+) -> TensorDict:
+    """Return the mini-batch with larger advantages at query tokens, without these fields; every rank must call it.
 
     Args:
         engine: verl's FSDP engine, in train mode; left in train mode.
@@ -56,4 +56,6 @@ def add_information_gain(
     for advantages, spans in zip(changed, data[SPANS].cpu().unbind(), strict=True):
         for first, end in spans[spans >= 0].view(-1, 2).tolist():
             advantages[first:end] += config.information_gain * next(amounts) / (end - first)
+    data = data.exclude(*ROWS, SPANS)
     data["advantages"] = nested(changed)
+    return data

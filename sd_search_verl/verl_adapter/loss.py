@@ -27,7 +27,7 @@ from sd_search_verl.objectives.gate import gated
 from sd_search_verl.objectives.regularizer import penalties
 from sd_search_verl.objectives.turns import row_numbers, turn_numbers
 from sd_search_verl.verl_adapter.credit import CreditRecord
-from sd_search_verl.verl_adapter.fields import SLOTS, STUDENT_POSITIONS, TOKEN_WEIGHTS
+from sd_search_verl.verl_adapter.fields import SLOTS
 from sd_search_verl.verl_adapter.packed import SequenceShard, packed_positions, positions_in_shard
 from sd_search_verl.verl_adapter.policy_tokens import PolicyTokens, with_advantages
 
@@ -39,7 +39,9 @@ class TeacherBatch:
     """Inputs of one mini-batch's L_SD.
 
     Attributes:
-        targets: the teacher at this rank's scored positions.
+        targets: the teacher at this rank's scored positions, in slot order.
+        positions: index of each slot in its row of the student's tokens, see :func:`~.fields.by_slot`.
+        weights: ``[num_slots]`` weight of each scored token in L_SD.
         num_trajectories: with scored tokens, over all ranks.
         num_tokens: scored tokens over all ranks.
         credit: receives the credit of each position; None if no trajectory is traced.
@@ -47,6 +49,8 @@ class TeacherBatch:
     """
 
     targets: TeacherTargets
+    positions: Tensor
+    weights: Tensor
     alpha: float
     num_trajectories: int
     num_tokens: int
@@ -129,7 +133,7 @@ class SDSearchLoss:
         """
         tokens = data["input_ids"].values()
         shard = SequenceShard.of(len(tokens))
-        index, slots, weights = positions_in_shard(data, STUDENT_POSITIONS, SLOTS, TOKEN_WEIGHTS, shard=shard)
+        index, slots = positions_in_shard(data, teacher.positions, shard)
         if self.config.use == "advantage":
             logits = logits.detach()  # no L_SD
         student = select_rows(logits, index - shard.start)
@@ -151,7 +155,7 @@ class SDSearchLoss:
             labelled = (targets.token_log_prob - targets.flipped_log_prob) / 2
         columns = {
             "divergence": values,
-            "weight": gated(weights, credit, self.config, labelled),
+            "weight": gated(teacher.weights[slots], credit, self.config, labelled),
             "credit": credit,
             "teacher_entropy": targets.entropy,
             "student_entropy": stats.entropy,
@@ -188,7 +192,7 @@ class SDSearchLoss:
             name: output[f"sd_{name}"].values() for name in ("divergence", "weight", "credit", *_MEANS)
         }
         if teacher.credit is not None:
-            index = packed_positions(data, STUDENT_POSITIONS)
+            index = packed_positions(data, teacher.positions)
             credit, divergence = columns["credit"][index], columns["divergence"][index]
             teacher.credit.add(data[SLOTS].values(), credit, divergence)
         # verl averages gradients and SUM metrics over ranks; times dp_size turns both averages into sums.

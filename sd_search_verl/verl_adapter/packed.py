@@ -1,7 +1,7 @@
 """Positions in a packed micro-batch, whole or sharded by sequence parallelism.
 
-verl packs the rows of a micro-batch one after the other. A field of positions counts from each row's start; the index
-in the packed tokens adds the start of the row. With Ulysses each rank holds an equal share of the packed tokens.
+verl packs the rows of a micro-batch one after the other. Positions count from each row's start; the index in the packed
+tokens adds the start of the row. With Ulysses each rank holds an equal share of the packed tokens.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from tensordict import TensorDict
 from torch import Tensor
 from transformers import PreTrainedModel
 from verl.utils.ulysses import get_ulysses_sequence_parallel_rank, get_ulysses_sequence_parallel_world_size
+
+from sd_search_verl.verl_adapter.fields import SLOTS
 
 
 @dataclass(frozen=True)
@@ -32,26 +34,28 @@ class SequenceShard:
         return cls(start, start + share)
 
 
-def packed_positions(data: TensorDict, name: str) -> Tensor:
-    """Return every entry of field ``name`` as an index in the packed tokens.
+def packed_positions(data: TensorDict, positions: Tensor) -> Tensor:
+    """Return every slot's index in the packed tokens of a micro-batch; a placeholder's is the one before its row.
 
-    A placeholder (-1) gives the index before its row's start.
+    Args:
+        data: has the slots.
+        positions: index of each slot in its row, see :func:`~.fields.by_slot`.
     """
-    field = data[name]
-    values = field.values()
+    field = data[SLOTS]
+    slots = field.values()
     starts = data["input_ids"].offsets()[:-1]
-    return starts.repeat_interleave(field.offsets().diff(), output_size=len(values)) + values
+    return starts.repeat_interleave(field.offsets().diff(), output_size=len(slots)) + positions[slots]
 
 
-def positions_in_shard(data: TensorDict, name: str, *others: str, shard: SequenceShard) -> tuple[Tensor, ...]:
-    """Return the packed positions of field ``name`` inside a shard, and the other fields at the same entries.
+def positions_in_shard(data: TensorDict, positions: Tensor, shard: SequenceShard) -> tuple[Tensor, Tensor]:
+    """Return the packed index and the slot of every scored token inside a shard.
 
     Placeholders are left out. ``nonzero`` synchronises with the device once.
     """
-    index = packed_positions(data, name)
-    inside = (data[name].values() >= 0) & (index >= shard.start) & (index < shard.stop)
+    index, slots = packed_positions(data, positions), data[SLOTS].values()
+    inside = (slots >= 0) & (index >= shard.start) & (index < shard.stop)
     at = inside.nonzero().squeeze(-1)
-    return (index[at], *(data[other].values()[at] for other in others))
+    return index[at], slots[at]
 
 
 def attention_bounds(

@@ -20,7 +20,7 @@ from verl.workers.engine.utils import prepare_micro_batches
 
 from sd_search_verl.config import SDSearchConfig
 from sd_search_verl.distill.support import TeacherTargets, teacher_targets
-from sd_search_verl.verl_adapter.fields import ROW_POSITIONS, SLOTS, TeacherMiniBatch, nested
+from sd_search_verl.verl_adapter.fields import NO_SLOT, SLOTS, TeacherMiniBatch, by_slot, nested
 from sd_search_verl.verl_adapter.packed import SequenceShard, attention_bounds, positions_in_shard
 
 
@@ -40,14 +40,14 @@ def run_teacher_pass(
     tu.assign_non_tensor(data, sp_size=engine.ulysses_sequence_parallel_size)
     micro_batches, _ = prepare_micro_batches(data, dp_group=group, same_micro_num_in_dp=True)
     targets: TeacherTargets | None = None
-    num_slots = sum(len(positions) for positions in batch.positions)
+    positions = by_slot(batch.positions)
     engine.module.eval()  # dropout off, and verl's activation offload acts in train mode only
     try:
         with torch.no_grad(), torch.profiler.record_function("sd_search/teacher"):
             for micro_batch in micro_batches:
-                slots, part = _forward(engine, micro_batch, settings, config)
+                slots, part = _forward(engine, micro_batch, positions, settings, config)
                 if targets is None:
-                    targets = part.map(lambda values: values.new_zeros(num_slots, *values.shape[1:]))
+                    targets = part.map(lambda values: values.new_zeros(len(positions) - 1, *values.shape[1:]))
                 for values, rows in zip(targets.tensors(), part.tensors(), strict=True):
                     values.index_copy_(0, slots, rows)
     finally:
@@ -61,12 +61,12 @@ def run_teacher_pass(
 
 
 def _forward(
-    engine: Any, micro_batch: TensorDict, settings: dict[str, Any], config: SDSearchConfig
+    engine: Any, micro_batch: TensorDict, positions: Tensor, settings: dict[str, Any], config: SDSearchConfig
 ) -> tuple[Tensor, TeacherTargets]:
     # The micro-batch is still on the host, so nothing here waits for the device.
     tokens = micro_batch["input_ids"].values()
     shard = SequenceShard.of(len(tokens))
-    index, slots = positions_in_shard(micro_batch, ROW_POSITIONS, SLOTS, shard=shard)
+    index, slots = positions_in_shard(micro_batch, positions, shard)
     following = tokens[index + 1]
     packed = settings["use_remove_padding"]
     rows = index - shard.start if packed else _padded_index(micro_batch["input_ids"].offsets(), index)
@@ -128,14 +128,13 @@ def _teacher_batch(batch: TeacherMiniBatch, settings: dict[str, Any], group: Any
     if not settings["use_dynamic_bsz"]:
         micro_batch = settings["micro_batch_size_per_gpu"]
         count = -(-count // micro_batch) * micro_batch
-    fill, none = [torch.zeros(2, dtype=torch.long)], [torch.tensor([-1])]
+    fill = [torch.zeros(2, dtype=torch.long)]
     missing = count - len(order)
     rows = [batch.rows[row] for row in order] + fill * missing
     tensors = {
         "input_ids": rows,
         "position_ids": [torch.arange(len(row)) for row in rows],
-        ROW_POSITIONS: [batch.positions[row] for row in order] + none * missing,
-        SLOTS: [slots[row] for row in order] + none * missing,
+        SLOTS: [slots[row] for row in order] + [NO_SLOT] * missing,
     }
     options = {**settings, "use_fused_kernels": False}
     if settings["use_dynamic_bsz"]:

@@ -19,6 +19,7 @@ from verl.utils.device import get_device_id, get_device_name, get_torch_device
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 from sd_search_verl.config import SDSearchConfig
+from sd_search_verl.distill.loss import token_weights
 from sd_search_verl.distill.support import TeacherTargets
 from sd_search_verl.objectives.moving_average import MovingAverage
 from sd_search_verl.verl_adapter.credit import CreditRecord, Values
@@ -29,6 +30,7 @@ from sd_search_verl.verl_adapter.fields import (
     MEASURE_LABELS,
     POLICY_WEIGHT,
     TeacherMiniBatch,
+    by_slot,
 )
 from sd_search_verl.verl_adapter.gain import add_information_gain
 from sd_search_verl.verl_adapter.grad_share import grad_share
@@ -94,7 +96,7 @@ class SDTrainingWorker(TrainingWorker):
         group = self.engine.get_data_parallel_group()
         if config.information_gain:
             with self._train_mode(data):
-                add_information_gain(self.engine, data, self._forward_settings(data), group, config)
+                data = add_information_gain(self.engine, data, self._forward_settings(data), group, config)
         if config.teacher == "ema":
             with self._train_mode(data):
                 self._average.update(self.engine.module, config.teacher_decay)
@@ -104,7 +106,7 @@ class SDTrainingWorker(TrainingWorker):
             self._teacher_seconds += time.perf_counter() - start
         if taught is None:
             return super().train_batch(data)
-        taught.batch.attach_slots(data)
+        data = taught.batch.with_slots(data)
         tu.assign_non_tensor(data, distillation_use_topk=True)
         teacher = self._teacher_batch(taught, data, config)
         if self._measure:
@@ -135,14 +137,16 @@ class SDTrainingWorker(TrainingWorker):
         """Return what the loss reads: the targets of the configured form, and a record where credit is asked for."""
         batch, targets, flipped = taught.batch, taught.targets, taught.flipped
         recorded = self._measure_labels or bool((batch.traces >= 0).any())
-        num_tokens = int(batch.tokens_per_trajectory.sum())  # of this rank
-        credit = CreditRecord(num_tokens, get_device_id()) if recorded else None
+        device, counts = get_device_id(), batch.tokens_per_trajectory
+        credit = CreditRecord(int(counts.sum()), device) if recorded else None
         if config.target == "contrast" and flipped is not None:
             targets = contrast(targets, flipped)
         if config.gate == "labels" and flipped is not None:
             targets = replace(targets, flipped_log_prob=flipped.token_log_prob)
         return TeacherBatch(
             targets,
+            by_slot(batch.student_positions).to(device),
+            token_weights(counts, batch.weights).to(device),
             tu.get(data, ALPHA),
             taught.num_trajectories,
             taught.num_tokens,
