@@ -14,7 +14,7 @@ from pathlib import Path
 from packaging.specifiers import SpecifierSet
 
 from sd_search_verl.finding import Finding
-from sd_search_verl.gpu_stack import check_driver, check_flash_attention, check_trl
+from sd_search_verl.gpu_stack import check_driver, check_flash_attention, check_gpu_memory, check_trl
 from sd_search_verl.rollout.retriever_check import check_retriever
 from sd_search_verl.supported import SUPPORTED
 
@@ -113,7 +113,7 @@ def _gpu_stack() -> list[Finding]:
     except ImportError:
         return check_trl()
     flash_attention = [check_flash_attention()] if torch.cuda.is_available() else []
-    return [*check_driver(torch.version.cuda), *flash_attention, *check_trl()]
+    return [*check_driver(torch.version.cuda), *check_gpu_memory(), *flash_attention, *check_trl()]
 
 
 def check_java() -> Finding:

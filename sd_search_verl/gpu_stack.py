@@ -1,7 +1,8 @@
-"""Checks of the GPU software: driver against CUDA, flash-attn's extension, and trl beside verl."""
+"""Checks of GPUs and their software: driver against CUDA, memory that others hold, flash-attn's extension, trl."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,9 @@ WITHOUT_FLASH_ATTENTION = (
     "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=4096"
 )
 """Overrides with which a GPU trains without flash-attn; docs/troubleshooting.md says what they cost."""
+
+TAKEN = 0.05
+"""Share of a GPU's memory above which something else runs there; an idle one holds less."""
 
 _EXTENSION = "import torch, flash_attn_2_cuda"
 
@@ -58,6 +62,32 @@ def check_driver(cuda: str | None) -> list[Finding]:
     ok = int(driver.partition(".")[0]) >= needed
     found = f"{driver}; torch was built for CUDA {cuda}, which needs R{needed} or newer"
     return [Finding("driver", ok, found, fix)]
+
+
+def check_gpu_memory() -> list[Finding]:
+    """Return whether other processes hold memory of the GPUs in ``CUDA_VISIBLE_DEVICES``; none without a GPU."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    query = [tool, "--query-gpu=index,memory.used,memory.total", "--format=csv,noheader,nounits"]
+    done = subprocess.run(query, capture_output=True, text=True, timeout=60)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    taken, gpus = [], 0
+    for line in done.stdout.splitlines() if done.returncode == 0 else ():
+        index, *memory = (part.strip() for part in line.split(","))
+        if visible and visible.replace(",", "").isdigit() and index not in visible.split(","):
+            continue
+        if not all(part.isdigit() for part in memory):  # "[N/A]" where memory is shared with the host
+            continue
+        used, total = (int(part) / 1024 for part in memory)
+        gpus += 1
+        if used > TAKEN * total:
+            taken.append(f"GPU {index}: {used:.1f} of {total:.1f} GiB are taken")
+    fix = (
+        "end what runs there (`nvidia-smi` names the processes; a retriever with a dense back end is one), or choose "
+        "other GPUs by CUDA_VISIBLE_DEVICES"
+    )
+    return [Finding("GPU memory", not taken, "; ".join(taken) or f"{gpus} free", fix)] if gpus else []
 
 
 def check_flash_attention() -> Finding:

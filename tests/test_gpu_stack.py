@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sd_search_verl.gpu_stack import check_driver, check_flash_attention, check_trl
+from sd_search_verl.gpu_stack import check_driver, check_flash_attention, check_gpu_memory, check_trl
 
 UNDEFINED = "_ZN3c104cuda20CUDACachingAllocator9allocatorE_of_another_torch"
 
@@ -68,6 +68,28 @@ def test_without_a_driver_there_is_nothing_to_compare(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert check_driver("13.0") == []
+
+
+@pytest.mark.parametrize(
+    ("visible", "answer", "found"),
+    [
+        (None, "0, 4, 81559\n1, 60000, 81559", "GPU 1: 58.6 of 79.6 GiB are taken"),
+        ("1", "0, 4, 81559\n1, 60000, 81559", "GPU 1: 58.6 of 79.6 GiB are taken"),
+        ("0", "0, 4, 81559\n1, 60000, 81559", "1 free"),
+        ("GPU-5b1c", "0, 4, 81559\n1, 700, 81559", "2 free"),
+        (None, "0, [N/A], [N/A]", None),
+    ],
+)
+def test_memory_that_others_hold_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str | None, answer: str, found: str | None
+) -> None:
+    fake_nvidia_smi(tmp_path, monkeypatch, f"printf '{answer}\n'")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    findings = check_gpu_memory()
+    assert [finding.found for finding in findings] == ([] if found is None else [found])
+    assert all(finding.ok == ("free" in finding.found) for finding in findings)
 
 
 def test_a_missing_flash_attn_comes_with_the_overrides_that_train_without_it() -> None:

@@ -30,6 +30,11 @@ _SYMPTOMS = (
         "actor_rollout_ref.rollout.gpu_memory_utilization (vLLM)",
     ),
     (
+        r"CUDA error: out of memory",
+        "something else holds the GPU's memory. Fix: `sd-search doctor` says how much, `nvidia-smi` which process; "
+        "end it, or choose another GPU by CUDA_VISIBLE_DEVICES",
+    ),
+    (
         r"ray\.exceptions\.OutOfMemoryError|ActorDiedError.*OOM|killed by the OOM killer",
         "the machine's memory is full. Fix: lower reward.num_workers and actor_rollout_ref.rollout.agent.num_workers, "
         "or put the retriever on another machine",

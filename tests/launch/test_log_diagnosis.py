@@ -30,6 +30,10 @@ def test_our_own_message_is_found_in_rays_traceback() -> None:
             "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB",
             "lower actor_rollout_ref.actor.ppo_max",
         ),
+        (
+            "torch.AcceleratorError: CUDA error: out of memory",
+            "something else holds the GPU's memory. Fix: `sd-search doctor`",
+        ),
         ("ValueError: Unknown trainer 'sd_search'. Available trainers: sync", "Fix: `sd-search doctor`"),
         ("In 'paper': Could not find 'sd_search/default'", "Fix: `sd-search doctor`"),
         (
