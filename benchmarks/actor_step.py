@@ -58,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     dtype = torch.bfloat16 if setting.dtype == "bf16" else torch.float32
     peak = floor.peak_flops(device, dtype)
 
-    with tempfile.TemporaryDirectory() as folder:
+    ram = Path("/dev/shm")  # 15 GB at the 7B shape are written and read twice
+    with tempfile.TemporaryDirectory(dir=ram if gpu and ram.exists() else None) as folder:
         model = actor.save_model(options.shape, Path(folder), dtype, device)
         workers = actor.Actor(actor.configuration(setting, model, len(rows), options.override), device)
     skip = options.skip_old_log_prob

@@ -45,8 +45,8 @@ def run(run: Run, shape: str, strategy: str, tuned: str = "") -> None:
     for override in TUNED if tuned else ():
         options += ["--override", override]
     options += ["--profile", str(run.out / f"{run.part}.txt")]
-    # Loading takes up to a minute and is counted; the loss is timed after the pairs, and needs its time too.
-    options += ["--seconds", str(int(0.6 * run.limit_s))]
+    # Loading takes up to 100 s and is counted; loss and profile come after the pairs, and need their time too.
+    options += ["--seconds", str(int(0.7 * run.limit_s))]
     row = actor_step.main(options)
     grpo = row["old_log_prob_s"] + row["reference_s"] + row["update_s"]
     detail = (
