@@ -36,6 +36,7 @@ from sd_search_verl.verl_adapter.gain import add_information_gain
 from sd_search_verl.verl_adapter.grad_share import grad_share
 from sd_search_verl.verl_adapter.labels import contrast, label_metrics
 from sd_search_verl.verl_adapter.loss import PREFIX, SDSearchLoss, TeacherBatch
+from sd_search_verl.verl_adapter.process_group import initialize_alone
 from sd_search_verl.verl_adapter.settings import read_sd_search
 from sd_search_verl.verl_adapter.teacher_pass import run_teacher_pass
 
@@ -235,6 +236,7 @@ class SDActorRolloutRefWorker(ActorRolloutRefWorker):
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def init_model(self) -> None:
+        initialize_alone()
         super().init_model()
         if self.actor is not None:
             loss: Any = SDSearchLoss(self.loss_fn, read_sd_search(self.config))  # type: ignore[has-type]
