@@ -16,8 +16,6 @@ from sd_search_verl.cli import main
 from sd_search_verl.pretrained import load_config, load_policy, load_tokenizer
 from sd_search_verl.world.config import CHECKPOINT
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def edited(**values: object) -> Callable[[Path], None]:
     """A config.json with other values."""

@@ -112,7 +112,6 @@ def test_the_folder_made_is_a_model_with_the_whole_vocabulary(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_thread")
 def test_a_short_warm_start_learns_the_form(qwen_tokenizer: Any) -> None:
     trajectories = [
         Trajectory(f"who is number {i}", [f"number {i}"], [["T\nA number is a count."]], "Bo")

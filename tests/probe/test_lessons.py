@@ -18,8 +18,6 @@ from sd_search_verl.probe.lessons import Lessons
 from sd_search_verl.world.config import CHECKPOINT
 from sd_search_verl.world.model import build_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 TOKENIZER = AutoTokenizer.from_pretrained(CHECKPOINT)
 PROTOCOL = protocols.get("search_r1")
 

@@ -24,8 +24,6 @@ from sd_search_verl.world.model import build_model
 from sd_search_verl.world.model import load_model as load_policy
 from sd_search_verl.world.sampling import rollouts
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 TOKENIZER = AutoTokenizer.from_pretrained(CHECKPOINT)
 WORLD = World(WorldConfig(seed=11))
 SIZE = 5

@@ -16,8 +16,6 @@ from transformers import AutoModelForCausalLM
 
 from sd_search_verl.verl_adapter import worker as worker_module
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 CUTS: dict[str, dict[str, Any]] = {
     "4 at a time": {},
     "one by one": {"micro_batch_size_per_gpu": 1},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import pytest
 import torch
 from transformers import AutoTokenizer
 
@@ -44,7 +43,6 @@ def test_the_shipped_tokenizer_is_the_one_that_is_built() -> None:
     assert shipped.chat_template == built.chat_template
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_the_shipped_model_calls_and_answers() -> None:
     tokenizer, model = AutoTokenizer.from_pretrained(TOOL_CHECKPOINT), load_model(TOOL_CHECKPOINT).eval()
     world = World(difficulty(TOOL_CHECKPOINT))

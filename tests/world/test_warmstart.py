@@ -21,8 +21,6 @@ from sd_search_verl.world.tokenizer import build_tokenizer
 from sd_search_verl.world.warmstart import Encoder, WarmStartError, check, train
 from sd_search_verl.world.words import RELATIONS
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 TOKENIZER = build_tokenizer()
 WORLD = WorldConfig()
 

@@ -12,8 +12,6 @@ import pytest
 from benchmarks.real_model import forms, picture
 from sd_search_verl.world.config import CHECKPOINT
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def traces(tmp_path_factory: pytest.TempPathFactory) -> Path:

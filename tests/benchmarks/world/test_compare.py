@@ -31,8 +31,6 @@ from sd_search_verl.world import Question, World, WorldConfig, questions, text
 from sd_search_verl.world.config import CHECKPOINT
 from sd_search_verl.world.files import write_world
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 TOKENIZER = AutoTokenizer.from_pretrained(CHECKPOINT)
 
 

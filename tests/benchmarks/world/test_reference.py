@@ -28,8 +28,6 @@ from sd_search_verl.world.config import CHECKPOINT
 from sd_search_verl.world.sampling import rollouts
 from sd_search_verl.world.text import PROTOCOL
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 TOKENIZER = AutoTokenizer.from_pretrained(CHECKPOINT)
 WORLD = World(WorldConfig(seed=3))
 CONFIG = TrainConfig()

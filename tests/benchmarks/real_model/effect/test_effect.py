@@ -24,8 +24,6 @@ from sd_search_verl.rollout.types import Rollout
 from sd_search_verl.world.config import CHECKPOINT
 from sd_search_verl.world.model import load_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 TOKENIZER = AutoTokenizer.from_pretrained(CHECKPOINT)
 ON = SDSearchConfig(alpha=1.0, hindsight=HindsightConfig(label="reward"))
 
