@@ -39,6 +39,7 @@ TRACE = "sd_trace"
 SLOTS = "sd_slots"
 NO_SLOT = torch.tensor([-1])
 DRIVER = (*TRUE, *FLIPPED, STUDENT_POSITIONS, CORRECT, WEIGHT, TRACE)
+"""What :func:`pack` makes."""
 
 ALPHA = "sd_alpha"
 """Non-tensor entry of a batch: this step's alpha. Absent or 0 means an ordinary update."""
@@ -127,7 +128,7 @@ class TeacherMiniBatch:
     def with_slots(self, data: TensorDict) -> TensorDict:
         """Return the mini-batch with the slot of every scored token in place of the driver's fields.
 
-        verl cuts a mini-batch into micro-batches on the host, field by field and row by row.
+        verl cuts a mini-batch into micro-batches on the host, field by field and row by row: each costs time.
         """
         sizes = self.tokens_per_trajectory.tolist()
         slots = torch.arange(sum(sizes)).split(sizes)

@@ -49,7 +49,7 @@ def test_verl_still_listens_on_a_port_that_it_chose_before(taken: str) -> None:
     assert "EADDRINUSE" in done.stderr
 
 
-@pytest.mark.parametrize("change", [{"WORLD_SIZE": "2"}, {"DIST_INIT_METHOD": "file:///tmp/store"}], ids=str)
+@pytest.mark.parametrize("change", [{"WORLD_SIZE": "2"}, {"DIST_INIT_METHOD": "env://"}], ids=str)
 def test_several_ranks_and_a_users_own_method_are_left_to_verl(taken: str, change: dict[str, str]) -> None:
     code = "from sd_search_verl.verl_adapter import process_group as p; p.initialize_alone(); "
     done = run(code + "print(p.dist.is_initialized())", taken, **change)

@@ -40,7 +40,7 @@ def run(run: Run) -> None:
         folder = Path(name) / "run"
         try:
             steps = _train(run, Path(name) / "world", folder)
-        except (RuntimeError, TrainingFailedError) as error:
+        except TrainingFailedError as error:
             run.failed("whole run", error)
             return
         finally:
@@ -58,7 +58,7 @@ def _train(run: Run, world: Path, folder: Path) -> list[dict[str, Any]]:
     corpus = world / "corpus.jsonl"
     back_end = ["--backend", "bm25s", "--corpus", str(corpus), "--index", str(world / "index")]
     if build_index(back_end):
-        raise RuntimeError("the index was not built; the reason stands above")
+        raise TrainingFailedError("the index was not built; the reason stands above")
     overrides = [f"sd_search.warmup_steps={STACK_GRPO}", *(ON_A_CARD if run.gpu else ())]
     config = "gpu_demo" if run.gpu else "cpu_demo"
     with serving(*back_end, folder=world) as server:

@@ -53,5 +53,7 @@ def test_jax_is_not_started(tmp_path: Path) -> None:
         )
         assert done.stdout.split() == [printed], done.stderr
     command = [sys.executable, "-c", "import bm25s"]
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=60
+    )
     assert done.stdout.split() == ["started"]  # so it would be without import_bm25s
