@@ -77,7 +77,9 @@ def row_log_probs(
     factor = tl.exp(m - most)
     total = tl.sum(s * factor)
     moment = tl.sum(factor * (t + s * (m - most)))
-    outside = (most - best) + tl.log(total)
+    empty = total == 0.0  # no entry is outside the support
+    total = tl.where(empty, 1.0, total)
+    outside = tl.where(empty, -1e30, (most - best) + tl.log(total))
     entropy = tl.log(total) - moment / total
     logsumexp = outside
     if COUNT > 0:

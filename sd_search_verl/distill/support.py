@@ -203,7 +203,7 @@ def log_probs_on_support(logits: Tensor, support: Support | None) -> SupportLogP
         return SupportLogProbs(log_probs, probs, entropy, top1.squeeze(-1), logsumexp)
     # Subtracted before logsumexp: a large logit would take the digits of its result.
     logits = logits.to(torch.float32, copy=True).sub_(highest)
-    chosen = logits.gather(-1, support.index)
+    chosen = logits.gather(-1, support.index).clamp_min_(_FLOOR)
     if support.valid is not None:
         chosen = chosen.masked_fill(~support.valid, _FLOOR)
     inside = chosen.logsumexp(-1, keepdim=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch.utils._pytree import tree_map_only
 from verl.experimental.separation.engine_workers import DetachActorWorker
 from verl.single_controller.base.decorator import Dispatch, make_nd_compute_dataproto_dispatch_fn, register
 from verl.utils import tensordict_utils as tu
-from verl.utils.device import get_device_id, get_device_name, get_torch_device
+from verl.utils.device import get_device_id, get_torch_device
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 from sd_search_verl.config import SDSearchConfig
@@ -172,10 +173,14 @@ class SDTrainingWorker(TrainingWorker):
             disable_auto_offload=tu.get(data, "disable_auto_offload", default=False)
         )
 
-    def _teachers_weights(self, config: SDSearchConfig) -> AbstractContextManager[None]:
+    @contextmanager
+    def _teachers_weights(self, config: SDSearchConfig) -> Iterator[None]:
         if config.teacher == "live":  # a checkpoint may hold an average all the same
-            return nullcontext()
-        return self._average.in_place_of(self.engine.module)
+            yield
+            return
+        with self._average.in_place_of(self.engine.module):
+            yield
+            get_torch_device().synchronize()  # FSDP copies offloaded weights to the device in the background
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def save_checkpoint(self, local_path: str, *arguments: Any, **options: Any) -> None:
@@ -186,9 +191,7 @@ class SDTrainingWorker(TrainingWorker):
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def load_checkpoint(self, local_path: str, *arguments: Any, **options: Any) -> None:
         file = _average_file(local_path) if local_path else None
-        self._average.values = (
-            torch.load(file, map_location=get_device_id()) if file and file.exists() else None
-        )
+        self._average.values = torch.load(file, map_location="cpu") if file and file.exists() else None
         super().load_checkpoint(local_path, *arguments, **options)
 
     def _run_teacher(
@@ -254,15 +257,27 @@ class SDDetachActorWorker(SDActorRolloutRefWorker, DetachActorWorker):
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def save_model_to_cpu(self, n: int) -> None:
+        get_torch_device().synchronize()  # offloaded weights may still be on their way
         super().save_model_to_cpu(n)
-        if get_device_name() == "cpu":
-            # verl/utils/fsdp_utils.py (fsdp2_sharded_save_to_cpu) moves weights to the CPU, which copies none there.
-            self.cpu_saved_models[n] = tree_map_only(torch.Tensor, torch.clone, self.cpu_saved_models[n])
+        # verl/utils/fsdp_utils.py (fsdp2_sharded_save_to_cpu) moves weights to the CPU, which copies none that are
+        # there already: those of a CPU run, and offloaded ones. The next weights put back would change the saved ones.
+        live = {_storage(parameter) for parameter in self.actor.engine.module.parameters()}
+        self.cpu_saved_models[n] = tree_map_only(
+            torch.Tensor,
+            lambda saved: saved.clone() if _storage(saved) in live else saved,
+            self.cpu_saved_models[n],
+        )
 
 
 def _average_file(checkpoint: str) -> Path:
     """Return the file of this rank's part of the moving average."""
     return Path(checkpoint) / f"teacher_average_rank_{dist.get_rank()}.pt"
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    """Return the address of a tensor's memory, of a sharded one's the shard's."""
+    local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return local.untyped_storage().data_ptr()
 
 
 def _sum_over_ranks(values: list[int], group: Any) -> list[int]:

@@ -103,6 +103,22 @@ def test_entries_that_both_rule_out_do_not_count(kind: str, top_k: int | None) -
     assert gradient[:, 50:].count_nonzero() == 0
 
 
+@pytest.mark.parametrize("support", ["teacher", "union"])
+@pytest.mark.parametrize("tail", ["bucket", "renormalize"])
+@pytest.mark.parametrize("kind", ["jsd", "mse"])
+def test_an_entry_of_the_support_that_the_student_rules_out(kind: str, support: str, tail: str) -> None:
+    student, teacher = logits(8)
+    student[:, teacher[0].topk(2).indices] = -math.inf
+    nearly = student.clamp_min(-1e4)
+    options = (kind, 5, support, tail)
+    found = []
+    for values in (student.requires_grad_(), nearly.requires_grad_()):
+        result = divergence(values, teacher, *options)  # type: ignore[arg-type]
+        found.append((result, *torch.autograd.grad(result.sum(), values)))
+    for ruled_out, expected in zip(*found, strict=True):
+        torch.testing.assert_close(ruled_out, expected)
+
+
 def test_union_that_covers_the_vocabulary() -> None:
     student, teacher = logits(3, size=6)
     student.requires_grad_()

@@ -128,6 +128,22 @@ def test_kernels_give_what_the_plain_version_gives(
         torch.testing.assert_close(kernel, plain, rtol=2e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["jsd", "mse"])
+@pytest.mark.parametrize("tail", ["bucket", "renormalize"])
+def test_nothing_is_outside_a_union_that_covers_the_vocabulary(
+    kind: str, tail: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student, teacher = draw(9)[:, :6], draw(10)[:, :6]
+    found = []
+    for usable in (True, False):
+        monkeypatch.setattr(fused, "usable", lambda _, usable=usable: usable)
+        ours, stats = student.clone().requires_grad_(), StudentStats()
+        values = divergence(ours, teacher, kind, 5, "union", tail, stats=stats)  # type: ignore[arg-type]
+        found.append([values, *torch.autograd.grad(values.sum(), ours), stats.entropy])
+    for kernel, plain in zip(*found, strict=True):
+        torch.testing.assert_close(kernel, plain, rtol=2e-5, atol=1e-6)
+
+
 def test_kernels_take_the_plain_versions_targets(monkeypatch: pytest.MonkeyPatch) -> None:
     student, teacher = draw(7), draw(8)
     monkeypatch.setattr(fused, "usable", lambda _: False)

@@ -171,8 +171,23 @@ def test_the_gain_is_the_difference_to_the_mean_of_the_others_shaped_by_a_logari
     assert gains([]) == []
 
 
-def test_a_moving_average_follows_and_is_swapped_in_and_out_to_the_bit() -> None:
-    module, average = torch.nn.Linear(3, 2), MovingAverage()
+def test_a_moving_average_of_half_precision_follows_steps_that_it_cannot_hold() -> None:
+    """5 % of a small gap is less than half a unit in the last place of bf16."""
+    module, average = torch.nn.Linear(8, 8).bfloat16(), MovingAverage()
+    average.update(module, 0.95)
+    with torch.no_grad():
+        module.weight *= 1.03
+    live = module.weight.detach().clone()
+    for _ in range(400):
+        average.update(module, 0.95)
+    with average.in_place_of(module):
+        assert torch.equal(module.weight, live)
+    assert torch.equal(module.weight, live)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_moving_average_follows_and_is_swapped_in_and_out_to_the_bit(dtype: torch.dtype) -> None:
+    module, average = torch.nn.Linear(3, 2).to(dtype), MovingAverage()
     module.bias.requires_grad_(False)
     average.update(module, 0.9)
     before = module.weight.detach().clone()
@@ -181,7 +196,8 @@ def test_a_moving_average_follows_and_is_swapped_in_and_out_to_the_bit() -> None
     live = module.weight.detach().clone()
     average.update(module, 0.9)
     with average.in_place_of(module):
-        assert torch.allclose(module.weight, 0.9 * before + 0.1 * live)
+        expected = 0.9 * before.float() + 0.1 * live.float()
+        assert torch.allclose(module.weight, expected.to(dtype))
     assert torch.equal(module.weight, live)
     assert average.values is not None
     assert len(average.values) == 1  # what is not trained is not copied

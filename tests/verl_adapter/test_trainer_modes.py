@@ -224,24 +224,39 @@ def test_stale_query_tokens_are_not_distilled_and_their_rollouts_are_trained(
         assert ages == ({0, 1, 2} if limit is None else {0, 1} if limit else set())
 
 
-def test_the_teacher_is_the_policy_of_the_moment_also_where_older_weights_were_put_back(model: Path) -> None:
-    """verl's separate trainer computes the old log-probs of later updates by the step's first weights."""
+@pytest.mark.parametrize("offload", [False, True])
+def test_the_teacher_is_the_policy_of_the_moment_also_where_older_weights_were_put_back(
+    model: Path, offload: bool
+) -> None:
+    """verl's separate trainer computes the old log-probs of later updates by the step's first weights.
+
+    Offloaded parameters lie in other storage after each stage.
+    """
     single_rank_environment()
     rows, tokenizer = recorded_rows(byte_tokenizer()), byte_tokenizer()
     plain, switched = (detached_worker(compose(model), stock=False) for _ in range(2))
+
+    def move() -> None:
+        if offload:
+            switched.actor.engine.module._apply(torch.clone)
+
     start = weights(plain)
     for step in range(3):
         if step:
             switched.save_model_to_cpu(step)
             switched.restore_model_from_cpu(0)
+            move()
             assert all(torch.equal(start[name], value) for name, value in weights(switched).items())
+            move()
             switched.restore_model_from_cpu(step)
             switched.clear_cpu_model(step)
         else:
             switched.save_model_to_cpu(0)
         part = rows[4 * step : 4 * step + 4]
+        move()
         for worker in (plain, switched):
             worker.update_actor(batch_of(part, teacher_inputs(part, settings(), tokenizer), 0.3))
+        move()
     left, right = weights(plain), weights(switched)
     assert any(not torch.equal(start[name], value) for name, value in left.items())
     assert all(torch.equal(left[name], value) for name, value in right.items())
