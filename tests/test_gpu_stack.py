@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sd_search_verl import doctor, gpu_stack
 from sd_search_verl.gpu_stack import check_driver, check_flash_attention, check_gpu_memory, check_trl
 
 UNDEFINED = "_ZN3c104cuda20CUDACachingAllocator9allocatorE_of_another_torch"
@@ -63,6 +64,21 @@ def test_a_driver_that_is_not_loaded_is_named(tmp_path: Path, monkeypatch: pytes
     assert "NVIDIA-SMI has failed" in finding.found
 
 
+def test_a_driver_that_hangs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_nvidia_smi(tmp_path, monkeypatch, "exec sleep 30")
+    monkeypatch.setattr(gpu_stack, "DRIVER_S", 0.3)
+    (finding,) = check_driver("13.0")
+    assert (finding.ok, finding.found) == (False, "nvidia-smi failed: no answer within 0.3 s")
+    assert check_gpu_memory() == []
+
+
+def test_a_plugin_whose_import_hangs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "verl.py").write_text("import time; time.sleep(30)")
+    visible(tmp_path, monkeypatch)
+    monkeypatch.setattr(doctor, "IMPORT_S", 1.0)
+    assert doctor.check_plugin().fix == "no answer within 1 s"
+
+
 def test_without_a_driver_there_is_nothing_to_compare(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,6 +92,7 @@ def test_without_a_driver_there_is_nothing_to_compare(
         (None, "0, 4, 81559\n1, 60000, 81559", "GPU 1: 58.6 of 79.6 GiB are taken"),
         ("1", "0, 4, 81559\n1, 60000, 81559", "GPU 1: 58.6 of 79.6 GiB are taken"),
         ("0", "0, 4, 81559\n1, 60000, 81559", "1 free"),
+        ("", "0, 4, 81559\n1, 60000, 81559", None),
         ("GPU-5b1c", "0, 4, 81559\n1, 700, 81559", "2 free"),
         (None, "0, [N/A], [N/A]", None),
     ],
@@ -85,7 +102,7 @@ def test_memory_that_others_hold_is_named(
 ) -> None:
     fake_nvidia_smi(tmp_path, monkeypatch, f"printf '{answer}\n'")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if visible:
+    if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     findings = check_gpu_memory()
     assert [finding.found for finding in findings] == ([] if found is None else [found])

@@ -27,6 +27,12 @@ def alpha_at(step: int, config: SDSearchConfig) -> float:
     return config.alpha
 
 
+def is_measured(step: int, every: int | None, config: SDSearchConfig) -> bool:
+    """Return whether something is measured in a step: in the first with alpha, then after ``every``; null = never."""
+    since = step - config.warmup_steps - 1
+    return every is not None and alpha_at(step, config) > 0 and since % every == 0
+
+
 def policy_weight_at(step: int, config: SDSearchConfig) -> float:
     """Return the weight of L_GRPO in a training step: 0 in a stage of distillation, else 1."""
     return 0.0 if config.schedule == "stages" and alpha_at(step, config) > 0 else 1.0

@@ -16,16 +16,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from verl.utils.device import get_torch_device
 from verl.utils.fsdp_utils import fsdp2_clip_grad_norm_
 
-from sd_search_verl.config import SDSearchConfig
 from sd_search_verl.verl_adapter.loss import SDSearchLoss, TeacherBatch
-
-
-def is_due(step: int, config: SDSearchConfig) -> bool:
-    """Return whether step ``step`` (from 1) measures the share: the first with alpha, then at intervals."""
-    since = step - config.warmup_steps - 1
-    if config.grad_share_every is None or config.use == "advantage":  # then L_SD has no gradient of its own
-        return False
-    return since >= 0 and since % config.grad_share_every == 0
 
 
 def grad_share(engine: Any, data: TensorDict, loss: SDSearchLoss, teacher: TeacherBatch) -> float | None:

@@ -13,20 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sd_search_verl.config import SDSearchConfig
 from sd_search_verl.distill.support import TeacherTargets
 from sd_search_verl.verl_adapter.fields import TeacherMiniBatch
-
-
-def is_due(step: int, config: SDSearchConfig) -> bool:
-    """Return whether step ``step`` (from 1) measures the labels: the first with alpha, then at intervals."""
-    since = step - config.warmup_steps - 1
-    return (
-        config.labels_every is not None
-        and config.alpha > 0
-        and since >= 0
-        and since % config.labels_every == 0
-    )
 
 
 def contrast(true: TeacherTargets, flipped: TeacherTargets) -> TeacherTargets:

@@ -43,7 +43,7 @@ def checkpoint_to_resume(config: DictConfig) -> Path | None:
 
 
 def step_of(checkpoint: Path | None) -> int:
-    """Return the step in a checkpoint folder's name, 0 for None."""
+    """Return the step in a checkpoint folder's name, 0 for None and for other names, such as a copy's."""
     number = checkpoint.name.rpartition("global_step_")[2] if checkpoint else "0"
     return int(number) if number.isdigit() else 0
 
@@ -69,7 +69,7 @@ def point_to_whole_checkpoint(run: Path, buffered: bool = False) -> None:
     if named.isdigit() and is_whole(folder_of(run, int(named))):
         return
     whole = [path for path in run.glob("global_step_*") if is_whole(path)]
-    steps = [int(path.name.rsplit("_", 1)[1]) for path in whole if not buffered or (path / BUFFER).is_dir()]
+    steps = [step_of(path) for path in whole if step_of(path) and (not buffered or (path / BUFFER).is_dir())]
     if not steps:
         if named:
             raise UserError(

@@ -19,7 +19,7 @@ from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.utils.debug import marked_timer
 
 from sd_search_verl import protocol as protocols
-from sd_search_verl.distill.schedule import alpha_at, policy_weight_at
+from sd_search_verl.distill.schedule import alpha_at, is_measured, policy_weight_at
 from sd_search_verl.health.collapse import NAMES, WATCHED, Alarm, alarms
 from sd_search_verl.health.non_finite import is_skipped_update
 from sd_search_verl.hindsight.teacher_inputs import TeacherInputs, build_teacher_inputs
@@ -40,11 +40,10 @@ from sd_search_verl.runs import writer
 from sd_search_verl.runs.console import format_step
 from sd_search_verl.runs.resume import save_with_checkpoint, truncate_after
 from sd_search_verl.runs.schema import Trace
-from sd_search_verl.verl_adapter import data_plane, labels, resume, step_metrics
+from sd_search_verl.verl_adapter import data_plane, resume, step_metrics
 from sd_search_verl.verl_adapter.credit import by_span, merge
 from sd_search_verl.verl_adapter.fields import ALPHA, MEASURE_GRAD_SHARE, MEASURE_LABELS, POLICY_WEIGHT, pack
 from sd_search_verl.verl_adapter.gain import pack_gain
-from sd_search_verl.verl_adapter.grad_share import is_due
 from sd_search_verl.verl_adapter.loss import PREFIX
 from sd_search_verl.verl_adapter.non_finite_guard import stop_on_non_finite
 from sd_search_verl.verl_adapter.preflight import refuse_bad_start
@@ -147,7 +146,7 @@ class SDSearchMixin(PPOTrainer):
         step, ours = self._read_step(batch, alpha)
         traced = self._select_traced(step)
         inputs: list[TeacherInputs] | None = None
-        measured = labels.is_due(self.global_steps, self._sd_search)
+        measured = self._is_measured(self._sd_search.labels_every)
         if alpha > 0 or self._sd_search.information_gain:
             with marked_timer("sd_search_prepare", self.timing_raw):
                 batch, inputs = self._prepare(batch, step, alpha, traced, measured)
@@ -156,7 +155,9 @@ class SDSearchMixin(PPOTrainer):
         batch.extra_info[ALPHA] = alpha
         batch.extra_info[POLICY_WEIGHT] = policy_weight_at(self.global_steps, self._sd_search)
         batch.extra_info[MEASURE_LABELS] = measured
-        batch.extra_info[MEASURE_GRAD_SHARE] = is_due(self.global_steps, self._sd_search)
+        # With use=advantage L_SD has no gradient of its own.
+        of_loss = self._sd_search.use == "loss"
+        batch.extra_info[MEASURE_GRAD_SHARE] = of_loss and self._is_measured(self._sd_search.grad_share_every)
         batch = super()._update_actor(batch, metrics)
         self._rename_worker_metrics(metrics)
         metrics.update(ours | {"health/skipped_updates": float(is_skipped_update(metrics))})
@@ -207,8 +208,12 @@ class SDSearchMixin(PPOTrainer):
             return rollouts
         return [mask_older_than(rollout, self._policy_version - limit) for rollout in rollouts]
 
+    # verl's separate mode updates several times a step; the first update (local_trigger_step 0) stands for the step.
+
+    def _is_measured(self, every: int | None) -> bool:
+        return self.local_trigger_step == 0 and is_measured(self.global_steps, every, self._sd_search)
+
     def _select_traced(self, step: data_plane.StepRollouts) -> list[int]:
-        # verl's separate mode updates several times a step; the first update's rollouts stand for the step.
         limit = self._search.traces_per_step if self.local_trigger_step == 0 else 0
         return writer.select_traced(step.rollouts, limit)
 

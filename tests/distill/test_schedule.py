@@ -7,7 +7,7 @@ import math
 import pytest
 
 from sd_search_verl.config import SDSearchConfig
-from sd_search_verl.distill.schedule import alpha_at, policy_weight_at
+from sd_search_verl.distill.schedule import alpha_at, is_measured, policy_weight_at
 
 
 def weights(steps: int, **changes: object) -> list[tuple[float, float]]:
@@ -35,3 +35,10 @@ def test_stages_in_turns() -> None:
 def test_without_alpha_there_is_no_stage_of_distillation() -> None:
     config = SDSearchConfig(alpha=0.0, warmup_steps=0, schedule="stages")
     assert policy_weight_at(1, config) == 1.0
+
+
+def test_a_measure_is_taken_in_the_first_step_with_alpha_and_then_at_intervals() -> None:
+    config = SDSearchConfig(alpha=0.5, warmup_steps=5)
+    assert [step for step in range(1, 40) if is_measured(step, 10, config)] == [6, 16, 26, 36]
+    assert not any(is_measured(step, None, config) for step in range(200))
+    assert not any(is_measured(step, 10, config.replace(alpha=0.0)) for step in range(200))

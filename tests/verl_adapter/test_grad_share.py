@@ -23,7 +23,6 @@ from support.engine import (
 from support.tiny import byte_tokenizer
 
 from sd_search_verl.verl_adapter.fields import MEASURE_GRAD_SHARE
-from sd_search_verl.verl_adapter.grad_share import is_due
 
 OPTIONS = {"mini_batch_size": 8, "micro_batch_size_per_gpu": 2}
 
@@ -83,9 +82,3 @@ def test_the_update_is_bitwise_the_same_with_and_without(
         found.append((weights(worker), worker.take_credits()))
     assert all(torch.equal(found[0][0][name], value) for name, value in found[1][0].items())
     assert found[0][1] == found[1][1]
-
-
-def test_it_is_measured_in_the_first_step_with_alpha_and_then_at_intervals() -> None:
-    config = settings(warmup_steps=5, grad_share_every=10)
-    assert [step for step in range(1, 40) if is_due(step, config)] == [6, 16, 26, 36]
-    assert not any(is_due(step, settings(grad_share_every=None)) for step in range(200))

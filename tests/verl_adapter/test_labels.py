@@ -29,7 +29,6 @@ from sd_search_verl.probe.measures import copy_share, label_sensitivity
 from sd_search_verl.probe.scores import score_groups
 from sd_search_verl.protocol.prompt import encode_messages
 from sd_search_verl.verl_adapter.fields import MEASURE_LABELS
-from sd_search_verl.verl_adapter.labels import is_due
 
 TOKENIZER = byte_tokenizer()
 OPTIONS = {"mini_batch_size": 8, "micro_batch_size_per_gpu": 2}
@@ -112,10 +111,3 @@ def test_without_labels_to_read_the_contrastive_target_is_the_student(worker: An
     worker.loss_fn.config = config
     _, metrics = gradients(worker, batch(rows[:8], config))
     assert sum(metrics["sd_search/loss"]) == 0.0
-
-
-def test_labels_are_measured_in_the_first_step_with_alpha_and_then_at_intervals() -> None:
-    config = settings(warmup_steps=5, labels_every=10)
-    assert [step for step in range(1, 40) if is_due(step, config)] == [6, 16, 26, 36]
-    assert not any(is_due(step, settings(labels_every=None)) for step in range(200))
-    assert not any(is_due(step, settings(alpha=0.0)) for step in range(200))

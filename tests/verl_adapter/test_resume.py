@@ -87,6 +87,12 @@ def test_half_a_checkpoint_is_not_taken(tmp_path: Path, part: str) -> None:
     assert is_whole(half) == part.startswith("actor/optim")  # a run may be told to save no optimizer state
 
 
+def test_a_copy_of_a_checkpoint_under_another_name_is_none(tmp_path: Path) -> None:
+    shutil.copytree(save(tmp_path, 3), tmp_path / "global_step_3_best")
+    (tmp_path / TRACKER).write_text("")
+    assert latest(tmp_path) == "global_step_3"
+
+
 def test_nothing_to_go_on_from_is_a_start_or_a_clear_error(tmp_path: Path) -> None:
     assert latest(tmp_path) is None
     (tmp_path / TRACKER).write_text("")

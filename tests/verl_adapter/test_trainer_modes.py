@@ -224,6 +224,27 @@ def test_stale_query_tokens_are_not_distilled_and_their_rollouts_are_trained(
         assert ages == ({0, 1, 2} if limit is None else {0, 1} if limit else set())
 
 
+def test_a_step_of_several_updates_is_measured_in_the_first(model: Path, tmp_path: Path) -> None:
+    single_rank_environment()
+    mode = "sd_search_separate_async"
+    overrides = [
+        *mode_options(mode, tmp_path),
+        *("sd_search.alpha=0.3", "sd_search.warmup_steps=6", "sd_search.labels_every=50"),
+        *("algorithm.adv_estimator=grpo", "actor_rollout_ref.rollout.n=4"),
+    ]
+    rows, measured = recorded_rows(byte_tokenizer()), {"grad_share", "label_sensitivity", "copy_share"}
+    worker = detached_worker(compose(model, overrides), stock=False)
+    for trigger in range(2):
+        plane, metrics = MemoryPlane(rows, 4), {}
+        trainer = trainer_of(get_trainer_cls(mode), compose(model, overrides), plane, worker)
+        trainer.local_trigger_step = trigger
+        with plane.installed():
+            trainer._update_actor(trainer._compute_advantage(plane.batch, metrics), metrics)
+        found = {name for name in measured if f"sd_search/{name}" in metrics}
+        assert found == (measured if trigger == 0 else set())
+        assert metrics["sd_search/loss"] > 0
+
+
 @pytest.mark.parametrize("offload", [False, True])
 def test_the_teacher_is_the_policy_of_the_moment_also_where_older_weights_were_put_back(
     model: Path, offload: bool
