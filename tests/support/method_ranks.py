@@ -1,12 +1,11 @@
 """One rank of several: gradients of a shared batch with every switch.
 
-``python -m support.method_ranks MODEL OUT CASE...`` with the environment of a rank; started by ``ranks.launch``.
+``main`` runs in the process of a rank, started by ``ranks.launch``.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import torch
@@ -34,7 +33,3 @@ def main(model: str, out: str, *cases: str) -> None:
         batch = method_batch(rows, worker.loss_fn.config, alpha, share, **options)
         found[case] = gradients(worker, batch)[0]
     torch.save(found, Path(out) / f"rank{rank}.pt")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -1,21 +1,21 @@
 """One rank of several: gradients of alpha * L_SD over a shared batch, each data-parallel rank with its part.
 
-``python -m support.ranks MODEL OUT CASE...`` with the environment of a rank; started by ``launch``.
+``main`` runs in the process of a rank, started by ``launch``.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-TESTS = Path(__file__).resolve().parents[1]
+from support.forked import start
+
 PACKED = [
     "actor_rollout_ref.model.use_remove_padding=True",
     "actor_rollout_ref.model.override_config.attn_implementation=packed_cpu",
@@ -38,26 +38,22 @@ def launch(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    common = {
-        **os.environ,
-        "WORLD_SIZE": str(world_size),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    common["PYTHONPATH"] = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", program, str(model), str(out), *cases]
+    common = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    code = f"import sys; from {program} import main; main(*sys.argv[1:])"
+    logs = [out / f"rank{rank}.log" for rank in range(world_size)]
     ranks = [
-        subprocess.Popen(
-            command, env={**common, "RANK": str(rank)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        for rank in range(world_size)
+        start(code, [str(model), str(out), *cases], {**os.environ, **common, "RANK": str(rank)}, log)
+        for rank, log in enumerate(logs)
     ]
-    try:
-        outputs = [rank.communicate(timeout=timeout)[0].decode() for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert not any(rank.returncode for rank in ranks), "\n".join(output[-3000:] for output in outputs)
+    end = time.monotonic() + timeout
+    for process in ranks:
+        process.join(max(end - time.monotonic(), 0))
+    codes = [process.exitcode for process in ranks]  # None: it did not end
+    for process in ranks:
+        process.kill()
+    assert not any(code != 0 for code in codes), f"{codes}\n" + "\n".join(
+        log.read_text()[-3000:] for log in logs
+    )
     found = [torch.load(out / f"rank{rank}.pt", weights_only=False) for rank in range(world_size)]
     return {case: [rank[case] for rank in found] for case in cases}
 
@@ -87,7 +83,3 @@ def main(model: str, out: str, *cases: str) -> None:
         )
         found[case] = {"gradients": grads, "metrics": metrics, "credits": worker.take_credits()}
     torch.save(found, Path(out) / f"rank{os.environ['RANK']}.pt")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -1,12 +1,11 @@
 """One rank of several: gradients of alpha * L_SD with the head in different FSDP units, before and after an update.
 
-``python -m support.sharded_ranks MODEL OUT CASE...``; started by ``ranks.launch``.
+``main`` runs in the process of a rank, started by ``ranks.launch``.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +102,3 @@ def units(module: Any) -> list[str]:
         for name, part in module.named_modules()
         if isinstance(part, kinds)
     ]
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.forked import start
 
 VERLS = "from verl.utils.distributed import initialize_global_process_group_ray as start; start()"
 OURS = """
@@ -18,7 +17,7 @@ from support.engine import compose, make_worker
 import torch.distributed as dist
 make_worker(compose(sys.argv[1]))
 dist.barrier()
-print(dist.get_world_size(), dist.get_backend())
+print("one rank of", dist.get_world_size())
 """
 
 
@@ -28,29 +27,33 @@ def taken() -> Iterator[str]:
         yield str(server.getsockname()[1])
 
 
-def run(code: str, port: str, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
+def run(code: str, log: Path, port: str, *arguments: object, **variables: str) -> tuple[int | None, str]:
+    """Return the exit code and the output."""
     alone = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": "0", "WORLD_SIZE": "1"}
-    path = {"PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    environment = os.environ | path | alone | variables
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
+    process = start(code, [*map(str, arguments)], os.environ | alone | variables, log)
+    process.join(180)
+    process.kill()
+    return process.exitcode, log.read_text()
 
 
-def test_a_taken_port_does_not_matter_to_one_rank(model: Path, taken: str) -> None:
-    done = run(OURS, taken, model)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.split("\n")[-2].split()[0] == "1"
+def test_a_taken_port_does_not_matter_to_one_rank(model: Path, taken: str, tmp_path: Path) -> None:
+    code, said = run(OURS, tmp_path / "log", taken, model)
+    assert code == 0, said[-3000:]
+    assert "one rank of 1" in said
 
 
-def test_verl_still_listens_on_a_port_that_it_chose_before(taken: str) -> None:
+def test_verl_still_listens_on_a_port_that_it_chose_before(taken: str, tmp_path: Path) -> None:
     """When this fails, ``process_group.py`` can go."""
-    done = run(VERLS, taken)
-    assert done.returncode != 0
-    assert "EADDRINUSE" in done.stderr
+    code, said = run(VERLS, tmp_path / "log", taken)
+    assert code == 1
+    assert "EADDRINUSE" in said
 
 
 @pytest.mark.parametrize("change", [{"WORLD_SIZE": "2"}, {"DIST_INIT_METHOD": "env://"}], ids=str)
-def test_several_ranks_and_a_users_own_method_are_left_to_verl(taken: str, change: dict[str, str]) -> None:
-    code = "from sd_search_verl.verl_adapter import process_group as p; p.initialize_alone(); "
-    done = run(code + "print(p.dist.is_initialized())", taken, **change)
-    assert done.stdout.split() == ["False"], done.stderr[-3000:]
+def test_several_ranks_and_a_users_own_method_are_left_to_verl(
+    taken: str, tmp_path: Path, change: dict[str, str]
+) -> None:
+    program = "from sd_search_verl.verl_adapter import process_group as p; p.initialize_alone(); "
+    program += "assert not p.dist.is_initialized()"
+    code, said = run(program, tmp_path / "log", taken, **change)
+    assert code == 0, said[-3000:]
