@@ -1,4 +1,4 @@
-"""Read JSON, YAML and parquet so that every error names the file and says what to do."""
+"""Read JSON, YAML and parquet so that every error names the file and says what to do; write files in one step."""
 
 from __future__ import annotations
 
@@ -60,6 +60,18 @@ def read_parquet(path: Path) -> Iterator[dict[str, Any]]:
         if batch is None:
             return
         yield from batch.to_pylist()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as JSON with indents, see :func:`write_text`."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file in one step, so that a process that is killed leaves the old content or the new, whole."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
 
 
 def check_writable(path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from sd_search_verl.data.jsonl import Problem
 from sd_search_verl.data.questions import Question, good_questions, stream_questions
 from sd_search_verl.data.verl_rows import sha256, verl_row, write_parquet
 from sd_search_verl.errors import UserError
-from sd_search_verl.files import count_parquet_rows, read_json
+from sd_search_verl.files import count_parquet_rows, read_json, write_json
 from sd_search_verl.protocol.base import Protocol
 
 MANIFEST = "manifest.json"
@@ -200,9 +199,7 @@ def _finish(
         "request": request,
         "parts": described,
     }
-    part = out / (MANIFEST + ".part")
-    part.write_text(json.dumps(manifest, indent=2) + "\n")
-    part.replace(out / MANIFEST)
+    write_json(out / MANIFEST, manifest)
     _say(f"{file}: {count} rows")
 
 

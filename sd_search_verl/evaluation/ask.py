@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ from sd_search_verl.errors import UserError
 from sd_search_verl.evaluation.config import EvaluationConfig
 from sd_search_verl.evaluation.engine import open_session
 from sd_search_verl.evaluation.model import resolve_model
-from sd_search_verl.evaluation.run import Generate, Search, run_question
+from sd_search_verl.evaluation.run import Session, run_question
 from sd_search_verl.protocol.base import Protocol
 from sd_search_verl.protocol.token_bytes import decode
-from sd_search_verl.rollout.dialogue import Dialogue, protocol_of
+from sd_search_verl.rollout.dialogue import protocol_of
 from sd_search_verl.rollout.loop import Generation
 from sd_search_verl.rollout.retriever_identity import identify
 from sd_search_verl.rollout.retriever_reply import SearchResult
@@ -40,23 +41,19 @@ def ask(text: str, model: Path, config: EvaluationConfig) -> None:
 
 
 async def step_by_step(
-    question: Question,
-    generate: Generate,
-    search: Search,
-    tokenizer: Any,
-    config: EvaluationConfig,
-    show: Show,
-    dialogue: Dialogue | None = None,
+    question: Question, session: Session, config: EvaluationConfig, show: Show
 ) -> dict[str, Any]:
     """Run one rollout, ``show`` each step of it, and return its record."""
 
     async def shown_turn(context: list[int], max_tokens: int, protocol: Protocol, seed: int) -> Generation:
-        generation = await generate(context, max_tokens, protocol, seed)
-        show(f"\n── model ({len(generation.token_ids)} tokens)\n{decode(generation.token_ids, tokenizer)}")
+        generation = await session.generate(context, max_tokens, protocol, seed)
+        show(
+            f"\n── model ({len(generation.token_ids)} tokens)\n{decode(generation.token_ids, session.tokenizer)}"
+        )
         return generation
 
     async def shown_search(query: str) -> SearchResult:
-        found = await search(query)
+        found = await session.search(query)
         show(f"\n── retriever ({1000 * found.latency_s:.0f} ms): {query}")
         if found.documents is None:
             show(f"   unavailable: {found.error}")
@@ -66,7 +63,8 @@ async def step_by_step(
         return found
 
     show(f"question: {question.question}")
-    row = await run_question(question, config.seeds[0], shown_turn, shown_search, tokenizer, config, dialogue)
+    shown = replace(session, generate=shown_turn, search=shown_search)
+    row = await run_question(question, config.seeds[0], shown, config)
     if row["truncated_prompt"]:
         show(
             f"\nthe prompt of {row['prompt_tokens']} tokens lost its start "
@@ -80,6 +78,4 @@ async def step_by_step(
 
 async def _ask(question: Question, model: Path, config: EvaluationConfig) -> None:
     async with open_session(model, config, [question]) as session:
-        await step_by_step(
-            question, session.generate, session.search, session.tokenizer, config, print, session.dialogue
-        )
+        await step_by_step(question, session, config, print)

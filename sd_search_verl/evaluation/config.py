@@ -68,6 +68,10 @@ class EvaluationConfig(ConfigModel):
     search: SearchConfig = SearchConfig()
     """The agent loop."""
 
+    def template_kwargs(self) -> dict[str, Any]:
+        """Return the arguments of the tokenizer's chat template, the protocol's included."""
+        return {**json.loads(self.chat_template_kwargs), **protocol_of(self.search).template_kwargs}
+
     @model_validator(mode="after")
     def _seeds_need_sampling(self) -> Self:
         if len(self.seeds) > 1 and self.temperature == 0:

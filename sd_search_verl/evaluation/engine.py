@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-import json
 import os
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from sd_search_verl.config import ConfigError
 from sd_search_verl.data.questions import Question
 from sd_search_verl.errors import UserError, on_one_line
 from sd_search_verl.evaluation.config import EvaluationConfig
-from sd_search_verl.evaluation.run import Generate, Search
+from sd_search_verl.evaluation.run import Session
 from sd_search_verl.files import read_json
 from sd_search_verl.launch.environment import ENVIRONMENT
 from sd_search_verl.launch.process_tree import kill_children_on_death
@@ -119,16 +117,6 @@ class Engine:
         self._llm.shutdown()
 
 
-@dataclass(frozen=True)
-class Session:
-    """Functions that generate a turn and search, the model's tokenizer, and the dialogue where there are tool calls."""
-
-    generate: Generate
-    search: Search
-    tokenizer: Any
-    dialogue: Dialogue | None
-
-
 @asynccontextmanager
 async def open_session(
     model: Path, config: EvaluationConfig, questions: Sequence[Question]
@@ -164,7 +152,7 @@ def check_prompts(
     Raises:
         UserError: the template refuses one.
     """
-    kwargs = {**json.loads(config.chat_template_kwargs), **protocol_of(config.search).template_kwargs}
+    kwargs = config.template_kwargs()
     by_roles = {tuple(message["role"] for message in q.messages): q for q in reversed(questions)}
     dated = False
     for roles, question in by_roles.items():
@@ -200,9 +188,8 @@ def dialogue_of(
         return None
     from sd_search_verl.verl_adapter.tool_dialogue import ToolDialogue  # verl takes seconds to load
 
-    kwargs = {**json.loads(config.chat_template_kwargs), **protocol.template_kwargs}
-    kind = load_config(model).model_type
-    return ToolDialogue(tokenizer, protocol, kind, kwargs, config.search.max_observation_tokens, tools)
+    kind, limit = load_config(model).model_type, config.search.max_observation_tokens
+    return ToolDialogue(tokenizer, protocol, kind, config.template_kwargs(), limit, tools)
 
 
 def prepare_environment() -> bool:

@@ -30,7 +30,7 @@ from sd_search_verl.evaluation.model import find_weights, resolve_model
 from sd_search_verl.evaluation.results import ordered, summarize, timing
 from sd_search_verl.evaluation.run import run_questions
 from sd_search_verl.evaluation.trajectories import TrajectoryFile
-from sd_search_verl.files import read_json
+from sd_search_verl.files import read_json, write_json
 from sd_search_verl.fingerprint import fingerprint
 from sd_search_verl.rollout.dialogue import protocol_of
 from sd_search_verl.rollout.retriever_identity import Identity, IndexWatch, identify
@@ -73,8 +73,8 @@ def evaluate(job: Evaluation) -> dict[str, Any]:
             asyncio.run(_ask(questions, resolve_model(job.model, job.out), config, file, asked["retriever"]))
         rows = ordered(file.rows, keys)
     results = {"format": FORMAT, **asked, **summarize(rows)}
-    _write(job.out / "results.json", results)
-    _write(job.out / "timing.json", timing(rows.values()))
+    write_json(job.out / "results.json", results)
+    write_json(job.out / "timing.json", timing(rows.values()))
     return results
 
 
@@ -87,9 +87,7 @@ async def _ask(
 ) -> None:
     async with open_session(model, config, questions) as session:
         watch = IndexWatch(session.search, config.search.retriever_urls, retriever)
-        await run_questions(
-            questions, session.generate, watch.search, session.tokenizer, config, file, session.dialogue
-        )
+        await run_questions(questions, dataclasses.replace(session, search=watch.search), config, file)
 
 
 def _describe(job: Evaluation, questions: Sequence[Question]) -> dict[str, Any]:
@@ -115,7 +113,7 @@ def _check_same(path: Path, asked: dict[str, Any]) -> dict[str, Any]:
     """
     before = read_json(path) if path.exists() else None
     if before is None:
-        _write(path, asked)
+        write_json(path, asked)
         return asked
     if asked["retriever"] is None:
         asked = {**asked, "retriever": before.get("retriever")}
@@ -143,10 +141,3 @@ def _refuse_shared_names(questions: Sequence[Question], files: Sequence[tuple[st
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _write(path: Path, value: Any) -> None:
-    """Write atomically."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=2) + "\n")
-    part.replace(path)

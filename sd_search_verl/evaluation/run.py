@@ -7,6 +7,7 @@ import hashlib
 import json
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tqdm import tqdm
@@ -25,6 +26,19 @@ from sd_search_verl.rollout.types import Prompt
 Generate = Callable[[list[int], int, Protocol, int], Awaitable[Generation]]
 """Context, token limit, protocol and seed of a turn -> its tokens."""
 Search = Callable[[str], Awaitable[SearchResult]]
+
+
+@dataclass(frozen=True)
+class Session:
+    """What rollouts are made with: how to generate a turn and to search, the model's tokenizer, and the dialogue where
+    there are tool calls."""
+
+    generate: Generate
+    search: Search
+    tokenizer: Any
+    dialogue: Dialogue | None = None
+
+
 MIN_FAILURES = 5
 """Fewer failures do not stop an evaluation: of few searches they are a large share."""
 
@@ -34,13 +48,7 @@ class SearchFailedError(UserError):
 
 
 async def run_questions(
-    questions: Sequence[Question],
-    generate: Generate,
-    search: Search,
-    tokenizer: Any,
-    config: EvaluationConfig,
-    file: TrajectoryFile,
-    dialogue: Dialogue | None = None,
+    questions: Sequence[Question], session: Session, config: EvaluationConfig, file: TrajectoryFile
 ) -> None:
     """Run every question that the file lacks, once per seed, and append the rollouts to the file.
 
@@ -56,12 +64,13 @@ async def run_questions(
         for question in questions
         if (question.set, question.id, seed) not in file.rows
     ]
-    monitor = _FailureMonitor(search, config.max_failure_rate)
+    monitor = _FailureMonitor(session.search, config.max_failure_rate)
+    session = replace(session, search=monitor.search)
     done = len(questions) * len(config.seeds) - len(todo)
     with tqdm(total=done + len(todo), initial=done, unit="question", dynamic_ncols=True) as bar:
 
         async def ask(question: Question, seed: int, final: bool) -> bool:
-            row = await run_question(question, seed, generate, monitor.search, tokenizer, config, dialogue)
+            row = await run_question(question, seed, session, config)
             if row["failures"] and not final:
                 return False
             file.append(row)
@@ -73,22 +82,16 @@ async def run_questions(
 
 
 async def run_question(
-    question: Question,
-    seed: int,
-    generate: Generate,
-    search: Search,
-    tokenizer: Any,
-    config: EvaluationConfig,
-    dialogue: Dialogue | None = None,
+    question: Question, seed: int, session: Session, config: EvaluationConfig
 ) -> dict[str, Any]:
-    """Run one rollout; return its line of ``trajectories.jsonl``. ``dialogue`` is that of tool calls."""
+    """Run one rollout; return its line of ``trajectories.jsonl``."""
     protocol = protocol_of(config.search)
     prompt = Prompt.encode(
         question.id,
         question.messages,
         question.golden_answers,
-        tokenizer,
-        {**json.loads(config.chat_template_kwargs), **protocol.template_kwargs},
+        session.tokenizer,
+        config.template_kwargs(),
         config.max_prompt_tokens,
     )
     begun, turn = time.monotonic(), 0
@@ -96,10 +99,18 @@ async def run_question(
     async def one_turn(context: list[int], max_tokens: int) -> Generation:
         nonlocal turn
         turn += 1
-        return await generate(context, max_tokens, protocol, turn_seed(seed, question, turn))
+        return await session.generate(context, max_tokens, protocol, turn_seed(seed, question, turn))
 
-    room = config.max_response_tokens
-    rollout = await run_rollout(prompt, one_turn, search, tokenizer, protocol, config.search, room, dialogue)
+    rollout = await run_rollout(
+        prompt,
+        one_turn,
+        session.search,
+        session.tokenizer,
+        protocol,
+        config.search,
+        config.max_response_tokens,
+        session.dialogue,
+    )
     return {
         "set": question.set,
         "id": question.id,

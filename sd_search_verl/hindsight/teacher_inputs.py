@@ -170,8 +170,7 @@ def cut_like_student(teacher: list[int], student: list[int], num_cut: int, block
         num_cut: at least 1.
         block: the block alone; it is never cut, and comes first where the cut passes its place.
     """
-    pairs = zip(teacher, student, strict=False)
-    before_block = next((place for place, (a, b) in enumerate(pairs) if a != b), len(student))
+    before_block = common_prefix(teacher, student)
     return teacher[num_cut:] if num_cut <= before_block else block + student[num_cut:]
 
 
@@ -210,12 +209,13 @@ def spans_to_first_difference(rollout: Rollout, group: Sequence[Rollout]) -> lis
     for place, (start, end) in enumerate(rollout.spans):
         query = rollout.response_ids[start:end]
         others = [r.response_ids[slice(*r.spans[place])] for r in group if len(r.spans) > place]
-        shared = min((_shared(query, other) for other in others if other != query), default=len(query))
+        different = [other for other in others if other != query]
+        shared = min((common_prefix(query, other) for other in different), default=len(query))
         found.append((start, min(end, start + shared + 1)))
     return found
 
 
-def _shared(one: Sequence[int], other: Sequence[int]) -> int:
+def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
     """Return the length of the common beginning."""
     pairs = zip(one, other, strict=False)
     return next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))

@@ -138,12 +138,7 @@ def _spelled_bytes(token: str) -> bytes:
 
 @cache
 def _byte_alphabet() -> dict[str, int]:
-    """Return the byte of each printable character in byte-level BPE vocabularies (GPT-2's table, inverted)."""
-    printable = [
-        *range(ord("!"), ord("~") + 1),
-        *range(ord("¡"), ord("¬") + 1),
-        *range(ord("®"), ord("ÿ") + 1),
-    ]
-    alphabet = {chr(byte): byte for byte in printable}
-    others = [byte for byte in range(256) if byte not in set(printable)]
-    return alphabet | {chr(256 + rank): byte for rank, byte in enumerate(others)}
+    """Return the byte of each printable character in byte-level BPE vocabularies, GPT-2's table inverted."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    return {char: byte for byte, char in bytes_to_unicode().items()}

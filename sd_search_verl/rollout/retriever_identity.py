@@ -12,7 +12,7 @@ from typing import Any
 from urllib.error import HTTPError
 
 from sd_search_verl.errors import UserError, on_one_line
-from sd_search_verl.files import read_json
+from sd_search_verl.files import read_json, write_json
 from sd_search_verl.rollout.endpoints import retrieve_url, sibling_url, without_key
 from sd_search_verl.rollout.retriever_check import open_url
 from sd_search_verl.rollout.retriever_reply import SearchResult, parse_reply
@@ -132,7 +132,7 @@ def require_same(folder: Path, identity: Identity, resumed: bool) -> None:
             f"{describe(identity)}. Fix: serve that index, or train in another trainer.default_local_dir"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FILE).write_text(json.dumps(identity, indent=2) + "\n")
+    write_json(folder / FILE, identity)
 
 
 def stored(folder: Path) -> Identity | None:

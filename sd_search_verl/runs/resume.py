@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sd_search_verl.files import write_text
 from sd_search_verl.runs.schema import METRICS, TRACES, StepMetrics
 from sd_search_verl.runs.writer import append_lines
 
@@ -22,7 +23,7 @@ CHECKPOINT_METRICS = "metrics.json"
 def save_with_checkpoint(checkpoint: Path, step: int, metrics: Mapping[str, Any]) -> None:
     """Store a step's metrics in its checkpoint's folder."""
     line = StepMetrics.of(step, metrics).to_line()
-    (checkpoint / CHECKPOINT_METRICS).write_text(json.dumps(line), encoding="utf-8")
+    write_text(checkpoint / CHECKPOINT_METRICS, json.dumps(line))
 
 
 def truncate_after(folder: Path, step: int, checkpoint: Path) -> list[dict[str, Any]]:

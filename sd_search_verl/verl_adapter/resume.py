@@ -16,6 +16,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from sd_search_verl.errors import UserError
+from sd_search_verl.files import write_text
 
 logger = logging.getLogger("verl.sd_search")  # below verl's, which is shown where the root logger is not
 
@@ -81,7 +82,7 @@ def point_to_whole_checkpoint(run: Path, buffered: bool = False) -> None:
     logger.warning(
         "%s named %r, which is not a whole checkpoint: going on from step %d", tracker, named, max(steps)
     )
-    _write(tracker, str(max(steps)))
+    write_text(tracker, str(max(steps)))
 
 
 def before_saving(run: Path, step: int) -> Path:
@@ -91,9 +92,3 @@ def before_saving(run: Path, step: int) -> Path:
     (folder / "data.pt").unlink(missing_ok=True)
     shutil.rmtree(folder / BUFFER, ignore_errors=True)
     return folder
-
-
-def _write(path: Path, text: str) -> None:
-    new = path.with_suffix(".new")
-    new.write_text(text)
-    new.replace(path)

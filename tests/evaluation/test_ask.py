@@ -10,6 +10,7 @@ from support.scripted import R1, TOKENIZER, config, found
 from sd_search_verl.data.questions import Question
 from sd_search_verl.evaluation.ask import step_by_step
 from sd_search_verl.evaluation.config import EvaluationConfig
+from sd_search_verl.evaluation.run import Session
 from sd_search_verl.protocol.base import Protocol
 from sd_search_verl.rollout.loop import Generation
 from sd_search_verl.rollout.retriever import SearchResult
@@ -27,7 +28,7 @@ def play(options: EvaluationConfig) -> tuple[dict[str, Any], str]:
 
     shown: list[str] = []
     question = Question("ask", "0", "who?", [], R1.prompt("who?"))
-    row = asyncio.run(step_by_step(question, generate, search, TOKENIZER, options, shown.append))
+    row = asyncio.run(step_by_step(question, Session(generate, search, TOKENIZER), options, shown.append))
     return row, "\n".join(shown)
 
 

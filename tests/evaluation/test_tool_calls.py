@@ -14,7 +14,7 @@ from support.tokenizer_families import family as tokenizer_of
 
 from sd_search_verl.data.questions import read_questions
 from sd_search_verl.evaluation.config import identity, protocol_hash, read_settings
-from sd_search_verl.evaluation.run import run_questions
+from sd_search_verl.evaluation.run import Session, run_questions
 from sd_search_verl.evaluation.score import ScoreFields, score_file
 from sd_search_verl.evaluation.trajectories import TrajectoryFile
 from sd_search_verl.protocol.base import Protocol
@@ -45,7 +45,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     dialogue = ToolDialogue(CODER, protocol, "qwen3", protocol.template_kwargs, 512, {})
     questions = read_questions(path, "own", protocol)
     with TrajectoryFile(folder / "trajectories.jsonl") as file:
-        asyncio.run(run_questions(questions, generate, found, CODER, config, file, dialogue))
+        asyncio.run(run_questions(questions, Session(generate, found, CODER, dialogue), config, file))
         return list(file.rows.values())
 
 

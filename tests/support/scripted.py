@@ -11,7 +11,7 @@ from typing import Any
 from sd_search_verl.data.questions import Question
 from sd_search_verl.evaluation.config import EvaluationConfig, read_settings
 from sd_search_verl.evaluation.results import ordered, summarize
-from sd_search_verl.evaluation.run import run_questions
+from sd_search_verl.evaluation.run import Session, run_questions
 from sd_search_verl.evaluation.trajectories import TrajectoryFile
 from sd_search_verl.protocol import get
 from sd_search_verl.protocol.base import Protocol
@@ -73,7 +73,7 @@ def run(
     """Ask what is missing in ``out/trajectories.jsonl``; returns the summary."""
     out.mkdir(exist_ok=True)
     with TrajectoryFile(out / "trajectories.jsonl") as file:
-        asyncio.run(run_questions(questions, policy.generate, search, TOKENIZER, options, file))
+        asyncio.run(run_questions(questions, Session(policy.generate, search, TOKENIZER), options, file))
         keys = [(q.set, q.id, seed) for seed in options.seeds for q in questions]
         return summarize(ordered(file.rows, keys))
 
