@@ -58,7 +58,7 @@ def compare(
         learning_rates: of some arms, in place of the config's.
 
     Raises:
-        ValueError: an unknown arm, or ``out`` holds a run of other settings.
+        UserError: an unknown arm, or ``out`` holds a run of other settings.
     """
     rates = learning_rates or {}
     wanted = [

@@ -80,7 +80,7 @@ def run(
     training rollouts.
 
     Raises:
-        ValueError: no such arm.
+        UserError: no such arm.
     """
     chosen = arms.arm(arm, alpha)
     torch.set_num_threads(1)

@@ -29,7 +29,7 @@ def read_stack_runs(folders: Sequence[Path]) -> list[EvaluationRow]:
 
     Raises:
         FileNotFoundError: a folder without metrics or oracle.
-        ValueError: a folder of another name.
+        UserError: a folder of another name.
     """
     return [row for folder in folders for row in _rows(folder)]
 

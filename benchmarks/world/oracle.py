@@ -67,7 +67,7 @@ def measure(step: Step, tokenizer: Any, world: World) -> dict[str, float]:
 class _Position:
     rollout: int
     slot: int
-    """EvaluationRow of the step's logits."""
+    """Row of the step's logits."""
     sampled: int
     right: int
 

@@ -157,12 +157,13 @@ def whole_divergence(
     if not rows:
         return values
     shifts = [x for found in (of_student, of_teacher) for x in (found.highest, found.tail_logsumexp)]
-    inputs = (student, student.stride(0), teacher, teacher.stride(0), *shifts, values, totals)
-    code = _KINDS[kind]
-    _launch(kernels.whole_sums, (rows,), _WARPS, *inputs, vocab, code, _BLOCK)
+    inputs = (student, student.stride(0), teacher, teacher.stride(0), *shifts)
+    sizes = (vocab, _KINDS[kind], _BLOCK)
+    arguments = (*inputs, values, totals, *sizes)
+    _launch(kernels.whole_sums, (rows,), _WARPS, *arguments)
     if out is not None:
-        grid = (rows, -(-vocab // _BLOCK))
-        _launch(kernels.whole_gradient, grid, 8, *inputs, out, out.stride(0), vocab, code, _BLOCK)
+        arguments = (*inputs, totals, out, out.stride(0), *sizes)
+        _launch(kernels.whole_gradient, (rows, -(-vocab // _BLOCK)), 8, *arguments)
     return values
 
 

@@ -243,7 +243,6 @@ def whole_gradient(
     logsumexp,
     teacher_highest,
     teacher_logsumexp,
-    values,
     totals,
     out,
     out_stride,

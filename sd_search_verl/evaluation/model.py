@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from pathlib import Path
-from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 from sd_search_verl.errors import UserError
 from sd_search_verl.evaluation.merge import merge
@@ -100,31 +100,25 @@ def _has_weights(folder: Path) -> bool:
                 )
     files = [*folder.glob("*.safetensors")]
     for file in files:
-        _header(file)
+        _tensor_names(file)
     return bool(files) or any(folder.glob("pytorch_model*.bin"))
 
 
 def _has_adapters(folder: Path) -> bool:
     """Return whether the weights are adapters, or a model that peft has wrapped, which vLLM does not merge."""
-    names = (name for file in folder.glob("*.safetensors") for name in _header(file))
+    names = (name for file in folder.glob("*.safetensors") for name in _tensor_names(file))
     return (folder / _ADAPTER_CONFIG).is_file() or any("lora_" in name for name in names)
 
 
-def _header(file: Path) -> dict[str, Any]:
-    """Return the header of a safetensors file: an 8-byte length, then JSON with the byte range of every tensor.
+def _tensor_names(file: Path) -> list[str]:
+    """Return the names of the tensors of a safetensors file.
 
     Raises:
-        UserError: the file ends before its last tensor does.
+        UserError: the file is not whole.
     """
-    size = file.stat().st_size
-    with file.open("rb") as content:
-        length = int.from_bytes(content.read(8), "little")
-        text = content.read(length) if 8 + length <= size else b"{}"
     try:
-        header: dict[str, Any] = json.loads(text)
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    except (ValueError, AttributeError, KeyError, TypeError):
-        ends = []
-    if not ends or size != 8 + length + max(ends):
-        raise UserError(f"{file} is incomplete ({size:,} bytes). Fix: copy or save the model again")
-    return header
+        with safe_open(file, framework="numpy") as tensors:
+            return list(tensors.keys())
+    except SafetensorError as error:
+        size = f"{file.stat().st_size:,} bytes"
+        raise UserError(f"{file} is incomplete ({size}). Fix: copy or save the model again") from error

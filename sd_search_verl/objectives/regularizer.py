@@ -14,7 +14,7 @@ the derivative at d = 0, here 0. SAPO, Search Agent Policy Optimization: arXiv 2
 by others; the paper's bound of the ratio was not to be had, 0.8 is the lower end of PPO's range. There the mean is
 over tokens with A >= 0 only.
 
-On the first mini-batch after a rollout d is 0: neither does anything unless a batch is cut into several.
+On the first mini-batch after a rollout d is 0: none of them does anything unless a batch is cut into several.
 """
 
 from __future__ import annotations

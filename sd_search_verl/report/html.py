@@ -32,8 +32,7 @@ def write_report(
         The file written.
 
     Raises:
-        FileNotFoundError: a folder without metrics.
-        ValueError: a folder given twice, or without a finished step.
+        UserError: a folder without metrics or without a finished step, or one given twice.
     """
     read = read_runs(runs)
     viewer = trajectories.build(read, max_rollouts)

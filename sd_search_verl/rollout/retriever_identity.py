@@ -39,7 +39,7 @@ class DisagreementError(UserError):
         self.urls, self.identities = urls, identities
 
 
-class UnavailableError(UserError):
+class RetrieverUnavailableError(UserError):
     """A server does not answer, or is still loading its index."""
 
 
@@ -50,7 +50,7 @@ def identify(urls: Sequence[str]) -> Identity:
     that states none it is the digest of its documents for three fixed queries.
 
     Raises:
-        UnavailableError: no server answers.
+        RetrieverUnavailableError: no server answers.
         DisagreementError: two servers differ.
     """
     found: dict[str, Identity] = {}
@@ -58,7 +58,7 @@ def identify(urls: Sequence[str]) -> Identity:
     for url in urls:
         try:
             found[without_key(url)] = _identity(url)
-        except UnavailableError as error:
+        except RetrieverUnavailableError as error:
             errors.append(error)
     if not found:
         raise errors[0]
@@ -77,7 +77,7 @@ def require_unchanged(urls: Sequence[str], identity: Identity) -> None:
     """
     try:
         found = identify(urls)
-    except UnavailableError:
+    except RetrieverUnavailableError:
         return
     if found != identity:
         raise UserError(
@@ -147,19 +147,19 @@ def _identity(url: str) -> Identity:
         state = open_url(sibling_url(retrieve, "/ready"))
     except HTTPError as error:
         if error.code == 503:
-            raise UnavailableError(f"the retriever does not answer: {shown} is still loading") from error
+            raise RetrieverUnavailableError(f"the retriever does not answer: {shown} is still loading") from error
         state = {}
     except ValueError:  # not JSON: a page of another server
         state = {}
     except OSError as error:
-        raise UnavailableError(f"the retriever does not answer: {shown}: {on_one_line(error)}") from error
+        raise RetrieverUnavailableError(f"the retriever does not answer: {shown}: {on_one_line(error)}") from error
     if isinstance(state, dict) and "version" in state:
         return {name: state[name] for name in _STATED if name in state}
     try:
         reply = open_url(retrieve, {"queries": _QUERIES, "topk": 3, "return_scores": True})
         found = parse_reply(reply, len(_QUERIES), top_k=3)
     except (OSError, ValueError) as error:
-        raise UnavailableError(
+        raise RetrieverUnavailableError(
             f"the retriever does not answer: {shown}: {type(error).__name__}: {on_one_line(error)}"
         ) from error
     documents = [[document.contents for document in of_query] for of_query in found]

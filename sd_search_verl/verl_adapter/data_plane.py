@@ -77,7 +77,7 @@ def read_rollouts(batch: Any, questions: Mapping[str, int]) -> StepRollouts:
     data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=_FIELDS)
     messages, extras = (_listed(data[name]) for name in ("raw_prompt", "extra_fields"))
     prompts, responses, masks, rewards, log_probs = (
-        _unbound(data[name])
+        data[name].unbind()
         for name in ("prompts", "responses", "response_mask", "rm_scores", "old_log_probs")
     )
     step = StepRollouts([], [], [], [])
@@ -121,7 +121,7 @@ def drop_trained(partition: str = "train") -> int:
 def read_values(batch: Any, rows: Sequence[int]) -> dict[str, list[Tensor]]:
     """Return the inputs of the policy update: per field one tensor ``[response tokens]`` for each of ``rows``."""
     known = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id)
-    values = {name: _unbound(known[name]) for name in _VALUES if name in known}
+    values = {name: known[name].unbind() for name in _VALUES if name in known}
     return {name: [field[row].float() for row in rows] for name, field in values.items()}
 
 
@@ -142,10 +142,6 @@ def write_fields(
     # Workers receive only the fields listed in the meta; the one returned lists the new ones, but has no extra_info.
     put.extra_info.update(batch.extra_info)
     return put
-
-
-def _unbound(field: Tensor) -> Sequence[Tensor]:
-    return field.unbind()
 
 
 def _listed(field: Any) -> list[Any]:

@@ -18,7 +18,7 @@ needs_triton = pytest.mark.skipif(
 )
 ROWS = {"logits": "L", "stride": "i32"}
 PAIR = {"student": "L", "stride": "i32", "teacher": "L", "teacher_stride": "i32"}
-OF_PAIR = ("highest", "logsumexp", "teacher_highest", "teacher_logsumexp", "values", "totals")
+OF_PAIR = ("highest", "logsumexp", "teacher_highest", "teacher_logsumexp")
 OUT = {"out": "L", "out_stride": "i32"}
 
 
@@ -35,8 +35,8 @@ SIGNATURES: dict[str, dict[str, str]] = {
     "support_divergence": floats("log_p", "log_q") | {"index": "*i64"} | floats("values", "gradient_at"),
     "tail_gradient": ROWS | floats("highest", "logsumexp", "gradient") | {"gradient_stride": "i32"} | OUT,
     "write_support": {"index": "*i64"} | floats("gradient") | {"gradient_stride": "i32"} | OUT,
-    "whole_sums": PAIR | floats(*OF_PAIR),
-    "whole_gradient": PAIR | floats(*OF_PAIR) | OUT,
+    "whole_sums": PAIR | floats(*OF_PAIR, "values", "totals"),
+    "whole_gradient": PAIR | floats(*OF_PAIR, "totals") | OUT,
 }
 SIZES: dict[str, Any] = {
     "vocab": 151_936,
