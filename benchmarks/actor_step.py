@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.arguments import command_parser
 from benchmarks.table import append_rows
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -162,9 +163,7 @@ def summary(
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument(
         "--shape", choices=actor.SHAPES, default="tiny", help="shape of the model (default: %(default)s)"
     )

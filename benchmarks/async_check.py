@@ -10,7 +10,6 @@ the measured ones. What is checked is the colocated mode's time, of which nothin
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import statistics
@@ -19,6 +18,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from benchmarks.arguments import command_parser
 from benchmarks.async_delay import FACTOR, PARTS
 from benchmarks.async_delay import OUT as MEASURED
 from benchmarks.async_rollouts import Machine
@@ -75,9 +75,7 @@ def fitted(machine: Machine, step_s: float) -> Machine:
 
 def main() -> None:
     """Compare measured and simulated ratios, pair by pair."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("--runs", type=Path, required=True, metavar="DIR", help="folder of the measured runs")
     parser.add_argument(
         "--slow",

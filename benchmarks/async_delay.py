@@ -9,7 +9,6 @@ as long, with all queries that the client put into it. Pairs of runs alternate w
 
 from __future__ import annotations
 
-import argparse
 import csv
 import http.client
 import json
@@ -25,6 +24,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from benchmarks.arguments import command_parser
 from benchmarks.machine import device_name
 from benchmarks.table import write_rows
 from sd_search_verl.launch.retriever import build_index, serving_index
@@ -96,9 +96,7 @@ def run(mode: str, folder: Path, inputs: Path, url: str, steps: int) -> dict[str
 
 def main() -> None:
     """Run the pairs that are missing and print the ratios."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument(
         "--inputs",
         type=Path,

@@ -9,12 +9,12 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import math
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from benchmarks.arguments import command_parser
 from benchmarks.async_rollouts import SERVICE_S, Machine, Simulation
 from benchmarks.table import write_rows
 
@@ -83,9 +83,7 @@ def enough_replicas(mode: str, machine: Machine, tolerance: float = 1.05) -> int
 
 def main() -> None:
     """Write the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument(
         "--gpus",
         type=int,

@@ -10,7 +10,6 @@ One length is changed at a time, around trajectories of recorded lengths. Every 
 
 from __future__ import annotations
 
-import argparse
 import csv
 import os
 import statistics
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.arguments import command_parser
 from benchmarks.table import append_rows
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -112,9 +112,7 @@ def measure(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure or count all points, or plot."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument(
         "--shape", choices=actor.SHAPES, default="tiny", help="shape of the model (default: %(default)s)"
     )

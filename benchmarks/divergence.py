@@ -11,7 +11,6 @@ all others compare the whole vocabulary. Appends to ``benchmarks/divergence.csv`
 
 from __future__ import annotations
 
-import argparse
 import math
 import statistics
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from benchmarks.arguments import command_parser
 from benchmarks.floor import now
 from benchmarks.machine import device_name
 from benchmarks.peak import Peak
@@ -141,9 +141,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Measure every contender at every size, print and append; the rows."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     gpu = device == "cuda"
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument(
         "--rows",
         type=int,

@@ -17,7 +17,6 @@ fp32; L_SD in a backward of its own, as it is and scaled by 2^10.
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import tempfile
@@ -35,6 +34,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from torch import Tensor
 from tqdm import tqdm
 
+from benchmarks.arguments import command_parser
 from benchmarks.fp32_paths import head_in_fp32, rows_added_in_fp32
 from benchmarks.gradients import DEVICE, Engine, draw_rollouts, save_model
 from benchmarks.machine import device_name
@@ -59,9 +59,7 @@ SCALE = 1024.0
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print, append."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     what = "each draws model, rollouts and outcomes (default: %(default)s)"
     parser.add_argument("--seeds", type=int, default=5, metavar="SEEDS", help=what)
     what = "of five rollouts each in the mini-batch (default: %(default)s)"

@@ -9,7 +9,6 @@ Appends a row per loop to ``loop_cost.csv``, DIR's name as ``template``.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
@@ -32,6 +31,7 @@ from verl.experimental.agent_loop.tool_agent_loop import ToolAgentLoop
 from verl.tools.function_tool import FunctionTool
 from verl.tools.schemas import OpenAIFunctionToolSchema
 
+from benchmarks.arguments import command_parser
 from benchmarks.machine import device_name
 from benchmarks.table import append_rows
 from sd_search_verl.protocol import get
@@ -49,9 +49,7 @@ ROLLOUTS = 20
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print, append."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("--tokenizer", type=Path, required=True, metavar="DIR", help="with a chat template")
     text = "words of a document (default: %(default)s)"
     parser.add_argument("--words", type=int, default=60, metavar="WORDS", help=text)

@@ -8,13 +8,13 @@ Nothing here is measured on a GPU. ``benchmarks.memory_points`` compares the cou
 
 from __future__ import annotations
 
-import argparse
 import csv
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from benchmarks.arguments import command_parser
 from benchmarks.memory_counts import (
     GB,
     LONGEST,
@@ -56,9 +56,7 @@ RANK = 64
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the table, or every case with its parts as CSV."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("--csv", action="store_true", help="every case and option, one line each")
     if parser.parse_args(argv).csv:
         _write_csv()

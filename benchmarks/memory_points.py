@@ -8,7 +8,6 @@ FakeTensorMode, which computes no values and allocates nothing.
 
 from __future__ import annotations
 
-import csv
 import os
 import tempfile
 from collections.abc import Iterator
@@ -29,8 +28,10 @@ from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 from transformers.masking_utils import AttentionMaskInterface
 
 from benchmarks import memory_counts as memory
+from benchmarks.arguments import command_parser
 from benchmarks.machine import device_name
 from benchmarks.memory_counts import Plan, Shape
+from benchmarks.table import write_rows
 
 HERE = Path(__file__).resolve().parent
 ATTENTION = "memory_points"
@@ -247,13 +248,25 @@ def points() -> Iterator[Point]:
             yield real_shape(name, 16384 if checkpointing else 2048, checkpointing)
 
 
+def main() -> None:
+    """Compare, print, and replace the table."""
+    command_parser(__doc__).parse_args()
+    rows = []
+    for point in points():
+        row = {
+            "device": device_name("cpu"),
+            "where": point.where,
+            "shape": point.shape,
+            "dtype": point.dtype,
+            "part": point.part,
+            "counted_bytes": int(point.counted),
+            "found_bytes": int(point.found),
+            "ratio": f"{point.ratio:.4f}",
+        }
+        print(*list(row.values())[1:], sep="  ", flush=True)
+        rows.append(row)
+    write_rows(HERE / "memory.csv", rows)
+
+
 if __name__ == "__main__":
-    with (HERE / "memory.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(
-            ["device", "where", "shape", "dtype", "part", "counted_bytes", "found_bytes", "ratio"]
-        )
-        for point in points():
-            row = [point.where, point.shape, point.dtype, point.part, int(point.counted), int(point.found)]
-            writer.writerow([device_name("cpu"), *row, f"{point.ratio:.4f}"])
-            print(*row, f"{point.ratio:.4f}", sep="  ", flush=True)
+    main()

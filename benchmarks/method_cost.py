@@ -9,8 +9,6 @@ seconds an update, and of the ratio to GRPO's and to SD-Search's of the same tur
 
 from __future__ import annotations
 
-import argparse
-import csv
 import statistics
 import tempfile
 from collections.abc import Sequence
@@ -21,7 +19,9 @@ import torch
 from tqdm import tqdm
 
 from benchmarks import actor, floor, trajectories
+from benchmarks.arguments import command_parser
 from benchmarks.machine import device_name
+from benchmarks.table import write_rows
 from sd_search_verl.config import SDSearchConfig
 from sd_search_verl.objectives.information_gain import RANDOM_DOCUMENTS, GainInputs
 from sd_search_verl.verl_adapter.fields import nested
@@ -73,9 +73,7 @@ def update_seconds(workers: actor.Actor, rows: Sequence[trajectories.Rollout], m
 
 def main(argv: Sequence[str] | None = None) -> list[dict[str, object]]:
     """Measure, print, write; return the rows."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument(
         "--repeats",
         type=int,
@@ -108,10 +106,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, object]]:
             if turn:  # the first starts caches
                 seconds.append(taken)
     table = [_row(method, found) for method in METHODS]
-    with options.csv.open("w", newline="") as file:
-        writer = csv.DictWriter(file, table[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table)
+    write_rows(options.csv, table)
     print(options.csv.read_text())
     return table
 

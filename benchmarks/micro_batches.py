@@ -8,7 +8,6 @@ medians and quartiles of the process's seconds. ``all fields`` leaves in what th
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from verl.utils import tensordict_utils as tu
 from verl.workers.engine.utils import prepare_micro_batches
 
 from benchmarks import actor, trajectories
+from benchmarks.arguments import command_parser
 from benchmarks.machine import device_name
 from benchmarks.table import append_rows
 from sd_search_verl.verl_adapter.fields import SLOTS, TeacherMiniBatch
@@ -44,9 +44,7 @@ def batches(questions: int, budget: int) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print, append."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     text = "measured rounds, in which every arm has its turn (default: %(default)s)"
     parser.add_argument("--rounds", type=int, default=20, metavar="ROUNDS", help=text)
     options = parser.parse_args(argv)

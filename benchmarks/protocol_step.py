@@ -13,7 +13,6 @@ runs, and a finished one is read again.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -32,6 +31,7 @@ from unittest.mock import patch
 
 import psutil
 
+from benchmarks.arguments import command_parser
 from benchmarks.table import append_rows
 from sd_search_verl.launch.local import LocalRun, run_local
 
@@ -54,9 +54,7 @@ RATIOS = ("step_s", "cpu_s", "cpu_ms_per_token", "cpu_ms_per_sampled_token")
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run, measure, print, append."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("--inputs", type=Path, required=True, metavar="DIR", help="with a world per protocol")
     parser.add_argument(
         "--rounds", type=int, default=2, metavar="ROUNDS", help="runs of each protocol (default: %(default)s)"

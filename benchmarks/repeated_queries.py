@@ -7,11 +7,11 @@
 
 from __future__ import annotations
 
-import argparse
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.arguments import command_parser
 from benchmarks.trajectories import records
 from sd_search_verl.protocol import get
 
@@ -22,9 +22,7 @@ def repeats(queries: Sequence[tuple[str, str]]) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of recorded trajectories")
     options = parser.parse_args()
     protocol = get("search_r1")

@@ -6,7 +6,6 @@ and parses every hit's stored document.
 
 from __future__ import annotations
 
-import argparse
 import json
 from typing import Any
 
@@ -14,6 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
 
+from benchmarks.arguments import command_parser
 from retriever_server.java import jvm
 
 
@@ -52,7 +52,7 @@ def make_app(index: str) -> FastAPI:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_parser(__doc__)
     parser.add_argument("--index", required=True, help="Lucene folder with stored raw documents")
     parser.add_argument("--port", type=int, required=True, metavar="PORT", help="port to serve on")
     arguments = parser.parse_args()

@@ -7,8 +7,6 @@ Random unit vectors, queries near stored ones; no encoder. Rows go to ``benchmar
 
 from __future__ import annotations
 
-import argparse
-import csv
 import os
 import platform
 import statistics
@@ -20,6 +18,8 @@ import faiss
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.arguments import command_parser
+from benchmarks.table import append_rows
 from retriever_server.backends.dense import EXTRA, FlatScan
 
 TOP_K = 3
@@ -36,9 +36,7 @@ def cpu_ms(scan: Scan, queries: np.ndarray) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument(
         "--vectors",
         type=int,
@@ -75,22 +73,18 @@ def main() -> None:
         "faiss": lambda queries: flat.search(queries, TOP_K),
     }
     device = f"CPU, {os.cpu_count()} shared cores, {platform.machine()}"
-    with options.csv.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(
-            ["device", "vectors", "width", "batch", "scan", "cpu_ms_per_query", "lowest", "highest"]
-        )
-        for batch in tqdm(BATCHES, unit="batch size"):
-            queries = stored[:batch] + 0.05 * rng.standard_normal((batch, options.width), dtype=np.float32)
-            seen: dict[str, list[float]] = {name: [] for name in scans}
-            for _ in range(options.rounds):
-                for name, scan in scans.items():
-                    seen[name].append(cpu_ms(scan, queries))
-            for name, values in seen.items():
-                middle = statistics.median(values)
-                row = [round(value, 2) for value in (middle, min(values), max(values))]
-                writer.writerow([device, options.vectors, options.width, batch, name, *row])
-                file.flush()
+    options.csv.unlink(missing_ok=True)
+    for batch in tqdm(BATCHES, unit="batch size"):
+        queries = stored[:batch] + 0.05 * rng.standard_normal((batch, options.width), dtype=np.float32)
+        seen: dict[str, list[float]] = {name: [] for name in scans}
+        for _ in range(options.rounds):
+            for name, scan in scans.items():
+                seen[name].append(cpu_ms(scan, queries))
+        for name, values in seen.items():
+            row = {"device": device, "vectors": options.vectors, "width": options.width, "batch": batch}
+            row |= {"scan": name, "cpu_ms_per_query": round(statistics.median(values), 2)}
+            row |= {"lowest": round(min(values), 2), "highest": round(max(values), 2)}
+            append_rows(options.csv, [row])
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ to ``benchmarks/retriever_gold.csv``.
 
 from __future__ import annotations
 
-import argparse
-import csv
 import json
 import os
 import platform
@@ -17,6 +15,9 @@ import re
 import string
 import urllib.request
 from pathlib import Path
+
+from benchmarks.arguments import command_parser
+from benchmarks.table import append_rows
 
 PUNCTUATION = str.maketrans(string.punctuation, " " * len(string.punctuation))
 
@@ -51,9 +52,7 @@ def gold_share(url: str, questions: Path) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument(
         "--server",
         action="append",
@@ -76,19 +75,14 @@ def main() -> None:
         help="file of the rows (default: %(default)s)",
     )
     options = parser.parse_args()
-    new = not options.csv.exists()
-    with options.csv.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if new:
-            writer.writerow(["device", "server", "questions", "gold_in_top_3"])
-        for text in options.server:
-            name, _, url = text.partition("=")
-            for path in sorted(options.questions.glob("questions_*.jsonl")):
-                questions = path.stem.removeprefix("questions_")
-                share = gold_share(url, path)
-                writer.writerow([options.device, name, questions, round(share, 3)])
-                file.flush()
-                print(f"{name} {questions} {share:.3f}")
+    for text in options.server:
+        name, _, url = text.partition("=")
+        for path in sorted(options.questions.glob("questions_*.jsonl")):
+            questions = path.stem.removeprefix("questions_")
+            share = gold_share(url, path)
+            row = {"device": options.device, "server": name, "questions": questions}
+            append_rows(options.csv, [row | {"gold_in_top_3": round(share, 3)}])
+            print(f"{name} {questions} {share:.3f}")
 
 
 if __name__ == "__main__":

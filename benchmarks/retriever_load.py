@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 import uvloop
 
+from benchmarks.arguments import command_parser
 from benchmarks.table import append_rows
 
 HEAD = "POST /retrieve HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
@@ -213,9 +214,7 @@ def measure(target: Target, options: argparse.Namespace, clients: int, seed: int
 
 def parser_of(description: str | None, rounds: int) -> argparse.ArgumentParser:
     """Return a parser of the options of every program that loads servers."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(description)
     text = "a server, its name in the table and its process; may be repeated"
     parser.add_argument("--server", action="append", required=True, metavar="NAME=URL@PID", help=text)
     parser.add_argument("--queries", type=Path, required=True, help="file with one query a line")

@@ -7,11 +7,11 @@ Lines are means over the slices, bands their range.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import math
 from pathlib import Path
 
+from benchmarks.arguments import command_parser
 from benchmarks.svg import COLOURS, Line, Panel, svg
 
 HERE = Path(__file__).parent
@@ -43,9 +43,7 @@ def panel(rows: list[dict[str, str]], column: str, title: str) -> Panel:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument(
         "--corpus",
         default="synthetic-1M, fourth",

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 
 import psutil
 
+from benchmarks.arguments import command_parser
+
 MARK = "RUN_MEMORY_MARK"
 """Variable that every process of the command inherits, those too that Ray detaches from it."""
 EVERY_S = 5.0
@@ -49,9 +51,7 @@ def _sizes(process: psutil.Process, mark: str) -> tuple[int, int] | None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the command's exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("command", nargs=argparse.REMAINDER, help="command and its arguments")
     options = parser.parse_args(argv)
     if not options.command:

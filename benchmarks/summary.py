@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.arguments import command_parser
 from benchmarks.table import write_rows
 from benchmarks.world.arms import BASELINE
 from benchmarks.world.compare import read_csv
@@ -280,5 +281,11 @@ def write(path: Path = CSV, make: Callable[[], list[Figure]] = figures) -> None:
     write_rows(path, (asdict(figure) for figure in make()))
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Write the table of the summary."""
+    command_parser(__doc__).parse_args()
     write()
+
+
+if __name__ == "__main__":
+    main()

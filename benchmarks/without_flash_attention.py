@@ -6,8 +6,6 @@ pairs, padded rows do not. Usage: ``python -m benchmarks.without_flash_attention
 
 from __future__ import annotations
 
-import argparse
-import csv
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +17,9 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.arguments import command_parser
 from benchmarks.machine import device_name
+from benchmarks.table import append_rows
 
 VOCABULARY = 151_936
 HEADS, HEAD_DIM = 16, 128
@@ -107,7 +107,7 @@ def measure(counted_rows: int, repeats: int) -> Iterator[Row]:
 
 def main() -> None:
     """Measure and append to the CSV."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_parser(__doc__)
     parser.add_argument(
         "--out",
         type=Path,
@@ -131,14 +131,10 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     device = device_name("cpu")
-    new = not arguments.out.exists()
-    with arguments.out.open("a", newline="") as file:
-        writer = csv.writer(file)
-        if new:
-            writer.writerow(["quantity", "tokens", "unit", "value", "device", "torch"])
-        for quantity, tokens, unit, value in measure(arguments.rows, arguments.repeats):
-            writer.writerow([quantity, tokens, unit, f"{value:.4g}", device, torch.__version__])
-            print(f"{quantity:45} {tokens:6} tokens  {value:10.4g} {unit}")
+    for quantity, tokens, unit, value in measure(arguments.rows, arguments.repeats):
+        row = {"quantity": quantity, "tokens": tokens, "unit": unit, "value": f"{value:.4g}"}
+        append_rows(arguments.out, [row | {"device": device, "torch": torch.__version__}])
+        print(f"{quantity:45} {tokens:6} tokens  {value:10.4g} {unit}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ REPO = Path(__file__).resolve().parents[1]
 PROGRAMS = sorted(
     ".".join(path.relative_to(REPO).with_suffix("").parts).removesuffix(".__main__")
     for path in (REPO / "benchmarks").rglob("*.py")
-    if "add_argument(" in path.read_text()
+    if ".parse_args(" in path.read_text()
 )
 
 

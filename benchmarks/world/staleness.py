@@ -7,7 +7,6 @@ file what is missing there, and prints the differences to staleness 0 with paire
 
 from __future__ import annotations
 
-import argparse
 import copy
 import csv
 import statistics
@@ -15,6 +14,8 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
+from benchmarks.arguments import command_parser
+from benchmarks.table import append_rows
 from benchmarks.world import experiment
 from benchmarks.world.config import TrainConfig
 from sd_search_verl.rollout.types import Rollout
@@ -37,9 +38,7 @@ class OlderWeights:
 
 def main() -> None:
     """Run what is missing."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument(
         "--arms", nargs="+", default=["sd"], metavar="ARM", help="arms to run (default: %(default)s)"
     )
@@ -77,10 +76,7 @@ def main() -> None:
                 last = experiment.run(arm, TrainConfig(seed=seed), sample=OlderWeights(versions))[-1]
                 values = {name: f"{getattr(last, name):.6g}" for name in COLUMNS[3:]}
                 rows.append({**key, **values})
-                with args.out.open("w", newline="") as file:
-                    writer = csv.DictWriter(file, COLUMNS)
-                    writer.writeheader()
-                    writer.writerows(rows)
+                append_rows(args.out, [rows[-1]])
                 print(rows[-1], flush=True)
     for arm in args.arms:
         for versions in args.staleness[1:]:
