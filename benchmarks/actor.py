@@ -28,7 +28,7 @@ from benchmarks.floor import now
 from benchmarks.trajectories import Rollout
 from sd_search_verl.distill import divergence, select_rows
 from sd_search_verl.verl_adapter import worker
-from sd_search_verl.verl_adapter.fields import ALPHA, TeacherMiniBatch, pack
+from sd_search_verl.verl_adapter.fields import ALPHA, TeacherMiniBatch, nested, pack
 from sd_search_verl.verl_adapter.loss import SDSearchLoss
 from sd_search_verl.verl_adapter.teacher_pass import run_teacher_pass
 from sd_search_verl.verl_adapter.worker import SDActorRolloutRefWorker
@@ -253,10 +253,6 @@ class Actor:
 
 def batch_of(rows: Sequence[Rollout], alpha: float) -> Any:
     """Return what verl's workers take of these rollouts, with the method's fields where alpha is not 0."""
-
-    def nested(values: Sequence[Tensor]) -> Tensor:
-        return torch.nested.as_nested_tensor(list(values), layout=torch.jagged)
-
     sequences = [torch.tensor(row.prompt_ids + row.response_ids) for row in rows]
     responses = [torch.tensor(row.response_ids) for row in rows]
     advantages = torch.randn(len(rows), generator=torch.Generator().manual_seed(0)).tolist()

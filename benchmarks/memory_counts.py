@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sd_search_verl.config import SDSearchConfig
+
 GB = 1e9
 QUERY_ROWS = 180 / 16384
 """Query tokens a token of the recorded rollouts (docs/performance.md)."""
-CHUNK_ROWS = 128
+CHUNK_ROWS = SDSearchConfig().chunk_rows
 """Default of ``sd_search.chunk_rows``."""
 LONGEST = 6144
 """Tokens of the longest rollout that ``paper.yaml`` allows; a micro-batch and vLLM's cache must hold it."""

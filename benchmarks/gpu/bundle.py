@@ -33,11 +33,10 @@ SOURCE_ONLY = "antlr4-python3-runtime"
 COMPARED = ("trl",)
 """In a folder of its own: verl does not load beside it."""
 
-RAY_WITHOUT = (
-    *("ray/jars/", "ray/dashboard/client/", "ray/rllib/", "ray/serve/", "ray/llm/", "ray/cpp/"),
-    *("ray/core/libjemalloc.so", "ray/core/src/ray/"),
-)
-"""Java, the daemons, the dashboard and other libraries: 60 of 79 MB. verl imports ray; nothing here starts it."""
+RAY_UNUSED = ("ray/jars/", "ray/dashboard/client/", "ray/rllib/", "ray/serve/", "ray/llm/", "ray/cpp/")
+"""Java, the dashboard and other libraries."""
+RAY_WITHOUT = (*RAY_UNUSED, "ray/core/libjemalloc.so", "ray/core/src/ray/")
+"""These and the daemons: 60 of 79 MB. verl imports ray; nothing here starts it."""
 FLASH_ATTN_FILES = ("flash_attn/bert_padding.py", "flash_attn/ops/triton/cross_entropy.py", "LICENSE")
 """Plain Python and Triton, taken from flash-attn's source archive."""
 

@@ -12,7 +12,7 @@ import struct
 import tempfile
 from pathlib import Path
 
-from benchmarks.gpu.bundle import download, pins, strip
+from benchmarks.gpu.bundle import RAY_UNUSED, download, pins, strip
 
 ARCHITECTURE = 90
 """Of an H100 or H200."""
@@ -27,7 +27,6 @@ DEPENDENCIES = (
     *("httpx2", "httpcore2", "sniffio", "jmespath", "apache-tvm-ffi", "httptools"),
     *("opentelemetry-semantic-conventions-ai", "interegular", "jiter", "distro", "loguru"),
 )
-RAY_WITHOUT = ("ray/jars/", "ray/dashboard/client/", "ray/rllib/", "ray/serve/", "ray/llm/", "ray/cpp/")
 VLLM_WITHOUT = (
     *("vllm/vllm-rs", "vllm/third_party/deep_gemm/", "vllm/third_party/fmha_sm100/", "vllm/_qutlass"),
     *(
@@ -88,7 +87,7 @@ def bundle(out: Path) -> list[Path]:
         download(work, [f"vllm=={version['vllm']}", f"ray=={version['ray']}"])
         (vllm,), (ray,) = work.glob("vllm-*.whl"), work.glob("ray-*.whl")
         pruned = strip(vllm, done, VLLM_WITHOUT, _pruned, IMPORTED)
-        strip(ray, done, RAY_WITHOUT)
+        strip(ray, done, RAY_UNUSED)
         download(
             done,
             [f"{package}=={version[package]}" if package in version else package for package in DEPENDENCIES],
