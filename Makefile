@@ -5,6 +5,7 @@
 # make docs   install, then the documentation's site in site/
 # make release-check   build wheel and sdist into dist/, install each in a clean environment of $(PYTHON), and use it there
 # make licenses        licence list and SBOM of the CPU set
+# Makes $(VENV).
 PYTHON ?= python3.11
 VENV ?= .venv
 # PyTorch's own package index for CPU wheels, needed where the default index answers `torch` with a CUDA build.
@@ -65,7 +66,7 @@ $(VENV)/bin/python:
 
 # --no-deps: the set is complete, see its head.
 $(VENV)/.cpu: $(SETS) setup.py | $(VENV)/bin/python
-	@echo "installing the CPU set into $(VENV) (about 4 minutes, 4 GB; once)"
+	@echo "installing the CPU set into $(VENV) (2 to 4 minutes, 4 GB; once)"
 	@$(if $(TORCH_INDEX),$(PIP) install --no-deps --index-url $(TORCH_INDEX) -c requirements/versions.txt "$$(grep '^torch==' requirements/cpu.txt)")
 	@$(PIP) install --no-deps -r requirements/cpu.txt
 	@$(PIP) install --no-deps -e .
@@ -86,7 +87,8 @@ install-retriever: | $(VENV)/bin/python
 # Into the Python environment that is active; for machines with an accelerator. flash-attn publishes no wheel for this torch
 # with CUDA 13, so it is compiled (nvcc 13, an hour and more) unless it is there already or FLASH_ATTN_WHEEL is given. pip
 # cannot see for which torch a wheel was built: an index whose wheel is for another one gives undefined symbols, which
-# `sd-search doctor` finds.
+# `sd-search doctor` finds. make install-gpu PYTHON=... installs into another environment.
+install-gpu: PYTHON = python
 install-gpu:
 	@echo "installing the GPU set into the active environment: 250 packages, 11 GB, built for CUDA 13;"
 	@echo "it needs an NVIDIA driver of R580 or newer, and nvcc 13 for flash-attn"

@@ -4,8 +4,9 @@
 # usage: paper_ablations.sh DATA_DIR RUN_DIR ["NAMES"|all] [HYDRA_OVERRIDES...]
 set -euo pipefail
 here=$(dirname "$0")
-data=${1:?usage: paper_ablations.sh DATA_DIR RUN_DIR ["NAMES"|all] [HYDRA_OVERRIDES...]}
-runs=${2:?usage: paper_ablations.sh DATA_DIR RUN_DIR ["NAMES"|all] [HYDRA_OVERRIDES...]}
+usage='usage: paper_ablations.sh DATA_DIR RUN_DIR ["NAMES"|all] [HYDRA_OVERRIDES...]'
+data=${1:?$usage}
+runs=${2:?$usage}
 names=${3:-all}
 shift $(($# > 3 ? 3 : $#))
 
@@ -24,6 +25,9 @@ declare -A ablation=(
 )
 if [ "$names" = all ]; then names=${!ablation[*]}; fi
 for name in $names; do
-  read -ra overrides <<< "${ablation[$name]:?is no ablation; there are: ${!ablation[*]}}"
+  [ -n "${ablation[$name]:-}" ] || { echo "no ablation $name; there are ${!ablation[*]}" >&2; exit 2; }
+done
+for name in $names; do
+  read -ra overrides <<< "${ablation[$name]}"
   "$here/paper_sd_search.sh" "$data" "$runs/$name" "${overrides[@]}" "$@"
 done

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# SD-Search against its GRPO twin, paired by seed: training, evaluation on the seven sets, and their differences.
+# SD-Search against its GRPO twin, paired by seed: training, evaluation on the seven sets with the training's retriever,
+# and their differences.
 # usage: paper_compare.sh DATA_DIR RUN_DIR ["SEEDS"] [HYDRA_OVERRIDES...]     for instance: paper_compare.sh data runs "0 1 2 3 4"
 set -euo pipefail
 here=$(dirname "$0")
@@ -18,7 +19,7 @@ for seed in $seeds; do
     run=$runs/$arm-seed$seed
     "$here/paper_$arm.sh" "$data" "$run" seed="$seed" "$@"
     last=$(cat "$run/latest_checkpointed_iteration.txt")
-    sd-search evaluate --model "$run/global_step_$last" --retriever http://127.0.0.1:8000 "${questions[@]}" --out "$run/eval"
+    sd-search evaluate --model "$run/global_step_$last" "${questions[@]}" --out "$run/eval"
   done
   sd-search compare "$runs/grpo-seed$seed/eval" "$runs/sd_search-seed$seed/eval"
 done

@@ -4,8 +4,9 @@
 # usage: paper_retriever.sh DATA_DIR [E5_BASE_V2_DIR] [SERVER_OPTIONS...]
 set -euo pipefail
 data=${1:?usage: paper_retriever.sh DATA_DIR [E5_BASE_V2_DIR] [SERVER_OPTIONS...]}
-encoder=${2:-}
-shift $(($# > 1 ? 2 : 1))
+shift
+encoder=
+if [[ $# -gt 0 && $1 != -* ]]; then encoder=$1; shift; fi
 
 backend=(--backend bm25)
 if [ -n "$encoder" ]; then backend=(--backend dense --encoder "$encoder" --device cuda:0); fi

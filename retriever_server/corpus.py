@@ -39,6 +39,8 @@ class Scan:
     size: int
     bad_lines: list[tuple[int, str]] = field(default_factory=list)
     bad_line_count: int = 0
+    untitled: int = 0
+    """Passages without a line end between title and text."""
 
     @property
     def passages(self) -> int:
@@ -91,7 +93,7 @@ def scan(path: Path, copy_to: Path | None = None, progress: Callable[[int, int],
     """
     starts, hashes, digest, position = array("Q"), array("Q"), hashlib.sha256(), 0
     bad_lines: list[tuple[int, str]] = []
-    bad_line_count, has_text = 0, False
+    bad_line_count, untitled, has_text = 0, 0, False
     with ExitStack() as stack:
         lines = stack.enter_context(open_lines(path))
         copy = stack.enter_context(copy_to.open("wb")) if copy_to else None
@@ -106,6 +108,7 @@ def scan(path: Path, copy_to: Path | None = None, progress: Callable[[int, int],
                         passage_id, contents = check_line(text)
                         hashes.append(id_hash(passage_id))
                         starts.append(position + len(line) - len(text))
+                        untitled += "\n" not in contents
                         has_text = has_text or bool(contents.strip())
                     except CorpusError as error:
                         bad_line_count += 1
@@ -123,7 +126,7 @@ def scan(path: Path, copy_to: Path | None = None, progress: Callable[[int, int],
             f"{path}: the contents of all {len(starts):,} passages are empty. Fix: give their text."
         )
     offsets, ids = np.frombuffer(starts, np.uint64), np.frombuffer(hashes, np.uint64)
-    found = (offsets, ids, digest.hexdigest(), position, bad_lines, bad_line_count)
+    found = (offsets, ids, digest.hexdigest(), position, bad_lines, bad_line_count, untitled)
     result = Scan(copy_to or path, *found)
     _refuse_duplicates(result.id_hashes, path)
     return result

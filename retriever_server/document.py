@@ -45,7 +45,7 @@ class DocumentEndpoint:
             status, body = 200, await self._answer(request)
         except RequestError as error:
             status, body = error.status, encode_error(str(error), error.field)
-        self._server.metrics.requests(status).inc()
+        self._server.metrics.requests("/document", status).inc()
         headers = {"Retry-After": "1"} if status == 503 else None
         return Response(body, status, headers, media_type="application/json")
 

@@ -28,7 +28,7 @@ class RetrieveEndpoint:
         start = time.perf_counter()
         metrics = self._server.metrics
         status, body, retry_after = await self._answer(receive)
-        metrics.requests(status).inc()
+        metrics.requests("/retrieve", status).inc()
         metrics.request_seconds.observe(time.perf_counter() - start)
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         if retry_after:

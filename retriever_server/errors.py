@@ -24,6 +24,11 @@ class RetrieverError(Exception):
     """An error that a user or client can fix. The message names what is wrong and the fix; commands print it alone."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or the name of its type where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def explain(error: OSError, where: str = "") -> str:
     """Return an error of the operating system on one line: path, reason and fix.
 

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -86,9 +87,15 @@ def full_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write(index: Path, manifest: Manifest) -> None:
-    """Add the index's files to the manifest and write it: the last step of a build."""
-    paths = sorted(p for p in index.rglob("*") if p.is_file() and p.name not in (FILE, "write.lock"))
+def write(index: Path, manifest: Manifest, left_out: Sequence[str] = ()) -> None:
+    """Add the index's files to the manifest and write it; ``left_out`` in the folder are no part of the index."""
+    paths = sorted(
+        path
+        for path in index.rglob("*")
+        if path.is_file()
+        and path.name not in (FILE, "write.lock")
+        and path.relative_to(index).parts[0] not in left_out
+    )
     files: dict[str, FileState] = {
         str(path.relative_to(index)): {
             "size": path.stat().st_size, "sample": sample_hash(path), "sha256": full_hash(path),

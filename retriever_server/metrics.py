@@ -15,9 +15,9 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        statuses = "Answers of POST /retrieve by HTTP status"
-        requests = Counter("retriever_requests", statuses, ["status"], registry=self.registry)
-        # By status: looking up the labelled child takes longer than counting.
+        answers = "Answers of /retrieve and /document by path and HTTP status"
+        requests = Counter("retriever_requests", answers, ["path", "status"], registry=self.registry)
+        # By path and status: looking up the labelled child takes longer than counting.
         self.requests = cache(requests.labels)
         answered = "POST /retrieve, body read to answer ready"
         self.request_seconds = self._histogram("request_seconds", answered, SECONDS)

@@ -73,8 +73,11 @@ def document(settings: Settings) -> dict[str, Any]:
     schema = DocumentRange.model_json_schema()["properties"]
     query = [{"name": name, "in": "query", "schema": schema[name]} for name in ("offset", "length")]
     body = {"content": {"application/json": {"schema": references[DocumentRange, "validation"]}}}
-    settled = {"k1": 0.9, "b": 0.4, "max_query_chars": 8192}
-    ready = {"status": "ready", "backend": "bm25", "passages": 21015324, "version": "…", "settings": settled}
+    loading = {"status": "checking index and corpus", "backend": settings.backend}
+    ready = {
+        "status": "ready", "backend": settings.backend, "passages": 21015324, "version": "…",
+        "settings": settings.shaping_answers(),
+    }  # fmt: skip
     text = {
         "content": {"text/plain": {"schema": {"type": "string"}}},
         "description": "text exposition format",
@@ -94,9 +97,7 @@ def document(settings: Settings) -> dict[str, Any]:
                 "200 once /retrieve is served, 503 before",
                 {
                     "200": _json("ready", STATUS, ready),
-                    "503": _json(
-                        "loading", STATUS, {"status": "checking index and corpus", "backend": "bm25"}
-                    ),
+                    "503": _json("loading", STATUS, loading),
                 },
             ),
             "/metrics": _get("Prometheus metrics", {"200": text}),

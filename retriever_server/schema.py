@@ -86,7 +86,7 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorResponse(BaseModel):
-    """Body of every answer of POST /retrieve that is not 200."""
+    """Body of every answer of /retrieve and /document that is not 200."""
 
     error: ErrorDetail
 

@@ -14,7 +14,6 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -25,7 +24,7 @@ from .http_protocol import protocol_class
 from .middleware import AccessLog, ApiKey, read_key
 from .options import SettingsError
 from .settings import Settings
-from .supervisor import SOCKET_VARIABLE, supervise
+from .supervisor import SOCKET_VARIABLE, supervise, write_port_file
 
 log = logging.getLogger("retriever_server")
 
@@ -66,13 +65,6 @@ def url_of(sock: socket.socket, scheme: str = "http") -> str:
     """Return the URL of a bound socket."""
     host, port = sock.getsockname()[:2]
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
-
-
-def write_port_file(path: Path, url: str) -> None:
-    """Write the URL in one step, so that a waiting reader never sees a part of it."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(url + "\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 def check_files(settings: Settings) -> None:

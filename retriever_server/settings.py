@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import AliasChoices, Field, model_validator
 
-from .java.analysis import ENGLISH, Analysis
+from .java.analysis import ENGLISH, Analysis, Stemmer
 from .java.jvm import DEFAULT_HEAP_MB
 from .options import Options
 
@@ -89,13 +89,13 @@ class Settings(EngineOptions):
 
     jvm_heap_mb: int = Field(DEFAULT_HEAP_MB, gt=0)
     """bm25, hybrid: largest Java heap in MiB; Lucene's mapped files are not part of it."""
-    language: str = "en"
+    language: str = ENGLISH.language
     """bm25, an index of Pyserini: language that it was indexed with, such as de or zh."""
-    stemmer: Literal["porter", "krovetz", "none"] = "porter"
+    stemmer: Stemmer = ENGLISH.stemmer
     """bm25, an index of Pyserini: English stemmer that it was indexed with, porter, krovetz or none."""
-    keep_stopwords: bool = False
+    keep_stopwords: bool = ENGLISH.keep_stopwords
     """bm25, an index of Pyserini: it was indexed with English stop words."""
-    pretokenized: bool = False
+    pretokenized: bool = ENGLISH.pretokenized
     """bm25, an index of Pyserini: it was indexed as words between spaces."""
     gpu_memory_share: float = Field(0.5, gt=0, le=1)
     """Largest share of the GPU's memory that this process may take, 0 to 1."""

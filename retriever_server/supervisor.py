@@ -26,6 +26,13 @@ MAX_FAILED_STARTS = (
 )
 
 
+def write_port_file(path: Path, url: str) -> None:
+    """Write the URL in one step, so that a waiting reader never sees a part of it."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(url + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
 def supervise(settings: Settings, sock: socket.socket, arguments: Sequence[str], url: str) -> int:
     """Run ``settings.workers`` workers on ``sock`` and restart those that die; return the exit status.
 
@@ -44,7 +51,7 @@ def supervise(settings: Settings, sock: socket.socket, arguments: Sequence[str],
                 announced = True
                 log.info("ready: %s/retrieve (%d workers)", url, settings.workers)
                 if settings.port_file:
-                    settings.port_file.write_text(url + "\n", encoding="utf-8")
+                    write_port_file(settings.port_file, url)
             for worker in workers:
                 if worker.ready.exists():
                     worker.failed_starts = 0

@@ -1,4 +1,4 @@
-"""`make install-gpu`, run with a python that only writes down its arguments."""
+"""`make install-gpu`, run where the active python only writes down its arguments."""
 
 from __future__ import annotations
 
@@ -23,12 +23,17 @@ def install(
     """Run the target; returns how it ended and the pip commands that it would have run."""
     log = folder / "calls"
     log.write_text("")
-    scripts = {"python": f'echo "$@" >> {log}', "nvidia-smi": f"echo {driver}" if driver else "exit 9"}
+    scripts = {
+        "python": f'echo "$@" >> {log}',
+        "python3": f'echo python3 "$@" >> {log}',
+        "python3.11": "echo not the active environment >&2; exit 9",
+        "nvidia-smi": f"echo {driver}" if driver else "exit 9",
+    }
     for name, body in scripts.items():
         (folder / name).write_text(f"#!/bin/sh\n{body}\n")
         (folder / name).chmod(0o755)
     done = subprocess.run(
-        ["make", "install-gpu", f"PYTHON={folder / 'python'}", *options],
+        ["make", "install-gpu", *options],
         cwd=REPO,
         env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"},
         capture_output=True,
@@ -55,6 +60,12 @@ def test_what_flash_attns_build_imports_is_installed_before_it(tmp_path: Path) -
     }
 
 
+def test_another_python_can_be_named(tmp_path: Path) -> None:
+    done, calls = install(tmp_path, "PYTHON=python3")
+    assert done.returncode == 0, done.stderr
+    assert all(call.startswith("python3 -m pip install ") for call in calls)
+
+
 def test_a_wheel_of_flash_attn_takes_the_place_of_the_build(tmp_path: Path) -> None:
     _, calls = install(tmp_path, "FLASH_ATTN_WHEEL=/wheels/flash_attn-2.8.3.whl")
     assert any(call.endswith(" /wheels/flash_attn-2.8.3.whl") for call in calls)
@@ -63,7 +74,7 @@ def test_a_wheel_of_flash_attn_takes_the_place_of_the_build(tmp_path: Path) -> N
 
 def test_size_cuda_and_driver_are_said_before_the_download(tmp_path: Path) -> None:
     done, _ = install(tmp_path)
-    said = done.stdout.partition(str(tmp_path / "python"))[0]
+    said = done.stdout.partition("python -m pip")[0]
     assert "11 GB" in said
     assert "CUDA 13" in said
     assert f"R{MIN_DRIVER[13]} or newer" in said

@@ -132,17 +132,6 @@ def test_an_unknown_asynchronous_mode_is_refused(tmp_path: Path) -> None:
     assert "colocate|separate" in done.stderr
 
 
-def test_a_wrong_ablation_is_named(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [REPO / "recipes" / "paper_ablations.sh", "data", str(tmp_path), "labels"],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode != 0
-    assert "is no ablation; there are: " in done.stderr
-    assert "shuffled_labels" in done.stderr
-
-
 def test_plain_search_r1(tmp_path: Path) -> None:
     (arguments,) = trainings("search_r1.sh", "data", "run", folder=tmp_path)
     config = composed(*arguments)
@@ -171,6 +160,7 @@ def test_the_comparison_is_paired(tmp_path: Path) -> None:
     evaluated = [call for call in calls if call[:2] == ["sd-search", "evaluate"]]
     assert [call.count("--questions") for call in evaluated] == [2] * 4
     assert "runs/grpo-seed0/global_step_200" in evaluated[0]
+    assert not any("--retriever" in call for call in evaluated), "the training's own is the default"
     assert [call[1] for call in calls if call[0] == "sd-search"] == [
         "evaluate",
         "evaluate",
@@ -185,8 +175,10 @@ def test_the_retriever_serves_what_was_built(tmp_path: Path) -> None:
         for option in ("--backend", "--corpus", "--index"):
             assert built[built.index(option) + 1] == served[served.index(option) + 1]
         assert served[served.index("--backend") + 1] == backend
-    (served,) = commands("paper_retriever.sh", "data", "", "--port", "9000", folder=tmp_path)
-    assert served[-2:] == ["--port", "9000"]
+    for encoder, backend in (((), "bm25"), (("",), "bm25"), (("e5",), "dense")):
+        (served,) = commands("paper_retriever.sh", "data", *encoder, "--port", "9000", folder=tmp_path)
+        assert served[served.index("--backend") + 1] == backend
+        assert served[-2:] == ["--port", "9000"]
 
 
 def test_a_ray_job_brings_its_retriever(tmp_path: Path) -> None:
@@ -248,7 +240,7 @@ REFUSED = [
     ("search_r1.sh", ["data", "seed=1"], "RUN_DIR is missing: seed=1 is an override"),
     ("paper_async.sh", ["data", "seed=1", "colocate"], "RUN_DIR is missing: seed=1 is an override"),
     ("paper_compare.sh", ["nowhere", "runs"], "no question set is there. Fix: recipes/paper_data.sh nowhere"),
-    ("paper_ablations.sh", ["data", "runs", "nothing"], "is no ablation"),
+    ("paper_ablations.sh", ["data", "runs", "mse labels"], "no ablation labels; there are "),
     ("compare_methods.sh", ["nothing", "0"], "no method nothing"),
 ]
 

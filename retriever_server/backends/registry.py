@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import manifest as manifests
 from ..corpus import CorpusDocuments
+from ..errors import first_line
 from ..java import jvm
 from ..java.analysis import ENGLISH
 from ..options import SettingsError
@@ -96,7 +97,7 @@ def _pyserini(settings: Settings, index: Path) -> Engine:
     except ValueError as error:
         raise manifests.IndexMismatchError(f"--index {index}: {error}") from None
     except jvm.java_exception() as error:
-        reason = str(error).splitlines()[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         raise manifests.IndexMismatchError(
             f"--index {index} cannot be read by this Lucene: {reason}. "
             "Fix: build the index again with build_index; Pyserini 0.16 and older wrote Lucene 8's format."

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..backends.bm25 import LuceneIndex
 from ..corpus import CorpusError, Scan, id_hash, passages
+from ..errors import first_line
 from ..java import jvm
 from .base import WORK, BuildError, BuildOptions, Progress, no_words
 
@@ -97,7 +98,7 @@ def _merge(shards: list[Path], target: Path, options: BuildOptions) -> None:
     try:
         _merge_in_java(shards, target, options.one_segment)
     except jvm.java_exception() as error:
-        raise BuildError(f"Lucene failed to merge the shards: {str(error).splitlines()[0]}") from error
+        raise BuildError(f"Lucene failed to merge the shards: {first_line(error)}") from error
 
 
 def _merge_in_java(shards: list[Path], target: Path, one_segment: bool) -> None:

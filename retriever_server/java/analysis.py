@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from ..options import SettingsError
 from . import jvm
+
+Stemmer = Literal["porter", "krovetz", "none"]
 
 _PACKAGE = "io.anserini.analysis"
 
@@ -14,7 +16,7 @@ class Analysis(NamedTuple):
     """Options of Anserini's ``IndexCollection`` that decide how text becomes terms."""
 
     language: str = "en"
-    stemmer: str = "porter"
+    stemmer: Stemmer = "porter"
     keep_stopwords: bool = False
     pretokenized: bool = False
 

@@ -48,7 +48,7 @@ class Part:
 
     def next_step(self, file: Path) -> str:
         """Return the line that names the next command."""
-        return f"{file} is ready; next:\n  {self.use.format(file=file)}"
+        return f"next, with {file}:\n  {self.use.format(file=file)}"
 
 
 PARTS = {
@@ -175,9 +175,10 @@ def check_corpus(path: Path, lines: int = 10_000) -> int:
 
 
 def convert(path: Path, result: Path) -> int:
-    """Convert a corpus of ``{"doc_id", "title", "text"}`` to ``{"id", "contents"}``; return its number of passages.
+    """Convert a corpus of ``{"id", "title", "text"}`` to ``{"id", "contents"}``; return its number of passages.
 
-    The corrected wiki-18 of arXiv 2605.27881 (``wiki-fixed.jsonl``) has this form. Titles get the quotation marks that
+    The id may be named ``id``, ``_id`` as in BEIR, or ``doc_id`` as in the corrected wiki-18 of arXiv 2605.27881
+    (``wiki-fixed.jsonl``). Titles get the quotation marks that
     wiki-18 has, because models were trained with them.
 
     Raises:
@@ -195,7 +196,7 @@ def convert(path: Path, result: Path) -> int:
                 title = row["title"].strip()
                 quoted = title if title.startswith('"') and title.endswith('"') else f'"{title}"'
                 contents = f"{quoted}\n{row['text'].strip()}"
-                file.write(json.dumps({"id": str(row["doc_id"]), "contents": contents}) + "\n")
+                file.write(json.dumps({"id": str(row[_id_name(row)]), "contents": contents}) + "\n")
                 bar.update()
         if not count:
             raise UserError(f"{path} is empty")
@@ -218,8 +219,13 @@ def _title_problems(number: int, row: dict[str, Any]) -> Iterator[Problem]:
             yield problem
     if "\n" in str(row.get("title")).strip():
         yield Problem(number, "title", "holds a line end, which would begin the text")
-    if not isinstance(row.get("doc_id"), (str, int)) or isinstance(row["doc_id"], bool):
-        yield Problem(number, "doc_id", "must be a text or a number")
+    name = _id_name(row)
+    if not isinstance(row.get(name), (str, int)) or isinstance(row[name], bool):
+        yield Problem(number, name, "must be a text or a whole number")
+
+
+def _id_name(row: dict[str, Any]) -> str:
+    return next((name for name in ("id", "_id", "doc_id") if row.get(name) is not None), "id")
 
 
 def _problems(number: int, row: dict[str, object]) -> Iterator[Problem]:

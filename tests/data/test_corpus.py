@@ -61,13 +61,19 @@ def test_a_file_that_is_damaged_on_the_hub_is_named(tmp_path: Path, content: byt
 
 @pytest.mark.parametrize(
     ("change", "field"),
-    [({"doc_id": True}, "doc_id"), ({"title": "a\nb"}, "title"), ({"text": None}, "text")],
+    [
+        ({"id": True}, "id"),
+        ({"id": None, "_id": 1.5}, "_id"),
+        ({"id": None}, "id"),
+        ({"title": "a\nb"}, "title"),
+        ({"text": None}, "text"),
+    ],
 )
 def test_titles_and_texts_that_cannot_be_told_apart_are_refused(
     tmp_path: Path, change: dict[str, Any], field: str
 ) -> None:
     path = tmp_path / "titled.jsonl"
-    path.write_text(json.dumps({"doc_id": "1", "title": "a", "text": "b", **change}))
+    path.write_text(json.dumps({"id": "1", "title": "a", "text": "b", **change}))
     with pytest.raises(MalformedRowsError) as error:
         convert(path, tmp_path / "result.jsonl")
     assert [problem.field for problem in error.value.problems] == [field]
@@ -86,7 +92,7 @@ def test_what_it_costs_is_said(tmp_path: Path) -> None:
 def test_what_is_there_is_not_fetched_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "wiki-18.jsonl").write_text("{}")
     assert main(["corpus", "fetch", "--out", str(tmp_path)]) == 0  # the hub is out of reach
-    assert "wiki-18.jsonl is ready" in capsys.readouterr().out
+    assert f"build_index --backend bm25 --corpus {tmp_path / 'wiki-18.jsonl'}" in capsys.readouterr().out
     assert fetch(Plan(PARTS["corpus"], []), tmp_path) == tmp_path / "wiki-18.jsonl"
 
 
@@ -101,7 +107,10 @@ def test_a_corpus_that_the_user_has(tmp_path: Path, capsys: pytest.CaptureFixtur
     path = tmp_path / "corrected.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     assert main(["corpus", "check", str(path)]) == 0
-    assert f"build_index --backend bm25 --corpus {path}" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"{path}: the first 50 lines are a corpus" in shown
+    assert f"build_index --backend bm25 --corpus {path}" in shown
+    assert "ready" not in shown, "the rest has not been read"
     bad = [ROWS[0], {"id": "1", "contents": "no title"}, {"contents": "T\nt"}, {"id": 3}]
     bad += [{"id": 7, "contents": "T\nt"}]  # which build_index refuses too
     path.write_text("".join(json.dumps(row) + "\n" for row in bad))
@@ -139,6 +148,21 @@ def test_the_corrected_corpus_is_converted(tmp_path: Path, capsys: pytest.Captur
     assert main(["corpus", "convert", str(path), "--out", str(tmp_path / "out")]) == 1
     assert "line 3, field 'text': is missing" in capsys.readouterr().err
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["id", "_id", "doc_id"])
+def test_a_corpus_with_titles_is_told_to_be_converted_and_can_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    path = tmp_path / "titled.jsonl"
+    path.write_text(json.dumps({name: 7, "title": "Ohm", "text": "A law."}))
+    assert main(["corpus", "check", str(path)]) == 1
+    assert f"Fix: `sd-search corpus convert {path}`" in capsys.readouterr().err
+    assert main(["corpus", "convert", str(path), "--out", str(tmp_path)]) == 0
+    assert json.loads((tmp_path / "titled.contents.jsonl").read_text()) == {
+        "id": "7",
+        "contents": '"Ohm"\nA law.',
+    }
 
 
 def test_the_hubs_checksums(tmp_path: Path) -> None:

@@ -55,6 +55,30 @@ def test_every_document_is_found_by_its_id(server: ServerProcess) -> None:
     assert (status, answer["document"]["contents"]) == (200, "odd\nid")
 
 
+def answers(url: str) -> dict[str, float]:
+    """Number of answers by the metric's labels."""
+    with urllib.request.urlopen(url + "/metrics", timeout=30) as response:
+        lines = response.read().decode().splitlines()
+    name = "retriever_requests_total"
+    found = [line.removeprefix(name).rsplit(" ", 1) for line in lines if line.startswith(name)]
+    return {labels: float(number) for labels, number in found}
+
+
+def test_answers_are_counted_by_path_and_status(server: ServerProcess) -> None:
+    labels = [
+        '{path="/retrieve",status="200"}',
+        '{path="/document",status="200"}',
+        '{path="/document",status="404"}',
+    ]
+    before = answers(server.url)
+    post(server.url, {"queries": ["passage"]})
+    for passage_id in ("7", "7", "absent"):
+        get(f"{server.url}/document/{passage_id}")
+    after = answers(server.url)
+    more = [after[label] - before.get(label, 0.0) for label in labels]
+    assert more == [1.0, 2.0, 1.0]
+
+
 @pytest.mark.parametrize(
     ("offset", "length"), [(0, 5), (6, 3), (25, 40), (len(TEXT) - 3, 100), (10_000, 5), (3, None)]
 )

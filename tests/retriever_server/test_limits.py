@@ -97,7 +97,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
 def answered(url: str, status: int) -> float:
     with urllib.request.urlopen(url + "/metrics", timeout=30) as response:
         lines = response.read().decode().splitlines()
-    name = f'retriever_requests_total{{status="{status}"}} '
+    name = f'retriever_requests_total{{path="/retrieve",status="{status}"}} '
     return sum(float(line.removeprefix(name)) for line in lines if line.startswith(name))
 
 

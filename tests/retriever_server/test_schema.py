@@ -9,6 +9,8 @@ import pytest
 from support.retrieval_server import get, metric, post
 
 from retriever_server.launcher import ServerProcess
+from retriever_server.openapi import document
+from retriever_server.settings import Settings
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 512])
@@ -132,6 +134,16 @@ def test_health_ready_metrics_openapi(bm25: ServerProcess) -> None:
     assert set(schema["paths"]) == {"/retrieve", "/document/{id}", "/health", "/ready", "/metrics"}
     content = schema["paths"]["/retrieve"]["post"]["requestBody"]["content"]["application/json"]
     assert post(bm25.url, content["example"])[0] == 200
+
+
+def test_the_example_of_ready_has_this_servers_settings() -> None:
+    settings = Settings(backend="hybrid", k1=1.2, search_effort=128, max_query_chars=100)
+    answers = document(settings)["paths"]["/ready"]["get"]["responses"]
+    examples = {
+        status: answer["content"]["application/json"]["example"] for status, answer in answers.items()
+    }
+    assert examples["200"]["settings"] == settings.shaping_answers()
+    assert {example["backend"] for example in examples.values()} == {"hybrid"}
 
 
 def test_get_routes_answer_head_too(bm25: ServerProcess) -> None:

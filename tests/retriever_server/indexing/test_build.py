@@ -76,6 +76,19 @@ def test_duplicate_ids_are_refused(tmp_path: Path) -> None:
         scan(write(tmp_path / "c.jsonl", lines))
 
 
+def test_passages_without_a_line_for_the_title_are_counted(java: None, tmp_path: Path) -> None:
+    lines = [json.dumps({"id": str(number), "contents": "castle text"}) for number in range(3)]
+    corpus = write(tmp_path / "c.jsonl", [*lines, json.dumps(GOOD)])
+    out = io.StringIO()
+    build("bm25", corpus, tmp_path / "index", OPTIONS, out=out)
+    assert out.getvalue().count("warning: ") == 1
+    assert "3 of 4 passages have no line end between title and text" in out.getvalue()
+    titled = write(tmp_path / "titled.jsonl", [json.dumps(GOOD)])
+    out = io.StringIO()
+    build("bm25", titled, tmp_path / "titled", OPTIONS, out=out)
+    assert "warning: " not in out.getvalue()
+
+
 def test_no_passage_and_no_file_are_named(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="holds no passage"):
         scan(write(tmp_path / "c.jsonl", ["", " "]))
@@ -141,6 +154,39 @@ def test_a_stopped_build_goes_on_with_what_is_finished(
     with serving("--backend", "bm25", "--index", tmp_path / "index", "--corpus", corpus) as server:
         for number in (5, 205):
             assert ids(server.url, f"passage{number}")[0] == f"doc-{number}"
+
+
+@pytest.mark.parametrize("stop", ["while merging", "at a bad line"])
+def test_documents_of_an_unfinished_build_are_not_those_of_the_next(
+    java: None, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: str
+) -> None:
+    text = corpus.read_text().replace("castle", "palace") + ("{" if stop == "at a bad line" else "")
+    packed = tmp_path / "a.jsonl.gz"
+    packed.write_bytes(gzip.compress(text.encode()))
+    with monkeypatch.context() as patch:
+        if stop == "while merging":
+            patch.setattr(builder, "_merge", lambda *arguments: (_ for _ in ()).throw(BuildError("stopped")))
+        with pytest.raises((BuildError, CorpusError)):
+            build("bm25", packed, tmp_path / "index", OPTIONS, out=io.StringIO())
+    assert (tmp_path / "index.partial" / "documents.jsonl").exists()
+    build("bm25", corpus, tmp_path / "index", OPTIONS, out=io.StringIO())
+    with serving("--backend", "bm25", "--index", tmp_path / "index", "--corpus", corpus) as server:
+        assert ids(server.url, "passage5")[0] == "doc-5"
+
+
+def test_finished_parts_of_an_unknown_corpus_are_not_taken(
+    java: None, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other.jsonl"
+    other.write_text(corpus.read_text().replace("Passage", "Paragraph"))
+    with monkeypatch.context() as patch:
+        patch.setattr(builder, "_merge", lambda *arguments: (_ for _ in ()).throw(BuildError("stopped")))
+        with pytest.raises(BuildError, match="stopped"):
+            build("bm25", other, tmp_path / "index", OPTIONS, out=io.StringIO())
+    (tmp_path / "index.partial" / "work" / "corpus.sha256").unlink()
+    build("bm25", corpus, tmp_path / "index", OPTIONS, out=io.StringIO())
+    with serving("--backend", "bm25", "--index", tmp_path / "index", "--corpus", corpus) as server:
+        assert ids(server.url, "passage5")[0] == "doc-5"
 
 
 def test_a_killed_build_leaves_no_index_and_can_be_repeated(java: None, corpus: Path, tmp_path: Path) -> None:

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 from support.retrieval_server import unit
 
+from retriever_server import manifest as manifests
 from retriever_server.encoder import Encoder
 from retriever_server.encoder_spec import EncoderError, EncoderSpec
+from retriever_server.indexing import build as builds
 from retriever_server.indexing import faiss_approximate
 from retriever_server.indexing.base import BuildError, BuildOptions
 from retriever_server.indexing.build import build
+from retriever_server.indexing.faiss_flat import read_flat
 
 
 def test_a_stopped_encoding_goes_on(encoder_folder: Path, small: Path, tmp_path: Path) -> None:
@@ -72,6 +75,42 @@ def test_a_stopped_approximate_build_goes_on(tmp_path: Path, monkeypatch: pytest
     )
 
 
+@pytest.mark.parametrize("stamp", ["kept", "missing"])
+def test_an_approximate_index_of_an_unfinished_build_is_not_that_of_the_next(
+    encoder_folder: Path, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stamp: str
+) -> None:
+    pytest.importorskip("faiss", reason="needs faiss-cpu")
+    options = BuildOptions(encoder=encoder_folder)
+    approximate = options.model_copy(update={"factory": "IVF4,Flat"})
+    with monkeypatch.context() as patch:
+        patch.setattr(builds, "_versions", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            build("dense", small, tmp_path / "index", approximate, out=io.StringIO())
+    assert (tmp_path / "index.partial" / "faiss.index").exists()
+    if stamp == "missing":
+        (tmp_path / "index.partial" / "work" / "corpus.sha256").unlink()
+    manifest = build("dense", small, tmp_path / "index", options, out=io.StringIO())
+    assert set(manifest.files) == {"vectors.npy", "starts.npy", "ids.npy"}
+
+
+def test_a_build_that_is_stopped_while_it_hashes_its_files_encodes_nothing_again(
+    encoder_folder: Path, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = BuildOptions(encoder=encoder_folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(manifests, "full_hash", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            build("dense", small, tmp_path / "index", options, out=io.StringIO())
+    encoded: list[int] = []
+    encode = Encoder.passages
+    monkeypatch.setattr(
+        Encoder, "passages", lambda self, texts: (encoded.append(len(texts)), encode(self, texts))[1]
+    )
+    manifest = build("dense", small, tmp_path / "index", options, out=io.StringIO())
+    assert encoded == [1]  # to find the width
+    assert set(manifest.files) == {"vectors.npy", "starts.npy", "ids.npy"}
+
+
 def test_vectors_of_others_are_taken_over_and_checked(
     encoder_folder: Path, small: Path, tmp_path: Path
 ) -> None:
@@ -109,6 +148,19 @@ def test_vectors_of_others_are_taken_over_and_checked(
         build("dense", small, tmp_path / "wrong", options, out=io.StringIO())
 
 
+def test_an_error_of_faiss_without_a_text_is_named_by_its_type(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faiss = pytest.importorskip("faiss", reason="needs faiss-cpu")
+
+    def fail(*arguments: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(faiss, "read_index", fail)
+    with pytest.raises(BuildError, match=r"is not a FAISS index: RuntimeError$"):
+        read_flat(small, 40, 384)
+
+
 def test_more_lists_than_passages_are_refused_before_the_encoding(
     encoder_folder: Path, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,7 +175,7 @@ def test_more_lists_than_passages_are_refused_before_the_encoding(
         options = BuildOptions(encoder=encoder_folder, factory=factory)
         with pytest.raises(BuildError, match=message):
             build("dense", small, tmp_path / "index", options, out=io.StringIO())
-        assert not (tmp_path / "index.partial" / "vectors.npy").exists()
+        assert not list((tmp_path / "index.partial").rglob("vectors.npy"))
 
 
 def test_a_missing_gpu_is_named(encoder_folder: Path) -> None:
