@@ -104,7 +104,7 @@ def test_the_doctor_finds_nothing_wrong_here() -> None:
     assert [finding for finding in software if not finding.ok] == []
 
 
-@pytest.mark.parametrize("name", ["worker", "preflight.rows", "cpu.patches"])
+@pytest.mark.parametrize("name", ["worker", "cpu.patches"])
 def test_a_module_of_the_adapter_may_be_imported_first(name: str) -> None:
     """Some of them stand for all: each is imported after the package, which imports verl."""
     code = (

@@ -16,10 +16,10 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from verl.utils.device import get_torch_device
 from verl.utils.fsdp_utils import fsdp2_clip_grad_norm_
 
-from sd_search_verl.verl_adapter.loss import SDSearchLoss, TeacherBatch
+from sd_search_verl.verl_adapter.loss import SDLossInputs, SDSearchLoss
 
 
-def grad_share(engine: Any, data: TensorDict, loss: SDSearchLoss, teacher: TeacherBatch) -> float | None:
+def grad_share(engine: Any, data: TensorDict, loss: SDSearchLoss, teacher: SDLossInputs) -> float | None:
     """Return the share, the same on every rank; None where GRPO has no gradient or one of the two is not finite.
 
     Args:
@@ -38,7 +38,7 @@ def grad_share(engine: Any, data: TensorDict, loss: SDSearchLoss, teacher: Teach
     return share if math.isfinite(share) else None
 
 
-def _gradient_norm(engine: Any, data: TensorDict, loss: SDSearchLoss, teacher: TeacherBatch) -> float:
+def _gradient_norm(engine: Any, data: TensorDict, loss: SDSearchLoss, teacher: SDLossInputs) -> float:
     """Return the gradient norm over all ranks, without clipping."""
     try:
         with loss.with_teacher(teacher):

@@ -35,7 +35,7 @@ PREFIX = "sd_search/"
 
 
 @dataclass(frozen=True)
-class TeacherBatch:
+class SDLossInputs:
     """Inputs of one mini-batch's L_SD.
 
     Attributes:
@@ -68,10 +68,10 @@ class SDSearchLoss:
     def __init__(self, base: Callable[..., Any], config: SDSearchConfig) -> None:
         self.base = base
         self.config = config
-        self._teacher: TeacherBatch | None = None
+        self._teacher: SDLossInputs | None = None
 
     @contextmanager
-    def with_teacher(self, teacher: TeacherBatch) -> Iterator[None]:
+    def with_teacher(self, teacher: SDLossInputs) -> Iterator[None]:
         """Add the distillation term while the context lasts."""
         self._teacher = teacher
         try:
@@ -126,7 +126,7 @@ class SDSearchLoss:
         metric = Metric(AggregationType.SUM, part.detach())
         return loss + self.config.regularizer_coef * part, {**metrics, f"{PREFIX}regularizer": metric}
 
-    def _on_logits(self, logits: Tensor, data: TensorDict, teacher: TeacherBatch) -> dict[str, Tensor]:
+    def _on_logits(self, logits: Tensor, data: TensorDict, teacher: SDLossInputs) -> dict[str, Tensor]:
         """Return per-token values ``[1, n]`` for logits ``[1, n, V]``, zero outside the scored positions.
 
         With sequence parallelism the logits are this rank's shard; verl gathers the returned values.
@@ -186,7 +186,7 @@ class SDSearchLoss:
         metrics: dict[str, Any],
         output: Any,
         data: Any,
-        teacher: TeacherBatch,
+        teacher: SDLossInputs,
     ) -> tuple[Tensor, dict[str, Any]]:
         columns = {
             name: output[f"sd_{name}"].values() for name in ("divergence", "weight", "credit", *_MEANS)

@@ -36,14 +36,14 @@ from sd_search_verl.verl_adapter.fields import (
 from sd_search_verl.verl_adapter.gain import add_information_gain
 from sd_search_verl.verl_adapter.grad_share import grad_share
 from sd_search_verl.verl_adapter.labels import contrast, label_metrics
-from sd_search_verl.verl_adapter.loss import PREFIX, SDSearchLoss, TeacherBatch
+from sd_search_verl.verl_adapter.loss import PREFIX, SDLossInputs, SDSearchLoss
 from sd_search_verl.verl_adapter.process_group import initialize_alone
 from sd_search_verl.verl_adapter.settings import read_sd_search
 from sd_search_verl.verl_adapter.teacher_pass import run_teacher_pass
 
 
 @dataclass(frozen=True)
-class Taught:
+class TeacherOutput:
     """What the teacher says of one mini-batch.
 
     Attributes:
@@ -110,7 +110,7 @@ class SDTrainingWorker(TrainingWorker):
             return super().train_batch(data)
         data = taught.batch.with_slots(data)
         tu.assign_non_tensor(data, distillation_use_topk=True)
-        teacher = self._teacher_batch(taught, data, config)
+        teacher = self._loss_inputs(taught, data, config)
         if self._measure:
             self._measure = False
             with self._train_mode(data):
@@ -121,7 +121,7 @@ class SDTrainingWorker(TrainingWorker):
             self._keep_credit(teacher.credit, taught)
         return output
 
-    def _ask_teacher(self, data: TensorDict, config: SDSearchConfig) -> Taught | None:
+    def _ask_teacher(self, data: TensorDict, config: SDSearchConfig) -> TeacherOutput | None:
         """Run the teacher on a mini-batch; None without scored tokens on any rank, so that none waits for another."""
         batch = TeacherMiniBatch.read(data)
         counts = batch.tokens_per_trajectory
@@ -133,9 +133,9 @@ class SDTrainingWorker(TrainingWorker):
             targets, flipped = self._run_teacher(batch, data, config), None
             if self._measure_labels or config.reads_flipped:
                 flipped = self._run_teacher(TeacherMiniBatch.read(data, FLIPPED), data, config)
-        return Taught(batch, targets, flipped, num_trajectories, num_tokens)
+        return TeacherOutput(batch, targets, flipped, num_trajectories, num_tokens)
 
-    def _teacher_batch(self, taught: Taught, data: TensorDict, config: SDSearchConfig) -> TeacherBatch:
+    def _loss_inputs(self, taught: TeacherOutput, data: TensorDict, config: SDSearchConfig) -> SDLossInputs:
         """Return what the loss reads: the targets of the configured form, and a record where credit is asked for."""
         batch, targets, flipped = taught.batch, taught.targets, taught.flipped
         recorded = self._measure_labels or bool((batch.traces >= 0).any())
@@ -145,7 +145,7 @@ class SDTrainingWorker(TrainingWorker):
             targets = contrast(targets, flipped)
         if config.gate == "labels" and flipped is not None:
             targets = replace(targets, flipped_log_prob=flipped.token_log_prob)
-        return TeacherBatch(
+        return SDLossInputs(
             targets,
             by_slot(batch.student_positions).to(device),
             token_weights(counts, batch.weights).to(device),
@@ -156,7 +156,7 @@ class SDTrainingWorker(TrainingWorker):
             tu.get(data, POLICY_WEIGHT, default=1.0),
         )
 
-    def _keep_credit(self, credit: CreditRecord, taught: Taught) -> None:
+    def _keep_credit(self, credit: CreditRecord, taught: TeacherOutput) -> None:
         """Keep the credit of traced rollouts, and measure the labels on the step's first mini-batch."""
         batch = taught.batch
         # Keep the first PPO epoch's values: only there does the student equal the rollout policy.
