@@ -37,7 +37,7 @@ from benchmarks.table import append_rows
 from sd_search_verl.protocol import get
 from sd_search_verl.protocol.prompt import render_messages
 from sd_search_verl.protocol.tools import SCHEMAS
-from sd_search_verl.rollout.retriever import Document, SearchResult
+from sd_search_verl.rollout.retriever_reply import Document, SearchResult
 from sd_search_verl.verl_adapter import agent_loop
 
 CSV = Path(__file__).with_suffix(".csv")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from sd_search_verl.config_base import default_text, description, fields_of, section_model, unit
+from sd_search_verl.config_base import ConfigError, default_text, description, fields_of, section_model, unit
 
 
 def add_options(parser: Any, model: type[BaseModel], only: Collection[str] | None = None) -> None:
@@ -41,12 +41,35 @@ def given_options(
     return {name: value for name, value in vars(arguments).items() if name in wanted}
 
 
-def add_set(command: Any, example: str, default: str) -> None:
-    """Add ``--set OPTION=VALUE ...``, which may be repeated; the values come as ``overrides``."""
+def add_set(command: Any, model: type[BaseModel], example: str, default: str) -> None:
+    """Add ``--set OPTION=VALUE ...``, which may be repeated, for the fields of ``model``, which the epilog lists.
+
+    The values come as ``overrides``.
+    """
+    command.formatter_class = argparse.RawDescriptionHelpFormatter
+    command.epilog = f"options of --set, with unit and default:\n{listing(model)}"
     text = f"such as {example} (default: {default})"
     command.add_argument(
         "--set", dest="overrides", action="extend", nargs="+", default=[], metavar="OPTION=VALUE", help=text
     )
+
+
+def read_set(overrides: Sequence[str], below: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the values of ``--set``, with those ``below`` where it gives none.
+
+    Raises:
+        ConfigError: they cannot be read.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        merged = OmegaConf.merge(dict(below or {}), OmegaConf.from_dotlist(list(overrides)))
+        values: Any = OmegaConf.to_container(merged, resolve=True)
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise ConfigError(f"overrides {' '.join(overrides)!r} cannot be read: {error}") from None
+    return dict(values)
 
 
 def listing(model: type[BaseModel], prefix: str = "") -> str:

@@ -139,6 +139,8 @@ def _message(error: ErrorDetails, model: type[BaseModel], section: str) -> str:
         return f"{path}.{rule}"
     rule += ", or null" if isinstance(part, str) and type(None) in get_args(field.annotation) else ""
     fix = f"set {path.partition('[')[0]}, default {default_text(field)}: {description(field)}"
+    if error["type"] == "list_type" and isinstance(error["input"], str):
+        fix = f"set {path}=[{without_credentials(error['input'])}]"
     return f"{path}={_shown(error['input'])} {rule}. Fix: {fix}"
 
 

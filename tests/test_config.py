@@ -109,7 +109,7 @@ from sd_search_verl.evaluation.config import EvaluationConfig
         (
             SearchConfig,
             {"retriever_urls": "http://x"},
-            "s.retriever_urls='http://x' must be a valid list. Fix: set s.ret",
+            "s.retriever_urls='http://x' must be a valid list. Fix: set s.retriever_urls=[http://x]",
         ),
         (SearchConfig, {"retriever_urls": []}, "s.retriever_urls=[] must have at least 1 item"),
         (

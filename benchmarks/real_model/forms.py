@@ -19,7 +19,7 @@ from benchmarks.table import append_rows
 from sd_search_verl import protocol as protocols
 from sd_search_verl.command_line import Parser, run_command
 from sd_search_verl.config import HindsightConfig
-from sd_search_verl.hindsight import is_correct
+from sd_search_verl.hindsight.block import is_correct
 from sd_search_verl.probe.config import ProbeConfig
 from sd_search_verl.probe.groups import read_groups
 from sd_search_verl.probe.measures import SENTENCES, Measures, verdict

@@ -19,7 +19,7 @@ import torch
 from sd_search_verl import protocol as protocols
 from sd_search_verl.command_line import Parser, run_command
 from sd_search_verl.config import HindsightConfig
-from sd_search_verl.hindsight import is_correct
+from sd_search_verl.hindsight.block import is_correct
 from sd_search_verl.probe.conditions import FLIPPED, TRUE
 from sd_search_verl.probe.config import ProbeConfig
 from sd_search_verl.probe.groups import read_groups

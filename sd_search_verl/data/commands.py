@@ -8,7 +8,7 @@ from typing import Any
 
 from sd_search_verl.cli_options import add_options, given_options
 from sd_search_verl.command_line import add_command, add_group
-from sd_search_verl.config import read_config
+from sd_search_verl.config import ConfigError, read_config
 from sd_search_verl.data.config import DataConfig
 from sd_search_verl.errors import UserError
 
@@ -65,16 +65,30 @@ def add_commands(commands: Any) -> None:
 def _build(arguments: argparse.Namespace) -> int:
     from sd_search_verl.data.build import build
 
-    build(read_config(DataConfig, given_options(arguments, DataConfig), "data"), arguments.out)
+    build(_read_options(arguments), arguments.out)
     return 0
 
 
 def _own(arguments: argparse.Namespace) -> int:
     from sd_search_verl.data.build import build_own
 
-    config = read_config(DataConfig, given_options(arguments, DataConfig, {"protocol"}), "data")
-    build_own(arguments.file, arguments.name, config.protocol, arguments.out)
+    build_own(arguments.file, arguments.name, _read_options(arguments).protocol, arguments.out)
     return 0
+
+
+def _read_options(arguments: argparse.Namespace) -> DataConfig:
+    """Return the checked options.
+
+    Raises:
+        ConfigError: values that are not allowed; it names options as they are typed.
+    """
+    try:
+        return read_config(DataConfig, given_options(arguments, DataConfig), "data")
+    except ConfigError as error:
+        text = str(error)
+        for name in DataConfig.model_fields:
+            text = text.replace(f"data.{name}", f"--{name.replace('_', '-')}")
+        raise ConfigError(text) from None
 
 
 def _verify(arguments: argparse.Namespace) -> int:

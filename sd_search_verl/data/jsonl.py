@@ -44,11 +44,12 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any] | Problem]]:
     """Yield line number and object, or problem, for every line of a file (gzipped if ``.gz``).
 
     Raises:
-        UserError: no such file; the file ends before its compressed data do.
+        UserError: no such file, or one of another encoding; the file ends before its compressed data do.
     """
     if not path.is_file():
         kind = "a folder" if path.is_dir() else "no regular file" if path.exists() else "missing"
         raise UserError(f"{path} is {kind}; give a file, which is read more than once")
+    _refuse_encoding(path)
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         lines = enumerate(file, start=1)
         while True:
@@ -59,6 +60,18 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any] | Problem]]:
             except (EOFError, OSError, zlib.error) as error:
                 raise UserError(f"{path} cannot be read to its end ({error}); copy it again") from error
             yield number, _object(number, line)
+
+
+def _refuse_encoding(path: Path) -> None:
+    """Raise where the file's first bytes show what would make a problem of every line."""
+    with path.open("rb") as file:
+        head = file.read(2)
+    if head == b"\x1f\x8b" and path.suffix != ".gz":
+        raise UserError(f"{path} is compressed by gzip. Fix: rename it to {path.name}.gz")
+    if head in (b"\xff\xfe", b"\xfe\xff") or b"\0" in head:
+        raise UserError(
+            f"{path} is not UTF-8; it looks like UTF-16. Fix: `iconv -f UTF-16 -t UTF-8 {path} > NEW`, and give NEW"
+        )
 
 
 def get_field(row: Mapping[str, Any], field: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -109,6 +109,8 @@ def _question(
         return _verl_question(number, row, name, stem)
     text, golden = row.get("question"), row.get("golden_answers")
     problem = check_text(number, "question", text) or check_answers(number, "golden_answers", golden)
+    if problem is not None and problem.field in ("question", "golden_answers") and problem.field not in row:
+        return replace(problem, reason=f"{problem.reason}; the fields there are {', '.join(row) or 'none'}")
     if problem is not None:
         return problem
     identity = row.get("id", number - 1)

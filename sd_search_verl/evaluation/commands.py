@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sd_search_verl.cli_options import add_options, add_set, given_options, listing
+from sd_search_verl.cli_options import add_options, add_set, given_options
 from sd_search_verl.command_line import add_command
 from sd_search_verl.config import read_config
 from sd_search_verl.errors import UserError
@@ -85,8 +85,6 @@ def add_commands(commands: Any) -> None:
 
 def _add_model(command: argparse.ArgumentParser) -> None:
     """Add the options that an agent needs to answer a question."""
-    command.formatter_class = argparse.RawDescriptionHelpFormatter
-    command.epilog = f"options of --set, with unit and default:\n{listing(EvaluationConfig)}"
     command.add_argument(
         "--model", type=Path, required=True, help="Hugging Face folder, or a global_step_N of verl's"
     )
@@ -104,7 +102,7 @@ def _add_model(command: argparse.ArgumentParser) -> None:
         help=".hydra/config.yaml of the training, whose limits are taken over (default: the one beside the checkpoint)",
     )
     example = "temperature=1 seeds=[0,1,2] search.top_k=5"
-    add_set(command, example, "the training's values, else those below")
+    add_set(command, EvaluationConfig, example, "the training's values, else those below")
 
 
 def _score(arguments: argparse.Namespace) -> int:

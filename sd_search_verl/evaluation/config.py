@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from sd_search_verl.cli_options import read_set
 from sd_search_verl.config import ConfigError, SearchConfig, read_config
 from sd_search_verl.config_base import Affects, ConfigModel, Count, Share, Tokens, Unit, affects
 from sd_search_verl.errors import UserError
@@ -123,16 +124,8 @@ def read_settings(
     Raises:
         ConfigError: an unknown option or a value that is not allowed.
     """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
     known = _training_values(training) if training else {}
-    try:
-        merged = OmegaConf.merge(known, OmegaConf.from_dotlist(list(overrides)))
-        values: Any = OmegaConf.to_container(merged, resolve=True)
-    except (OmegaConfBaseException, YAMLError) as error:
-        raise ConfigError(f"overrides {' '.join(overrides)!r} cannot be read: {error}") from None
+    values = read_set(overrides, known)
     if isinstance(template := values.get("chat_template_kwargs"), dict):
         values["chat_template_kwargs"] = json.dumps(template, sort_keys=True)
     if retriever_urls and isinstance(search := values.get("search", {}), dict):

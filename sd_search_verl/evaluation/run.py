@@ -20,12 +20,11 @@ from sd_search_verl.protocol.base import Protocol
 from sd_search_verl.rollout.dialogue import Dialogue, protocol_of
 from sd_search_verl.rollout.loop import Generation, run_rollout
 from sd_search_verl.rollout.record import to_record
-from sd_search_verl.rollout.retriever_reply import SearchResult
+from sd_search_verl.rollout.retriever_reply import Search, SearchResult
 from sd_search_verl.rollout.types import Prompt
 
 Generate = Callable[[list[int], int, Protocol, int], Awaitable[Generation]]
 """Context, token limit, protocol and seed of a turn -> its tokens."""
-Search = Callable[[str], Awaitable[SearchResult]]
 
 
 @dataclass(frozen=True)

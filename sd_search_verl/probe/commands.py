@@ -7,10 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sd_search_verl.cli_options import add_set, listing
+from sd_search_verl.cli_options import add_set, read_set
 from sd_search_verl.command_line import add_command
-from sd_search_verl.config import ConfigError, read_config
-from sd_search_verl.config_base import ConfigModel, Model
+from sd_search_verl.config import read_config
 from sd_search_verl.files import check_writable
 from sd_search_verl.probe.config import LessonsConfig, ProbeConfig
 
@@ -47,7 +46,7 @@ def add_commands(commands: Any) -> None:
     probe.add_argument(
         "--json", type=Path, metavar="FILE", help="write the result as JSON (default: not written)"
     )
-    _add_options(probe, ProbeConfig, "groups=40 hindsight.group=leave_one_out")
+    add_set(probe, ProbeConfig, "groups=40 hindsight.group=leave_one_out", "those below")
 
     lessons = add_command(
         commands, "lessons", "teach a policy, in minutes, to read the labels of a hindsight block", _lessons
@@ -57,19 +56,13 @@ def add_commands(commands: Any) -> None:
     lessons.add_argument(
         "--traces", type=Path, metavar="FILE", required=True, help="groups of its rollouts, as for `probe`"
     )
-    _add_options(lessons, LessonsConfig, "steps=40 hindsight.label=em")
-
-
-def _add_options(command: Any, model: type[ConfigModel], example: str) -> None:
-    command.formatter_class = argparse.RawDescriptionHelpFormatter
-    command.epilog = f"options of --set, with unit and default:\n{listing(model)}"
-    add_set(command, example, "those below")
+    add_set(lessons, LessonsConfig, "steps=40 hindsight.label=em", "those below")
 
 
 def _probe(arguments: argparse.Namespace) -> int:
     from sd_search_verl.probe.run import Probe, probe, table
 
-    config = _config(ProbeConfig, arguments.overrides)
+    config = read_config(ProbeConfig, read_set(arguments.overrides), "probe")
     if arguments.json:
         check_writable(arguments.json)
     found = probe(Probe(arguments.model, config, arguments.traces, arguments.questions, arguments.retriever))
@@ -82,19 +75,7 @@ def _probe(arguments: argparse.Namespace) -> int:
 def _lessons(arguments: argparse.Namespace) -> int:
     from sd_search_verl.probe.lessons import give_lessons
 
-    config = _config(LessonsConfig, arguments.overrides)
+    config = read_config(LessonsConfig, read_set(arguments.overrides), "lessons")
     losses = give_lessons(arguments.model, arguments.out, arguments.traces, config)
     print(f"{arguments.out}: loss {losses[0]:.3f} at first, {losses[-1]:.3f} at last")
     return 0
-
-
-def _config(model: type[Model], overrides: list[str]) -> Model:
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
-    try:
-        values = OmegaConf.to_container(OmegaConf.from_dotlist(overrides))
-    except (OmegaConfBaseException, YAMLError) as error:
-        raise ConfigError(f"overrides {' '.join(overrides)!r} cannot be read: {error}") from None
-    return read_config(model, values, "probe" if model is ProbeConfig else "lessons")

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from sd_search_verl import protocol as protocols
 from sd_search_verl.errors import UserError
 from sd_search_verl.evaluation.model import find_weights
-from sd_search_verl.hindsight import RolloutSummary, insert_block, render_block
+from sd_search_verl.hindsight.block import RolloutSummary, insert_block, render_block
 from sd_search_verl.pretrained import load_policy, load_tokenizer
 from sd_search_verl.probe.config import LessonsConfig
 from sd_search_verl.probe.groups import Group, read_groups

@@ -14,7 +14,7 @@ from sd_search_verl.errors import UserError
 from sd_search_verl.evaluation.config import read_settings
 from sd_search_verl.evaluation.evaluate import Evaluation, evaluate
 from sd_search_verl.evaluation.model import resolve_model
-from sd_search_verl.hindsight import is_correct
+from sd_search_verl.hindsight.block import is_correct
 from sd_search_verl.probe.config import ProbeConfig
 from sd_search_verl.probe.groups import Group, read_groups
 from sd_search_verl.probe.measures import SENTENCES, Measures, describe, verdict

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from sd_search_verl.config import SDSearchConfig
 from sd_search_verl.distill.divergence import StudentStats, divergence
 from sd_search_verl.distill.support import teacher_targets
-from sd_search_verl.hindsight import is_correct
+from sd_search_verl.hindsight.block import is_correct
 from sd_search_verl.hindsight.teacher_inputs import TeacherInputs, TeacherRow, build_teacher_inputs
 from sd_search_verl.pretrained import load_policy, load_tokenizer
 from sd_search_verl.probe.conditions import EMPTY, blocks

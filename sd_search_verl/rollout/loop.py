@@ -16,7 +16,7 @@ from sd_search_verl.config import SearchConfig
 from sd_search_verl.protocol.base import SEARCH, Protocol
 from sd_search_verl.protocol.tool_call import ToolCallProtocol
 from sd_search_verl.rollout.dialogue import Dialogue, Request, Result, TagDialogue
-from sd_search_verl.rollout.retriever_reply import SearchResult
+from sd_search_verl.rollout.retriever_reply import Search
 from sd_search_verl.rollout.types import Prompt, Rollout
 
 
@@ -63,7 +63,7 @@ def stop_params(protocol: Protocol, tokenizer: Any = None) -> dict[str, Any]:
 async def run_rollout(
     prompt: Prompt,
     generate: Callable[[list[int], int], Awaitable[Generation]],
-    search: Callable[[str], Awaitable[SearchResult]],
+    search: Search,
     tokenizer: Any,
     protocol: Protocol,
     config: SearchConfig,

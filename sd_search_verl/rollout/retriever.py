@@ -22,8 +22,6 @@ from sd_search_verl.rollout.endpoints import Endpoint, by_preference, document_u
 from sd_search_verl.rollout.read_tool import read_document
 from sd_search_verl.rollout.retriever_reply import Document, SearchResult, decode_reply, parse_reply
 
-__all__ = ["Document", "RetrieverClient", "RetrieverStats", "SearchResult"]
-
 COALESCE_S = 0.003  # longest wait of a query for others to share its request
 MAX_BATCH = 64  # queries in one request
 

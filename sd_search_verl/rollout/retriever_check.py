@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -10,29 +11,61 @@ from urllib.error import HTTPError, URLError
 
 import aiohttp
 
+from sd_search_verl.config import SearchConfig
 from sd_search_verl.errors import UserError, on_one_line
 from sd_search_verl.finding import Finding, Rule
 from sd_search_verl.rollout.endpoints import auth_headers, retrieve_url, sibling_url, without_key
 from sd_search_verl.rollout.retriever_reply import decode_reply, parse_reply
 
 TIMEOUT_S = 10
+SHOWN = 200
+"""Characters of a reply or a passage in a message."""
+DEFAULT_TOP_K = SearchConfig().top_k
 
 NO_ANSWER = Rule(
     "retriever {url}",
     "{kind}: {error}",
     "start one with `python -m retriever_server` (--help lists its options), and give its address, "
     "http://host:port; where it requires a key, put it into the environment variable RETRIEVER_API_KEY, or for one "
-    "command into the address, http://:KEY@host:port",
+    "command into the address, http://:KEY@host:port; a server of your own must reply as docs/extending.md says",
+)
+OTHER_REPLY = Rule(
+    NO_ANSWER.name,
+    "{error}, for the request {request}; the reply begins with {reply}",
+    'let it reply {{"result": [[{{"document": {{"id": "1", "contents": "Title\\ntext"}}, "score": 1.0}}, ...]]}}, as '
+    "docs/extending.md says: for each query a list of topk documents at most, which is search.top_k of a run",
+)
+EMPTY = Rule(
+    NO_ANSWER.name,
+    "the contents of all {count} documents for 'test' are empty: the policy would read nothing",
+    'let contents be "Title\\ntext", as docs/extending.md says',
+)
+NO_TEXT = Rule(
+    NO_ANSWER.name,
+    "none of {count} documents for 'test' has a line after its title: the policy would read the whole passage as a "
+    "title, such as (Title: {title})",
+    'let contents be "Title\\ntext", as docs/extending.md says; an empty first line stands for no title',
+    warns=True,
 )
 
 
-def check_retriever(url: str) -> Finding:
-    """Send one query to the server at ``url``; never raises."""
-    shown, body = without_key(url), {"queries": ["test"], "topk": 1, "return_scores": True}
+def check_retriever(url: str, top_k: int = DEFAULT_TOP_K) -> Finding:
+    """Send one query to the server at ``url``, for ``top_k`` documents; never raises."""
+    shown, body = without_key(url), {"queries": ["test"], "topk": top_k, "return_scores": True}
     try:
-        (hits,) = parse_reply(open_url(retrieve_url(url), body), num_queries=1, top_k=1)
+        reply = open_url(retrieve_url(url), body)
     except (UserError, OSError, ValueError) as error:
         return NO_ANSWER.finding(url=shown, kind=type(error).__name__, error=on_one_line(error))
+    try:
+        (hits,) = parse_reply(reply, num_queries=1, top_k=top_k)
+    except ValueError as error:
+        values = {"request": json.dumps(body), "reply": json.dumps(reply)[:SHOWN]}
+        return OTHER_REPLY.finding(url=shown, error=on_one_line(error), **values)
+    contents = [hit.contents.strip() for hit in hits]
+    if hits and not any(contents):
+        return EMPTY.finding(url=shown, count=len(hits))
+    if hits and not any(hit.contents.partition("\n")[2].strip() for hit in hits):
+        return NO_TEXT.finding(url=shown, count=len(hits), title=next(filter(None, contents))[:SHOWN])
     return Finding(NO_ANSWER.name.format(url=shown), True, f"answers, {len(hits)} document(s) for 'test'")
 
 

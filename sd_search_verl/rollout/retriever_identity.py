@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -15,7 +15,7 @@ from sd_search_verl.errors import UserError, on_one_line
 from sd_search_verl.files import read_json, write_json
 from sd_search_verl.rollout.endpoints import retrieve_url, sibling_url, without_key
 from sd_search_verl.rollout.retriever_check import open_url
-from sd_search_verl.rollout.retriever_reply import SearchResult, parse_reply
+from sd_search_verl.rollout.retriever_reply import Search, SearchResult, parse_reply
 
 FILE = "retriever.json"
 """File of a run folder with the identity that the run was started with."""
@@ -24,7 +24,6 @@ _STATED = ("backend", "passages", "version", "settings")
 _QUERIES = ["capital of France", "first man on the moon", "who wrote the novel"]
 
 Identity = dict[str, Any]
-Search = Callable[[str], Awaitable[SearchResult]]
 
 
 class DisagreementError(UserError):
@@ -147,12 +146,16 @@ def _identity(url: str) -> Identity:
         state = open_url(sibling_url(retrieve, "/ready"))
     except HTTPError as error:
         if error.code == 503:
-            raise RetrieverUnavailableError(f"the retriever does not answer: {shown} is still loading") from error
+            raise RetrieverUnavailableError(
+                f"the retriever does not answer: {shown} is still loading"
+            ) from error
         state = {}
     except ValueError:  # not JSON: a page of another server
         state = {}
     except OSError as error:
-        raise RetrieverUnavailableError(f"the retriever does not answer: {shown}: {on_one_line(error)}") from error
+        raise RetrieverUnavailableError(
+            f"the retriever does not answer: {shown}: {on_one_line(error)}"
+        ) from error
     if isinstance(state, dict) and "version" in state:
         return {name: state[name] for name in _STATED if name in state}
     try:

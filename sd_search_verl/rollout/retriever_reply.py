@@ -6,6 +6,7 @@ The types stand here, apart from the client, so that who only names them does no
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,10 @@ class SearchResult:
     documents: list[Document] | None
     latency_s: float
     error: str | None
+
+
+Search = Callable[[str], Awaitable[SearchResult]]
+"""A query -> its documents, or the error."""
 
 
 def decode_reply(body: bytes) -> Any:
@@ -55,7 +60,9 @@ def parse_reply(reply: Any, num_queries: int, top_k: int) -> list[list[Document]
         or len(result) != num_queries
         or not all(isinstance(documents, list) for documents in result)
     ):
-        raise ValueError(f'malformed reply: expected {{"result": [{num_queries} lists]}}')
+        raise ValueError(
+            f'malformed reply: no {{"result": [...]}} with a list of documents for {num_queries} queries'
+        )
     if (most := max(map(len, result), default=0)) > top_k:
         raise ValueError(f"malformed reply: {most} documents for a query with topk={top_k}")
     return [[_document(item) for item in documents] for documents in result]

@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 from sd_search_verl.config import HindsightConfig
-from sd_search_verl.hindsight import RolloutSummary, insert_block, render_block
+from sd_search_verl.hindsight.block import RolloutSummary, insert_block, render_block
 from sd_search_verl.world import demonstrations, sampling, text
 from sd_search_verl.world.config import WorldConfig
 from sd_search_verl.world.facts import Question, World

@@ -181,8 +181,8 @@ def test_a_broken_source_names_its_lines(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--evaluation", "squad"], "data.evaluation[0]='squad' must be one of nq, triviaqa"),
-        (["--protocol", "react"], "data.protocol='react' must be 'search_r1', 'autorefine' or 'tool_call'"),
+        (["--evaluation", "squad"], "--evaluation[0]='squad' must be one of nq, triviaqa"),
+        (["--protocol", "react"], "--protocol='react' must be 'search_r1', 'autorefine' or 'tool_call'"),
         (["--source", "/nowhere"], "neither a folder nor the name of a hub repository"),
         (["--source", "some/repository"], "set HF_ENDPOINT to a mirror, or give a copy"),
     ],

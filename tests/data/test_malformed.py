@@ -124,3 +124,45 @@ def test_a_file_cut_in_its_compressed_data_is_an_error(tmp_path: Path) -> None:
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match="cannot be read to its end"):
         list(read_objects(path))
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        (gzip.compress(line() + b"\n"), "is compressed by gzip. Fix: rename it to mine.jsonl.gz"),
+        *(
+            (line().decode().encode(encoding), "is not UTF-8; it looks like UTF-16. Fix: `iconv")
+            for encoding in ("utf-16", "utf-16-le", "utf-16-be")
+        ),
+    ],
+    ids=["gzip", "utf-16", "utf-16-le", "utf-16-be"],
+)
+def test_a_file_of_another_encoding_is_one_error(tmp_path: Path, written: bytes, says: str) -> None:
+    (file := tmp_path / "mine.jsonl").write_bytes(written)
+    with pytest.raises(UserError) as error:
+        read_questions(file, None, R1)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_row_of_other_fields_is_named_with_those_it_has(tmp_path: Path) -> None:
+    (file := tmp_path / "mine.jsonl").write_text(
+        '{"query": "q", "answers": ["x"]}\n{"question": "q", "answer": "x"}\n'
+    )
+    with pytest.raises(MalformedRowsError) as error:
+        read_questions(file, None, R1)
+    assert (
+        "line 1, field 'question': is missing or null; a text is needed; the fields there are query, answers"
+        in str(error.value)
+    )
+    assert "line 2, field 'golden_answers': is missing" in str(error.value)
+    assert "the fields there are question, answer" in str(error.value)
+
+
+def test_options_are_named_as_they_are_typed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (file := tmp_path / "mine.jsonl").write_bytes(line())
+    assert main(["data", "own", "mine", str(file), "--out", str(tmp_path), "--protocol", "autorefin"]) == 1
+    said = capsys.readouterr().err
+    assert "--protocol='autorefin' must be 'search_r1', 'autorefine'" in said
+    assert "Fix: set --protocol, default" in said
+    assert "data." not in said

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 
 from sd_search_verl.config import HindsightConfig
 from sd_search_verl.errors import UserError
-from sd_search_verl.hindsight import (
+from sd_search_verl.hindsight.block import (
     RolloutSummary,
+    documents_block,
     insert_block,
     is_correct,
     render_block,
     render_block_within,
     shuffled_labels,
 )
-from sd_search_verl.hindsight.block import documents_block
 from sd_search_verl.rollout.types import Prompt, Rollout
 
 GROUP = [

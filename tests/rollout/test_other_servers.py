@@ -99,6 +99,55 @@ def test_an_answer_that_is_none_is_refused_by_all_on_one_line(name: str) -> None
         assert "HTTP 500" in (found.error or "")
 
 
+@pytest.mark.parametrize(
+    ("reply", "says"),
+    [
+        ({"results": [[HIT]]}, 'begins with {"results": [[{"document": {"id": "1"'),
+        ([[HIT]], 'begins with [[{"document"'),
+        ({"result": [["a text"]]}, 'begins with {"result": [["a text"]]}'),
+        ({"result": [[{"title": "Emma", "text": "a novel"}]]}, 'a document without the string "contents"'),
+    ],
+)
+def test_what_came_and_what_is_expected_are_shown(reply: Any, says: str) -> None:
+    with server(always(http(reply))) as url:
+        finding = check_retriever(url)
+    assert finding.fatal
+    assert says in finding.found
+    assert '"topk": 3' in finding.found
+    assert '{"result": [[{"document": {"id": "1", "contents": "Title\\ntext"}, "score": 1.0}' in finding.fix
+    assert "docs/extending.md" in finding.fix
+    assert len(finding.found) < 500
+
+
+@pytest.mark.parametrize(
+    ("contents", "fatal", "says"),
+    [
+        ([" \n", ""], True, "the contents of all 2 documents for 'test' are empty"),
+        (
+            ["", "Emma is a novel"],
+            False,
+            "would read the whole passage as a title, such as (Title: Emma is a novel)",
+        ),
+        (["Emma\n ", "Emma"], False, "none of 2 documents for 'test' has a line after its title"),
+    ],
+)
+def test_passages_that_show_the_policy_nothing_or_a_title_alone(
+    contents: list[str], fatal: bool, says: str
+) -> None:
+    found = [{"document": {"id": "1", "contents": text}, "score": 1.0} for text in contents]
+    with server(always(http({"result": [found]}))) as url:
+        finding = check_retriever(url)
+    assert (finding.fatal, finding.ok) == (fatal, False)
+    assert says in finding.found
+    assert '"Title\\ntext"' in finding.fix
+
+
+@pytest.mark.parametrize("contents", [[], ["Emma", "\na novel"], ["Emma\na novel"]])
+def test_no_document_and_single_lines_among_others_are_none_to_find(contents: list[str]) -> None:
+    with server(always(http({"result": [[{"contents": text} for text in contents]]}))) as url:
+        assert check_retriever(url).ok
+
+
 GOOD: dict[str, Answer] = {
     "compressed unasked": to_queries(
         lambda n, k: http(

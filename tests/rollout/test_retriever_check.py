@@ -28,7 +28,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     folder: Path = tmp_path_factory.mktemp("check")
     corpus, key = folder / "corpus.jsonl", folder / "key"
-    corpus.write_text(json.dumps({"id": "d", "contents": "a test"}))
+    corpus.write_text(json.dumps({"id": "d", "contents": "Test\na test"}))
     key.write_text(KEY, encoding="utf-8")
     builder.build("bm25s", corpus, folder / "index", BuildOptions())
     arguments = ["--backend", "bm25s", "--index", folder / "index", "--corpus", corpus, "--api-key-file", key]

@@ -10,8 +10,8 @@ import pytest
 from support.identity_server import READY, server
 
 from sd_search_verl.errors import UserError
-from sd_search_verl.rollout.retriever import SearchResult
 from sd_search_verl.rollout.retriever_identity import IndexWatch, identify, require_same, require_unchanged
+from sd_search_verl.rollout.retriever_reply import SearchResult
 
 
 def test_servers_of_one_index_agree_whenever_they_were_loaded(monkeypatch: pytest.MonkeyPatch) -> None:

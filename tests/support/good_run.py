@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -27,11 +28,14 @@ def good_inputs(folder: Path) -> list[str]:
         for i in range(8)
     ]
     write_parquet(folder / "questions.parquet", rows)
+    shutil.copy(folder / "questions.parquet", folder / "validation.parquet")
     model = shutil.copytree(CHECKPOINT, folder / "model")
+    described = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**described, "max_position_embeddings": 4096}))
     return [
         "--config-name=cpu_demo",
         f"data.train_files={folder}/questions.parquet",
-        f"data.val_files={folder}/questions.parquet",
+        f"data.val_files={folder}/validation.parquet",
         f"actor_rollout_ref.model.path={model}",
         f"trainer.default_local_dir={folder}/run",
         f"search.retriever_urls=[{UNLISTENED}]",

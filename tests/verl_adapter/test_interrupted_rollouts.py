@@ -20,7 +20,7 @@ from sd_search_verl.config import SearchConfig
 from sd_search_verl.protocol import get
 from sd_search_verl.protocol.spans import query_spans
 from sd_search_verl.rollout.record import from_plain
-from sd_search_verl.rollout.retriever import Document, SearchResult
+from sd_search_verl.rollout.retriever_reply import Document, SearchResult
 from sd_search_verl.rollout.types import Rollout
 from sd_search_verl.rollout.versions import query_versions, version_at
 from sd_search_verl.verl_adapter import agent_loop

@@ -12,7 +12,7 @@ from support.tool_rollouts import KINDS, Counting, ended, environment, found, pl
 from sd_search_verl.protocol import get
 from sd_search_verl.protocol.families import FAMILIES
 from sd_search_verl.protocol.token_bytes import decode
-from sd_search_verl.rollout.retriever import Document, SearchResult
+from sd_search_verl.rollout.retriever_reply import Document, SearchResult
 from sd_search_verl.rollout.types import Rollout
 
 

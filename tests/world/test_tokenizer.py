@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from sd_search_verl.config import HindsightConfig
-from sd_search_verl.hindsight import RolloutSummary, insert_block, render_block
+from sd_search_verl.hindsight.block import RolloutSummary, insert_block, render_block
 from sd_search_verl.protocol.spans import query_spans
 from sd_search_verl.protocol.token_bytes import token_bytes
 from sd_search_verl.world import World, WorldConfig, questions, text

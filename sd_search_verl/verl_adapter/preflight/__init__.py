@@ -25,6 +25,8 @@ from sd_search_verl.verl_adapter.preflight.retrievers import (
     check_identities,
     check_retrievers,
 )
+from sd_search_verl.verl_adapter.preflight.reward_function import check_reward_function
+from sd_search_verl.verl_adapter.settings import read_sd_search, read_search
 
 __all__ = [
     "check_addresses",
@@ -39,6 +41,7 @@ __all__ = [
     "check_names",
     "check_policy",
     "check_retrievers",
+    "check_reward_function",
     "check_run",
     "check_verl",
     "compose",
@@ -49,18 +52,17 @@ __all__ = [
 
 Check = Callable[[DictConfig], Iterable[Finding]]
 CHECKS: tuple[Check, ...] = (
-    check_method,
-    check_names,
     check_verl,
+    check_names,
+    check_reward_function,
     check_keys,
     check_addresses,
-    check_hindsight,
-    check_data,
     check_checkpoint,
-    check_policy,
     check_disk,
 )
-"""All but those of the retrievers, which may take long."""
+READING: tuple[Check, ...] = (check_method, check_hindsight, check_data, check_policy)
+"""Those that read our sections: where one is refused, they would find fault with what is only its consequence."""
+SLOW: tuple[Check, ...] = (check_retrievers, check_identities)
 FAILED = Rule(
     "check of {check}",
     "could not be made: {kind}: {error}",
@@ -69,13 +71,13 @@ FAILED = Rule(
 
 
 def check_run(config: DictConfig) -> list[Finding]:
-    """Run all checks, the slow one (the retriever) last. None of them raises or changes anything."""
-    return [*check_config(config), *_check(check_retrievers, config), *_check(check_identities, config)]
+    """Run all checks, the slow ones (of the retrievers) last. None of them raises or changes anything."""
+    return [*check_config(config), *(_run(SLOW, config) if _has_sections(config) else ())]
 
 
 def check_config(config: DictConfig) -> list[Finding]:
     """Run all checks but those of the retrievers. None of them raises or changes anything."""
-    return [finding for check in CHECKS for finding in _check(check, config)]
+    return _run((*CHECKS, *READING) if _has_sections(config) else CHECKS, config)
 
 
 def refuse_bad_start(config: DictConfig) -> None:
@@ -87,9 +89,10 @@ def refuse_bad_start(config: DictConfig) -> None:
     failed = [finding for finding in check_config(config) if not finding.ok]
     bad, warnings = [f for f in failed if f.fatal], [f for f in failed if f.warning]
     if not bad:
-        down = [f for f in check_retrievers(config) if not f.ok]
+        found = [f for f in check_retrievers(config) if not f.ok]
         # The client goes round one that fails, but not round all.
-        (bad if len(down) == len(config.search.retriever_urls) else warnings).extend(down)
+        all_down = sum(f.fatal for f in found) == len(config.search.retriever_urls)
+        (bad if all_down else warnings).extend(found)
         bad.extend(check_identities(config))
     for finding in warnings:
         print(f"sd_search_verl: warning: {_message(finding)}", flush=True)
@@ -98,14 +101,25 @@ def refuse_bad_start(config: DictConfig) -> None:
     print("\n".join(["sd_search_verl: this run", *describe_run(config)]), flush=True)
 
 
-def _check(check: Check, config: DictConfig) -> list[Finding]:
-    """Run a check; where it fails, such as on a section that is null, that is its finding."""
-    found: list[Finding] = []
+def _has_sections(config: DictConfig) -> bool:
+    """Return whether the sections that other checks read are accepted; check_verl reports why not."""
     try:
-        found.extend(check(config))
-    except Exception as error:
-        kind, name = type(error).__name__, check.__name__.removeprefix("check_")
-        found.append(FAILED.finding(check=name, kind=kind, error=str(error).strip() or kind))
+        read_sd_search(config)
+        read_search(config)
+    except Exception:
+        return False
+    return True
+
+
+def _run(checks: Iterable[Check], config: DictConfig) -> list[Finding]:
+    """Run checks; where one fails, such as on a section that is null, that is its finding."""
+    found: list[Finding] = []
+    for check in checks:
+        try:
+            found.extend(check(config))
+        except Exception as error:
+            kind, name = type(error).__name__, check.__name__.removeprefix("check_")
+            found.append(FAILED.finding(check=name, kind=kind, error=str(error).strip() or kind))
     return found
 
 

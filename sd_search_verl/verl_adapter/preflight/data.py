@@ -37,6 +37,12 @@ NO_COLUMN = Rule(
     "{path} has no column {missing}; it has {there}",
     "`sd-search data own NAME FILE` makes every column that is needed",
 )
+SAME_FILE = Rule(
+    "data.val_files",
+    "{path} is among data.train_files too: the validation measures what was trained on",
+    "give other questions, such as DIR/eval/SET.parquet of `sd-search data build --out DIR`, unless this is meant",
+    warns=True,
+)
 NO_ROW = Rule("data.{option}", "{path} has no row", "build it with `sd-search data build --out DIR`")
 
 
@@ -65,8 +71,17 @@ def check_data(config: DictConfig) -> Iterator[Finding]:
                     longest += messages
             if option == "train_files":
                 rows = None if count is None or rows is None else rows + count
+    trained = {*map(_whole, data_files(config, "train_files"))}
+    for name in data_files(config, "val_files"):
+        if _whole(name) in trained:
+            yield SAME_FILE.finding(path=name)
     yield from check_schedule(config, rows or None)
     yield from check_lengths(config, longest)
+
+
+def _whole(name: str) -> str:
+    """Return the one name of a file that may be given by several."""
+    return name if is_remote(name) else str(Path(name).expanduser().resolve())
 
 
 def _open(path: Path, option: str) -> DataFile | Finding:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from omegaconf import DictConfig
 
-from sd_search_verl.config import ConfigError
 from sd_search_verl.finding import Finding, Rule
+from sd_search_verl.verl_adapter.settings import read_sd_search
 
 SHORT_BLOCK = Rule(
     "sd_search.hindsight.max_tokens",
@@ -24,12 +24,7 @@ def check_hindsight(config: DictConfig) -> Iterator[Finding]:
 
     A rollout that does not fit leaves an empty block: teacher and student then read the same, and L_SD is 0.
     """
-    from sd_search_verl.verl_adapter.settings import read_sd_search
-
-    try:
-        method = read_sd_search(config)
-    except ConfigError:
-        return  # check_verl reports it
+    method = read_sd_search(config)
     if method.alpha == 0 or method.hindsight.content != "full":
         return
     room, longest = method.hindsight.max_tokens, config.data.max_response_length

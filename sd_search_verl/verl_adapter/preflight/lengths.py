@@ -1,15 +1,18 @@
-"""Room for the prompts: the length that the data set allows, and the context that the rollout engine has."""
+"""Room for prompt and response: in the data set, in the context of the rollout engine, and for a search."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from omegaconf import DictConfig
 
 from sd_search_verl.finding import Finding, Rule
 from sd_search_verl.protocol.base import Messages
 from sd_search_verl.protocol.prompt import encode_messages
+from sd_search_verl.verl_adapter.preflight.context import check_context, load_context
+from sd_search_verl.verl_adapter.settings import read_search
 from sd_search_verl.verl_adapter.tools import prompt_kwargs
 
 LONG_PROMPT = Rule(
@@ -25,16 +28,29 @@ CUT_PROMPT = Rule(
     "set data.max_prompt_length to at least {longest}, or data.filter_overlong_prompts=True",
     warns=True,
 )
+_HOLD = (
+    "set it to data.max_prompt_length + data.max_response_length = {needed}, which the model's max_position_embeddings "
+    "must hold, or lower these"
+)
 NO_ROOM = Rule(
     "actor_rollout_ref.rollout.max_model_len",
     "actor_rollout_ref.rollout.max_model_len={context} leaves no token to answer a prompt of {prompt}",
-    "set it to data.max_prompt_length + data.max_response_length = {needed}, or to null",
+    _HOLD,
 )
 LITTLE_ROOM = Rule(
     "actor_rollout_ref.rollout.max_model_len",
     "actor_rollout_ref.rollout.max_model_len={context} ends responses to a prompt of {prompt} tokens after {left}, "
     "before data.max_response_length={response}",
-    "set it to data.max_prompt_length + data.max_response_length = {needed}, or to null",
+    _HOLD,
+    warns=True,
+)
+NO_SEARCH = Rule(
+    "data.max_response_length",
+    "data.max_response_length={response} is less than one search can need, {needed} tokens: two turns of "
+    "search.max_turn_tokens={turn} and search.max_observation_tokens={observation} between them; an observation that "
+    "does not fit ends the rollout without an answer",
+    "set data.max_response_length to at least {needed}, better {whole} for search.max_turns={turns}, or lower "
+    "search.max_turn_tokens or search.max_observation_tokens",
     warns=True,
 )
 OTHER_LENGTH = Rule(
@@ -60,32 +76,57 @@ def check_lengths(config: DictConfig, prompts: Sequence[Messages]) -> Iterator[F
     if longest is not None and longest > limit and not data.get("filter_overlong_prompts", True):
         rule = CUT_PROMPT if data.truncation == "left" else LONG_PROMPT
         yield rule.finding(longest=longest, limit=limit, truncation=data.truncation)
-    context = config.actor_rollout_ref.rollout.max_model_len
+    yield from _check_search(config)
+    prompt = limit if longest is None else min(longest, limit)
+    context = shown = config.actor_rollout_ref.rollout.max_model_len
+    if (model := load_context(config)) is not None:
+        yield from check_context(config, prompt, *model)
+        if context is None:
+            context, shown = model[0], f"null, for this model {model[0]},"
     if context is None:
         return
-    prompt = limit if longest is None else min(longest, limit)
-    values = {"context": context, "prompt": prompt, "needed": limit + data.max_response_length}
+    values = {"context": shown, "prompt": prompt, "needed": limit + data.max_response_length}
     if context <= prompt:
         yield NO_ROOM.finding(**values)
     elif context < prompt + data.max_response_length:
         yield LITTLE_ROOM.finding(**values, left=context - prompt, response=data.max_response_length)
 
 
+def _check_search(config: DictConfig) -> Iterator[Finding]:
+    """Check that a response has room for a query, an observation and an answer of the longest lengths."""
+    search, response = read_search(config), config.data.max_response_length
+    turn, observation, turns = search.max_turn_tokens, search.max_observation_tokens, search.max_turns
+    needed, whole = (number * (turn + observation) + turn for number in (1, turns))
+    if response < needed:
+        values = {"turn": turn, "observation": observation, "turns": turns, "whole": whole}
+        yield NO_SEARCH.finding(response=response, needed=needed, **values)
+
+
 def _longest(config: DictConfig, prompts: Sequence[Messages]) -> int | None:
     """Return the tokens of the longest prompt, or None where there is none or no tokenizer to count them."""
+    if not prompts or (tokenizer := load_tokenizer(config)) is None:
+        return None
+    try:
+        kwargs = prompt_kwargs(config)
+        return max(len(encode_messages(messages, tokenizer, kwargs)) for messages in prompts)
+    except Exception:
+        return None  # check_policy reports it
+
+
+def load_tokenizer(config: DictConfig) -> Any:
+    """Return the policy's tokenizer with its chat template, or None where it cannot be read here."""
     from transformers import AutoTokenizer
 
     model = config.actor_rollout_ref.model
     name = model.tokenizer_path or model.path
-    if not prompts or "://" in name:
+    if "://" in name:
         return None
     try:
-        kwargs = prompt_kwargs(config)
         tokenizer = AutoTokenizer.from_pretrained(
             os.path.expanduser(name), trust_remote_code=model.trust_remote_code
         )
-        if model.custom_chat_template:
-            tokenizer.chat_template = model.custom_chat_template
-        return max(len(encode_messages(messages, tokenizer, kwargs)) for messages in prompts)
     except Exception:
         return None  # check_policy reports it
+    if model.custom_chat_template:
+        tokenizer.chat_template = model.custom_chat_template
+    return tokenizer

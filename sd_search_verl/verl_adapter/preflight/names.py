@@ -47,7 +47,6 @@ FILES = (
     "data.sampler.class_path",
     "data.tool_config_path",
     "data.function_tool_path",
-    "reward.custom_reward_function.path",
     "reward.reward_manager.module.path",
     "trainer.v1.sampler.custom_sampler.path",
     f"{_ROLLOUT}.agent.custom_async_server.path",

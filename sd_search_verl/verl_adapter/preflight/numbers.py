@@ -85,7 +85,7 @@ NO_LIMIT = {
 PADDED = Rule(
     f"{_ACTOR}.ppo_mini_batch_size",
     f"data.train_batch_size={{batch}} is no multiple of {_ACTOR}.ppo_mini_batch_size={{mini}}: verl fills every step "
-    "with empty rollouts, and some updates see fewer questions than others",
+    "with empty rollouts to those of {filled} questions, and an update sees fewer than {mini} questions",
     f"set {_ACTOR}.ppo_mini_batch_size to a divisor of {{batch}}",
     warns=True,
 )
@@ -124,8 +124,8 @@ def check_numbers(config: DictConfig) -> Iterator[Finding]:
         if (value := _number(config, rule.name)) is not None and wrong(value):
             yield rule.finding(value=value)
     batch, mini = _number(config, "data.train_batch_size"), _number(config, PADDED.name)
-    if batch and mini and 0 < mini < batch and batch % mini:
-        yield PADDED.finding(batch=batch, mini=mini)
+    if batch and mini and mini > 0 and batch % mini:
+        yield PADDED.finding(batch=batch, mini=mini, filled=-(-batch // mini) * mini)
     yield from _check_clip(config)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
+import importlib.metadata
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
@@ -17,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sd_search_verl.config import ConfigError
 from sd_search_verl.errors import without_credentials
 from sd_search_verl.finding import Finding, Rule
+from sd_search_verl.verl_adapter.cpu import accelerator_visible, patches
 
 
 def compose(arguments: Sequence[str]) -> DictConfig:
@@ -65,7 +67,8 @@ def check_verl(config: DictConfig) -> Iterator[Finding]:
     from sd_search_verl.verl_adapter.settings import read_health, read_sd_search, read_search
 
     def validate(config: DictConfig) -> None:
-        validate_config(config, need_reference_policy(config), need_critic(config))
+        with _named_vllm():
+            validate_config(config, need_reference_policy(config), need_critic(config))
 
     for name, action in {
         "sd_search section": read_sd_search,
@@ -80,6 +83,18 @@ def check_verl(config: DictConfig) -> Iterator[Finding]:
             yield INVALID.finding(name=name, error=str(error).strip())
         else:
             yield Finding(name, True, "accepted")
+
+
+@contextlib.contextmanager
+def _named_vllm() -> Iterator[None]:
+    """Let verl find vLLM's CPU build, which has another name, where no accelerator would run the config anyway."""
+    original = importlib.metadata.version
+    if not accelerator_visible():
+        patches.vllm_version()
+    try:
+        yield
+    finally:
+        importlib.metadata.version = original
 
 
 INVALID = Rule("{name}", "{error}", "change it as the message says")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from sd_search_verl.config import SDSearchConfig
+from sd_search_verl.distill.schedule import alpha_at
 from sd_search_verl.errors import UserError
 from sd_search_verl.protocol.prompt import text_messages
 from sd_search_verl.rollout.endpoints import without_key
@@ -119,23 +121,39 @@ _DEFAULT = SDSearchConfig()
 
 def _method(config: DictConfig) -> str:
     method, steps = read_sd_search(config), _steps(config)
-    estimator, n = config.algorithm.adv_estimator, config.actor_rollout_ref.rollout.n
+    grpo, n = f"L_{str(config.algorithm.adv_estimator).upper()}", config.actor_rollout_ref.rollout.n
     begin = method.warmup_steps + 1
     total = "an unknown number of" if steps is None else str(steps)
+    how = f"({method.divergence}, {method.hindsight.content} block)"
     if method.alpha == 0:
-        distilled = "no L_SD (sd_search.alpha=0)"
+        trained = f"{grpo} + no L_SD (sd_search.alpha=0)"
     elif steps is not None and begin > steps:
-        distilled = f"no L_SD (sd_search.warmup_steps={method.warmup_steps} is not over before the end)"
-    elif method.use == "advantage":
-        distilled = f"no L_SD, advantages scaled with alpha {method.alpha} from step {begin}"
-    else:
-        distilled = (
-            f"{method.alpha} L_SD from step {begin} ({method.divergence}, {method.hindsight.content} block)"
+        trained = (
+            f"{grpo} + no L_SD (sd_search.warmup_steps={method.warmup_steps} is not over before the end)"
         )
+    elif method.use == "advantage":
+        trained = f"{grpo} + no L_SD, advantages scaled with alpha {method.alpha} from step {begin}"
+    elif method.schedule == "stages":
+        trained = f"{_stages(method, grpo, steps or sys.maxsize)} {how}"
+    else:
+        trained = f"{grpo} + {method.alpha} L_SD from step {begin} {how}"
+    if method.alpha and method.schedule == "cosine" and steps is not None:
+        trained += f", alpha {alpha_at(steps, method):.2g} in step {steps},"
     switches = {name: getattr(method, name) for name in SWITCHES}
     changed = [f"{name}={value}" for name, value in switches.items() if value != getattr(_DEFAULT, name)]
-    distilled += f" with {', '.join(changed)}" if changed else ""
-    return f"L_{str(estimator).upper()} + {distilled}; groups of {n}, {total} steps of {config.data.train_batch_size}"
+    trained += f" with {', '.join(changed)}" if changed else ""
+    return f"{trained}; groups of {n}, {total} steps of {config.data.train_batch_size}"
+
+
+def _stages(method: SDSearchConfig, grpo: str, steps: int) -> str:
+    """Return what each stage trains, to the end of the first round of them or of the run."""
+    begin, last = method.warmup_steps + 1, method.warmup_steps + method.distil_steps
+    parts = [f"{grpo} to step {method.warmup_steps}"] if method.warmup_steps else []
+    parts.append(f"{method.alpha} L_SD alone from step {begin} to {min(last, steps)}")
+    if last < steps:
+        again = last + (method.rl_steps or steps)
+        parts.append(f"{grpo} alone to {f'step {again}, and so on in turns' if again < steps else 'the end'}")
+    return ", then ".join(parts)
 
 
 def _steps(config: DictConfig) -> int | None:

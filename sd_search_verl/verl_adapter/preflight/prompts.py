@@ -11,7 +11,6 @@ from typing import Any
 from omegaconf import DictConfig
 
 from sd_search_verl import protocol as protocols
-from sd_search_verl.config import ConfigError, SDSearchConfig
 from sd_search_verl.finding import Finding, Rule
 from sd_search_verl.hindsight.block import insert_block
 from sd_search_verl.hindsight.layout import CORRECT, HEADER
@@ -25,6 +24,7 @@ from sd_search_verl.protocol.prompt import (
 )
 from sd_search_verl.verl_adapter.preflight.files import data_files, open_file
 from sd_search_verl.verl_adapter.preflight.rows import MOST_ROWS
+from sd_search_verl.verl_adapter.settings import read_sd_search
 from sd_search_verl.verl_adapter.tools import prompt_kwargs
 
 REFUSED_PROMPT = Rule(
@@ -112,7 +112,8 @@ def _check_student(config: DictConfig, tokenizer: Any, messages: Messages, numbe
 
 
 def _check_teacher(config: DictConfig, tokenizer: Any, messages: Messages) -> Iterator[Finding]:
-    if (method := _method(config)) is None or method.alpha == 0 or method.hindsight.content == "none":
+    method = read_sd_search(config)
+    if method.alpha == 0 or method.hindsight.content == "none":
         return
     kwargs = prompt_kwargs(config)
     student = encode_messages(messages, tokenizer, kwargs)
@@ -181,15 +182,6 @@ def _prompts(config: DictConfig, option: str) -> dict[tuple[str, ...], Messages]
                 if roles not in found:
                     found[roles] = text_messages(row[key])
     return found
-
-
-def _method(config: DictConfig) -> SDSearchConfig | None:
-    from sd_search_verl.verl_adapter.settings import read_sd_search
-
-    try:
-        return read_sd_search(config)
-    except ConfigError:
-        return None  # check_verl reports it
 
 
 def _line(error: Exception) -> str:

@@ -39,7 +39,8 @@ CHANGED = Rule(
 
 def check_addresses(config: DictConfig) -> Iterator[Finding]:
     """Check that no address holds a key."""
-    for url in OmegaConf.select(config, "search.retriever_urls") or ():
+    urls = OmegaConf.select(config, "search.retriever_urls") or ()
+    for url in [urls] if isinstance(urls, str) else urls:
         if without_credentials(str(url)) != str(url):
             yield KEY_IN_URL.finding(url=without_credentials(str(url)))
 
@@ -54,14 +55,14 @@ def check_retrievers(config: DictConfig) -> Iterator[Finding]:
         pause_s = 1.0
         while True:
             loading = is_loading(url)  # first: a server that gets ready between the two is asked once more
-            finding = check_retriever(url)
+            finding = check_retriever(url, search.top_k)
             waited_s = time.monotonic() - begun
-            if finding.ok or waited_s > float(search.max_loading_s if loading else search.timeout_s):
+            if not finding.fatal or waited_s > float(search.max_loading_s if loading else search.timeout_s):
                 break
             print(f"waiting for the retriever at {without_key(url)}: {finding.found}", flush=True)
             pause_s = min(2 * pause_s, 20)
             time.sleep(pause_s)
-        if loading and not finding.ok:
+        if loading and finding.fatal:
             finding = LOADING.finding(url=without_key(url), waited=f"{waited_s:.0f}")
         yield finding
 

@@ -72,7 +72,7 @@ def check_reward(config: DictConfig) -> Iterator[Finding]:
             yield LEGACY.finding(option=option, value=value)
     if not path:
         yield NO_REWARD.finding()
-    elif path.replace("/", ".") == REWARD.replace("/", "."):
+    elif is_ours(path):
         if name != _NAME:
             yield NO_FUNCTION.finding(name=name)
         metric = _value(config, f"{_FUNCTION}.reward_kwargs.metric") or DEFAULT_METRIC
@@ -88,6 +88,11 @@ def check_reward(config: DictConfig) -> Iterator[Finding]:
         yield OTHER_MANAGER.finding(manager=manager if source == "register" else source)
     if _value(config, REWARD_MODEL.name):
         yield REWARD_MODEL.finding()
+
+
+def is_ours(path: str) -> bool:
+    """Return whether a path of a reward function is the one of this package, in either of verl's spellings."""
+    return path.replace("/", ".") == REWARD.replace("/", ".")
 
 
 def _given(section: Mapping[Any, Any], path: str) -> Iterator[tuple[str, Any]]:

@@ -12,14 +12,17 @@ from typing import Any, get_args
 from omegaconf import DictConfig
 
 from sd_search_verl import protocol as protocols
-from sd_search_verl.config import ProtocolName
+from sd_search_verl.config import ProtocolName, SearchConfig
 from sd_search_verl.data.jsonl import Problem, check_answers, check_text
 from sd_search_verl.data.messages import message_problem
 from sd_search_verl.finding import Finding, Rule
 from sd_search_verl.protocol.base import Messages
 from sd_search_verl.protocol.prompt import text_messages
+from sd_search_verl.protocol.tags import TagProtocol
+from sd_search_verl.rollout.dialogue import protocol_of
 from sd_search_verl.verl_adapter.preflight.files import DataFile
-from sd_search_verl.verl_adapter.settings import AGENT_LOOP
+from sd_search_verl.verl_adapter.preflight.lengths import load_tokenizer
+from sd_search_verl.verl_adapter.settings import AGENT_LOOP, read_search
 
 MOST_ROWS = 100_000
 """Rows of a file that are read; of a larger one so many are drawn, always the same ones."""
@@ -68,6 +71,15 @@ OTHER_PROTOCOL = Rule(
     "rebuild it with `sd-search data build --protocol {ours}`, or set search.protocol={other}",
 )
 
+UNTOLD = Rule(
+    "search.protocol",
+    _BROKEN
+    + "do not tell the policy of search.protocol={ours}, so it would search or answer only by chance: {first}",
+    "`sd-search data own NAME FILE --protocol {ours}` writes prompts that do, or let a message of yours say so, "
+    "unless the policy was trained on such prompts",
+    warns=True,
+)
+
 
 @dataclass
 class Scan:
@@ -89,13 +101,14 @@ class Scan:
     def findings(self, config: DictConfig) -> Iterator[Finding]:
         """Yield one finding for each broken rule, with its first rows."""
         of = f"{self.checked}" + (" drawn" if self.checked < self.file.num_rows else "")
+        values = {"path": self.file.path, "ours": config.search.protocol}
         for rule, problems in self.problems.items():
+            if rule is UNTOLD and _has_tokens(config):
+                continue
             count = len({problem.line for problem in problems})
-            yield rule.finding(path=self.file.path, count=count, checked=of, first=_first(problems))
+            yield rule.finding(**values, count=count, checked=of, first=_first(problems))
         for other, problems in self.spoken.items():
-            yield OTHER_PROTOCOL.finding(
-                path=self.file.path, other=other, ours=config.search.protocol, first=_first(problems)
-            )
+            yield OTHER_PROTOCOL.finding(**values, other=other, first=_first(problems))
 
 
 def scan(file: DataFile, config: DictConfig, train: bool) -> Scan:
@@ -113,7 +126,7 @@ def scan(file: DataFile, config: DictConfig, train: bool) -> Scan:
         "agent_name",
         "__rollout_n__",
     ]
-    n = config.actor_rollout_ref.rollout.n
+    n, told = config.actor_rollout_ref.rollout.n, _told(read_search(config))
     longest: list[tuple[int, int, Messages]] = []
     for number, row in file.rows([*columns, *media], chosen):
         found.checked += 1
@@ -136,6 +149,10 @@ def scan(file: DataFile, config: DictConfig, train: bool) -> Scan:
             heapq.heappush(longest, entry) if len(longest) < _LONGEST else heapq.heappushpop(longest, entry)
             if (other := _other_protocol(text, config.search.protocol)) is not None:
                 found.spoken[other].append(Problem(number, data.prompt_key, "has its tags"))
+            elif missing := [tag for tag in told if tag not in text]:
+                found.problems[UNTOLD].append(
+                    Problem(number, data.prompt_key, f"does not name {' or '.join(missing)}")
+                )
     found.longest = [messages for *_, messages in longest]
     return found
 
@@ -167,6 +184,20 @@ def _other_protocol(text: str, ours: str) -> str | None:
     """Return the protocol that a prompt explains, where it does not explain the configured one."""
     spoken = [name for name in get_args(ProtocolName) if protocols.get(name).explained_in(text)]
     return spoken[0] if spoken and ours not in spoken else None
+
+
+def _told(search: SearchConfig) -> list[str]:
+    """Return the tags that a prompt must name; a chat template shows the tools, but no tag."""
+    protocol = protocol_of(search)
+    if isinstance(protocol, TagProtocol):
+        return [protocol.search_open, protocol.answer_open]
+    return [protocol.answer_open] if search.tool_call.answer == "tag" else []
+
+
+def _has_tokens(config: DictConfig) -> bool:
+    """Return whether the tags are tokens of the policy's own: then it was trained on them."""
+    tokenizer = load_tokenizer(config)
+    return tokenizer is not None and {*_told(read_search(config))} <= {*tokenizer.get_vocab()}
 
 
 def _first(problems: list[Problem]) -> str:

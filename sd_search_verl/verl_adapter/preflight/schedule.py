@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from omegaconf import DictConfig
 
-from sd_search_verl.config import ConfigError
+from sd_search_verl.config import ConfigError, SDSearchConfig
+from sd_search_verl.distill.schedule import alpha_at
 from sd_search_verl.finding import Finding, Rule
 from sd_search_verl.verl_adapter import resume
 from sd_search_verl.verl_adapter.settings import read_sd_search
@@ -29,6 +30,20 @@ ONLY_WARMUP = Rule(
     "are plain GRPO",
     "set sd_search.warmup_steps below {total} (0 = from the first step), raise trainer.total_training_steps, or set "
     "sd_search.alpha=0 for a run of GRPO",
+)
+ONLY_DISTILLATION = Rule(
+    "sd_search.distil_steps",
+    "sd_search.schedule=stages trains L_SD alone after step {warmup}, and sd_search.distil_steps={distil} reaches the "
+    "run's end at step {total}: L_GRPO trains in no step after that",
+    "set sd_search.distil_steps below {left}, or raise trainer.total_training_steps, unless this is meant",
+    warns=True,
+)
+HARDLY_FALLS = Rule(
+    "sd_search.distil_steps",
+    "sd_search.schedule=cosine falls over sd_search.distil_steps={distil} steps, so in the run's last step, {total}, "
+    "alpha is still {share} of sd_search.alpha={alpha}",
+    "set sd_search.distil_steps={left} to reach 0 at the end, or sd_search.schedule=constant",
+    warns=True,
 )
 NO_TRAINING = Rule(
     "trainer.{option}",
@@ -162,9 +177,20 @@ def _check_updates(config: DictConfig, total: int | None) -> Iterator[Finding]:
     rising = optim.lr_warmup_steps if optim.lr_warmup_steps > 0 else share
     if total and rising >= total:
         yield SLOW_RATE.finding(warmup=int(rising), total=total)
-    try:
-        method = read_sd_search(config)
-    except ConfigError:
-        return  # check_verl reports it
-    if total and method.alpha > 0 and total <= method.warmup_steps:
-        yield ONLY_WARMUP.finding(warmup=method.warmup_steps, total=total, alpha=method.alpha)
+    method = read_sd_search(config)
+    if total and method.alpha > 0:
+        yield from _check_alpha(method, total)
+
+
+def _check_alpha(method: SDSearchConfig, total: int) -> Iterator[Finding]:
+    """Check what the run's ``total`` steps leave of the schedule of alpha."""
+    left = total - method.warmup_steps
+    values = {"warmup": method.warmup_steps, "total": total, "alpha": method.alpha}
+    values |= {"distil": method.distil_steps, "left": left}
+    share = alpha_at(total, method) / method.alpha
+    if left <= 0:
+        yield ONLY_WARMUP.finding(**values)
+    elif method.schedule == "stages" and method.distil_steps >= left:
+        yield ONLY_DISTILLATION.finding(**values)
+    elif method.schedule == "cosine" and share > 0.5:
+        yield HARDLY_FALLS.finding(**values, share=f"{share:.0%}")

@@ -212,3 +212,37 @@ def test_padded_vocabularies_are_accepted(good: DictConfig, tmp_path: Path) -> N
     )
     config = change(good, actor_rollout_ref__model__path=str(tmp_path / "model"))
     assert all(finding.ok for finding in preflight.check_policy(config))
+
+
+@pytest.mark.parametrize(
+    ("values", "name", "says"),
+    [
+        (
+            {"search__retriever_urls": UNLISTENED},
+            "search section",
+            f"must be a valid list. Fix: set search.retriever_urls=[{UNLISTENED}]",
+        ),
+        ({"search__protocol": "react"}, "search section", "search.protocol='react' must be"),
+        ({"search": None}, "search section", "the config section 'search' is missing"),
+        ({"sd_search__alpha": "0,3"}, "sd_search section", "sd_search.alpha='0,3' must be"),
+        ({"sd_search": "default"}, "sd_search section", "so the plugin was not loaded"),
+        (
+            {"sd_search__use": "advantage", "sd_search__alpha": "x"},
+            "sd_search section",
+            "sd_search.alpha='x' must be",
+        ),
+    ],
+)
+def test_what_follows_from_a_refused_section_is_not_found_too(
+    good: DictConfig, values: dict[str, object], name: str, says: str
+) -> None:
+    (finding,) = [one for one in preflight.check_run(change(good, **values)) if not one.ok]
+    assert finding.fatal
+    assert finding.name == name
+    assert says in finding.found
+
+
+def test_a_key_in_an_address_that_is_no_list_is_refused(good: DictConfig) -> None:
+    (finding,) = preflight.check_addresses(change(good, search__retriever_urls="http://:hidden@b:1/retrieve"))
+    assert "http://b:1/retrieve is given with a key" in finding.found
+    assert "hidden" not in str(finding)

@@ -106,7 +106,17 @@ def test_what_is_no_number_is_left_to_verls_own_checks(good: DictConfig, option:
     [
         ("data__train_max_samples", 0, "data.train_max_samples=0 is no limit"),
         ("data__val_max_samples", 0, "data.val_max_samples=0 is no limit"),
-        (f"{ACTOR}ppo_mini_batch_size", 3, "data.train_batch_size=8 is no multiple of"),
+        (
+            f"{ACTOR}ppo_mini_batch_size",
+            3,
+            "empty rollouts to those of 9 questions, and an update sees fewer",
+        ),
+        (f"{ACTOR}ppo_mini_batch_size", 32, "data.train_batch_size=8 is no multiple of"),
+        (
+            f"{ACTOR}ppo_mini_batch_size",
+            32,
+            "empty rollouts to those of 32 questions, and an update sees fewer",
+        ),
     ],
 )
 def test_a_number_that_verl_reads_as_another_is_warned_about(

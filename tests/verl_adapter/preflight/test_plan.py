@@ -41,6 +41,22 @@ def test_the_run_in_five_lines(good: DictConfig) -> None:
             "no L_SD, advantages scaled with alpha 0.3 from step 4 with use=advantage",
         ),
         (
+            {"sd_search__schedule": "stages", "sd_search__distil_steps": 5000},
+            "L_GRPO to step 3, then 0.3 L_SD alone from step 4 to 14 (jsd, queries block) with schedule=stages",
+        ),
+        (
+            {"sd_search__schedule": "stages", "sd_search__distil_steps": 4, "sd_search__warmup_steps": 0},
+            "method:    0.3 L_SD alone from step 1 to 4, then L_GRPO alone to the end (jsd",
+        ),
+        (
+            {"sd_search__schedule": "stages", "sd_search__distil_steps": 4, "sd_search__rl_steps": 2},
+            "0.3 L_SD alone from step 4 to 7, then L_GRPO alone to step 9, and so on in turns (jsd",
+        ),
+        (
+            {"sd_search__schedule": "cosine", "sd_search__distil_steps": 20},
+            "0.3 L_SD from step 4 (jsd, queries block), alpha 0.15 in step 14, with schedule=cosine",
+        ),
+        (
             {"sd_search__gate": "sigmoid", "sd_search__regularizer": "llds"},
             "0.3 L_SD from step 4 (jsd, queries block) with gate=sigmoid, regularizer=llds; groups",
         ),

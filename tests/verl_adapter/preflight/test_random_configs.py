@@ -56,7 +56,7 @@ trainer.val_before_train=False trainer.resume_mode=auto reward.reward_manager.na
 +reward.custom_reward_function.reward_kwargs.metric=f1 trainer.logger=console
 actor_rollout_ref.actor.ppo_mini_batch_size=3 actor_rollout_ref.actor.optim.lr_warmup_steps=1000
 data.val_max_samples=0 actor_rollout_ref.actor.checkpoint.save_contents=[model]
-reward.custom_reward_function.path={__file__}
+reward.custom_reward_function.path={scoring.__file__}
 """)
 """Options that leave SD-Search a run, or GRPO by alpha = 0; some are warned about."""
 
@@ -133,7 +133,7 @@ def check_one(base: list[str], seed: int) -> bool:
     assert _agent_loop_registry[rollout.agent.default_agent_loop] == {"_target_": LOOP}, given
     assert lines[0].startswith("trainer:   sd_search on "), lines
     assert f"agent loop sd_search_agent, reward {reward.path}:{reward.name}" in lines[0], lines
-    if reward.path == __file__:
+    if reward.path == scoring.__file__:
         assert "reward.custom_reward_function.path" in warned, given
     else:
         scored = get_custom_reward_fn(config)

@@ -13,6 +13,8 @@ import pytest
 from omegaconf import DictConfig
 from support.good_run import UNLISTENED, change
 from support.identity_server import READY, server
+from support.raw_server import http
+from support.raw_server import server as raw_server
 
 from sd_search_verl.config import ConfigError
 from sd_search_verl.rollout.retriever_identity import identify, require_same
@@ -33,7 +35,7 @@ def loading_server(folder: Path, requests: int) -> Iterator[str]:
         "        asked.append(self.path)\n"
         f"        loading = len(asked) <= {requests}\n"
         "        self.send_response(503 if loading else 200); self.end_headers()\n"
-        "        if not loading: self.wfile.write(json.dumps({'result': [[{'contents': ''}]]}).encode())\n"
+        "        if not loading: self.wfile.write(json.dumps({'result': [[{'contents': 'Emma'}]]}).encode())\n"
         "    do_POST = do_GET\n"
         "httpd = http.server.HTTPServer(('127.0.0.1', 0), Handler)\n"
         "print(httpd.server_port, flush=True)\n"
@@ -111,3 +113,26 @@ def test_another_retriever_is_refused_before_models_are_loaded(good: DictConfig,
             assert [*check_identities(change(good, search__retriever_urls=[url], **values))] == []
         anew = {**auto, "trainer__resume_mode": "disable"}
         assert [*check_identities(change(good, search__retriever_urls=[other], **anew))] == []
+
+
+def test_as_many_documents_are_asked_for_as_the_run_asks_for(good: DictConfig) -> None:
+    with raw_server(
+        lambda method, path, body: http({"result": [[{"contents": "Emma\na novel"}] * 5]})
+    ) as url:
+        values = {"search__retriever_urls": [url]}
+        (finding,) = preflight.check_retrievers(change(good, **values, search__top_k=5))
+        assert finding.ok
+        (finding,) = preflight.check_retrievers(change(good, **values, search__top_k=4))
+        assert finding.fatal
+        assert "5 documents for a query with topk=4" in finding.found
+        assert "search.top_k" in finding.fix
+
+
+def test_passages_without_a_title_line_are_no_reason_to_wait_or_to_refuse(
+    good: DictConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with server(READY, passage="Emma is a novel") as url:
+        begun = time.monotonic()
+        preflight.refuse_bad_start(change(good, search__retriever_urls=[url], search__timeout_s=30))
+        assert time.monotonic() - begun < 20
+    assert "such as (Title: Emma is a novel)" in capsys.readouterr().out

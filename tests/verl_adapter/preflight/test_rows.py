@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from omegaconf import DictConfig
 from support.good_run import change
+from support.tiny import byte_tokenizer
 
+from sd_search_verl import protocol as protocols
 from sd_search_verl.finding import Finding
 from sd_search_verl.verl_adapter import preflight
 from sd_search_verl.verl_adapter.preflight import rows as row_checks
@@ -43,6 +46,10 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     else:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def copied(path: Path) -> str:
+    return str(shutil.copy(path, path.with_stem("validation")))
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
@@ -182,7 +189,7 @@ def test_prompts_that_are_too_long(
 ) -> None:
     path = write(tmp_path / "long.parquet", [plain_row()])
     data = {f"data__{name}": value for name, value in {"max_prompt_length": 8, **values}.items()}
-    found = failed(good, path, data__val_files=str(path), **data)
+    found = failed(good, path, data__val_files=copied(path), **data)
     assert [finding.fatal for finding in found] == ([fatal] if says else [])
     assert all(says in finding.found for finding in found if says)
 
@@ -201,7 +208,7 @@ def test_a_context_below_the_prompts(
     good: DictConfig, tmp_path: Path, context: int | None, says: str | None, fatal: bool
 ) -> None:
     path = write(tmp_path / "short.parquet", [plain_row()])
-    values = {"data__val_files": str(path), "actor_rollout_ref__rollout__max_model_len": context}
+    values = {"data__val_files": copied(path), "actor_rollout_ref__rollout__max_model_len": context}
     found = failed(good, path, **values)
     assert [finding.fatal for finding in found] == ([fatal] if says else [])
     assert all(says in finding.found for finding in found if says)
@@ -212,7 +219,57 @@ def test_a_length_of_the_engine_that_is_not_the_datas_is_refused(
     good: DictConfig, tmp_path: Path, name: str
 ) -> None:
     path = write(tmp_path / "short.parquet", [plain_row()])
-    values = {"data__val_files": str(path), f"actor_rollout_ref__rollout__{name}": 100}
+    values = {"data__val_files": copied(path), f"actor_rollout_ref__rollout__{name}": 100}
     (finding,) = failed(good, path, **values)
     assert finding.fatal
     assert f"actor_rollout_ref.rollout.{name}=100 is not data.max_{name}=" in finding.found
+
+
+@pytest.mark.parametrize("name", ["search_r1", "autorefine", "tool_call"])
+def test_prompts_of_every_protocol_tell_the_policy_of_it(good: DictConfig, tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / "rows.parquet", [plain_row(prompt=protocols.get(name).prompt("who wrote Emma"))])
+    byte_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    long: dict[str, Any] = {
+        "data__max_prompt_length": 2048,
+        "actor_rollout_ref__rollout__max_model_len": None,
+    }
+    long["actor_rollout_ref__model__tokenizer_path"] = str(tmp_path / "tokenizer")
+    assert failed(good, path, search__protocol=name, **long, data__val_files=copied(path)) == []
+
+
+BARE = [{"role": "user", "content": "who wrote Emma"}]
+TOLD = [{"role": "system", "content": "Search by <search>..</search>, answer by <answer>..</answer>."}, *BARE]
+
+
+@pytest.mark.parametrize(
+    ("search", "says"),
+    [
+        ({"protocol": "search_r1"}, "2 of 3 rows do not tell the policy of search.protocol=search_r1"),
+        ({"protocol": "autorefine"}, "row 1, prompt does not name <search> or <answer>; row 2,"),
+        ({"protocol": "tool_call"}, "row 1, prompt does not name <answer>; row 2,"),
+        ({"protocol": "tool_call", "tool_call": {"answer": "last_message"}}, None),
+    ],
+)
+def test_bare_questions_are_warned_about_and_a_users_own_prompt_is_not(
+    good: DictConfig, tmp_path: Path, search: dict[str, Any], says: str | None
+) -> None:
+    path = write(tmp_path / "rows.parquet", [plain_row(prompt=prompt) for prompt in (BARE, BARE, TOLD)])
+    byte_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    values = {f"search__{name}": value for name, value in search.items()}
+    values["actor_rollout_ref__model__tokenizer_path"] = str(tmp_path / "tokenizer")
+    findings = [one for one in failed(good, path, **values) if str(path) in one.found]
+    assert [one.warning for one in findings] == ([True] if says else [])
+    for finding in findings:
+        assert str(says) in finding.found
+        assert f"--protocol {search['protocol']}" in finding.fix
+
+
+def test_a_policy_whose_tokens_the_tags_are_needs_no_explanation(good: DictConfig, tmp_path: Path) -> None:
+    assert failed(good, write(tmp_path / "rows.parquet", [plain_row(prompt=BARE)])) == []
+
+
+def test_a_validation_on_the_training_files_is_warned_about(good: DictConfig, tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.parquet", [plain_row()])
+    (finding,) = failed(good, path, data__val_files=[f"{tmp_path}/../{tmp_path.name}/rows.parquet"])
+    assert finding.warning
+    assert "rows.parquet is among data.train_files too" in finding.found

@@ -51,6 +51,31 @@ def test_a_run_of_warm_up_only_is_refused(good: DictConfig) -> None:
     assert found(good, **values, sd_search__warmup_steps=50, sd_search__alpha=0) == []
 
 
+@pytest.mark.parametrize(
+    ("schedule", "steps", "says"),
+    [
+        (
+            "stages",
+            11,
+            "distil_steps=11 reaches the run's end at step 14: L_GRPO trains in no step after that",
+        ),
+        ("stages", 10, None),
+        ("cosine", 5000, "last step, 14, alpha is still 100% of sd_search.alpha=0.3"),
+        ("cosine", 25, "alpha is still 65% of"),
+        ("cosine", 11, None),
+        ("constant", 5000, None),
+    ],
+)
+def test_a_schedule_that_the_run_does_not_reach_is_a_warning(
+    good: DictConfig, schedule: str, steps: int, says: str | None
+) -> None:
+    values = {"sd_search__schedule": schedule, "sd_search__distil_steps": steps}
+    findings = found(good, **values, trainer__total_training_steps=14)
+    assert [finding.warning for finding in findings] == ([True] if says else [])
+    assert all(str(says) in finding.found for finding in findings)
+    assert found(good, **values, sd_search__alpha=0) == []
+
+
 @pytest.mark.parametrize(("option", "value"), [("total_training_steps", 0), ("total_epochs", 0)])
 def test_a_run_without_a_step_is_refused(good: DictConfig, option: str, value: int) -> None:
     findings = found(good, **{f"trainer__{option}": value})

@@ -1,0 +1,103 @@
+"""A reward function that verl could not load or call is refused before anything is loaded."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig
+from support.good_run import change
+
+from sd_search_verl.finding import Finding
+from sd_search_verl.verl_adapter.preflight import check_config
+from sd_search_verl.verl_adapter.preflight.reward_function import check_reward_function
+
+OPTION = "reward__custom_reward_function__"
+GOOD = "def compute_score(data_source, solution_str, ground_truth, extra_info=None, bonus=0.0):\n    return 0.0\n"
+
+
+def found(config: DictConfig, path: Path | str, **options: Any) -> list[Finding]:
+    values = {f"{OPTION}{name}": value for name, value in options.items()}
+    return [*check_reward_function(change(config, **{f"{OPTION}path": str(path)}, **values))]
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "says"),
+    [
+        ("def compute_score(:\n", {}, "SyntaxError: invalid syntax"),
+        (f"import no_such_module\n{GOOD}", {}, "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("raise SystemExit(2)\n", {}, "SystemExit: 2"),
+        (GOOD, {"name": "score"}, "name=score cannot be loaded from"),
+        (GOOD, {"name": None}, "name=None cannot be loaded from"),
+        (GOOD, {"reward_kwargs": None}, "TypeError: 'NoneType' object is not iterable"),
+        (GOOD, {"reward_kwargs": {"bonos": 1}}, "extra_info=..., bonos=1): got an unexpected keyword"),
+        ("def compute_score(solution, truth): ...\n", {}, "missing a required argument: 'solution'"),
+        ("compute_score = 5\n", {}, "5 is not a callable object"),
+    ],
+)
+def test_a_function_that_loses_every_rollout_is_refused(
+    good: DictConfig, tmp_path: Path, text: str, options: dict[str, Any], says: str
+) -> None:
+    (file := tmp_path / "mine.py").write_text(text)
+    (finding,) = found(good, file, **options)
+    assert finding.fatal
+    assert says in finding.found
+    assert str(file) in finding.found
+    assert "every rollout would be lost" in finding.found
+    assert "reward.custom_reward_function." in finding.fix
+
+
+@pytest.mark.parametrize("path", ["/no/file.py", "file:///no/file.py", "pkg://no_such.module"])
+def test_a_function_that_is_nowhere_is_refused_once(good: DictConfig, path: str) -> None:
+    findings = check_config(change(good, **{f"{OPTION}path": path}))
+    (finding,) = [one for one in findings if one.fatal]
+    assert path.partition("://")[2] in finding.found or path in finding.found
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        (GOOD, {}),
+        (GOOD, {"reward_kwargs": {"bonus": 1.0}}),
+        ("def score(**given):\n    return 0.0\n", {"name": "score", "reward_kwargs": {"weight": 2}}),
+        (f"async {GOOD}", {}),
+        (
+            "import functools\nfrom operator import add\ncompute_score = functools.partial(lambda **k: 0.0)\n",
+            {},
+        ),
+    ],
+)
+def test_functions_that_take_verls_call(
+    good: DictConfig, tmp_path: Path, text: str, options: dict[str, Any]
+) -> None:
+    (file := tmp_path / "mine.py").write_text(text)
+    assert found(good, file, **options) == []
+
+
+def test_a_key_that_our_own_reward_does_not_take_is_refused(good: DictConfig) -> None:
+    (finding,) = found(good, good.reward.custom_reward_function.path, reward_kwargs={"metrik": "f1"})
+    assert "got an unexpected keyword argument 'metrik'" in finding.found
+
+
+def test_a_module_beside_the_command_is_found_as_verls_command_finds_it(
+    good: DictConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_reward_module.py").write_text(GOOD)
+    monkeypatch.chdir(tmp_path)
+    before = [*sys.path]
+    assert found(good, "pkg://my_reward_module") == []
+    assert sys.path == before
+
+
+def test_a_reward_model_gives_two_arguments_more(good: DictConfig, tmp_path: Path) -> None:
+    (file := tmp_path / "mine.py").write_text(GOOD)
+    config = change(good, reward__reward_model__enable=True)
+    (finding,) = found(config, file)
+    assert "reward_router_address" in finding.found
+
+
+def test_a_manager_of_the_users_own_calls_in_its_own_way(good: DictConfig, tmp_path: Path) -> None:
+    (file := tmp_path / "mine.py").write_text("def compute_score(answer): ...\n")
+    assert found(change(good, reward__reward_manager__source="importlib"), file) == []
