@@ -21,6 +21,11 @@ class Finding:
     warning: bool = False
 
     @property
+    def text(self) -> str:
+        """What was found, and the fix."""
+        return f"{self.found}. Fix: {self.fix}"
+
+    @property
     def fatal(self) -> bool:
         """Whether a run must not start."""
         return not self.ok and not self.warning

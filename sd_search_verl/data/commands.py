@@ -41,7 +41,7 @@ def add_commands(commands: Any) -> None:
     )
     fetch.add_argument("--yes", action="store_true", help="begin; without it nothing is downloaded")
     check = add_command(corpus, "check", "check the lines of a corpus that you have", _check)
-    convert = add_command(corpus, "convert", "convert doc_id, title and text to id and contents", _convert)
+    convert = add_command(corpus, "convert", "convert id, title and text to id and contents", _convert)
     for command in (check, convert):
         command.add_argument("file", type=Path, metavar="FILE", help="JSON lines, plain or .gz")
     for command in (fetch, convert):

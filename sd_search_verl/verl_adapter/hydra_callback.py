@@ -47,7 +47,7 @@ def _refuse(config: DictConfig) -> None:
 
 def _refuse_keys(config: DictConfig) -> None:
     for finding in check_addresses(config):
-        _end(f"{finding.found}. Fix: {finding.fix}")
+        _end(finding.text)
 
 
 def _end(message: str) -> None:

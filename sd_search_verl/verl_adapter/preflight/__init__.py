@@ -124,4 +124,4 @@ def _run(checks: Iterable[Check], config: DictConfig) -> list[Finding]:
 
 
 def _message(finding: Finding) -> str:
-    return f"{finding.name}: {finding.found}. Fix: {finding.fix}"
+    return f"{finding.name}: {finding.text}"

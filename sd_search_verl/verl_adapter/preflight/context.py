@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
 from omegaconf import DictConfig
 
 from sd_search_verl.finding import Finding, Rule
+from sd_search_verl.verl_adapter.preflight.policy_files import load_model_config
 from sd_search_verl.verl_adapter.settings import read_sd_search, read_search
 
 BEYOND_MODEL = Rule(
@@ -31,16 +31,12 @@ def load_context(config: DictConfig) -> tuple[int, bool] | None:
 
     None where it cannot be read.
     """
-    from transformers import AutoConfig
     from verl.workers.rollout.utils import get_max_position_embeddings
 
-    model = config.actor_rollout_ref.model
-    if "://" in model.path:
+    if "://" in config.actor_rollout_ref.model.path:
         return None
     try:
-        policy = AutoConfig.from_pretrained(
-            os.path.expanduser(model.path), trust_remote_code=model.trust_remote_code
-        )
+        policy = load_model_config(config)
         return get_max_position_embeddings(policy), _is_scaled(policy)
     except Exception:
         return None  # check_policy reports it

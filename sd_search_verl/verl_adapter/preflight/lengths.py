@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from omegaconf import DictConfig
 
@@ -12,6 +10,7 @@ from sd_search_verl.finding import Finding, Rule
 from sd_search_verl.protocol.base import Messages
 from sd_search_verl.protocol.prompt import encode_messages
 from sd_search_verl.verl_adapter.preflight.context import check_context, load_context
+from sd_search_verl.verl_adapter.preflight.policy_files import try_tokenizer
 from sd_search_verl.verl_adapter.settings import read_search
 from sd_search_verl.verl_adapter.tools import prompt_kwargs
 
@@ -104,29 +103,10 @@ def _check_search(config: DictConfig) -> Iterator[Finding]:
 
 def _longest(config: DictConfig, prompts: Sequence[Messages]) -> int | None:
     """Return the tokens of the longest prompt, or None where there is none or no tokenizer to count them."""
-    if not prompts or (tokenizer := load_tokenizer(config)) is None:
+    if not prompts or (tokenizer := try_tokenizer(config)) is None:
         return None
     try:
         kwargs = prompt_kwargs(config)
         return max(len(encode_messages(messages, tokenizer, kwargs)) for messages in prompts)
     except Exception:
         return None  # check_policy reports it
-
-
-def load_tokenizer(config: DictConfig) -> Any:
-    """Return the policy's tokenizer with its chat template, or None where it cannot be read here."""
-    from transformers import AutoTokenizer
-
-    model = config.actor_rollout_ref.model
-    name = model.tokenizer_path or model.path
-    if "://" in name:
-        return None
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            os.path.expanduser(name), trust_remote_code=model.trust_remote_code
-        )
-    except Exception:
-        return None  # check_policy reports it
-    if model.custom_chat_template:
-        tokenizer.chat_template = model.custom_chat_template
-    return tokenizer

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from sd_search_verl.config import ConfigError
+from sd_search_verl.errors import on_one_line
 from sd_search_verl.finding import Finding, Rule
 from sd_search_verl.verl_adapter.preflight.numbers import check_numbers
 from sd_search_verl.verl_adapter.preflight.objectives import check_objectives
@@ -130,28 +131,32 @@ def has_sections(config: DictConfig) -> bool:
 
 def check_method(config: DictConfig) -> Iterator[Finding]:
     """Check that trainer, agent loop and reward are ours and verl's options fit them, from option values alone."""
-    value = _value(config, _MODE)
+    value = OmegaConf.select(config, _MODE)
     if value not in TRAINERS:
         yield OTHER_TRAINER.finding(value=value)
-    if TRAINERS.get(value, "sync") != "sync" and not _value(config, UNWEIGHTED.name):
+    if TRAINERS.get(value, "sync") != "sync" and not OmegaConf.select(config, UNWEIGHTED.name):
         yield UNWEIGHTED.finding(value=value)
     yield from _check_loop(config)
     yield from check_reward(config)
     yield from check_unsupported(config)
     yield from check_objectives(config)
     yield from check_numbers(config)
-    n, traces = _value(config, ONE_ROLLOUT.name), _value(config, NEVER_TRACED.name)
+    n, traces = OmegaConf.select(config, ONE_ROLLOUT.name), OmegaConf.select(config, NEVER_TRACED.name)
     if not isinstance(n, int) or n < 2:
         yield ONE_ROLLOUT.finding(n=n)
     elif traces and traces < n:
         yield NEVER_TRACED.finding(traces=traces, n=n)
-    rejection = _value(config, "algorithm.rollout_correction.rollout_rs")
-    if rejection and _value(config, LATE_REJECTION.name) and _value(config, "sd_search.alpha") != 0:
+    rejection = OmegaConf.select(config, "algorithm.rollout_correction.rollout_rs")
+    if (
+        rejection
+        and OmegaConf.select(config, LATE_REJECTION.name)
+        and OmegaConf.select(config, "sd_search.alpha") != 0
+    ):
         yield LATE_REJECTION.finding(rejection=rejection)
-    estimator = _value(config, NOT_GRPO.name)
+    estimator = OmegaConf.select(config, NOT_GRPO.name)
     if estimator != "grpo":
         yield NOT_GRPO.finding(value=estimator)
-    loss = _value(config, OTHER_LOSS.name)
+    loss = OmegaConf.select(config, OTHER_LOSS.name)
     if loss not in (None, "vanilla"):
         yield OTHER_LOSS.finding(value=loss)
 
@@ -163,34 +168,29 @@ def refuse_other_method(config: DictConfig) -> None:
         ConfigError: another trainer, agent loop or reward, or an option that does not go with them.
     """
     if fatal := [f for f in check_method(config) if f.fatal]:
-        raise ConfigError("\n".join(f"{f.found}. Fix: {f.fix}" for f in fatal))
+        raise ConfigError("\n".join(finding.text for finding in fatal))
 
 
 def check_unsupported(config: DictConfig) -> Iterator[Finding]:
     """Refuse options of verl that do not fit the teacher pass, the loss or the rollouts."""
     for rule, is_bad in UNSUPPORTED.items():
-        value = _value(config, rule.name)
+        value = OmegaConf.select(config, rule.name)
         if value is not None and is_bad(value):
             yield rule.finding(value=value)
 
 
 def _check_loop(config: DictConfig) -> Iterator[Finding]:
-    value = _value(config, _LOOP)
+    value = OmegaConf.select(config, _LOOP)
     if value != AGENT_LOOP:
         yield OTHER_LOOP.finding(value=value)
-    if manager := _value(config, _MANAGER):
+    if manager := OmegaConf.select(config, _MANAGER):
         yield OTHER_MANAGER.finding(value=manager)
-    if path := _value(config, _LOOPS):
+    if path := OmegaConf.select(config, _LOOPS):
         try:
             loops: Any = OmegaConf.load(Path(path).expanduser())
             redefined = [loop for loop in loops if loop.name == AGENT_LOOP]
         except Exception as error:
-            yield UNREADABLE_LOOPS.finding(value=path, error=str(error).splitlines()[0])
+            yield UNREADABLE_LOOPS.finding(value=path, error=on_one_line(error))
         else:
             for loop in redefined:
                 yield REDEFINED_LOOP.finding(value=path, target=loop.get("_target_"))
-
-
-def _value(config: DictConfig, path: str) -> Any:
-    """Return the value of an option, or None where the config lacks it."""
-    return OmegaConf.select(config, path)

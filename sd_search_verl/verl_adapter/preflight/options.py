@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sd_search_verl.config import ConfigError
-from sd_search_verl.errors import without_credentials
+from sd_search_verl.errors import on_one_line, without_credentials
 from sd_search_verl.finding import Finding, Rule
 from sd_search_verl.verl_adapter.cpu import accelerator_visible, patches
 
@@ -55,7 +55,7 @@ def compose(arguments: Sequence[str]) -> DictConfig:
         with where:
             return hydra_compose(name.removesuffix(".yaml"), overrides=overrides)
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
-        cause = f" ({str(error.__cause__).splitlines()[0]})" if error.__cause__ else ""
+        cause = f" ({on_one_line(error.__cause__)})" if error.__cause__ else ""
         raise ConfigError(without_credentials(f"{error}{cause}")) from error
 
 

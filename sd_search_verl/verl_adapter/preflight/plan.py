@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from sd_search_verl.protocol.prompt import text_messages
 from sd_search_verl.rollout.endpoints import without_key
 from sd_search_verl.rollout.retriever_identity import describe, identify
 from sd_search_verl.verl_adapter.preflight.files import data_files, is_remote, open_file
+from sd_search_verl.verl_adapter.preflight.policy_files import load_model_config, load_tokenizer
 from sd_search_verl.verl_adapter.preflight.schedule import Schedule
 from sd_search_verl.verl_adapter.settings import read_sd_search, read_search
 
@@ -57,12 +57,8 @@ def _trainer(config: DictConfig) -> str:
 
 
 def _policy(config: DictConfig) -> str:
-    from transformers import AutoConfig, AutoTokenizer
-
     model = config.actor_rollout_ref.model
-    path, remote = os.path.expanduser(model.path), model.trust_remote_code
-    policy = AutoConfig.from_pretrained(path, trust_remote_code=remote)
-    tokenizer = AutoTokenizer.from_pretrained(model.tokenizer_path or path, trust_remote_code=remote)
+    policy, tokenizer = load_model_config(config), load_tokenizer(config)
     kind = ", ".join(policy.architectures or [policy.model_type])
     adapter = f", LoRA of rank {model.lora_rank}" if model.get("lora_rank") else ""
     return f"{model.path} ({kind}{adapter}), tokenizer {_family(tokenizer)}, {len(tokenizer)} tokens"

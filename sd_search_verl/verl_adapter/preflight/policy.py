@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 from omegaconf import DictConfig
 
+from sd_search_verl.errors import on_one_line
 from sd_search_verl.finding import Finding, Rule
 from sd_search_verl.protocol.token_bytes import TokenizerError, byte_table
+from sd_search_verl.verl_adapter.preflight.policy_files import load_model_config, load_tokenizer
 from sd_search_verl.verl_adapter.preflight.prompts import check_prompts, plain_template
 from sd_search_verl.verl_adapter.preflight.tools import check_tools
 
@@ -50,18 +51,13 @@ MANY_EMBEDDINGS = Rule(
 
 def check_policy(config: DictConfig) -> Iterator[Finding]:
     """Check that model and tokenizer fit, and that the tokenizer renders the prompts of student and teacher."""
-    from transformers import AutoConfig, AutoTokenizer
-
     model = config.actor_rollout_ref.model
     if "://" in model.path:  # verl copies it from there later
         return
-    remote = model.trust_remote_code
     try:
-        path = os.path.expanduser(model.path)
-        tokenizer = AutoTokenizer.from_pretrained(model.tokenizer_path or path, trust_remote_code=remote)
-        policy = AutoConfig.from_pretrained(path, trust_remote_code=remote)
+        tokenizer, policy = load_tokenizer(config), load_model_config(config)
     except Exception as error:
-        yield UNREADABLE.finding(path=model.path, error=str(error).strip().splitlines()[0])
+        yield UNREADABLE.finding(path=model.path, error=on_one_line(error)[:300])
         return
     try:
         byte_table(tokenizer)
@@ -69,9 +65,7 @@ def check_policy(config: DictConfig) -> Iterator[Finding]:
         yield NO_BYTES.finding(kind=error.kind, reason=error.reason)
         return
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
-        yield NO_PAD.finding(path=model.tokenizer_path or path)
-    if model.custom_chat_template:
-        tokenizer.chat_template = model.custom_chat_template
+        yield NO_PAD.finding(path=model.tokenizer_path or model.path)
     if getattr(tokenizer, "chat_template", None):
         yield from check_prompts(config, tokenizer)
         yield from check_tools(config, tokenizer, policy.model_type)

@@ -11,9 +11,11 @@ from typing import Any
 from omegaconf import DictConfig
 
 from sd_search_verl import protocol as protocols
+from sd_search_verl.errors import on_one_line
 from sd_search_verl.finding import Finding, Rule
 from sd_search_verl.hindsight.block import insert_block
 from sd_search_verl.hindsight.layout import CORRECT, HEADER
+from sd_search_verl.hindsight.teacher_inputs import common_prefix
 from sd_search_verl.protocol.base import Messages
 from sd_search_verl.protocol.prompt import (
     encode_messages,
@@ -101,7 +103,7 @@ def _check_student(config: DictConfig, tokenizer: Any, messages: Messages, numbe
     except Exception as error:
         roles = ", ".join(message["role"] for message in messages)
         rule = REFUSED_ROLES if number else REFUSED_PROMPT
-        yield rule.finding(error=_line(error), roles=roles)
+        yield rule.finding(error=on_one_line(error), roles=roles)
         return
     if leaves_out(messages, rendered):
         yield NO_TEXT.finding(rendered=rendered[:80])
@@ -122,7 +124,7 @@ def _check_teacher(config: DictConfig, tokenizer: Any, messages: Messages) -> It
         texts = (render_messages(rendered, tokenizer, kwargs) for rendered in (messages, placed))
         problem = difference(*texts) or _token_difference(student, encode_messages(placed, tokenizer, kwargs))
     except Exception as error:
-        problem = f"the chat template refuses the teacher's prompt: {_line(error)}"
+        problem = f"the chat template refuses the teacher's prompt: {on_one_line(error)}"
     if problem:
         placement = method.hindsight.placement
         rules = {"system": OTHER_TEACHER_IN_SYSTEM, "before_question": OTHER_TEACHER_BEFORE_QUESTION}
@@ -159,17 +161,12 @@ def plain_template(tokenizer: Any) -> str:
 
 def _token_difference(student: list[int], teacher: list[int]) -> str:
     """Compare token for token, but for tokens that may merge with the block's."""
-    before = _common_prefix(student, teacher)
-    after = _common_prefix(student[before:][::-1], teacher[::-1])
+    before = common_prefix(student, teacher)
+    after = common_prefix(student[before:][::-1], teacher[::-1])
     different = len(student) - before - after
     if different <= MERGED_TOKENS:
         return ""
     return f"{different} tokens of the student's prompt are others in the teacher's"
-
-
-def _common_prefix(left: list[int], right: list[int]) -> int:
-    pairs = zip(left, right, strict=False)
-    return next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(left), len(right)))
 
 
 def _prompts(config: DictConfig, option: str) -> dict[tuple[str, ...], Messages]:
@@ -182,7 +179,3 @@ def _prompts(config: DictConfig, option: str) -> dict[tuple[str, ...], Messages]
                 if roles not in found:
                     found[roles] = text_messages(row[key])
     return found
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

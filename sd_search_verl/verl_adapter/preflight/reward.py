@@ -66,27 +66,27 @@ REWARD_MODEL = Rule(
 
 def check_reward(config: DictConfig) -> Iterator[Finding]:
     """Check which function scores rollouts."""
-    path, name = (_value(config, f"{_FUNCTION}.{option}") for option in ("path", "name"))
+    path, name = (OmegaConf.select(config, f"{_FUNCTION}.{option}") for option in ("path", "name"))
     for section in ("custom_reward_function", "reward_model", "sandbox_fusion"):
-        for option, value in _given(_value(config, section) or {}, section):
+        for option, value in _given(OmegaConf.select(config, section) or {}, section):
             yield LEGACY.finding(option=option, value=value)
     if not path:
         yield NO_REWARD.finding()
     elif is_ours(path):
         if name != _NAME:
             yield NO_FUNCTION.finding(name=name)
-        metric = _value(config, f"{_FUNCTION}.reward_kwargs.metric") or DEFAULT_METRIC
-        label = _value(config, OTHER_LABEL.name)
+        metric = OmegaConf.select(config, f"{_FUNCTION}.reward_kwargs.metric") or DEFAULT_METRIC
+        label = OmegaConf.select(config, OTHER_LABEL.name)
         if metric not in METRICS:
             yield OTHER_METRIC.finding(metric=metric)
-        elif label not in (metric, "reward") and _value(config, "sd_search.alpha"):
+        elif label not in (metric, "reward") and OmegaConf.select(config, "sd_search.alpha"):
             yield OTHER_LABEL.finding(label=label, metric=metric)
     else:
         yield OTHER_REWARD.finding(path=path)
-    source, manager = (_value(config, f"{_MANAGER}.{option}") for option in ("source", "name"))
+    source, manager = (OmegaConf.select(config, f"{_MANAGER}.{option}") for option in ("source", "name"))
     if (source, manager) != ("register", "naive"):
         yield OTHER_MANAGER.finding(manager=manager if source == "register" else source)
-    if _value(config, REWARD_MODEL.name):
+    if OmegaConf.select(config, REWARD_MODEL.name):
         yield REWARD_MODEL.finding()
 
 
@@ -102,8 +102,3 @@ def _given(section: Mapping[Any, Any], path: str) -> Iterator[tuple[str, Any]]:
             yield from _given(value, f"{path}.{key}")
         elif value is not None:
             yield f"{path}.{key}", value
-
-
-def _value(config: DictConfig, path: str) -> Any:
-    """Return the value of an option, or None where the config lacks it."""
-    return OmegaConf.select(config, path)

@@ -21,7 +21,7 @@ from sd_search_verl.protocol.prompt import text_messages
 from sd_search_verl.protocol.tags import TagProtocol
 from sd_search_verl.rollout.dialogue import protocol_of
 from sd_search_verl.verl_adapter.preflight.files import DataFile
-from sd_search_verl.verl_adapter.preflight.lengths import load_tokenizer
+from sd_search_verl.verl_adapter.preflight.policy_files import try_tokenizer
 from sd_search_verl.verl_adapter.settings import AGENT_LOOP, read_search
 
 MOST_ROWS = 100_000
@@ -196,7 +196,7 @@ def _told(search: SearchConfig) -> list[str]:
 
 def _has_tokens(config: DictConfig) -> bool:
     """Return whether the tags are tokens of the policy's own: then it was trained on them."""
-    tokenizer = load_tokenizer(config)
+    tokenizer = try_tokenizer(config)
     return tokenizer is not None and {*_told(read_search(config))} <= {*tokenizer.get_vocab()}
 
 

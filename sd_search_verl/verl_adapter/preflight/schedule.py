@@ -147,7 +147,7 @@ def refuse_schedule(config: DictConfig, rows: int) -> None:
         ConfigError: with every finding and its fix.
     """
     if fatal := [finding for finding in check_schedule(config, rows) if finding.fatal]:
-        raise ConfigError("\n".join(f"{f.found}. Fix: {f.fix}" for f in fatal))
+        raise ConfigError("\n".join(finding.text for finding in fatal))
 
 
 def _check_epochs(config: DictConfig, schedule: Schedule) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from sd_search_verl.errors import UserError
+from sd_search_verl.errors import UserError, on_one_line
 from sd_search_verl.finding import Finding, Rule
 from sd_search_verl.protocol.prompt import render_messages
 from sd_search_verl.protocol.token_bytes import decode
@@ -58,7 +58,7 @@ def check_tools(config: DictConfig, tokenizer: Any, model_type: str) -> Iterator
         kwargs = template_kwargs(config.data, protocol)
         dialogue = ToolDialogue(tokenizer, protocol, model_type, kwargs, search.max_observation_tokens, {})
     except UserError as error:
-        yield OTHER_FAMILY.finding(error=str(error).splitlines()[0])
+        yield OTHER_FAMILY.finding(error=on_one_line(error))
         return
     if not protocol.end_ids(tokenizer):
         yield NO_END.finding(family=search.tool_call.family, ends=", ".join(protocol.ends))
@@ -79,4 +79,4 @@ def check_tools(config: DictConfig, tokenizer: Any, model_type: str) -> Iterator
         if _RESULT not in decode(added, tokenizer):
             yield NO_RESULTS.finding(error="the result is not in it")
     except Exception as error:
-        yield NO_RESULTS.finding(error=(str(error).strip() or type(error).__name__).splitlines()[0])
+        yield NO_RESULTS.finding(error=on_one_line(error))
