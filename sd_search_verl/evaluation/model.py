@@ -114,8 +114,10 @@ def _tensor_names(file: Path) -> list[str]:
     """Return the names of the tensors of a safetensors file.
 
     Raises:
-        UserError: the file is not whole.
+        UserError: it is no file, or not whole.
     """
+    if not file.is_file():
+        raise UserError(f"{file} is a folder. Fix: copy or save the model again")
     try:
         with safe_open(file, framework="numpy") as tensors:
             return list(tensors.keys())
