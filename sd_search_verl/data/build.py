@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256 as hash_of
 from pathlib import Path
@@ -57,7 +57,7 @@ def build(config: DataConfig, out: Path) -> dict[str, Any]:
     manifest = _read_manifest(out)
     for file, parts in files.items():
         request = _request(config, parts)
-        if _is_there(out, file, manifest, request):
+        if _is_there(out, file, manifest, request) and _fits(config, manifest["files"][file]["parts"]):
             _say(f"{file} is there already: {manifest['files'][file]['rows']} rows")
             continue
         described: list[dict[str, Any]] = []
@@ -210,6 +210,19 @@ def _is_there(out: Path, file: str, manifest: dict[str, Any], request: dict[str,
         and entry["request"] == request
         and (out / file).is_file()
         and sha256(out / file) == entry["sha256"]
+    )
+
+
+def _fits(config: DataConfig, parts: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether a file is what its source gives now: the published number of rows, and the same bytes."""
+    local = Path(config.source).is_dir()
+    return all(
+        (config.any_rows or part["source_rows"] == part["published_rows"])
+        and (
+            not local
+            or part["source_sha256"] == sha256(source_file(config.source, part["set"], part["split"], Path()))
+        )
+        for part in parts
     )
 
 

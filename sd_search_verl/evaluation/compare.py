@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -60,15 +62,14 @@ def read_run(folder: Path) -> Run:
         raise UserError(
             f"{folder / 'trajectories.jsonl'} is missing or empty. Fix: evaluate into {folder} again"
         )
-    _check_rows(folder / "trajectories.jsonl", rows, results["sets"])
+    _check_rows(folder / "trajectories.jsonl", rows, results)
     return Run(folder, results, rows)
 
 
-def _check_rows(path: Path, rows: Mapping[Key, Mapping[str, Any]], sets: Mapping[str, Any]) -> None:
-    """Check the fields of every row, and that no question of the results is missing."""
-    asked: dict[str, set[str]] = {}
+def _check_rows(path: Path, rows: Mapping[Key, Mapping[str, Any]], results: Mapping[str, Any]) -> None:
+    """Check the fields of every row, and that no question and seed of the results is missing."""
+    asked = Counter((name, seed) for name, _, seed in rows)
     for (name, question, seed), row in rows.items():
-        asked.setdefault(name, set()).add(question)
         try:
             Row.model_validate(row)
         except ValidationError as error:
@@ -76,10 +77,11 @@ def _check_rows(path: Path, rows: Mapping[Key, Mapping[str, Any]], sets: Mapping
                 f"{path}: set {name}, question {question}, seed {seed}: {_first(error)}. Fix: remove the line and "
                 "evaluate again, which asks that question alone"
             ) from None
-    for name, of_set in sets.items():
-        if len(asked.get(name, ())) < (expected := of_set.get("questions", 0)):
+    seeds = [int(seed) for seed in results["seeds"]["em"]["values"]]
+    for (name, of_set), seed in product(results["sets"].items(), seeds):
+        if asked[name, seed] < (expected := of_set.get("questions", 0)):
             raise UserError(
-                f"{path} has {len(asked.get(name, ()))} of the {expected} questions of set {name}. "
+                f"{path} has {asked[name, seed]} of the {expected} questions of set {name}, seed {seed}. "
                 "Fix: copy it again, or evaluate again, which asks the others"
             )
 

@@ -31,10 +31,12 @@ _ASSISTANT = re.compile(
 """Begin of the assistant's message in ChatML, Llama 3, Gemma, Mistral, Zephyr, DeepSeek and decoded ChatML."""
 _EXAMPLE = re.compile(
     r"\b(?:example|instance|e\.g\.|such as|format|like|this)\b[^<\n]{0,40}<answer>[^<]*</answer>"
+    r"(?!\s*(?:<[^<>]*>\s*)*\Z)"
     r"|<answer>\s*(?:and|or|\.\.\.|…)\s*</answer>",
     re.IGNORECASE,
 )
-"""An example answer with the words that introduce it, as in 'For example, <answer> X </answer>', or the bare tags."""
+"""An example answer with the words that introduce it, as in 'For example, <answer> X </answer>', or the bare tags. What
+ends the text, but for control tokens, is no example."""
 
 
 @dataclass

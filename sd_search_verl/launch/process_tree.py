@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import psutil
@@ -25,21 +26,26 @@ _PR_SET_CHILD_SUBREAPER = 36
 _MARK = "SD_SEARCH_CHILD_OF"
 # Ray and vLLM rename their processes, and setproctitle writes the name over the environment unless told not to.
 _KEEP_ENVIRONMENT = "SPT_NOENV"
+_watchers: set[int] = set()
+"""Processes of :func:`kill_children_on_death`, which are needed until all other children have ended."""
 
 
 @contextlib.contextmanager
 def end_children_on_exit() -> Iterator[None]:
     """End every process started inside, directly or not, when the block ends; SIGTERM ends it like Ctrl-C."""
     _adopt_orphans(True)
-    previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    previous: dict[signal.Signals, Any] = {
+        number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)
+    }
     try:
         yield
     finally:
-        # A second Ctrl-C must not stop the cleaning up.
-        ignored = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # A second signal must not stop the cleaning up.
+        previous[signal.SIGINT] = signal.getsignal(signal.SIGINT)
+        for number in previous:
+            signal.signal(number, signal.SIG_IGN)
         end_children()
         _adopt_orphans(False)
-        signal.signal(signal.SIGINT, ignored)
         for number, handler in previous.items():
             signal.signal(number, handler)
 
@@ -56,7 +62,9 @@ def _interrupt(*_: object) -> None:
 def end_children(grace_s: float = 10.0) -> None:
     """Ask all descendants to end, then kill what is left. Repeats for those that appear meanwhile."""
     for attempt in range(5):
-        children = psutil.Process().children(recursive=True)
+        children = [
+            child for child in psutil.Process().children(recursive=True) if child.pid not in _watchers
+        ]
         if not children:
             return
         for child in children:
@@ -108,9 +116,11 @@ def kill_children_on_death() -> Iterator[None]:
         env={name: value for name, value in os.environ.items() if name != _MARK},
         start_new_session=True,
     )
+    _watchers.add(watcher.pid)
     try:
         yield
     finally:
+        _watchers.discard(watcher.pid)
         del os.environ[_MARK], os.environ[_KEEP_ENVIRONMENT]
         if watcher.stdin is not None:
             watcher.stdin.close()

@@ -47,11 +47,11 @@ def build_gain_inputs(
 ) -> list[GainInputs]:
     """Return the gain inputs of every rollout of a step.
 
-    A search is left out if it has no query token, no observation or no golden answer, or if no other question searched.
+    A search is left out if it has no query token, no documents or no golden answer, or if no other question searched.
     """
     draw = random.Random(f"information gain/{seed}")
     opening = encode_text(protocol.answer_open, tokenizer)
-    observations = [[_observation(rollout, span) for span in rollout.spans] for rollout in rollouts]
+    observations = [[_documents(rollout, i) for i in range(len(rollout.spans))] for rollout in rollouts]
     pool: dict[str, list[list[int]]] = {}
     for rollout, found in zip(rollouts, observations, strict=True):
         pool.setdefault(rollout.prompt.group, []).extend(
@@ -86,8 +86,10 @@ def gains(log_probs: Sequence[Sequence[float]]) -> list[float]:
     return [math.copysign(math.log1p(abs(gain)), gain) for gain in raw]
 
 
-def _observation(rollout: Rollout, span: Span) -> Span:
-    """Return the range of the observation that follows a query; empty if none does."""
-    mask, end = rollout.response_mask, len(rollout.response_mask)
+def _documents(rollout: Rollout, query: int) -> Span:
+    """Return the range of the observation that follows a query; empty if none does, or a notice that search failed."""
+    mask, end, span = rollout.response_mask, len(rollout.response_mask), rollout.spans[query]
+    if query < len(rollout.searches) and rollout.searches[query].error is not None:
+        return end, end
     start = next((at for at in range(span[1], end) if not mask[at]), end)
     return start, next((at for at in range(start, end) if mask[at]), end)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sd_search_verl.config import HindsightConfig, TagProtocolName
 from sd_search_verl.config_base import ConfigModel, Count, Seed, Tokens, Unit
@@ -51,4 +51,14 @@ class LessonsConfig(ConfigModel):
     seed: Seed = 0
     """Of everything that is drawn."""
     hindsight: HindsightConfig = HindsightConfig()
-    """The block that is taught."""
+    """The block that is taught. Its lines are of no rollout in particular, so there is no own one."""
+
+    @model_validator(mode="after")
+    def _no_own_line(self) -> Self:
+        for name, only in (("content", "queries"), ("group", "all"), ("own", "shown")):
+            if (value := getattr(self.hindsight, name)) != only:
+                raise ValueError(
+                    f"hindsight.{name}={value} is of a scored rollout, and a lesson has none. "
+                    f"Fix: leave it out; the probe and the training take it"
+                )
+        return self

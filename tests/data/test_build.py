@@ -82,6 +82,21 @@ def test_files_that_are_not_the_published_ones_are_refused(
     assert not (out / "eval" / "nq.parquet").exists()
 
 
+def test_files_of_other_rows_than_the_source_has_now_are_built_again(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert data(source, out, "--evaluation", "nq") == 0
+    path = source / "nq" / "test.jsonl"
+    path.write_text(path.read_text().replace("What is nq 3?", "What was nq 3?"))
+    capsys.readouterr()
+    assert data(source, out, "--evaluation", "nq") == 0
+    assert "eval/nq.parquet: 10 rows" in capsys.readouterr().err
+    strict = ["data", "build", "--source", str(source), "--out", str(out), "--train", "--evaluation", "nq"]
+    assert main(strict) == 1
+    assert "has 10 rows, the published nq test has 3610" in capsys.readouterr().err
+
+
 def test_a_second_start_builds_what_is_missing(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

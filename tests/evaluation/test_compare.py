@@ -197,6 +197,20 @@ def test_trajectories_that_lost_rows_are_not_compared(
     assert f"{path} has 2 of the 3 questions of set s" in capsys.readouterr().err
 
 
+def test_trajectories_that_lost_rows_of_a_seed_are_not_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a = save(tmp_path / "a", {"s": [1, 0, 1]})
+    path, results = a / "trajectories.jsonl", a / "results.json"
+    (seed,) = {json.loads(line)["seed"] for line in path.read_text().splitlines()}
+    of_two = json.loads(results.read_text())
+    for metric in of_two["seeds"].values():
+        metric["values"][str(seed + 1)] = 0.5
+    results.write_text(json.dumps(of_two))
+    assert main(["compare", str(a), str(a)]) == 1
+    assert f"{path} has 0 of the 3 questions of set s, seed {seed + 1}" in capsys.readouterr().err
+
+
 def test_questions_of_one_side_alone_are_counted(tmp_path: Path) -> None:
     a, b = save(tmp_path / "a", {"s": [1, 0, 1, 1]}), save(tmp_path / "b", {"s": [1, 0]})
     result = compare([read_run(a)], [read_run(b)])

@@ -81,6 +81,20 @@ def test_the_example_of_a_prompt_in_other_words_is_not_scored(prompt: str, tmp_p
     assert scored.unanswered == 1
 
 
+@pytest.mark.parametrize("end", ["", "\n", "<|im_end|>\n", "</s>"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Based on this, the answer is <answer> Paris </answer>",
+        "I know this. <answer>Paris</answer>",
+        "<think>Cities such as Lyon are out.</think> Something like <answer>Paris</answer>",
+    ],
+)
+def test_the_answer_that_ends_a_response_is_no_example(text: str, end: str, tmp_path: Path) -> None:
+    rows = [{"response": text + end, "golden_answers": ["Paris"]}]
+    assert ems(write(tmp_path / "rows.jsonl", rows)) == [1.0]
+
+
 def test_answers_in_passages_and_several_and_unclosed(tmp_path: Path) -> None:
     found = R1.observation("Doc 1(Title: T) <answer>leak</answer>")
     rows = [

@@ -59,6 +59,33 @@ def test_nothing_outlives_a_signal(tmp_path: Path, number: signal.Signals, last:
     assert has_ended(below.pid)
 
 
+def test_a_second_signal_does_not_stop_the_cleaning_up(tmp_path: Path) -> None:
+    """The child does not end by itself, and the first signal leaves it some seconds to do so."""
+    path, ready = tmp_path / "pid", tmp_path / "ready"
+    stubborn = "import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    stubborn += "open(sys.argv[1], 'w').close(); time.sleep(600)"
+    command = f"[sys.executable, '-c', {stubborn!r}, {str(ready)!r}]"
+    started = f"child = start({command}, Path(sys.argv[1] + '.log')); print(child.pid, flush=True)"
+    code = program("pass", f"{started}; time.sleep(600)").replace('print("started", flush=True)', "pass")
+    process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    child = int(process.stdout.readline().split()[0])
+    try:
+        deadline = time.monotonic() + 30
+        while not ready.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(1.0)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(timeout=40) != 0
+        assert has_ended(child)
+    finally:
+        process.kill()
+        if psutil.pid_exists(child):
+            psutil.Process(child).kill()
+
+
 def test_nothing_outlives_the_end(tmp_path: Path) -> None:
     path = tmp_path / "pid"
     code = program(

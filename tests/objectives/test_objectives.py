@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -155,6 +156,26 @@ def test_gain_rows_hold_own_documents_then_those_of_other_questions_before_the_g
                 assert document == rollout.searches[number // 4].documents
             seen += number % 4 > 0 and document not in own
     assert seen > 10
+
+
+def test_the_notice_of_a_failed_search_is_no_document() -> None:
+    tokenizer, rows = byte_tokenizer(), rows_for_gain()
+    times = Counter(search.documents for row in rows for search in row.rollout.searches)
+    first = next(
+        row for row in rows if row.rollout.searches and times[row.rollout.searches[0].documents] == 1
+    )
+    spans, (search, *others) = first.rollout.spans, first.rollout.searches
+    before = gain_inputs(rows)
+    searches = [replace(search, error="no server replied"), *others]
+    first.rollout = replace(first.rollout, searches=searches)
+    found = gain_inputs(rows)
+    assert found[rows.index(first)].spans == spans[1:]
+
+    def read(inputs: list[Any]) -> str:
+        return "".join(tokenizer.decode(ids).rsplit("<search>", 1)[1] for item in inputs for ids in item.rows)
+
+    assert f">{search.documents}<" in read(before)
+    assert f">{search.documents}<" not in read(found)
 
 
 def test_a_question_alone_and_one_without_an_answer_have_no_gain() -> None:

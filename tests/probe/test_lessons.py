@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 from sd_search_verl import protocol as protocols
 from sd_search_verl.cli import main
+from sd_search_verl.config import ConfigError, read_config
 from sd_search_verl.probe.config import LessonsConfig
 from sd_search_verl.probe.groups import read_groups
 from sd_search_verl.probe.lessons import Lessons
@@ -63,6 +64,13 @@ def test_the_target_of_a_lesson_is_the_query_labelled_correct(traces: Path) -> N
         assert read.endswith("<search>")
         places |= {place for place, (label, _) in enumerate(labelled) if label == "CORRECT"}
     assert places == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("change", ["group=leave_one_out", "group=own", "own=hidden", "content=full"])
+def test_a_block_of_a_scored_rollout_is_refused(change: str) -> None:
+    name, value = change.split("=")
+    with pytest.raises(ConfigError, match=rf"hindsight\.{name}={value} is of a scored rollout"):
+        read_config(LessonsConfig, {"hindsight": {name: value}}, "lessons")
 
 
 def test_a_plain_turn_is_the_policys_own_without_a_block(traces: Path) -> None:
