@@ -13,6 +13,7 @@ import numpy as np
 from ..corpus import Scan, passages
 from ..encoder import Encoder
 from ..encoder_spec import EncoderSpec
+from ..manifest import sample_hash
 from . import faiss_approximate
 from .base import WORK, BuildError, BuildOptions, Progress
 from .faiss_flat import check_vectors, read_flat
@@ -35,7 +36,8 @@ def build(scan: Scan, folder: Path, options: BuildOptions, progress: Progress) -
         raise BuildError("--encoder is missing: the folder of the encoder.")
     spec = EncoderSpec.of(options.encoder, options.encoder_prefixes)
     encoder = Encoder(options.encoder, spec, options.encoder_runtime, options.device, options.threads)
-    path, checkpoint = folder / WORK / VECTORS, folder / WORK / "encoded.json"
+    work = folder / WORK
+    path, checkpoint = work / VECTORS, work / "encoded.json"
     width = encoder.passages(["width"]).shape[1]
     shape = (scan.passages, width)
     given = None
@@ -44,7 +46,11 @@ def build(scan: Scan, folder: Path, options: BuildOptions, progress: Progress) -
     if options.factory:
         faiss_approximate.new_index(options.factory, *shape)  # refused before the encoding
     check_every = max(1, min(CHECK_EVERY, scan.passages // MIN_CHECKED))
-    done = _encoded_passages(path, checkpoint, spec, shape)
+    source = {"encoder": spec.as_dict(), "vectors": sample_hash(options.vectors) if options.vectors else None}
+    done = _encoded_passages(path, checkpoint, source, shape)
+    if not done:  # what is left is of other vectors, and must not be taken for a part of these
+        for stale in (checkpoint, *work.glob(faiss_approximate.CHECKPOINTS)):
+            stale.unlink(missing_ok=True)
     vectors = np.lib.format.open_memmap(path, "r+" if done else "w+", np.float32, None if done else shape)
     # Allocate the disk space now: writing to a mapped file on a full disk kills the process (SIGBUS).
     with path.open("rb+") as file:
@@ -59,12 +65,12 @@ def build(scan: Scan, folder: Path, options: BuildOptions, progress: Progress) -
         done += len(chunk)
         vectors.flush()
         temporary = checkpoint.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"done": done, "encoder": spec.as_dict()}))
+        temporary.write_text(json.dumps({"done": done, "source": source}))
         temporary.rename(checkpoint)
         progress(done, scan.passages)
     if options.factory:
         target = folder / "faiss.index"
-        faiss_approximate.build(vectors, options.factory, spec.weights, folder / WORK, target, progress)
+        faiss_approximate.build(vectors, options.factory, json.dumps(source), work, target, progress)
     try:
         os.link(
             path, folder / VECTORS
@@ -74,10 +80,10 @@ def build(scan: Scan, folder: Path, options: BuildOptions, progress: Progress) -
     return {"encoder": spec.as_dict(), "width": width, "factory": options.factory}
 
 
-def _encoded_passages(path: Path, checkpoint: Path, spec: EncoderSpec, shape: tuple[int, int]) -> int:
-    """Return the number of passages that an interrupted build has encoded with the same encoder."""
+def _encoded_passages(path: Path, checkpoint: Path, source: dict[str, Any], shape: tuple[int, int]) -> int:
+    """Return the number of passages that an interrupted build has encoded from the same source."""
     if not path.is_file() or not checkpoint.is_file():
         return 0
     found = json.loads(checkpoint.read_text())
-    same = found["encoder"] == spec.as_dict() and np.load(path, mmap_mode="r").shape == shape
+    same = found.get("source") == source and np.load(path, mmap_mode="r").shape == shape
     return int(found["done"]) if same else 0

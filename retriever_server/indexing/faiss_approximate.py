@@ -15,16 +15,17 @@ from .base import BuildError, Progress
 TRAIN_PER_LIST, MIN_TRAIN_VECTORS, MAX_TRAIN_VECTORS = 64, 50_000, 1_000_000
 ADD = 100_000  # vectors added at once
 CHECKPOINT_EVERY_S = 300.0
+CHECKPOINTS = "faiss-*.index"
 
 
 def build(
-    vectors: np.ndarray, factory: str, encoder: str, work: Path, path: Path, progress: Progress
+    vectors: np.ndarray, factory: str, source: str, work: Path, path: Path, progress: Progress
 ) -> None:
     """Write the index of ``vectors[N, d]`` to ``path``.
 
     Args:
         factory: FAISS's factory string, such as ``IVF4096,SQ8``.
-        encoder: hash of the encoder's weights; a checkpoint of another encoder is not resumed.
+        source: what the vectors were made with; a checkpoint of vectors from another source is not resumed.
         work: folder for checkpoints: the trained index with the rows added so far.
 
     Raises:
@@ -32,8 +33,8 @@ def build(
     """
     import faiss
 
-    name = hashlib.sha256(f"{factory} {encoder}".encode()).hexdigest()[:16]
-    checkpoint = work / f"faiss-{name}.index"
+    name = hashlib.sha256(f"{factory} {source}".encode()).hexdigest()[:16]
+    checkpoint = work / CHECKPOINTS.replace("*", name)
     index: Any = faiss.read_index(str(checkpoint)) if checkpoint.is_file() else _trained(vectors, factory)
     last = float("-inf")  # the first checkpoint holds the trained index
     while index.ntotal < len(vectors):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,74 @@ def test_a_build_that_is_stopped_while_it_hashes_its_files_encodes_nothing_again
     manifest = build("dense", small, tmp_path / "index", options, out=io.StringIO())
     assert encoded == [1]  # to find the width
     assert set(manifest.files) == {"vectors.npy", "starts.npy", "ids.npy"}
+
+
+@pytest.mark.parametrize("other", ["prefixes", "pooling", "vectors"])
+def test_rows_of_other_vectors_are_no_part_of_an_approximate_index(
+    encoder_folder: Path, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    faiss = pytest.importorskip("faiss", reason="needs faiss-cpu")
+    monkeypatch.setattr(faiss_approximate, "ADD", 20)
+    monkeypatch.setattr(faiss_approximate, "CHECKPOINT_EVERY_S", 0.0)
+    folder = Path(shutil.copytree(encoder_folder, tmp_path / "encoder"))
+    options = BuildOptions(encoder=folder, encoder_prefixes="none", factory="IVF2,Flat")
+    write = faiss_approximate._write
+    with monkeypatch.context() as patch:
+        written: list[Path] = []
+
+        def stopped(index: object, path: Path) -> None:
+            write(index, path)
+            written.append(path)
+            if len(written) == 2:
+                raise KeyboardInterrupt
+
+        patch.setattr(faiss_approximate, "_write", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            build("dense", small, tmp_path / "index", options, out=io.StringIO())
+    if other == "prefixes":
+        options = options.model_copy(update={"encoder_prefixes": "e5"})
+    elif other == "pooling":
+        declared = folder / "1_Pooling" / "config.json"
+        values = json.loads(declared.read_text())
+        values |= {"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": True}
+        declared.write_text(json.dumps(values))
+    else:
+        rows = np.load(tmp_path / "index.partial" / "work" / "vectors.npy")
+        flat = faiss.IndexFlatIP(rows.shape[1])
+        flat.add(rows.astype(np.float16).astype(np.float32))
+        faiss.write_index(flat, str(tmp_path / "flat.index"))
+        options = options.model_copy(update={"vectors": tmp_path / "flat.index"})
+    build("dense", small, tmp_path / "index", options, out=io.StringIO())
+    index = faiss.read_index(str(tmp_path / "index" / "faiss.index"))
+    index.make_direct_map()
+    stored = np.load(tmp_path / "index" / "vectors.npy")
+    assert np.array_equal(index.reconstruct_n(0, len(stored)), stored)
+    if other == "vectors":
+        assert np.array_equal(stored, rows.astype(np.float16))
+
+
+def test_an_encoding_that_starts_over_takes_nothing_of_the_one_before(
+    encoder_folder: Path, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = BuildOptions(encoder=encoder_folder, encoder_prefixes="none")
+    other = options.model_copy(update={"encoder_prefixes": "e5"})
+    encode = Encoder.passages
+
+    def stopped_at(size: int) -> None:
+        monkeypatch.setattr(
+            Encoder, "passages", lambda self, texts: pytest.fail("") if len(texts) == size else encode(self, texts)
+        )
+
+    with monkeypatch.context() as patch:
+        patch.setattr(manifests, "full_hash", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            build("dense", small, tmp_path / "index", options, out=io.StringIO())
+    stopped_at(40)
+    with pytest.raises(pytest.fail.Exception):
+        build("dense", small, tmp_path / "index", other, out=io.StringIO())
+    stopped_at(0)
+    build("dense", small, tmp_path / "index", options, out=io.StringIO())
+    assert np.load(tmp_path / "index" / "vectors.npy").any(axis=1).all()
 
 
 def test_vectors_of_others_are_taken_over_and_checked(
