@@ -96,6 +96,17 @@ class HindsightConfig(ConfigModel):
             )
         return self
 
+    def without_labels(self) -> str:
+        """Return the setting because of which inverting labels inverts no label that the block shows, "" if none."""
+        for name, bad, why in (
+            ("content", ("current_documents", "none"), "shows none"),
+            ("labels", ("none", "shuffled", "flipped"), "has no true ones"),
+            ("group", ("correct_only", "best_sibling"), "chooses rollouts by them"),
+        ):
+            if (value := getattr(self, name)) in bad:
+                return f"hindsight.{name}={value} {why}"
+        return ""
+
     def _changed(self, name: str) -> bool:
         return bool(getattr(self, name) != type(self).model_fields[name].default)
 
@@ -161,7 +172,7 @@ class SDSearchConfig(ConfigModel):
     """Scored tokens whose fp32 distributions exist at a time; each takes about 14 V bytes (30 V without top-k)."""
     labels_every: Annotated[Count | None, Unit("steps"), Affects.OPERATION] = 50
     """Steps between two measurements of sd_search/label_sensitivity and sd_search/copy_share; each takes one more
-    teacher pass over one mini-batch. null = never."""
+    teacher pass over one mini-batch. Not where the block shows no true labels. null = never."""
     grad_share_every: Annotated[Count | None, Unit("steps"), Affects.OPERATION] = 50
     """Steps between two measurements of sd_search/grad_share = |alpha grad L_SD| / |grad L_GRPO|; each takes two more
     forwards and backwards over one mini-batch. null = never."""
@@ -187,15 +198,16 @@ class SDSearchConfig(ConfigModel):
                 f"gate={self.gate} weighs by the teacher, target={self.target} has another target. Fix: use gate=none"
             )
         own_block = self.hindsight.content == "current_documents" or self.hindsight.own == "cut"
-        if self.positions == "tool_arguments" and own_block:
+        if self.positions in ("tool_arguments", "response") and own_block:
             raise ValueError(
-                "positions='tool_arguments' does not go with hindsight.content=current_documents or hindsight.own=cut, "
-                "whose blocks belong to queries. Fix: use positions=query"
+                f"positions={self.positions!r} does not go with hindsight.content=current_documents or "
+                "hindsight.own=cut, whose blocks belong to queries. Fix: use positions=query"
             )
-        if self.reads_flipped and self.hindsight.labels != "outcome":
+        if self.reads_flipped and (found := self.hindsight.without_labels()):
             switch = "target=contrast" if self.target == "contrast" else "gate=labels"
-            has = f"hindsight.labels={self.hindsight.labels} has no true ones. Fix: use hindsight.labels=outcome"
-            raise ValueError(f"{switch} compares true labels with inverted ones, {has}")
+            raise ValueError(
+                f"{switch} compares true labels with inverted ones, {found}. Fix: use the default"
+            )
         if self.use == "loss":
             return self
         for name, usable in {"gate": "none", "target": "teacher", "weighting": "uniform"}.items():

@@ -194,3 +194,25 @@ def test_every_choice_is_accepted() -> None:
                 if isinstance(choice, str):
                     values = {name: choice}
                     read_config(SDSearchConfig, {section: values} if section else values, "sd_search")
+
+
+@pytest.mark.parametrize("own", [{"content": "current_documents"}, {"own": "cut"}])
+@pytest.mark.parametrize("positions", ["response", "tool_arguments"])
+def test_blocks_of_queries_score_query_tokens_only(own: dict[str, str], positions: str) -> None:
+    with pytest.raises(ConfigError, match=f"positions='{positions}' does not go with"):
+        read_config(SDSearchConfig, {"positions": positions, "hindsight": own}, "sd_search")
+
+
+@pytest.mark.parametrize(
+    "hindsight",
+    [{"content": "none"}, {"labels": "shuffled"}, {"group": "correct_only"}, {"group": "best_sibling"}],
+    ids=str,
+)
+@pytest.mark.parametrize("switch", [{"target": "contrast"}, {"gate": "labels"}], ids=str)
+def test_inverting_labels_needs_a_block_that_shows_true_ones(
+    hindsight: dict[str, str], switch: dict[str, str]
+) -> None:
+    with pytest.raises(ConfigError, match=r"compares true labels with inverted ones, hindsight\."):
+        read_config(SDSearchConfig, {"hindsight": hindsight, **switch}, "sd_search")
+    assert SDSearchConfig(hindsight=hindsight).hindsight.without_labels()
+    assert not SDSearchConfig().hindsight.without_labels()

@@ -52,7 +52,7 @@ class TeacherInputs:
     Attributes:
         weight: factor of the trajectory's term in L_SD.
         blocks: block text of each row.
-        num_dropped: rollouts left out of the blocks for length.
+        num_dropped: rollouts left out of the blocks for length, or blocks of documents that were cut.
         correct: outcome of the rollout.
         flipped: ``rows`` behind blocks with every label inverted; empty where they are not needed.
     """
@@ -185,7 +185,10 @@ def _render_parts(
 ) -> tuple[list[tuple[str, list[Span]]], int]:
     """Return a rollout's blocks, each with the query spans it is read for, and the number of rollouts dropped."""
     if config.content == "current_documents":
-        return [(documents_block(_documents_of(rollout, i)), [span]) for i, span in enumerate(spans)], 0
+        texts = [documents_block(_documents_of(rollout, i)) for i in range(len(spans))]
+        cut = [_cut(text, config.max_tokens, tokenizer) for text in texts]
+        num_cut = sum(short != text for short, text in zip(cut, texts, strict=True))
+        return [(text, [span]) for text, span in zip(cut, spans, strict=True)], num_cut
     if config.own != "cut":
         block, num_dropped = render_block_within(group, focal, config, count_tokens)
         return [(block, list(spans))], num_dropped
@@ -265,6 +268,12 @@ def _summarize(rollouts: Sequence[Rollout], config: HindsightConfig, seed: int) 
         RolloutSummary(rollout.queries, rollout.f1, rollout.response, label)
         for rollout, label in zip(rollouts, labels, strict=True)
     ]
+
+
+def _cut(text: str, max_tokens: int, tokenizer: Any) -> str:
+    """Return the first tokens of a text, or all of it."""
+    ids = encode_text(text, tokenizer)
+    return text if len(ids) <= max_tokens else decode(ids[:max_tokens], tokenizer)
 
 
 def _documents_of(rollout: Rollout, query: int) -> str:

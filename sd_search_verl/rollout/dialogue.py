@@ -137,8 +137,9 @@ class TagDialogue(Dialogue):
             malformed = (turn.malformed,) if turn.malformed else ()
             return SampledTurn(text, answer=turn.answer, malformed=malformed, behind=behind)
         query = turn.calls[0].values[0].text(text).strip()
-        call = next(locate_calls(token_ids, self._tokenizer, self._protocol, [1] * len(token_ids)))
-        span = call.values[0].span
+        # A lone byte that latin-1 takes for a space (0x85, 0xA0) is a query in the text and none in its bytes.
+        call = next(locate_calls(token_ids, self._tokenizer, self._protocol, [1] * len(token_ids)), None)
+        span = call.values[0].span if call is not None else (0, 0)
         request = Request(SEARCH, {"query": query}, ((query, span),), (span,))
         return SampledTurn(text, (request,), behind=behind)
 

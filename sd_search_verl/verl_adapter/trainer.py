@@ -146,7 +146,8 @@ class SDSearchMixin(PPOTrainer):
         step, ours = self._read_step(batch, alpha)
         traced = self._select_traced(step)
         inputs: list[TeacherInputs] | None = None
-        measured = self._is_measured(self._sd_search.labels_every)
+        shown = not self._sd_search.hindsight.without_labels()
+        measured = shown and self._is_measured(self._sd_search.labels_every)
         if alpha > 0 or self._sd_search.information_gain:
             with marked_timer("sd_search_prepare", self.timing_raw):
                 batch, inputs = self._prepare(batch, step, alpha, traced, measured)

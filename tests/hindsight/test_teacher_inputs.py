@@ -86,6 +86,13 @@ def test_each_query_sees_its_own_documents() -> None:
     assert seen > 5
 
 
+def test_documents_are_cut_to_the_longest_block_and_counted() -> None:
+    config = settings(hindsight={"content": "current_documents", "max_tokens": 40})
+    found = teacher_inputs(ROWS, config, TOKENIZER)
+    assert sum(item.num_dropped for item in found) > 5
+    assert all(len(TOKENIZER.encode(block)) <= 40 for item in found for block in item.blocks)
+
+
 def test_without_a_block_the_prompts_are_the_same_tokens() -> None:
     for row, item in zip(
         ROWS, teacher_inputs(ROWS, settings(hindsight={"content": "none"}), TOKENIZER), strict=True

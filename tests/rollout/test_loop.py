@@ -14,6 +14,8 @@ from support.tiny import byte_tokenizer
 from sd_search_verl.config import SearchConfig
 from sd_search_verl.protocol import get
 from sd_search_verl.protocol.spans import query_spans
+from sd_search_verl.protocol.token_bytes import byte_table
+from sd_search_verl.rollout.dialogue import TagDialogue
 from sd_search_verl.rollout.loop import Generation, run_rollout
 from sd_search_verl.rollout.retriever_reply import Document, SearchResult
 from sd_search_verl.rollout.types import Prompt, Rollout
@@ -102,6 +104,16 @@ def test_a_query_that_only_straddles_is_executed_but_has_no_tokens() -> None:
     check(rollout, contexts)
     assert rollout.queries == ["?"]
     assert [end - start for start, end in rollout.spans] == [0]
+
+
+@pytest.mark.parametrize("byte", [0x84, 0x85, 0xA0])
+def test_a_query_of_a_lone_byte_is_one_also_where_latin_1_has_a_space_there(byte: int) -> None:
+    ids = {spelled: index for index, spelled in byte_table(TOKENIZER).items()}
+    opened, closed = (TOKENIZER.encode(tag, add_special_tokens=False) for tag in ("<search>", "</search>"))
+    dialogue = TagDialogue(TOKENIZER, R1, 64)
+    turn = asyncio.run(dialogue.read([*opened, ids[bytes([byte])], *closed]))
+    ((query, _),) = turn.requests[0].queries
+    assert query == "\ufffd"
 
 
 @pytest.mark.parametrize(

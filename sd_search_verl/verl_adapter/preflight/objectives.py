@@ -37,6 +37,14 @@ SMALL_FACTOR = Rule(
 )
 
 
+REJECTED_TOKENS = Rule(
+    "algorithm.rollout_correction.rollout_rs",
+    "algorithm.rollout_correction.rollout_rs={rejection} takes tokens out of the response mask, in which {switch} "
+    "finds turns and documents: a rejected token would look like one",
+    "set algorithm.rollout_correction.rollout_rs=null, or leave {switch} out",
+)
+
+
 def check_objectives(config: DictConfig) -> Iterator[Finding]:
     """Check the switches of ``objectives/`` against verl's options."""
 
@@ -57,6 +65,10 @@ def check_objectives(config: DictConfig) -> Iterator[Finding]:
                 yield WHOLE_WEIGHTS.finding(option=option, value=bad, fix=fix)
     if value(ONE_QUESTION.name) and batch == 1:
         yield ONE_QUESTION.finding(value=value(ONE_QUESTION.name))
+    if rejection := value(REJECTED_TOKENS.name):
+        for name, plain in (("information_gain", 0), ("use", "loss"), ("regularizer", "none")):
+            if (found := value(f"sd_search.{name}", plain)) not in (plain, "llds_response"):
+                yield REJECTED_TOKENS.finding(rejection=rejection, switch=f"sd_search.{name}={found}")
     alpha, bound = value(SMALL_FACTOR.name), value("sd_search.factor_bound")
     if value("sd_search.use") == "advantage" and alpha and alpha * bound < 0.01:
         yield SMALL_FACTOR.finding(value=alpha, change=f"{alpha * bound:.2%}", bound=bound)

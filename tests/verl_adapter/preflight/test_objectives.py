@@ -50,3 +50,20 @@ def test_a_factor_that_is_almost_one_is_a_warning(good: DictConfig) -> None:
     assert finding.warning
     assert "alpha=0.001 with sd_search.use=advantage changes an advantage by 0.05% at most" in finding.found
     assert [*check_objectives(change(good, sd_search__use="advantage", sd_search__alpha=0.5))] == []
+
+
+@pytest.mark.parametrize(
+    "switch",
+    [{"information_gain": 0.3}, {"use": "advantage", "alpha": 0.5}, {"regularizer": "llds"}],
+    ids=str,
+)
+def test_turns_and_documents_are_not_read_from_a_mask_without_rejected_tokens(
+    good: DictConfig, switch: dict[str, object]
+) -> None:
+    changes = {f"sd_search__{name}": value for name, value in switch.items()}
+    rejecting = change(good, algorithm__rollout_correction={"rollout_rs": "token_k1"})
+    assert [*check_objectives(rejecting)] == []
+    (name, value), *_ = switch.items()
+    found = [f for f in check_objectives(change(rejecting, **changes)) if "rollout_rs" in f.name]
+    assert [f.fatal for f in found] == [True]
+    assert f"in which sd_search.{name}={value} finds turns and documents" in found[0].found
