@@ -46,7 +46,7 @@ def checkpoint_to_resume(config: DictConfig) -> Path | None:
 def step_of(checkpoint: Path | None) -> int:
     """Return the step in a checkpoint folder's name, 0 for None and for other names, such as a copy's."""
     number = checkpoint.name.rpartition("global_step_")[2] if checkpoint else "0"
-    return int(number) if number.isdigit() else 0
+    return int(number) if number.isdecimal() else 0
 
 
 def is_whole(checkpoint: Path) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from omegaconf import DictConfig
 
@@ -21,6 +23,16 @@ NO_PATH = Rule(
     "trainer.resume_from_path={path} is no folder of a checkpoint, global_step_N",
     "give the folder global_step_N of a run, or set trainer.resume_mode=auto",
 )
+NO_STEP = Rule(
+    "trainer.resume_from_path",
+    "trainer.resume_from_path={path} names no step: what follows global_step_ is no number, and verl stops at it",
+    "name the folder global_step_N, or give another",
+)
+SLASH = Rule(
+    "trainer.resume_from_path",
+    "trainer.resume_from_path={path} goes on after the step, and verl stops at it",
+    "set trainer.resume_from_path={plain}",
+)
 NOT_WHOLE = Rule(
     "trainer.resume_from_path",
     "{path} is no whole checkpoint: data.pt or a shard in actor/ is missing or ends early",
@@ -34,8 +46,16 @@ def check_checkpoint(config: DictConfig) -> Iterator[Finding]:
     if trainer.resume_mode not in MODES:
         yield OTHER_MODE.finding(mode=trainer.resume_mode)
     elif trainer.resume_mode == "resume_path":
-        path = resume.checkpoint_to_resume(config)
-        if path is None or not path.name.startswith("global_step_") or not path.is_dir():
-            yield NO_PATH.finding(path=trainer.resume_from_path)
-        elif not resume.is_whole(path):
-            yield NOT_WHOLE.finding(path=path)
+        yield from _check_path(trainer.resume_from_path, resume.checkpoint_to_resume(config))
+
+
+def _check_path(given: str, path: Path | None) -> Iterator[Finding]:
+    """Check the path as it is given: verl reads the step from that text, where ``Path`` drops a slash at its end."""
+    if path is None or not path.name.startswith("global_step_") or not path.is_dir():
+        yield NO_PATH.finding(path=given)
+    elif not re.fullmatch("global_step_[0-9]+", path.name):
+        yield NO_STEP.finding(path=given)
+    elif not given.endswith(path.name):
+        yield SLASH.finding(path=given, plain=path)
+    elif not resume.is_whole(path):
+        yield NOT_WHOLE.finding(path=path)

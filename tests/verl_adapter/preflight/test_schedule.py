@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,41 @@ def test_a_checkpoint_that_is_not_there_or_not_whole_is_refused(
     (finding,) = preflight.check_checkpoint(change(good, **values))
     assert finding.fatal
     assert ("no whole checkpoint" in finding.found) == (path == "run/global_step_3")
+
+
+def whole_checkpoint(folder: Path) -> None:
+    """A checkpoint in verl's form: zip archives, as ``torch.save`` writes them."""
+    (folder / "actor").mkdir(parents=True)
+    for name in ("data.pt", "actor/model_world_size_1_rank_0.pt"):
+        with zipfile.ZipFile(folder / name, "w"):
+            pass
+
+
+def resumed_from(config: DictConfig, path: str) -> list[Finding]:
+    """The findings for a run that goes on from a path."""
+    values = {"trainer__resume_mode": "resume_path", "trainer__resume_from_path": path}
+    return [*preflight.check_checkpoint(change(config, **values))]
+
+
+@pytest.mark.parametrize("name", ["global_step_20_copy", "global_step_", "global_step_20.bak"])
+def test_a_checkpoint_whose_name_is_no_step_is_refused(good: DictConfig, tmp_path: Path, name: str) -> None:
+    whole_checkpoint(tmp_path / name)
+    (finding,) = resumed_from(good, f"{tmp_path}/{name}")
+    assert finding.fatal
+    assert "is no number" in finding.found
+    assert "name the folder global_step_N" in finding.fix
+
+
+@pytest.mark.parametrize("end", ["/", "//", "/."])
+def test_a_slash_after_a_checkpoint_is_refused(good: DictConfig, tmp_path: Path, end: str) -> None:
+    """As a shell completes the path of a folder."""
+    path = f"{tmp_path}/global_step_20"
+    whole_checkpoint(Path(path))
+    assert resumed_from(good, path) == []
+    (finding,) = resumed_from(good, path + end)
+    assert finding.fatal
+    assert f"trainer.resume_from_path={path}{end} " in finding.found
+    assert finding.fix == f"set trainer.resume_from_path={path}"
 
 
 def test_an_unknown_way_to_resume_is_refused(good: DictConfig) -> None:
