@@ -64,6 +64,7 @@ class Application(Router):
     async def ready(self, request: Request) -> Response:
         """Answer 200 once /retrieve is served, and 503 with what is being loaded before."""
         server = self.server
+        await server.refresh()
         body: dict[str, Any] = {"status": server.progress, "backend": server.settings.backend}
         if server.engine is None:
             return JSONResponse(body, 503, {"Retry-After": "1"})

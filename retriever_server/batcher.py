@@ -163,12 +163,12 @@ class Batcher:
 
     async def _run(self, batch: list[_InFlightQuery]) -> None:
         queries, topk = [entry.key[0] for entry in batch], batch[0].key[1]
-        start = time.perf_counter()
+        cache, start = self._cache, time.perf_counter()
         try:
             found = await self._loop.run_in_executor(self._threads, self._engine.search, queries, topk)
             for entry, hits in zip(batch, found, strict=True):
                 entry.resolve(hits)
-                self._cache_answer(entry)
+                self._cache_answer(cache, entry)
         except Exception as error:
             self._metrics.backend_errors.inc()
             for entry in batch:
@@ -197,12 +197,16 @@ class Batcher:
             self._loop.call_later(REBATCH_WAIT_SHARE * took, stop)
         self._dispatch()
 
-    def _cache_answer(self, entry: _InFlightQuery) -> None:
+    def _cache_answer(self, cache: OrderedDict[Key, _InFlightQuery], entry: _InFlightQuery) -> None:
         if self._cache_entries:
-            self._cache[entry.key] = entry
-            self._cache.move_to_end(entry.key)
-            if len(self._cache) > self._cache_entries:
-                self._cache.popitem(last=False)
+            cache[entry.key] = entry
+            cache.move_to_end(entry.key)
+            if len(cache) > self._cache_entries:
+                cache.popitem(last=False)
+
+    def forget(self) -> None:
+        """Drop the cached answers; those under way go to the requests that wait for them, and to no others."""
+        self._cache, self._in_flight = OrderedDict(), {}
 
     async def close(self) -> None:
         """Wait for the running calls, then close the engine."""

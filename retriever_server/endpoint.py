@@ -15,6 +15,7 @@ from .state import ServerState
 log = logging.getLogger("retriever_server")
 
 WATCH_AFTER_S = 0.1  # only requests that take longer are watched for a disconnect of their client
+LATE = "late"  # in the state of a request that did not arrive in time: its client is cut off
 
 
 class RetrieveEndpoint:
@@ -28,6 +29,8 @@ class RetrieveEndpoint:
         start = time.perf_counter()
         metrics = self._server.metrics
         status, body, retry_after = await self._answer(receive)
+        if status == 499 and scope.get("state", {}).get(LATE):
+            status = 408
         metrics.requests("/retrieve", status).inc()
         metrics.request_seconds.observe(time.perf_counter() - start)
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
@@ -43,10 +46,11 @@ class RetrieveEndpoint:
             return 503, encode_error(f"not ready: {self._server.progress}"), 1
         try:
             request = parse(await read_body(receive, settings.max_body_bytes), self._model, settings)
-            metrics.queries.inc(len(request.queries))
+            await self._server.refresh()
             if request.truncated:
                 metrics.truncated.inc(request.truncated)
             pending = batcher.submit([query for query in request.queries if query], request.topk)
+            metrics.queries.inc(len(request.queries))
             if not pending.future.done():
                 await _wait(pending, receive, settings.deadline_s)
             return 200, _encode(request, pending), 0

@@ -8,6 +8,7 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from .endpoint import LATE
 from .schema import encode_error
 
 
@@ -122,6 +123,7 @@ class RetrieverProtocol(HttpToolsProtocol):
 
     def _expire(self) -> None:
         if self.cycle is not None and not self.cycle.response_started:
+            self.cycle.scope["state"][LATE] = True
             body = encode_error(f"the request did not arrive within {self.timeout_s:g} s")
             self.transport.write(
                 b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-type: application/json\r\n"

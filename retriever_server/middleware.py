@@ -18,10 +18,24 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .options import SettingsError
 from .schema import encode_error
+from .settings import Settings
 
 log = logging.getLogger("retriever_server")
 
 OPEN_PATHS = ("/health", "/ready")  # probes carry no key
+
+
+def guarded(app: ASGIApp, settings: Settings) -> ASGIApp:
+    """Return the application behind the API key and the access log that the settings name.
+
+    Raises:
+        SettingsError: as of :func:`read_key`.
+    """
+    if settings.api_key_file:
+        app = ApiKey(app, read_key(settings.api_key_file))
+    if settings.access_log:
+        app = AccessLog(app, settings.access_log)
+    return app
 
 
 def read_key(path: Path) -> bytes:

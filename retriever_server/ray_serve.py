@@ -2,8 +2,8 @@
 
     serve run retriever_server.ray_serve:application replicas=2 backend=bm25 index=DIR corpus=FILE
 
-Every other argument is a field of :class:`.settings.Settings`. Ray's proxy costs more per call than a BM25
-query, so clients should send many queries per call, as the rollout client does.
+Every other argument is a field of :class:`.settings.Settings`; paths are those of the replicas' nodes. Ray's proxy
+costs more per call than a BM25 query, so clients should send many queries per call, as the rollout client does.
 """
 
 from __future__ import annotations
@@ -12,11 +12,15 @@ import asyncio
 
 from ray import serve
 from ray.serve import Application
+from starlette.types import ASGIApp
 
 from .app import Application as RetrieverApplication
+from .middleware import guarded
+from .options import SettingsError
 from .settings import Settings
 
 MAX_ONGOING_REQUESTS = 1024  # per replica; Ray's default of 5 is too small for batches
+DECIDED_BY_RAY = ("host", "port", "port_file", "workers", "tls_cert", "tls_key", "body_timeout_s", "drain_s")
 
 
 @serve.deployment(max_ongoing_requests=MAX_ONGOING_REQUESTS)
@@ -27,9 +31,9 @@ class Retriever:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    def __serve_build_asgi_app__(self) -> RetrieverApplication:
+    def __serve_build_asgi_app__(self) -> ASGIApp:
         self._app = RetrieverApplication(self._settings)
-        return self._app
+        return guarded(self._app, self._settings)
 
     async def check_health(self) -> None:
         """Return once the index is open: Ray routes no request to a replica before this has returned."""
@@ -44,11 +48,16 @@ def application(arguments: dict[str, str]) -> Application:
     """Return the application for ``serve run``.
 
     Args:
-        arguments: ``replicas``, and settings by name; Ray's proxy decides host and port.
+        arguments: ``replicas``, and settings by name.
 
     Raises:
-        SettingsError: a setting is unknown or out of range.
+        SettingsError: a setting is unknown, out of range, or one that only a server of its own has.
     """
+    if refused := [f"{name}=" for name in DECIDED_BY_RAY if name in arguments]:
+        raise SettingsError(
+            f"{', '.join(refused)} cannot apply under Ray Serve, whose proxy accepts the connections. "
+            "Fix: leave out; set addresses and TLS in Ray's http_options, and give replicas= in place of workers=."
+        )
     values = dict(arguments)
     replicas = int(values.pop("replicas", "1"))
     deployment: serve.Deployment = Retriever

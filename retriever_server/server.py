@@ -16,12 +16,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import uvicorn
-from starlette.types import ASGIApp
 
 from .app import Application
 from .errors import RetrieverError, explain
 from .http_protocol import protocol_class
-from .middleware import AccessLog, ApiKey, read_key
+from .middleware import guarded
 from .options import SettingsError
 from .settings import Settings
 from .supervisor import SOCKET_VARIABLE, supervise, write_port_file
@@ -139,13 +138,8 @@ def serve(settings: Settings, arguments: Sequence[str] = ()) -> int:
             write_port_file(settings.port_file, url)
 
     app = Application(settings, on_loaded)
-    guarded: ASGIApp = app
-    if settings.api_key_file:
-        guarded = ApiKey(guarded, read_key(settings.api_key_file))
-    if settings.access_log:
-        guarded = AccessLog(guarded, settings.access_log)
     config = uvicorn.Config(
-        guarded,
+        guarded(app, settings),
         http=protocol_class(settings.body_timeout_s),
         log_level="warning",
         access_log=False,

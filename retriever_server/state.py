@@ -7,12 +7,17 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 
 from .backends.base import Engine
 from .backends.registry import open_engine
 from .batcher import Batcher
+from .errors import RetrieverError
 from .metrics import Metrics
 from .settings import Settings
+
+REFRESH_S = 1.0  # below the time that another server takes to restart
+REFRESH_TIMEOUT_S = 2.0
 
 
 class ServerState:
@@ -24,6 +29,7 @@ class ServerState:
         self.engine: Engine | None = None
         self.progress = "starting"
         self.load_seconds = 0.0
+        self._refreshed, self._answering = 0.0, ""  # version of the answers in the cache
         self.error: BaseException | None = None
 
     async def load(self, on_loaded: Callable[[], None]) -> None:
@@ -43,6 +49,7 @@ class ServerState:
         try:
             self.engine = await asyncio.wrap_future(opened)
             self.load_seconds = time.monotonic() - start
+            self._answering = self.engine.version
             settings = self.settings
             self.batcher = Batcher(self.engine, self.metrics, settings.max_queue, settings.cache_entries)
             self.metrics.ready.set(1)
@@ -51,6 +58,20 @@ class ServerState:
         except Exception as error:
             self.error = error
             on_loaded()
+
+    async def refresh(self) -> None:
+        """Ask the servers behind the engine for their version, once in ``REFRESH_S``; forget answers of another one.
+
+        A server that does not answer has not changed: the searches say what is wrong with it.
+        """
+        if self.engine is None or self.batcher is None or time.monotonic() - self._refreshed < REFRESH_S:
+            return
+        self._refreshed = time.monotonic()
+        with suppress(RetrieverError, TimeoutError):
+            await asyncio.wait_for(asyncio.to_thread(self.engine.refresh), REFRESH_TIMEOUT_S)
+        if self.engine.version != self._answering:
+            self._answering = self.engine.version
+            self.batcher.forget()
 
     def _report(self, step: str) -> None:
         self.progress = step

@@ -63,6 +63,10 @@ class Engine(Protocol):
 
     def search(self, queries: Sequence[str], topk: int) -> list[list[Hit]]: ...
 
+    def refresh(self) -> None:
+        """Read ``passages`` and ``version`` again where other servers have them: those may be restarted otherwise."""
+        ...
+
     def document(self, passage_id: str) -> bytes | None:
         """Return the document with this id as JSON, or None; see :meth:`Documents.by_id`."""
         ...
@@ -82,6 +86,9 @@ class LocalEngine:
         rankings = self._ranker.rank(queries, topk)
         documents = iter(self._documents.get([row for ranking in rankings for row, _ in ranking]))
         return [[Hit(next(documents), score) for _, score in ranking] for ranking in rankings]
+
+    def refresh(self) -> None:
+        return
 
     def document(self, passage_id: str) -> bytes | None:
         return self._documents.by_id(passage_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import http.client
 import threading
 import time
@@ -46,6 +47,14 @@ def reading_answers(name: str, kind: str) -> Iterator[None]:
         raise RemoteError(
             f"{name} does not answer as {kind} does ({type(error).__name__}: {error}). Fix: give the URL of one."
         ) from error
+
+
+def version_with(version: str, settings: Any) -> str:
+    """Return a version that also tells settings apart, on which answers depend as well."""
+    if not settings:
+        return version
+    text = orjson.dumps(settings, option=orjson.OPT_SORT_KEYS)
+    return f"{version}-{hashlib.sha256(text).hexdigest()[:8]}"
 
 
 class JsonClient:

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from .base import Hit, NoLookupError
-from .http_json import JsonClient, RemoteError, reading_answers
+from .http_json import JsonClient, RemoteError, reading_answers, version_with
 
 KIND = "OpenSearch"
 MAX_TERMS = 1000  # of one query; the servers reject more than 1024
@@ -33,12 +33,16 @@ class OpenSearchEngine:
         self._server = JsonClient(url, timeout_s)
         if not self._server.path:
             raise RemoteError(f"{self._server.name} names no index. Fix: give http://host:9200/INDEX.")
+        self.refresh()
+        with reading_answers(self._server.name, KIND):
+            self._check_fields()
+
+    def refresh(self) -> None:
         with reading_answers(self._server.name, KIND):
             self.passages = int(self._server.call("GET", f"{self._server.path}/_count")["count"])
             settings = self._server.call("GET", f"{self._server.path}/_settings")
-            ids = sorted(str(index["settings"]["index"]["uuid"]) for index in settings.values())
-            self.version = f"{'+'.join(ids)}:{self.passages}"
-            self._check_fields()
+            versions = sorted(_version(index["settings"]["index"]) for index in settings.values())
+            self.version = f"{'+'.join(versions)}:{self.passages}"
 
     def search(self, queries: Sequence[str], topk: int) -> list[list[Hit]]:
         lines = b"".join(b"{}\n" + orjson.dumps(_body(query, topk)) + b"\n" for query in queries)
@@ -75,6 +79,11 @@ class OpenSearchEngine:
             reason = response.get("error") or shards.get("failures") or "timed out"
             raise RemoteError(f"{self._server.name}: a search was not answered wholly: {str(reason)[:300]}")
         return [_hit(hit) for hit in response["hits"]["hits"]]
+
+
+def _version(index: dict[str, Any]) -> str:
+    shaping = {name: index[name] for name in ("analysis", "similarity") if name in index}
+    return version_with(str(index["uuid"]), shaping)
 
 
 def _body(query: str, topk: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import orjson
 
 from .base import Hit
-from .http_json import JsonClient, RemoteError, reading_answers
+from .http_json import JsonClient, RemoteError, reading_answers, version_with
 
 KIND = "a server of this package"
 
@@ -29,6 +29,9 @@ class RemoteEngine:
     def __init__(self, urls: Sequence[str], timeout_s: float = 30.0) -> None:
         self._parts = [JsonClient(url, timeout_s) for url in urls]
         self._threads = ThreadPoolExecutor(self.parallelism * len(urls), thread_name_prefix="remote")
+        self.refresh()
+
+    def refresh(self) -> None:
         states = list(map(_state, self._parts))
         self.passages = sum(passages for passages, _ in states)
         self.version = "+".join(version for _, version in states)
@@ -58,10 +61,10 @@ def _base(part: JsonClient) -> str:
 
 
 def _state(part: JsonClient) -> tuple[int, str]:
-    """Return passages and version of a part."""
+    """Return passages and version of a part, its settings included."""
     state = part.call("GET", f"{_base(part)}/ready")
     with reading_answers(part.name, KIND):
-        return int(state["passages"]), str(state["version"])
+        return int(state["passages"]), version_with(str(state["version"]), state.get("settings"))
 
 
 def _search(part: JsonClient, queries: Sequence[str], topk: int) -> list[list[Hit]]:

@@ -2,7 +2,7 @@
 
 The index is built in ``DIR.partial`` and renamed when complete, so that ``DIR`` never holds a part of an index. An
 interrupted build that is started again resumes from the finished parts in ``DIR.partial/work``; everything else is
-written anew.
+written anew. An index that is replaced is ``DIR.old`` until the new one is in its place.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from .. import manifest as manifests
 from ..backends.registry import COPIED_DOCUMENTS, IDS, STARTS
 from ..corpus import CorpusError, Scan, ids_by_hash
 from ..corpus import scan as scan_corpus
+from ..errors import explain
 from . import bm25, bm25s, dense
 from .base import WORK, Builder, BuildError, BuildOptions, Progress
 
@@ -84,13 +85,19 @@ def build(
     """
     if index.exists() and not overwrite:
         raise BuildError(f"--index {index} exists. Fix: choose another folder or add --overwrite.")
+    if index.is_file():
+        raise BuildError(f"--index {index} is a file, not an index. Fix: choose another folder.")
     if index.is_symlink():
         raise BuildError(
             f"--index {index} is a link, which a finished index cannot replace. Fix: give {index.resolve()} itself."
         )
     if not corpus.is_file():
         raise CorpusError(f"--corpus {corpus} is not a file. Fix: give a .jsonl or .jsonl.gz corpus.")
-    partial = index.with_name(index.name + ".partial")
+    partial, old = (index.with_name(index.name + suffix) for suffix in (".partial", ".old"))
+    if overwrite and old.exists():
+        raise BuildError(
+            f"{old} exists: the index before, if a replacement was interrupted. Fix: move it away, or remove it."
+        )
     (partial / WORK).mkdir(parents=True, exist_ok=True)
     with _locked(partial), _report_full_disk(partial):
         _remove_all_but(partial, LOCK, WORK)
@@ -108,15 +115,41 @@ def build(
             skipped_lines=scan.bad_line_count, settings=settings, versions=_versions(),
         )  # fmt: skip
         manifests.write(partial, manifest, left_out=(LOCK, WORK))
-        shutil.rmtree(partial / WORK)
-        (partial / LOCK).unlink()
-        if index.exists():
-            shutil.rmtree(index)
-        partial.rename(index)
+        replaced = _put_in_place(partial, index, old)
+    try:
+        for path in (index / WORK, index / LOCK, *[old] * replaced):
+            _remove(path)
+    except OSError as error:
+        raise BuildError(
+            f"{index} is finished, but {path} is left: {explain(error)}. Fix: remove it."
+        ) from error
     size = sum(path.stat().st_size for path in index.rglob("*") if path.is_file())
     manifest = manifests.read(index)
     print(f"done: {index} ({size / 2**20:,.1f} MiB, version {manifest.version})", file=out)
     return manifest
+
+
+def _put_in_place(partial: Path, index: Path, old: Path) -> bool:
+    """Give the finished index its name; return whether there was an index before, which is now ``old``.
+
+    Raises:
+        BuildError: a folder cannot be renamed, such as a mount point. Says where the two indexes are.
+    """
+    replaced = index.exists()
+    try:
+        if replaced:
+            index.rename(old)
+        partial.rename(index)
+    except OSError as error:
+        with suppress(OSError):
+            if replaced and not index.exists():
+                old.rename(index)
+        before = f" and {old} the one before" if replaced and not index.exists() else ""
+        raise BuildError(
+            f"{explain(error)}. {partial} holds the finished index{before}. Fix: move it where it can stay, or remove "
+            "the cause and start again; finished parts are kept."
+        ) from error
+    return replaced
 
 
 @contextmanager
@@ -195,12 +228,15 @@ def _scan(corpus: Path, folder: Path, skip_bad_lines: bool, out: TextIO) -> Scan
 
 def _remove_all_but(folder: Path, *kept: str) -> None:
     for path in folder.iterdir():
-        if path.name in kept:
-            continue
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        if path.name not in kept:
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _versions() -> dict[str, str]:

@@ -18,9 +18,7 @@ CHECKPOINT_EVERY_S = 300.0
 CHECKPOINTS = "faiss-*.index"
 
 
-def build(
-    vectors: np.ndarray, factory: str, source: str, work: Path, path: Path, progress: Progress
-) -> None:
+def build(vectors: np.ndarray, factory: str, source: str, work: Path, path: Path, progress: Progress) -> None:
     """Write the index of ``vectors[N, d]`` to ``path``.
 
     Args:

@@ -22,6 +22,8 @@ class SlowEngine:
         time.sleep(self.seconds)
         return [[Hit(query.encode(), 1.0)] for query in queries]
 
+    def refresh(self) -> None: ...
+
     def close(self) -> None: ...
 
 
@@ -57,3 +59,20 @@ def test_a_lone_client_waits_for_nobody() -> None:
     engine = SlowEngine(0.2)
     assert run(engine, clients=1, rounds=5) < 1.5  # five times 0.2 s
     assert engine.sizes == [1] * 5
+
+
+def test_an_answer_that_was_under_way_when_answers_are_forgotten_is_not_cached() -> None:
+    engine = SlowEngine(0.1)
+
+    async def twice() -> None:
+        batcher = Batcher(engine, Metrics(), max_queue=100, cache_entries=10)
+        for _ in range(3):
+            pending = batcher.submit(["castle"], 3)
+            if len(engine.sizes) < 2:
+                await asyncio.sleep(0.05)
+                batcher.forget()
+            await pending.future
+        await batcher.close()
+
+    asyncio.run(twice())
+    assert engine.sizes == [1, 1, 1]

@@ -113,6 +113,7 @@ def closed(slow_part: SlowPart) -> Iterator[threading.Event]:
 def test_a_full_queue_is_429_with_retry_after_and_empties(
     slow: ServerProcess, closed: threading.Event
 ) -> None:
+    admitted = metric(slow.url, "retriever_queries_total")
     bodies = [{"queries": [f"full {i} {j}" for j in range(15)]} for i in range(20)]
     with ThreadPoolExecutor(20) as pool:
         answers = [pool.submit(post, slow.url, body) for body in bodies]
@@ -126,6 +127,8 @@ def test_a_full_queue_is_429_with_retry_after_and_empties(
             assert "queue is full" in answer["error"]["message"]
         elif status == 200:
             assert [len(hits) for hits in answer["result"]] == [1] * 15
+    of_admitted = 15 * sum(status != 429 for status, _, _ in found)
+    assert metric(slow.url, "retriever_queries_total") == admitted + of_admitted
     assert post(slow.url, {"queries": ["after the rush"]})[0] == 200
     assert metric(slow.url, "retriever_queued") == 0
 
@@ -180,10 +183,13 @@ def test_half_a_head_is_not_waited_for_long(slow: ServerProcess, head: bytes) ->
 
 
 def test_half_a_body_is_408(slow: ServerProcess) -> None:
+    before = [answered(slow.url, status) for status in (408, 499)]
     head = b"POST /retrieve HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 100\r\n\r\n"
     answer = raw(slow.url, head + b'{"queries": ["ha')
     assert answer.startswith(b"HTTP/1.1 408")
     assert b"did not arrive within 1 s" in answer
+    wait_for(lambda: answered(slow.url, 408) == before[0] + 1)
+    assert answered(slow.url, 499) == before[1]
 
 
 def test_many_hanging_connections_do_not_stop_others(slow: ServerProcess) -> None:

@@ -25,12 +25,13 @@ class Cluster(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     fault: dict[str, Any] | None = None
     first: dict[str, Any] = DOCUMENTS["7"]
+    index: dict[str, Any] = {}  # noqa: RUF012
     seen: list[Any] = []  # noqa: RUF012
 
     def do_GET(self) -> None:
         answers: dict[str, Any] = {
             "/wiki/_count": {"count": 3, "_shards": {"total": 1, "successful": 1, "skipped": 0, "failed": 0}},
-            "/wiki/_settings": {"wiki-1": {"settings": {"index": {"uuid": "u1", "number_of_shards": "1"}}}},
+            "/wiki/_settings": {"wiki-1": {"settings": {"index": {"uuid": "u1", **self.index}}}},
         }
         missing = {"error": {"type": "index_not_found_exception", "reason": "no such index"}, "status": 404}
         self.answer(200 if self.path in answers else 404, answers.get(self.path, missing))
@@ -86,7 +87,7 @@ class Cluster(BaseHTTPRequestHandler):
 def host() -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Cluster)
     Thread(target=server.serve_forever, daemon=True).start()
-    Cluster.fault, Cluster.seen, Cluster.first = None, [], DOCUMENTS["7"]
+    Cluster.fault, Cluster.seen, Cluster.first, Cluster.index = None, [], DOCUMENTS["7"], {}
     yield f"127.0.0.1:{server.server_address[1]}"
     server.shutdown()
     server.server_close()
@@ -102,6 +103,21 @@ def test_documents_ids_and_scores_come_through(host: str) -> None:
     ]
     assert nothing == []
     assert len(engine.search(["castle"], 1)[0]) == 1
+
+
+def test_the_version_is_that_of_the_index_and_of_what_shapes_its_answers(host: str) -> None:
+    engine = OpenSearchEngine(f"http://{host}/wiki")
+    found = [engine.version]
+    for Cluster.index in (
+        {"similarity": {"default": {"type": "BM25", "k1": "1.2"}}},
+        {"analysis": {"analyzer": {"default": {"type": "english"}}}},
+        {"uuid": "u2"},
+        {"uuid": "u2", "number_of_replicas": "2"},
+    ):
+        engine.refresh()
+        found.append(engine.version)
+    assert len(set(found[:4])) == 4
+    assert found[4] == found[3]
 
 
 def test_query_syntax_is_text_and_long_queries_are_cut(host: str) -> None:

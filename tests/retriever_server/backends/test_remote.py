@@ -1,13 +1,18 @@
 """A corpus in parts on several servers, and one before them."""
 
 import io
+import json
+import time
 import urllib.error
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
-from support.retrieval_server import ask, running
+from support.raw_server import http, server
+from support.retrieval_server import ask, get, running
 
+from retriever_server import state
 from retriever_server.indexing.base import BuildOptions
 from retriever_server.indexing.build import build
 from retriever_server.launcher import serving
@@ -45,3 +50,77 @@ def test_a_missing_part_is_an_error_not_a_shorter_answer(bm25_index: Path, corpu
                 ask(merged, ["river"], 4)
             assert caught.value.code == 500
             assert second.url.encode() in caught.value.read()
+
+
+def test_a_part_that_was_restarted_otherwise_has_another_version_and_no_cached_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(state, "REFRESH_S", 0.0)
+    ready: dict[str, Any] = {"passages": 1, "version": "a", "settings": {"k1": 0.9}}
+    searches: list[bytes] = []
+
+    def part(method: str, path: str, body: bytes) -> bytes:
+        if path == "/ready":
+            return http(ready) if ready else http(b"starting", "503 Service Unavailable")
+        searches.append(body)
+        return http({"result": [[{"document": {"id": json.dumps(ready), "contents": ""}, "score": 1.0}]]})
+
+    def stated(front: str) -> tuple[str, int]:
+        found = json.loads(get(front + "/ready")[1])
+        return found["version"], found["passages"]
+
+    with server(part) as url, running("remote", remote_urls=url) as front:
+        first = stated(front)
+        before = ask(front, ["castle"])
+        assert ask(front, ["castle"]) == before
+        assert stated(front) == first
+        assert len(searches) == 1
+        known = dict(ready)
+        ready.clear()
+        assert stated(front) == first, "a part that does not answer has not changed"
+        for change in ({"settings": {"k1": 1.2}}, {"version": "b"}, {"passages": 2, "version": "c"}):
+            ready.update(known | change)
+            assert ask(front, ["castle"]) != before
+            before = ask(front, ["castle"])
+            assert stated(front) != first
+            assert stated(front)[1] == ready["passages"]
+            first = stated(front)
+    assert len(searches) == 4
+
+
+def test_the_parts_are_not_asked_for_their_version_with_every_query() -> None:
+    asked: list[str] = []
+
+    def part(method: str, path: str, body: bytes) -> bytes:
+        asked.append(path)
+        return http({"passages": 1, "version": "a", "result": [[]]})
+
+    with server(part) as url, running("remote", remote_urls=url) as front:
+        for number in range(30):
+            ask(front, [f"castle {number}"])
+    assert asked.count("/retrieve") == 30
+    assert asked.count("/ready") < 10
+
+
+def test_a_part_that_states_its_version_late_leaves_no_cached_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(state, "REFRESH_S", 0.0)
+    version, searches = ["a"], []
+
+    def part(method: str, path: str, body: bytes) -> bytes:
+        if path == "/ready":
+            time.sleep(0.2 if version[0] == "b" else 0.0)
+            return http({"passages": 1, "version": version[0]})
+        searches.append(body)
+        return http({"result": [[]]})
+
+    with server(part) as url, running("remote", remote_urls=url) as front:
+        ask(front, ["castle"])
+        version[0] = "b"
+        with monkeypatch.context() as patch:
+            patch.setattr(state, "REFRESH_TIMEOUT_S", 0.05)
+            ask(front, ["castle"])
+        time.sleep(0.4)
+        ask(front, ["castle"])
+    assert len(searches) == 2

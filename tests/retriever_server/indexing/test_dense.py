@@ -165,7 +165,9 @@ def test_an_encoding_that_starts_over_takes_nothing_of_the_one_before(
 
     def stopped_at(size: int) -> None:
         monkeypatch.setattr(
-            Encoder, "passages", lambda self, texts: pytest.fail("") if len(texts) == size else encode(self, texts)
+            Encoder,
+            "passages",
+            lambda self, texts: pytest.fail("stopped") if len(texts) == size else encode(self, texts),
         )
 
     with monkeypatch.context() as patch:
