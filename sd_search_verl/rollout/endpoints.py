@@ -106,7 +106,7 @@ class Endpoint:
         if self.failures < OPEN_AFTER:
             return False
         shortest, longest = COOL_DOWN_S
-        pause = min(longest, shortest * 2.0 ** (self.failures - OPEN_AFTER))
+        pause = min(longest, shortest * 2.0 ** min(self.failures - OPEN_AFTER, 32))
         self.open_until = time.monotonic() + pause * random.uniform(0.5, 1.0)
         return self.failures == OPEN_AFTER
 

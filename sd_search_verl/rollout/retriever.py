@@ -50,6 +50,8 @@ class RetrieverStats:
 class _PendingQuery:
     text: str
     future: asyncio.Future[list[Document]]
+    sent: bool = False
+    """A request had it."""
 
 
 @dataclass
@@ -70,12 +72,22 @@ class _RejectedError(Exception):
     """The server rejected the request itself (4xx), so a retry is useless."""
 
 
-class _RetryableError(Exception):
-    """An attempt failed for a reason that may be temporary."""
+class _FaultyAnswerError(UnavailableError):
+    """Servers answered to the last, but not as they should: one query of the batch may be the cause."""
 
-    def __init__(self, reason: str, retry_after_s: float | None = None) -> None:
+
+class _RetryableError(Exception):
+    """An attempt, or a round of them, failed for a reason that may be temporary.
+
+    Args:
+        reason: for the message.
+        retry_after_s: the pause that a busy server asks for; None of a server that is not busy.
+        faulty: a server answered, with an error of its own or with a malformed reply.
+    """
+
+    def __init__(self, reason: str, retry_after_s: float | None = None, faulty: bool = False) -> None:
         super().__init__(reason)
-        self.retry_after_s = retry_after_s
+        self.retry_after_s, self.faulty = retry_after_s, faulty
 
 
 class RetrieverClient:
@@ -85,7 +97,8 @@ class RetrieverClient:
         urls: each server's ``…/retrieve``; a bare ``http://host:port`` gets that path.
         top_k: documents per query.
         timeout_s: longest time from a search to its result, retries included.
-        max_retries: further rounds over the servers after the first.
+        max_retries: further rounds over the servers after the first; queries that shared a request that servers
+            answered with faults get one more round, each alone.
 
     Raises:
         UserError: no URL, or an argument out of range.
@@ -186,16 +199,28 @@ class RetrieverClient:
             state.requests.add(task)
             task.add_done_callback(state.requests.discard)
 
-    async def _resolve(self, state: _LoopState, batch: list[_PendingQuery]) -> None:
-        """Resolve every pending query of the batch with its documents or its error."""
+    async def _resolve(
+        self, state: _LoopState, batch: list[_PendingQuery], last_until: float | None = None
+    ) -> None:
+        """Resolve every pending query of the batch with its documents or its error.
+
+        With ``last_until`` their former batch has failed, and they get one last round, until that time.
+        """
         batch = [query for query in batch if not query.future.done()]
+        if not batch:
+            return
+        deadline = time.monotonic() + self._timeout_s
         try:
-            replies = await self._send(state, batch)
-        except _RejectedError as error:
+            if last_until is None:
+                replies = await self._send(state, batch, deadline)
+            else:
+                replies = await self._send_last(state, batch, last_until)
+        except (_RejectedError, _FaultyAnswerError) as error:
             if len(batch) == 1:
                 _fail(batch[0], UnavailableError(str(error)))
             else:  # one bad query must not fail the others
-                await asyncio.gather(*(self._resolve(state, [query]) for query in batch))
+                until = deadline if isinstance(error, _FaultyAnswerError) else None
+                await asyncio.gather(*(self._resolve(state, [query], until) for query in batch))
         except asyncio.CancelledError:
             for query in batch:
                 _fail(query, UnavailableError("the client was closed"))
@@ -208,44 +233,85 @@ class RetrieverClient:
                 if not query.future.done():
                     query.future.set_result(documents)
 
-    async def _send(self, state: _LoopState, batch: list[_PendingQuery]) -> list[list[Document]]:
+    async def _send(
+        self, state: _LoopState, batch: list[_PendingQuery], deadline: float
+    ) -> list[list[Document]]:
         """Try the servers in rounds until one replies, within the deadline.
 
         Raises:
             UnavailableError: no server replied.
             _RejectedError: a server rejected the queries.
         """
-        deadline = time.monotonic() + self._timeout_s
-        reason = "no server"
         for round_number in range(self._max_retries + 1):
-            wait_s = 0.0
-            for attempt, endpoint in enumerate(by_preference(self.endpoints)):
-                if round_number or attempt:
-                    self.stats.retries += 1
-                # Where there is another server, one that hangs may take at most half of the time left.
-                left = deadline - time.monotonic()
-                try:
-                    return await self._post(
-                        state, endpoint, batch, left / (2 if len(self.endpoints) > 1 else 1)
-                    )
-                except _RetryableError as error:
-                    reason = f"{endpoint.url}: {error}"
-                    wait_s = max(wait_s, error.retry_after_s or 0.0)
-                if all(query.future.done() for query in batch):
-                    break  # all callers were cancelled or timed out
+            try:
+                return await self._round(state, batch, by_preference(self.endpoints), deadline)
+            except _RetryableError as error:
+                failed = error
             # Pauses double and sum to less than half of the deadline, which bridges a server's restart.
             pause = self._timeout_s * 2.0 ** (round_number - self._max_retries - 1) * random.uniform(0.5, 1.0)
-            pause = max(pause, wait_s * random.uniform(1.0, 1.2))
+            pause = max(pause, (failed.retry_after_s or 0.0) * random.uniform(1.0, 1.2))
             if round_number == self._max_retries or time.monotonic() + pause >= deadline:
                 break
             await asyncio.sleep(pause)
-        raise UnavailableError(f"search is unavailable: {reason}")
+        kind = _FaultyAnswerError if failed.faulty else UnavailableError
+        raise kind(f"search is unavailable: {failed}")
+
+    async def _send_last(
+        self, state: _LoopState, batch: list[_PendingQuery], deadline: float
+    ) -> list[list[Document]]:
+        """Try each server once, with a query whose batch has failed.
+
+        Raises:
+            UnavailableError: no server replied.
+            _RejectedError: a server rejected the query.
+        """
+        # The batch has counted its failures, and may by that have opened the circuit of a server that works: servers
+        # with open circuits are asked too, and a failure is not counted again for every query.
+        usable = by_preference(self.endpoints)
+        others = [endpoint for endpoint in self.endpoints if endpoint not in usable]
+        try:
+            return await self._round(state, batch, usable + others, deadline, counted=False)
+        except _RetryableError as error:
+            raise UnavailableError(f"search is unavailable: {error}") from error
+
+    async def _round(
+        self,
+        state: _LoopState,
+        batch: list[_PendingQuery],
+        endpoints: list[Endpoint],
+        deadline: float,
+        counted: bool = True,
+    ) -> list[list[Document]]:
+        """Try the servers one after another until one replies; failures open circuits if they are ``counted``.
+
+        Raises:
+            _RetryableError: no server replied.
+            _RejectedError: a server rejected the queries.
+        """
+        reason, wait_s, faulty = "no server", 0.0, False
+        for endpoint in endpoints:
+            # Where there is another server, one that hangs may take at most half of the time left.
+            left = (deadline - time.monotonic()) / (2 if len(self.endpoints) > 1 else 1)
+            try:
+                return await self._post(state, endpoint, batch, left)
+            except _RetryableError as error:
+                reason, faulty = f"{endpoint.url}: {error}", faulty or error.faulty
+                wait_s = max(wait_s, error.retry_after_s or 0.0)
+                # A busy server works, so its circuit stays closed.
+                if counted and error.retry_after_s is None:
+                    self.stats.circuits_opened += endpoint.failed()
+            if all(query.future.done() for query in batch):
+                break  # all callers were cancelled or timed out
+        raise _RetryableError(reason, wait_s, faulty)
 
     async def _post(
         self, state: _LoopState, endpoint: Endpoint, batch: list[_PendingQuery], timeout_s: float
     ) -> list[list[Document]]:
         body = {"queries": [query.text for query in batch], "topk": self._top_k, "return_scores": True}
         self.stats.requests += 1
+        self.stats.retries += batch[0].sent  # a batch is sent as a whole, or parted after that
+        for query in batch:
+            query.sent = True
         endpoint.in_flight += 1
         try:
             timeout = aiohttp.ClientTimeout(total=max(timeout_s, 0.01))
@@ -253,19 +319,21 @@ class RetrieverClient:
                 endpoint.url, json=body, headers=endpoint.headers, timeout=timeout
             ) as response:
                 if response.status in (429, 503):
-                    self.stats.throttled += 1  # the server works, so the circuit stays closed
+                    self.stats.throttled += 1
                     raise _RetryableError(f"HTTP {response.status}", _retry_after(response))
                 if 400 <= response.status < 500 and response.status != 408:
                     endpoint.succeeded()
                     raise _RejectedError(f"{response.url}: {await _status(response)}")
                 if response.status != 200:
-                    raise OSError(await _status(response))
+                    raise _RetryableError(await _status(response), faulty=True)
                 documents = parse_reply(decode_reply(await response.read()), len(batch), self._top_k)
             endpoint.succeeded()
             return documents
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
-            self.stats.circuits_opened += endpoint.failed()
-            raise _RetryableError(f"{type(error).__name__}: {on_one_line(error)}") from error
+            malformed = isinstance(error, ValueError)
+            raise _RetryableError(
+                f"{type(error).__name__}: {on_one_line(error)}", faulty=malformed
+            ) from error
         finally:
             endpoint.in_flight -= 1
 

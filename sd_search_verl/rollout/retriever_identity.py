@@ -21,6 +21,7 @@ FILE = "retriever.json"
 """File of a run folder with the identity that the run was started with."""
 
 _STATED = ("backend", "passages", "version", "settings")
+_NO_PAGE = (404, 405, 501)  # statuses of a server that has no /ready
 _QUERIES = ["capital of France", "first man on the moon", "who wrote the novel"]
 
 Identity = dict[str, Any]
@@ -46,7 +47,7 @@ def identify(urls: Sequence[str]) -> Identity:
     """Return the identity that all servers share; servers that do not answer are left out.
 
     retriever_server states back end, number of passages, index version and settings at ``/ready``. Of another server
-    that states none it is the digest of its documents for three fixed queries.
+    that has no such page, or states no version there, it is the digest of its documents for three fixed queries.
 
     Raises:
         RetrieverUnavailableError: no server answers.
@@ -142,20 +143,7 @@ def stored(folder: Path) -> Identity | None:
 
 def _identity(url: str) -> Identity:
     retrieve, shown = retrieve_url(url), without_key(url)
-    try:
-        state = open_url(sibling_url(retrieve, "/ready"))
-    except HTTPError as error:
-        if error.code == 503:
-            raise RetrieverUnavailableError(
-                f"the retriever does not answer: {shown} is still loading"
-            ) from error
-        state = {}
-    except ValueError:  # not JSON: a page of another server
-        state = {}
-    except OSError as error:
-        raise RetrieverUnavailableError(
-            f"the retriever does not answer: {shown}: {on_one_line(error)}"
-        ) from error
+    state = _state(retrieve, shown)
     if isinstance(state, dict) and "version" in state:
         return {name: state[name] for name in _STATED if name in state}
     try:
@@ -167,3 +155,22 @@ def _identity(url: str) -> Identity:
         ) from error
     documents = [[document.contents for document in of_query] for of_query in found]
     return {"documents": hashlib.sha256(json.dumps(documents).encode()).hexdigest()[:16]}
+
+
+def _state(retrieve: str, shown: str) -> Any:
+    """Return what a server states at ``/ready``, or None if it has no such page.
+
+    Raises:
+        RetrieverUnavailableError: it does not answer, or only with an error: then the digest of its documents, which
+            it may well serve, would be taken for another index.
+    """
+    try:
+        return open_url(sibling_url(retrieve, "/ready"))
+    except ValueError:  # not JSON: a page of another server
+        return None
+    except OSError as error:
+        status = error.code if isinstance(error, HTTPError) else None
+        if status in _NO_PAGE:
+            return None
+        says = " is still loading" if status == 503 else f": GET /ready: {on_one_line(error)}"
+        raise RetrieverUnavailableError(f"the retriever does not answer: {shown}{says}") from error

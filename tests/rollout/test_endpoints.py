@@ -26,6 +26,9 @@ def test_pauses_grow_up_to_the_longest(monkeypatch: pytest.MonkeyPatch) -> None:
         endpoint.failed()
         pauses.append(round(endpoint.open_until - time.monotonic()))
     assert pauses[OPEN_AFTER - 1 :] == [1, 2, 4, 8, 16, 30, 30, 30, 30, 30]
+    endpoint.failures = 2000  # a server that is down for days
+    endpoint.failed()
+    assert round(endpoint.open_until - time.monotonic()) == 30
 
 
 def test_healthy_and_idle_servers_come_first_and_open_circuits_only_when_alone() -> None:

@@ -7,10 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import raw_server
 from support.identity_server import READY, server
 
 from sd_search_verl.errors import UserError
-from sd_search_verl.rollout.retriever_identity import IndexWatch, identify, require_same, require_unchanged
+from sd_search_verl.rollout.retriever_identity import (
+    IndexWatch,
+    RetrieverUnavailableError,
+    identify,
+    require_same,
+    require_unchanged,
+)
 from sd_search_verl.rollout.retriever_reply import SearchResult
 
 
@@ -45,6 +52,33 @@ def test_a_server_that_is_loading_or_absent_is_refused() -> None:
         identify(["http://127.0.0.1:9"])
     with server(READY) as url:  # the client fails over to it
         assert identify(["http://127.0.0.1:9", url])["version"] == "a1"
+
+
+def gateway(ready: list[bytes]) -> raw_server.Answer:
+    """Answer the first of ``ready`` at /ready, and one passage to three queries."""
+    found = raw_server.http({"result": [[{"contents": "text"}]] * 3})
+    return lambda method, path, body: found if method == "POST" else ready[0]
+
+
+@pytest.mark.parametrize(
+    "status", ["429 Too Many Requests", "500 Error", "502 Bad Gateway", "504 Gateway Timeout"]
+)
+def test_one_error_of_a_gateway_is_no_other_index(status: str) -> None:
+    """Its /retrieve works on, so that a digest of the documents could be made and would differ."""
+    ready = [raw_server.http(READY)]
+    with raw_server.server(gateway(ready)) as url, server(READY) as other:
+        at_start = identify([url])
+        ready[0] = raw_server.http(b"<html>", status)
+        require_unchanged([url], at_start)
+        assert identify([url, other]) == at_start
+        with pytest.raises(RetrieverUnavailableError, match=f"does not answer.*/ready.*{status[:3]}"):
+            identify([url])
+
+
+@pytest.mark.parametrize("status", ["404 Not Found", "405 Method Not Allowed"])
+def test_a_server_without_ready_is_known_by_its_documents(status: str) -> None:
+    with raw_server.server(gateway([raw_server.http(b"no", status)])) as url:
+        assert list(identify([url])) == ["documents"]
 
 
 def test_a_resumed_run_needs_the_retriever_that_it_was_started_with(tmp_path: Path) -> None:
