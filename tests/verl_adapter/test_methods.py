@@ -143,7 +143,9 @@ def test_the_moving_average_teaches_in_place_of_the_weights_and_is_in_the_checkp
 
     resumed = make_worker(compose(model))
     resumed.loss_fn.config = config
-    resumed.load_checkpoint(str(tmp_path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker_module, "get_device_id", lambda: 0)  # a number, as on a GPU
+        resumed.load_checkpoint(str(tmp_path))
     again, _ = gradients(resumed, method_batch(rows, config, ALPHA))
     assert relative_difference(again, theirs) < 1e-5
 
