@@ -97,14 +97,15 @@ class HindsightConfig(ConfigModel):
         return self
 
     def without_labels(self) -> str:
-        """Return the setting because of which inverting labels inverts no label that the block shows, "" if none."""
+        """Return why inverting labels would invert none that the block shows, with the fix; "" where it would."""
         for name, bad, why in (
             ("content", ("current_documents", "none"), "shows none"),
             ("labels", ("none", "shuffled", "flipped"), "has no true ones"),
             ("group", ("correct_only", "best_sibling"), "chooses rollouts by them"),
         ):
             if (value := getattr(self, name)) in bad:
-                return f"hindsight.{name}={value} {why}"
+                usual = type(self).model_fields[name].default
+                return f"hindsight.{name}={value} {why}. Fix: use hindsight.{name}={usual}"
         return ""
 
     def _changed(self, name: str) -> bool:
@@ -205,9 +206,7 @@ class SDSearchConfig(ConfigModel):
             )
         if self.reads_flipped and (found := self.hindsight.without_labels()):
             switch = "target=contrast" if self.target == "contrast" else "gate=labels"
-            raise ValueError(
-                f"{switch} compares true labels with inverted ones, {found}. Fix: use the default"
-            )
+            raise ValueError(f"{switch} compares true labels with inverted ones, {found}")
         if self.use == "loss":
             return self
         for name, usable in {"gate": "none", "target": "teacher", "weighting": "uniform"}.items():

@@ -212,7 +212,7 @@ def test_blocks_of_queries_score_query_tokens_only(own: dict[str, str], position
 def test_inverting_labels_needs_a_block_that_shows_true_ones(
     hindsight: dict[str, str], switch: dict[str, str]
 ) -> None:
-    with pytest.raises(ConfigError, match=r"compares true labels with inverted ones, hindsight\."):
+    with pytest.raises(ConfigError, match=r"with inverted ones, hindsight\.(\w+)=.* Fix: use hindsight\.\1="):
         read_config(SDSearchConfig, {"hindsight": hindsight, **switch}, "sd_search")
     assert SDSearchConfig(hindsight=hindsight).hindsight.without_labels()
     assert not SDSearchConfig().hindsight.without_labels()

@@ -72,9 +72,8 @@ def build(scan: Scan, folder: Path, options: BuildOptions, progress: Progress) -
         target = folder / "faiss.index"
         faiss_approximate.build(vectors, options.factory, json.dumps(source), work, target, progress)
     try:
-        os.link(
-            path, folder / VECTORS
-        )  # stays for a build that is stopped while it hashes its files, which takes minutes
+        # They stay in the work folder too, for a build that is stopped while it hashes its files, which takes minutes.
+        os.link(path, folder / VECTORS)
     except OSError:  # a file system without hard links
         path.rename(folder / VECTORS)
     return {"encoder": spec.as_dict(), "width": width, "factory": options.factory}

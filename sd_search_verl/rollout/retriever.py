@@ -6,7 +6,6 @@ It never raises into a rollout: an unavailable search is a result with an error,
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -17,33 +16,14 @@ from weakref import WeakKeyDictionary
 import aiohttp
 from yarl import URL
 
-from sd_search_verl.errors import UserError, on_one_line
+from sd_search_verl.errors import UserError
 from sd_search_verl.rollout.endpoints import Endpoint, by_preference, document_url
 from sd_search_verl.rollout.read_tool import read_document
-from sd_search_verl.rollout.retriever_reply import Document, SearchResult, decode_reply, parse_reply
+from sd_search_verl.rollout.retriever_reply import Document, SearchResult
+from sd_search_verl.rollout.retriever_request import RejectedError, RetrieverStats, RetryableError, post
 
 COALESCE_S = 0.003  # longest wait of a query for others to share its request
 MAX_BATCH = 64  # queries in one request
-
-
-@dataclass
-class RetrieverStats:
-    """Counters since the client was made."""
-
-    searches: int = 0
-    failures: int = 0
-    """Searches without a reply."""
-    requests: int = 0
-    retries: int = 0
-    """Requests after the first for the same queries."""
-    throttled: int = 0
-    """Replies 429 or 503."""
-    timeouts: int = 0
-    circuits_opened: int = 0
-
-    def as_dict(self) -> dict[str, int]:
-        """Return the counters by name."""
-        return dataclasses.asdict(self)
 
 
 @dataclass
@@ -68,26 +48,8 @@ class UnavailableError(Exception):
     """No server replied to a batch of queries."""
 
 
-class _RejectedError(Exception):
-    """The server rejected the request itself (4xx), so a retry is useless."""
-
-
 class _FaultyAnswerError(UnavailableError):
     """Servers answered to the last, but not as they should: one query of the batch may be the cause."""
-
-
-class _RetryableError(Exception):
-    """An attempt, or a round of them, failed for a reason that may be temporary.
-
-    Args:
-        reason: for the message.
-        retry_after_s: the pause that a busy server asks for; None of a server that is not busy.
-        faulty: a server answered, with an error of its own or with a malformed reply.
-    """
-
-    def __init__(self, reason: str, retry_after_s: float | None = None, faulty: bool = False) -> None:
-        super().__init__(reason)
-        self.retry_after_s, self.faulty = retry_after_s, faulty
 
 
 class RetrieverClient:
@@ -215,7 +177,7 @@ class RetrieverClient:
                 replies = await self._send(state, batch, deadline)
             else:
                 replies = await self._send_last(state, batch, last_until)
-        except (_RejectedError, _FaultyAnswerError) as error:
+        except (RejectedError, _FaultyAnswerError) as error:
             if len(batch) == 1:
                 _fail(batch[0], UnavailableError(str(error)))
             else:  # one bad query must not fail the others
@@ -240,12 +202,12 @@ class RetrieverClient:
 
         Raises:
             UnavailableError: no server replied.
-            _RejectedError: a server rejected the queries.
+            RejectedError: a server rejected the queries.
         """
         for round_number in range(self._max_retries + 1):
             try:
                 return await self._round(state, batch, by_preference(self.endpoints), deadline)
-            except _RetryableError as error:
+            except RetryableError as error:
                 failed = error
             # Pauses double and sum to less than half of the deadline, which bridges a server's restart.
             pause = self._timeout_s * 2.0 ** (round_number - self._max_retries - 1) * random.uniform(0.5, 1.0)
@@ -263,7 +225,7 @@ class RetrieverClient:
 
         Raises:
             UnavailableError: no server replied.
-            _RejectedError: a server rejected the query.
+            RejectedError: a server rejected the query.
         """
         # The batch has counted its failures, and may by that have opened the circuit of a server that works: servers
         # with open circuits are asked too, and a failure is not counted again for every query.
@@ -271,7 +233,7 @@ class RetrieverClient:
         others = [endpoint for endpoint in self.endpoints if endpoint not in usable]
         try:
             return await self._round(state, batch, usable + others, deadline, counted=False)
-        except _RetryableError as error:
+        except RetryableError as error:
             raise UnavailableError(f"search is unavailable: {error}") from error
 
     async def _round(
@@ -285,8 +247,8 @@ class RetrieverClient:
         """Try the servers one after another until one replies; failures open circuits if they are ``counted``.
 
         Raises:
-            _RetryableError: no server replied.
-            _RejectedError: a server rejected the queries.
+            RetryableError: no server replied.
+            RejectedError: a server rejected the queries.
         """
         reason, wait_s, faulty = "no server", 0.0, False
         for endpoint in endpoints:
@@ -294,7 +256,7 @@ class RetrieverClient:
             left = (deadline - time.monotonic()) / (2 if len(self.endpoints) > 1 else 1)
             try:
                 return await self._post(state, endpoint, batch, left)
-            except _RetryableError as error:
+            except RetryableError as error:
                 reason, faulty = f"{endpoint.url}: {error}", faulty or error.faulty
                 wait_s = max(wait_s, error.retry_after_s or 0.0)
                 # A busy server works, so its circuit stays closed.
@@ -302,53 +264,16 @@ class RetrieverClient:
                     self.stats.circuits_opened += endpoint.failed()
             if all(query.future.done() for query in batch):
                 break  # all callers were cancelled or timed out
-        raise _RetryableError(reason, wait_s, faulty)
+        raise RetryableError(reason, wait_s, faulty)
 
     async def _post(
         self, state: _LoopState, endpoint: Endpoint, batch: list[_PendingQuery], timeout_s: float
     ) -> list[list[Document]]:
-        body = {"queries": [query.text for query in batch], "topk": self._top_k, "return_scores": True}
-        self.stats.requests += 1
         self.stats.retries += batch[0].sent  # a batch is sent as a whole, or parted after that
         for query in batch:
             query.sent = True
-        endpoint.in_flight += 1
-        try:
-            timeout = aiohttp.ClientTimeout(total=max(timeout_s, 0.01))
-            async with state.session.post(
-                endpoint.url, json=body, headers=endpoint.headers, timeout=timeout
-            ) as response:
-                if response.status in (429, 503):
-                    self.stats.throttled += 1
-                    raise _RetryableError(f"HTTP {response.status}", _retry_after(response))
-                if 400 <= response.status < 500 and response.status != 408:
-                    endpoint.succeeded()
-                    raise _RejectedError(f"{response.url}: {await _status(response)}")
-                if response.status != 200:
-                    raise _RetryableError(await _status(response), faulty=True)
-                documents = parse_reply(decode_reply(await response.read()), len(batch), self._top_k)
-            endpoint.succeeded()
-            return documents
-        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
-            malformed = isinstance(error, ValueError)
-            raise _RetryableError(
-                f"{type(error).__name__}: {on_one_line(error)}", faulty=malformed
-            ) from error
-        finally:
-            endpoint.in_flight -= 1
-
-
-async def _status(response: aiohttp.ClientResponse) -> str:
-    """Return status and beginning of an answer that is no success, on one line."""
-    text = " ".join((await response.text(errors="replace")).split())
-    return f"HTTP {response.status}: {text[:300]}"
-
-
-def _retry_after(response: aiohttp.ClientResponse) -> float:
-    try:
-        return max(0.0, float(response.headers.get("Retry-After", "0")))
-    except ValueError:
-        return 1.0  # an HTTP date, which retriever_server never sends
+        texts = [query.text for query in batch]
+        return await post(state.session, endpoint, texts, self._top_k, timeout_s, self.stats)
 
 
 def _fail(query: _PendingQuery, error: Exception) -> None:

@@ -17,8 +17,11 @@ _FORKS.set_forkserver_preload(["sd_search_verl.verl_adapter.worker"])
 
 
 def start(code: str, arguments: list[str], environment: Mapping[str, str], log: Path) -> BaseProcess:
-    """Start the process with these variables beside the server's own; what it prints goes to ``log``."""
-    process = _FORKS.Process(target=_run, args=(code, arguments, dict(environment), str(log)))
+    """Start the process with these variables beside the server's own; what it prints goes to ``log``.
+
+    It ends with this process at the latest.
+    """
+    process = _FORKS.Process(target=_run, args=(code, arguments, dict(environment), str(log)), daemon=True)
     process.start()
     return process
 

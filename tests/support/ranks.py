@@ -46,11 +46,13 @@ def launch(
         for rank, log in enumerate(logs)
     ]
     end = time.monotonic() + timeout
-    for process in ranks:
-        process.join(max(end - time.monotonic(), 0))
-    codes = [process.exitcode for process in ranks]  # None: it did not end
-    for process in ranks:
-        process.kill()
+    try:
+        for process in ranks:
+            process.join(max(end - time.monotonic(), 0))
+        codes = [process.exitcode for process in ranks]  # None: it did not end
+    finally:
+        for process in ranks:
+            process.kill()
     assert not any(code != 0 for code in codes), f"{codes}\n" + "\n".join(
         log.read_text()[-3000:] for log in logs
     )

@@ -31,9 +31,11 @@ def run(code: str, log: Path, port: str, *arguments: object, **variables: str) -
     """Return the exit code and the output."""
     alone = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": "0", "WORLD_SIZE": "1"}
     process = start(code, [*map(str, arguments)], os.environ | alone | variables, log)
-    process.join(180)
-    process.kill()
-    return process.exitcode, log.read_text()
+    try:
+        process.join(180)
+        return process.exitcode, log.read_text()
+    finally:
+        process.kill()
 
 
 def test_a_taken_port_does_not_matter_to_one_rank(model: Path, taken: str, tmp_path: Path) -> None:
