@@ -148,9 +148,10 @@ const curves = (() => {
     return found.filter((run) => run.length);
   }
 
-  // A point without neighbours becomes a short dash, so that it is seen.
+  // A point without neighbours, as of what is measured every 50 steps, becomes a dot.
+  const dot = "m-1.2 0a1.2 1.2 0 1 0 2.4 0a1.2 1.2 0 1 0-2.4 0";
   const path = (points) => runs(points).map((run) =>
-    "M" + run.map(([, [x, y]]) => `${x.toFixed(1)} ${y.toFixed(1)}`).join("L") + (run.length === 1 ? "h2" : "")).join("");
+    "M" + run.map(([, [x, y]]) => `${x.toFixed(1)} ${y.toFixed(1)}`).join("L") + (run.length === 1 ? dot : "")).join("");
   const band = (low, high) => runs(low).map((run) =>
     "M" + [...run.map(([i]) => high[i]), ...run.map(([, point]) => point).reverse()]
       .map(([x, y]) => `${x.toFixed(1)} ${y.toFixed(1)}`).join("L") + "Z").join("");

@@ -87,7 +87,7 @@ def test_curves_viewer_and_keys(make_run: MakeRun, tmp_path: Path) -> None:
     seen.figures = document.querySelectorAll("#panels figure").length;
     seen.warmups = document.querySelectorAll("#panels .warmup").length;
     const jsd = document.querySelectorAll("#panels figure")[1].querySelector("path.line");
-    seen.jsd = jsd.getAttribute("d").match(/[MLh]/g).join("");
+    seen.jsd = jsd.getAttribute("d").match(/[MLa]/g).join("");
     const svg = document.querySelector("#panels svg"), box = svg.getBoundingClientRect();
     svg.dispatchEvent(new PointerEvent("pointermove", { clientX: box.right - 1, clientY: box.top + 9 }));
     seen.tip = document.querySelector(".tip").textContent;
@@ -116,7 +116,7 @@ def test_curves_viewer_and_keys(make_run: MakeRun, tmp_path: Path) -> None:
     assert seen == {
         "figures": 2,
         "warmups": 2,
-        "jsd": "MLMh",
+        "jsd": "MLMaa",
         "tip": "step 5EM: 0.2",
         "curvesFirst": True,
         "first": "Jane Austen",
