@@ -142,12 +142,13 @@ def _local(arguments: argparse.Namespace) -> int:
 
 def _report(arguments: argparse.Namespace) -> int:
     from sd_search_verl.evaluation.paired_runs import sentences
-    from sd_search_verl.report import write_report
+    from sd_search_verl.report.html import write_page
     from sd_search_verl.report.run_names import read_runs
 
-    found = sentences(read_runs(arguments.runs))
+    runs = read_runs(arguments.runs)
+    found = sentences(runs)
     out = arguments.out or arguments.runs[0] / "report.html"
-    print(write_report(arguments.runs, out, differences=found), *found, sep="\n")
+    print(write_page(runs, out, differences=found), *found, sep="\n")
     return 0
 
 

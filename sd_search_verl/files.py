@@ -94,11 +94,8 @@ def reading(path: Path, kind: str) -> Iterator[None]:
 
     try:
         yield
-    except (
-        ValueError,
-        YAMLError,
-        OSError,
-    ) as error:  # pyarrow's are ValueErrors, or OSErrors without a number
+    # Those of pyarrow are ValueErrors, or OSErrors without a number.
+    except (ValueError, YAMLError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         reason = on_one_line(error)[:200]

@@ -8,7 +8,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 _SUFFIXES = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt", ".tiktoken", ".py"}
-_SHARDS = "model_world_size_*_rank_*.pt"
+SHARDS = "model_world_size_*_rank_*.pt"
+"""Weights in a checkpoint of verl's, a file for each rank of FSDP."""
 _CHUNK = 1 << 22  # bytes
 _SHOWN_FROM = 1 << 30  # bytes; hashing less takes a few seconds and shows no progress bar
 
@@ -38,4 +39,4 @@ def _files(model: Path) -> list[Path]:
     """Return weights, configs and tokenizer; verl keeps the latter two of a checkpoint in ``huggingface``."""
     folders = [model, model / "huggingface"]
     found = {path for folder in folders for path in folder.glob("*") if path.suffix in _SUFFIXES}
-    return sorted(path for path in found | {*model.glob(_SHARDS)} if path.is_file())
+    return sorted(path for path in found | {*model.glob(SHARDS)} if path.is_file())

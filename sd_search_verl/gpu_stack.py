@@ -46,11 +46,9 @@ def check_driver(cuda: str | None) -> list[Finding]:
     Returns:
         One finding, or none where there is no nvidia-smi.
     """
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
+    done = _ask_driver("--query-gpu=driver_version", "--format=csv,noheader")
+    if done is None:
         return []
-    query = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]
-    done = run(query, DRIVER_S)
     driver = (done.stdout.split() or [""])[0]
     if done.returncode != 0 or not driver.partition(".")[0].isdigit():
         said = (done.stderr or done.stdout).strip()[:200]
@@ -69,11 +67,9 @@ def check_driver(cuda: str | None) -> list[Finding]:
 
 def check_gpu_memory() -> list[Finding]:
     """Return whether other processes hold memory of the GPUs in ``CUDA_VISIBLE_DEVICES``; none without a GPU."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
+    done = _ask_driver("--query-gpu=index,memory.used,memory.total", "--format=csv,noheader,nounits")
+    if done is None:
         return []
-    query = [tool, "--query-gpu=index,memory.used,memory.total", "--format=csv,noheader,nounits"]
-    done = run(query, DRIVER_S)
     visible = [part for part in os.environ.get("CUDA_VISIBLE_DEVICES", "all").split(",") if part]
     by_index = all(part.isdigit() for part in visible)  # not by UUID; none is visible where it is empty
     taken, gpus = [], 0
@@ -126,6 +122,12 @@ def check_trl() -> list[Finding]:
         "pip uninstall trl, or pip install 'trl>=0.27,<1.13'; verl imports that class where trl is installed"
     )
     return [Finding("trl", False, f"{found} stops verl's workers: {error}", fix)]
+
+
+def _ask_driver(*query: str) -> subprocess.CompletedProcess[str] | None:
+    """Return what nvidia-smi answers to a query, None where there is none."""
+    tool = shutil.which("nvidia-smi")
+    return None if tool is None else run([tool, *query], DRIVER_S)
 
 
 def _error_of(code: str) -> str | None:

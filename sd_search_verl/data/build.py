@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256 as hash_of
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -233,7 +233,7 @@ def _read_manifest(out: Path) -> dict[str, Any]:
 
 
 def _prompt_hash(protocol: str) -> str:
-    return hash_of(protocols.get(protocol).prompt_template.encode()).hexdigest()[:16]
+    return hashlib.sha256(protocols.get(protocol).prompt_template.encode()).hexdigest()[:16]
 
 
 def _say(message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +86,9 @@ def _read_options(arguments: argparse.Namespace) -> DataConfig:
     try:
         return read_config(DataConfig, given_options(arguments, DataConfig), "data")
     except ConfigError as error:
-        text = str(error)
-        for name in DataConfig.model_fields:
-            text = text.replace(f"data.{name}", f"--{name.replace('_', '-')}")
-        raise ConfigError(text) from None
+        names = "|".join(DataConfig.model_fields)
+        typed = re.sub(rf"\bdata\.({names})\b", lambda found: f"--{found[1].replace('_', '-')}", str(error))
+        raise ConfigError(typed) from None
 
 
 def _verify(arguments: argparse.Namespace) -> int:

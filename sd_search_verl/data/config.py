@@ -27,7 +27,7 @@ class DataConfig(ConfigModel):
     source: str = REPOSITORY
     """Hub repository (HF_ENDPOINT chooses a mirror) or a local folder in its layout."""
     train: list[Annotated[str, AfterValidator(_one_of(TRAIN))]] = Field(default=list(TRAIN))
-    """Sets of ``train.parquet``, one after the other; verl shuffles. None = no train.parquet."""
+    """Sets of ``train.parquet``, one after the other; verl shuffles. Without any there is no train.parquet."""
     evaluation: list[Annotated[str, AfterValidator(_one_of(EVALUATION))]] = Field(default=list(EVALUATION))
     """Sets with a file each in ``eval/``."""
     protocol: ProtocolName = SearchConfig.model_fields["protocol"].default

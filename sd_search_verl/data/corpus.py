@@ -24,6 +24,7 @@ from sd_search_verl.errors import UserError, on_one_line
 
 GB = 10**9
 _CHUNK = 1 << 24  # bytes
+_CHECKED = 10_000  # lines
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def assemble(sources: Sequence[Path], result: Path) -> None:
         source.unlink()
 
 
-def check_corpus(path: Path, lines: int = 10_000) -> int:
+def check_corpus(path: Path) -> int:
     """Check the first lines of a corpus; return their number.
 
     Raises:
@@ -164,7 +165,7 @@ def check_corpus(path: Path, lines: int = 10_000) -> int:
     """
     problems: list[Problem] = []
     count = 0
-    for number, row in islice(read_objects(path), lines):
+    for number, row in islice(read_objects(path), _CHECKED):
         count = number
         problems += [row] if isinstance(row, Problem) else _problems(number, row)
     if problems:
@@ -178,10 +179,10 @@ def convert(path: Path, result: Path) -> int:
     """Convert a corpus of ``{"id", "title", "text"}`` to ``{"id", "contents"}``; return its number of passages.
 
     The id may be named ``id``, ``_id`` as in BEIR, or ``doc_id`` as in the corrected wiki-18 of arXiv 2605.27881
-    (``wiki-fixed.jsonl``). Titles get the quotation marks that
-    wiki-18 has, because models were trained with them.
+    (``wiki-fixed.jsonl``). Titles get the quotation marks that wiki-18 has, because models were trained with them.
 
     Raises:
+        UserError: no such file, or an empty one.
         MalformedRowsError: the first malformed line; no file is left behind.
     """
     part = result.with_name(result.name + ".part")
@@ -190,9 +191,10 @@ def convert(path: Path, result: Path) -> int:
     try:
         with part.open("w") as file, tqdm(unit="passage", unit_scale=True, desc=result.name) as bar:
             for count, row in read_objects(path):
-                problem = row if isinstance(row, Problem) else next(_title_problems(count, row), None)
-                if isinstance(row, Problem) or problem is not None:
-                    raise MalformedRowsError(path, [problem] if problem else [])
+                if isinstance(row, Problem):
+                    raise MalformedRowsError(path, [row])
+                if problem := next(_title_problems(count, row), None):
+                    raise MalformedRowsError(path, [problem])
                 title = row["title"].strip()
                 quoted = title if title.startswith('"') and title.endswith('"') else f'"{title}"'
                 contents = f"{quoted}\n{row['text'].strip()}"

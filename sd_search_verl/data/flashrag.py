@@ -85,12 +85,8 @@ def read_split(path: Path) -> Iterator[tuple[int, SourceQuestion | Problem]]:
         stream = load_dataset(kind, data_files=[str(path)], split="train", streaming=True)
         for number, row in enumerate(stream, start=1):
             yield number, _checked(number, row)
-    except (
-        DatasetGenerationError,
-        OSError,
-        ValueError,
-        StopIteration,
-    ) as error:  # the last: of an empty file
+    # StopIteration: of an empty file.
+    except (DatasetGenerationError, OSError, ValueError, StopIteration) as error:
         bad = [] if kind == "parquet" else [str(p) for _, p in read_objects(path) if isinstance(p, Problem)]
         raise UserError(
             "\n  ".join([f"{path} cannot be read ({str(error) or 'it is empty'})", *bad])

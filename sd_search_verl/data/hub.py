@@ -77,6 +77,7 @@ def download(file: RemoteFile, path: Path) -> Path:
         try:
             if target.tell() > file.size:
                 target.truncate(0)
+                target.seek(0)  # where the file ends now
             http_get(
                 file.url,
                 target,

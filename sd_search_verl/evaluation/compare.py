@@ -18,10 +18,10 @@ from sd_search_verl.evaluation.results import METRICS, per_question
 from sd_search_verl.evaluation.schema import Results, Row
 from sd_search_verl.evaluation.statistics import (
     Estimate,
+    bootstrap,
     macro_average,
     mean_and_sd,
     micro_average,
-    paired_difference,
     signed_percent,
 )
 from sd_search_verl.evaluation.trajectories import Key, read_trajectories
@@ -123,9 +123,9 @@ def compare(a: Sequence[Run], b: Sequence[Run]) -> dict[str, Any]:
                 name: {
                     "a": fmean(before[name].values()),
                     "b": fmean(after[name].values()),
-                    **paired_difference(list(before[name].values()), list(after[name].values())).as_dict(),
+                    **bootstrap(of_set).as_dict(),
                 }
-                for name in before
+                for name, of_set in differences.items()
             },
             "macro": macro_average(differences).as_dict(),
             "micro": micro_average(differences).as_dict(),

@@ -197,8 +197,12 @@ def _without(config: ConfigModel, *effects: Affects) -> dict[str, Any]:
 
 def protocol_hash(config: EvaluationConfig) -> str:
     """Return 16 hexadecimal digits, equal for equal :func:`seen_by_policy`."""
-    text = json.dumps(seen_by_policy(config), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return digest(seen_by_policy(config))
+
+
+def digest(value: Any) -> str:
+    """Return 16 hexadecimal digits of a JSON value; the order of its names does not count."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _training_values(path: Path) -> dict[str, Any]:

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ from sd_search_verl.errors import UserError
 from sd_search_verl.evaluation.config import (
     EvaluationConfig,
     ResolvedConfig,
+    digest,
     identity,
     protocol_hash,
 )
@@ -63,12 +62,18 @@ def evaluate(job: Evaluation) -> dict[str, Any]:
     ]
     _refuse_shared_names(questions, job.questions)
     job.out.mkdir(parents=True, exist_ok=True)
+    run = job.out / "run.json"
     keys = [(q.set, q.id, seed) for seed in config.seeds for q in questions]
     with TrajectoryFile(job.out / "trajectories.jsonl") as file:
+        if file.rows and not run.is_file():
+            raise UserError(
+                f"{run} is missing, which says how the rollouts in trajectories.jsonl were made. Fix: restore it, or "
+                "choose another --out"
+            )
         missing = any(key not in file.rows for key in keys)
         asked = _describe(job, questions)
         asked["retriever"] = identify(config.search.retriever_urls) if missing else None
-        asked = _check_same(job.out / "run.json", asked)
+        asked = _check_same(run, asked)
         if missing:
             asyncio.run(_ask(questions, resolve_model(job.model, job.out), config, file, asked["retriever"]))
         rows = ordered(file.rows, keys)
@@ -102,7 +107,7 @@ def _describe(job: Evaluation, questions: Sequence[Question]) -> dict[str, Any]:
         "training_protocol_hash": protocol_hash(training) if training else None,
         "warnings": job.resolved.warnings(),
         "config": config,
-        "questions": _digest([dataclasses.asdict(question) for question in questions]),
+        "questions": digest([dataclasses.asdict(question) for question in questions]),
     }
 
 
@@ -137,7 +142,3 @@ def _refuse_shared_names(questions: Sequence[Question], files: Sequence[tuple[st
                 f"{', '.join(str(path) for _, path in files)}; name the sets apart: --questions NAME=FILE"
             )
         seen.add((question.set, question.id))
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

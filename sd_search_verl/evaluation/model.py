@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from sd_search_verl.errors import UserError
 from sd_search_verl.evaluation.merge import merge
 from sd_search_verl.files import read_json
-from sd_search_verl.fingerprint import fingerprint
+from sd_search_verl.fingerprint import SHARDS, fingerprint
 
 _ADAPTER_CONFIG = "adapter_config.json"
 
@@ -26,7 +26,7 @@ def find_weights(path: Path) -> Path:
         UserError: ``path`` holds neither, only adapters, a file without its end, or not the shards of all ranks.
     """
     actor = path / "actor" if (path / "actor").is_dir() else path
-    sharded = any(actor.glob("model_world_size_*_rank_*.pt"))
+    sharded = any(actor.glob(SHARDS))
     for folder in (path, actor / "huggingface"):
         if not _has_weights(folder):
             continue
@@ -39,8 +39,7 @@ def find_weights(path: Path) -> Path:
             )
     if not sharded:
         raise UserError(
-            f"{path} holds no model: neither *.safetensors (Hugging Face) nor "
-            "model_world_size_*_rank_*.pt (verl, FSDP)"
+            f"{path} holds no model: neither *.safetensors (Hugging Face) nor {SHARDS} (verl, FSDP)"
         )
     _check_shards(actor)
     return actor
@@ -49,7 +48,7 @@ def find_weights(path: Path) -> Path:
 def _check_shards(actor: Path) -> None:
     """Check that the shards of every rank of one training are there."""
     found: dict[int, set[int]] = {}
-    for path in actor.glob("model_world_size_*_rank_*.pt"):
+    for path in actor.glob(SHARDS):
         size, rank = map(int, re.findall(r"\d+", path.name)[:2])
         found.setdefault(size, set()).add(rank)
     if len(found) > 1:

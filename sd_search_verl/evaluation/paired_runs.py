@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from sd_search_verl.evaluation.statistics import Estimate, bootstrap, signed_percent, t_interval
 from sd_search_verl.report import curves
-from sd_search_verl.report.run_names import Run
+from sd_search_verl.report.run_names import Run, by_series
 from sd_search_verl.report.trajectories import question
 
 NAMES = {curves.EM: "exact match", curves.REWARD: "reward"}
@@ -23,15 +23,13 @@ def sentences(runs: Sequence[Run]) -> list[str]:
     A GRPO run has alpha 0 in every step. Runs are paired by the seed in their names and steps by number, where alpha is
     above 0. With several seeds the interval is over seeds, with one it is over steps.
     """
-    series: dict[str, list[Run]] = {}
-    for run in runs:
-        series.setdefault(run.series, []).append(run)
+    series = by_series(runs)
     baselines = [name for name, members in series.items() if not any(map(distilling_steps, members))]
     if len(baselines) != 1:
         return []
     (baseline,) = baselines
-    others = (name for name in series if name != baseline)
-    return [_sentence(baseline, name, pairs(series[baseline], series[name])) for name in others]
+    first = series.pop(baseline)
+    return [_sentence(baseline, name, pairs(first, members)) for name, members in series.items()]
 
 
 def pairs(baseline: Sequence[Run], other: Sequence[Run]) -> list[Pair]:

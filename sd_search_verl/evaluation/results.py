@@ -137,11 +137,11 @@ def table(summary: Mapping[str, Any]) -> str:
         if of_set[rate] > 0
     ]
     if len(summary["seeds"]["em"]["values"]) > 1:
-        notes += [seeds_line(label, summary["seeds"][metric]) for metric, label in METRICS.items()]
+        notes += [_seeds_line(label, summary["seeds"][metric]) for metric, label in METRICS.items()]
     return "\n".join([render(lines), *notes])
 
 
-def seeds_line(label: str, seeds: Mapping[str, Any]) -> str:
+def _seeds_line(label: str, seeds: Mapping[str, Any]) -> str:
     """Return a line such as ``EM, macro average over 3 seeds: 42.0 ± 0.8``."""
     return (
         f"{label}, macro average over {len(seeds['values'])} seeds: "

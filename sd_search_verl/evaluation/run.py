@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,8 +29,7 @@ Generate = Callable[[list[int], int, Protocol, int], Awaitable[Generation]]
 
 @dataclass(frozen=True)
 class Session:
-    """What rollouts are made with: how to generate a turn and to search, the model's tokenizer, and the dialogue where
-    there are tool calls."""
+    """What rollouts are made with; ``dialogue`` is None for a protocol of tags."""
 
     generate: Generate
     search: Search
@@ -154,7 +153,7 @@ async def _in_parallel(
     The first error cancels all.
     """
     unfinished = []
-    queue: Iterator[tuple[Question, int]] = iter(todo)
+    queue = iter(todo)
 
     async def work() -> None:
         for question, seed in queue:

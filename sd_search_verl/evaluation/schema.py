@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, InstanceOf
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, StringConstraints
 
 Text = InstanceOf[str]
 """A policy can write half a surrogate pair, which pydantic's own ``str`` refuses."""
 Score = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[str, StringConstraints(pattern=r"^-?\d+$")]
+"""A whole number as a key of JSON."""
 
 
 class _Strict(BaseModel):
@@ -29,7 +31,7 @@ class Row(_Strict):
 class OverSeeds(_Strict):
     """A metric's macro average by seed."""
 
-    values: dict[str, float]
+    values: Annotated[dict[Seed, float], Field(min_length=1)]
 
 
 class Seeds(_Strict):
@@ -40,11 +42,23 @@ class Seeds(_Strict):
     cover_em: OverSeeds
 
 
+class OfSet(_Strict):
+    """What results say of a set, beside its metrics."""
+
+    questions: int = 0
+
+
+class Options(_Strict):
+    """The evaluation's options, which older ones may not have."""
+
+    search: dict[str, Any] = {}
+
+
 class Results(_Strict):
     """``results.json``."""
 
     protocol_hash: str
     questions: str
-    sets: dict[str, dict[str, Any]]
+    sets: dict[str, OfSet]
     seeds: Seeds
-    config: dict[str, Any] = {}
+    config: Options = Options()

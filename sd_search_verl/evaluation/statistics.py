@@ -1,4 +1,4 @@
-"""Means with bootstrap intervals, paired differences, macro and micro averages, mean and s.d. over seeds.
+"""Means with bootstrap intervals, macro and micro averages, mean and s.d. over seeds.
 
 Also the inverse of a mean of batch means, for comparison with published tables.
 """
@@ -50,38 +50,28 @@ def signed_percent(estimate: Estimate) -> str:
 def bootstrap(values: Sequence[float], seed: int = 0) -> Estimate:
     """Return the mean of a value per question, with its percentile interval.
 
+    Of differences of two runs, question by question, this resamples pairs.
+
     Raises:
         ValueError: there are no values.
     """
-    resampled = _resampled_means(values, seed)
-    return _estimate(float(np.mean(values)), resampled, len(values))
+    return _estimate(float(np.mean(values)), _resampled_means(values, seed), len(values))
 
 
-def paired_difference(a: Sequence[float], b: Sequence[float], seed: int = 0) -> Estimate:
-    """Return the mean of ``b - a`` over questions, which are resampled as pairs.
-
-    Raises:
-        ValueError: of different lengths, or empty.
-    """
-    if len(a) != len(b):
-        raise ValueError(f"{len(a)} values cannot be paired with {len(b)}")
-    return bootstrap([after - before for before, after in zip(a, b, strict=True)], seed)
-
-
-def macro_average(sets: Mapping[str, Sequence[float]], seed: int = 0) -> Estimate:
+def macro_average(sets: Mapping[str, Sequence[float]]) -> Estimate:
     """Return the mean of the sets' means, with equal weights (as papers report); resampled within each set."""
     _need(sets)
-    means = [_resampled_means(values, seed + i) for i, values in enumerate(sets.values())]
+    means = [_resampled_means(values, seed) for seed, values in enumerate(sets.values())]
     mean = float(np.mean([np.mean(values) for values in sets.values()]))
     return _estimate(mean, np.mean(means, axis=0), sum(map(len, sets.values())))
 
 
-def micro_average(sets: Mapping[str, Sequence[float]], seed: int = 0) -> Estimate:
+def micro_average(sets: Mapping[str, Sequence[float]]) -> Estimate:
     """Return the mean over all questions, in which large sets dominate; resampled within each set."""
     _need(sets)
     total = sum(map(len, sets.values()))
     means = [
-        len(values) / total * _resampled_means(values, seed + i) for i, values in enumerate(sets.values())
+        len(values) / total * _resampled_means(values, seed) for seed, values in enumerate(sets.values())
     ]
     mean = sum(float(np.sum(values)) for values in sets.values()) / total
     return _estimate(mean, np.sum(means, axis=0), total)

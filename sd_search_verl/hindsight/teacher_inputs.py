@@ -134,7 +134,8 @@ def _build(
 
     inputs: list[TeacherInputs] = []
     for index, rollout in enumerate(rollouts):
-        members, name = groups[rollout.prompt.group], rollout.prompt.group
+        name = rollout.prompt.group
+        members = groups[name]
         focal = members.index(index)
         if config.hindsight.group == "other_question":
             name, focal = following[name], 0
@@ -146,8 +147,8 @@ def _build(
             rollout, spans, group, focal, config.hindsight, tokenizer, count_tokens
         )
         rows, blocks = [], []
-        for block, spans in parts:
-            tokens = scored_tokens(spans, rollout.response_mask, config.positions)
+        for block, of_block in parts:
+            tokens = scored_tokens(of_block, rollout.response_mask, config.positions)
             if tokens:
                 prompt_ids = teacher_prompt(rollout, block)
                 rows.append(

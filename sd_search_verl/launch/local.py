@@ -52,7 +52,8 @@ def run_local(job: LocalRun) -> Path:
     """Run a job on this machine; leaves no process behind, however it ends. Returns the report's path.
 
     Raises:
-        UserError: the folder of inputs lacks a part, or the config wants a GPU that is not here.
+        UserError: the folder of inputs lacks a part, the config wants a GPU that is not here, or no number of steps
+            is known.
         RetrieverFailedError, TrainingFailedError: with the end of the log.
     """
     corpus = job.corpus or job.inputs / "corpus.jsonl"
@@ -67,6 +68,7 @@ def run_local(job: LocalRun) -> Path:
             f"{job.config} runs on trainer.device=cuda, and no GPU is found here. "
             "Fix: a config for a CPU, such as cpu_demo"
         )
+    steps = _steps(job)
     run = job.run.resolve()
     run.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
@@ -78,7 +80,6 @@ def run_local(job: LocalRun) -> Path:
             build_index(corpus, run / "index")
             url = stack.enter_context(serving_index(corpus, run / "index", run))
             _say(begun, f"retriever answers at {url}")
-        steps = job.steps or _configured_steps(job)
         _say(begun, f"training {steps} steps; log: {run / 'train.log'}")
         arguments = [*_arguments(job, run, url, steps), *job.overrides]
         if "RAY_ADDRESS" in os.environ:
@@ -90,13 +91,18 @@ def run_local(job: LocalRun) -> Path:
     return page
 
 
-def _configured_steps(job: LocalRun) -> int:
-    path = job.config_dir / f"{job.config}.yaml"
-    if not path.exists():
-        raise UserError(f"{path} is missing; give --config-dir and --config of a Hydra config")
-    steps = setting(job, "trainer.total_training_steps")
+def _steps(job: LocalRun) -> int:
+    """Return how many steps are trained, by the command line or the config."""
+    name, steps = "--steps", job.steps
     if steps is None:
-        raise UserError(f"{path} does not set trainer.total_training_steps; give --steps")
+        path = job.config_dir / f"{job.config}.yaml"
+        if not path.exists():
+            raise UserError(f"{path} is missing; give --config-dir and --config of a Hydra config")
+        name, steps = "trainer.total_training_steps", setting(job, "trainer.total_training_steps")
+        if steps is None:
+            raise UserError(f"{path} does not set {name}; give --steps")
+    if not str(steps).isdecimal() or int(steps) < 1:
+        raise UserError(f"{name}={steps} must be a whole number, at least 1. Fix: give --steps")
     return int(steps)
 
 

@@ -44,7 +44,7 @@ def end_children_on_exit() -> Iterator[None]:
         previous[signal.SIGINT] = signal.getsignal(signal.SIGINT)
         for number in previous:
             signal.signal(number, signal.SIG_IGN)
-        end_children()
+        _end_children()
         _adopt_orphans(False)
         for number, handler in previous.items():
             signal.signal(number, handler)
@@ -59,8 +59,8 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def end_children(grace_s: float = 10.0) -> None:
-    """Ask all descendants to end, then kill what is left. Repeats for those that appear meanwhile."""
+def _end_children() -> None:
+    """Ask all descendants to end, and after 10 s kill what is left. Repeat for those that appear meanwhile."""
     for attempt in range(5):
         children = [
             child for child in psutil.Process().children(recursive=True) if child.pid not in _watchers
@@ -70,7 +70,7 @@ def end_children(grace_s: float = 10.0) -> None:
         for child in children:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.terminate() if attempt == 0 else child.kill()
-        psutil.wait_procs(children, timeout=grace_s if attempt == 0 else 2.0)
+        psutil.wait_procs(children, timeout=10.0 if attempt == 0 else 2.0)
         _reap()
 
 
@@ -95,13 +95,6 @@ def start(
             env={**os.environ, **(environment or {})},
             start_new_session=True,
         )
-
-
-def tail(log: Path, lines: int = 25) -> str:
-    """Return the last lines of a log, for error messages."""
-    if not log.exists():
-        return ""
-    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from sd_search_verl.errors import UserError
 from sd_search_verl.launch.log_diagnosis import RAY_TOO_SLOW, diagnose
-from sd_search_verl.launch.process_tree import start, tail
+from sd_search_verl.launch.process_tree import start
 from sd_search_verl.runs.console import format_step
 
 # After such a line verl's workers wait for each other for ever.
@@ -25,7 +25,7 @@ _STAGES = (
     ("Initializing a V1 LLM engine", "starting vLLM"),
     ("Training Progress", "first rollouts"),
 )
-
+_SHOWN = 25  # last lines of a log in a message
 
 RAY_STARTS = 3
 SILENCE_S = 300.0
@@ -88,7 +88,7 @@ def _train(
                 bar.set_postfix_str("", refresh=False)
                 bar.write(format_step(step))
                 bar.update(step["step"] - bar.n)
-            text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+            text = _content(log)
             if len(seen) == first:
                 bar.set_postfix_str(f"{_stage(text)}, {time.monotonic() - begun:.0f} s", refresh=False)
                 bar.update(0)
@@ -105,9 +105,17 @@ def _train(
         raise _failure(f"status {status}", process, log)
 
 
+def _content(path: Path) -> str:
+    """Return what a file holds by now; nothing where there is none yet."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+
+
 def _lines(path: Path) -> list[str]:
     """Return the whole lines of a file; what follows the last line end is still being written."""
-    return path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+    return _content(path).split("\n")[:-1]
 
 
 def _stage(log: str) -> str:
@@ -117,8 +125,9 @@ def _stage(log: str) -> str:
 
 def _failure(why: str, process: subprocess.Popen[bytes], log: Path) -> TrainingFailedError:
     process.kill()
-    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    text = _content(log)
     if reason := diagnose(text):
         kind = _RayTooSlowError if reason == RAY_TOO_SLOW else TrainingFailedError
         return kind(f"training failed; all of it is in {log}\n{reason}")
-    return TrainingFailedError(f"training failed ({why}); {log} ends:\n{tail(log)}")
+    end = "\n".join(text.splitlines()[-_SHOWN:])
+    return TrainingFailedError(f"training failed ({why}); {log} ends:\n{end}")

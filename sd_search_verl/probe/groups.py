@@ -11,14 +11,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sd_search_verl.data.jsonl import Problem, read_objects
+from sd_search_verl.data.jsonl import Problem, check_text, read_objects
+from sd_search_verl.data.messages import message_problem
 from sd_search_verl.errors import UserError
-from sd_search_verl.protocol.base import Messages
+from sd_search_verl.protocol.base import Messages, decoded
 from sd_search_verl.protocol.control_tokens import encode_text
+from sd_search_verl.protocol.prompt import text_messages
 from sd_search_verl.protocol.spans import query_spans
 from sd_search_verl.protocol.tags import TagProtocol
 from sd_search_verl.rollout.types import Prompt, Rollout, Search
-from sd_search_verl.scoring import contains_answer
+from sd_search_verl.scoring import contains_answer, golden_answers
 
 Group = list[Rollout]
 
@@ -30,21 +32,23 @@ def read_groups(path: Path, tokenizer: Any, protocol: TagProtocol) -> list[Group
     unusual way.
 
     Raises:
-        UserError: no such file, a line without a needed field, or no group with a query.
+        UserError: no such file, a line without a needed field or with one of another type, or no group with a query.
     """
-    groups: dict[tuple[Any, ...], Group] = {}
+    groups: dict[str, Group] = {}
     for number, line in read_objects(path):
         if isinstance(line, Problem):
             raise UserError(f"{path}: {line}")
         try:
-            key = _group_of(line)
-            rollout = _rollout(line, " ".join(map(str, key)), tokenizer, protocol)
+            name = " ".join(map(str, _group_of(line)))
+            problem = _problem(number, line)
         except KeyError as missing:
             raise UserError(
                 f"{path}:{number} has no field {missing}. Fix: give traces.jsonl of a training run, trajectories.jsonl "
                 "of `sd-search evaluate`, or lines with question, response and golden_answers"
             ) from None
-        groups.setdefault(key, []).append(rollout)
+        if problem is not None:
+            raise UserError(f"{path}: {problem}")
+        groups.setdefault(name, []).append(_rollout(line, name, tokenizer, protocol))
     found = [group for group in groups.values() if any(rollout.spans for rollout in group)]
     if not found:
         raise UserError(f"{path} holds no rollout with a query between {protocol.search_open} tags")
@@ -59,10 +63,28 @@ def _group_of(line: Mapping[str, Any]) -> tuple[Any, ...]:
     return (line["question"],)
 
 
+def _problem(number: int, line: Mapping[str, Any]) -> Problem | None:
+    """Return what is wrong with the values of a line, or None."""
+    name = "prompt" if "prompt" in line else "question"
+    is_text = name == "question" or isinstance(line[name], str)
+    of_prompt = (check_text if is_text else message_problem)(number, name, line[name])
+    if problem := of_prompt or check_text(number, "response", line["response"], free=True):
+        return problem
+    golden, score = line["golden_answers"], line.get("score")
+    if not isinstance(golden, (str, list)) or not all(isinstance(answer, str) for answer in golden):
+        return Problem(number, "golden_answers", "must be a text or a list of texts")
+    if score is not None and not isinstance(score, (int, float)):
+        return Problem(number, "score", "must be a number, or left out")
+    return None
+
+
 def _rollout(line: Mapping[str, Any], group: str, tokenizer: Any, protocol: TagProtocol) -> Rollout:
     given = line["prompt"] if "prompt" in line else protocol.prompt(line["question"])
-    messages: Messages = [{"role": "user", "content": given}] if isinstance(given, str) else given
-    response, golden = line["response"], line["golden_answers"]
+    messages: Messages = text_messages(
+        [{"role": "user", "content": given}] if isinstance(given, str) else given
+    )
+    response = decoded(line["response"], escaped=False)
+    golden = golden_answers(line["golden_answers"])
     prompt = Prompt.encode(group, messages, golden, tokenizer, {}, max_tokens=1 << 30)
     token_ids = encode_text(response, tokenizer)
     parsed = protocol.parse(response)

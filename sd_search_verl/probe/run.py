@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ class Probe:
     config: ProbeConfig
     traces: Path | None = None
     questions: Path | None = None
-    retrievers: Sequence[str] = field(default_factory=list)
+    retrievers: Sequence[str] = ()
 
 
 def probe(job: Probe) -> dict[str, Any]:

@@ -106,7 +106,8 @@ def score_groups(
         items = {name: rows[place] for name, rows in inputs.items()}
         rows = [row for item in items.values() for row in item.rows]
         whole = len(rollout.spans) == len(rollout.queries)
-        if all(item.rows for item in items.values()) and whole and max(map(_length, rows)) <= longest:
+        fits = all(len(row.input_ids) <= longest for row in rows)
+        if all(item.rows for item in items.values()) and whole and fits:
             scored[rollout.prompt.group].append(
                 ScoredRollout.of(rollout, config, _readings(model, items, config))
             )
@@ -147,10 +148,6 @@ def _readings(model: Any, items: Mapping[str, TeacherInputs], config: ProbeConfi
             (stats.entropy - targets.entropy).cpu(),
         )
     return readings
-
-
-def _length(row: TeacherRow) -> int:
-    return len(row.input_ids)
 
 
 def _key(row: TeacherRow) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sd_search_verl.report.run_names import Run
+from sd_search_verl.report.run_names import Run, by_series
 
 ALPHA = "sd_search/alpha"
 REWARD = "critic/score/mean"
@@ -122,9 +122,7 @@ def build(runs: Sequence[Run]) -> dict[str, Any]:
         ``series`` (names), ``sections`` of panels with lines, ``first`` and ``last`` step, ``warmup`` (shaded
         step ranges), ``absent`` (titles of panels that no run has values for).
     """
-    series: dict[str, list[Run]] = {}
-    for run in runs:
-        series.setdefault(run.series, []).append(run)
+    series = by_series(runs)
     sections, absent = [], []
     names = {name for run in runs for values in run.metrics.steps.values() for name in values}
     for title, panels in (SECTIONS | {"More": _more(names), "Time": _timings(names)}).items():
@@ -170,25 +168,25 @@ def warmup(runs: Sequence[Run]) -> list[list[int]]:
 
 def non_finite(run: Run) -> list[str]:
     """Return a sentence per plotted metric that was NaN or infinite."""
-    panels = [panel for panels in SECTIONS.values() for panel in panels]
     found = []
-    for metric in [metric for panel in panels for metric in panel.metrics.values()]:
-        steps = [
-            s
-            for s, values in run.metrics.steps.items()
-            if metric in values and not math.isfinite(values[metric])
-        ]
+    for metric in _drawn():
+        steps = [s for s, values in run.metrics.steps.items() if not math.isfinite(values.get(metric, 0.0))]
         if steps:
             found.append(f"{metric} is not finite in {len(steps)} step(s), first in step {steps[0]}")
     return found
 
 
+def _drawn() -> list[str]:
+    """Return the metrics of all panels, in order."""
+    return [metric for panels in SECTIONS.values() for panel in panels for metric in panel.metrics.values()]
+
+
 def _more(names: Iterable[str]) -> list[Panel]:
     """Return panels for the plugin's metrics that no section names, one for each family ``a/b/*``."""
-    drawn = {metric for panels in SECTIONS.values() for panel in panels for metric in panel.metrics.values()}
+    named = {ALPHA, *_drawn()}
     families: dict[str, dict[str, str]] = {}
     for name in sorted(names):
-        if name.startswith(_PREFIXES) and name not in drawn | {ALPHA}:
+        if name.startswith(_PREFIXES) and name not in named:
             family = name.rpartition("/")[0] if name.count("/") > 1 else name
             families.setdefault(family, {})[name.removeprefix(f"{family}/")] = name
     return [Panel(family, f"The metric {family}.", metrics) for family, metrics in families.items()]

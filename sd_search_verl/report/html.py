@@ -15,32 +15,39 @@ from sd_search_verl.runs.schema import METRICS, TRACES
 
 _HERE = Path(__file__).parent
 _SCRIPTS = ("page.js", "curves.js", "viewer.js")
+MAX_ROLLOUTS = 10_000
 
 
-def write_report(
-    runs: Sequence[Path], out: Path, max_rollouts: int = 10_000, differences: Sequence[str] = ()
-) -> Path:
-    """Write one HTML page about run folders; it works offline.
+def write_report(runs: Sequence[Path], out: Path, max_rollouts: int = MAX_ROLLOUTS) -> Path:
+    """Write one HTML page about run folders; return the file.
 
     Args:
         runs: folders with ``metrics.jsonl`` and, where trajectories were recorded, ``traces.jsonl``.
-        out: the file, or a folder for ``report.html``.
-        max_rollouts: largest number of trajectories in the page; beyond it whole groups are left out evenly.
-        differences: sentences about the runs beside each other, shown above the curves.
-
-    Returns:
-        The file written.
+        out: as of :func:`write_page`; ``max_rollouts`` likewise.
 
     Raises:
         UserError: a folder without metrics or without a finished step, or one given twice.
     """
-    read = read_runs(runs)
-    viewer = trajectories.build(read, max_rollouts)
+    return write_page(read_runs(runs), out, max_rollouts)
+
+
+def write_page(
+    runs: Sequence[Run], out: Path, max_rollouts: int = MAX_ROLLOUTS, differences: Sequence[str] = ()
+) -> Path:
+    """Write one HTML page about runs, which works offline; return the file.
+
+    Args:
+        runs: as :func:`.read_runs` returns them.
+        out: the file, or a folder for ``report.html``.
+        max_rollouts: largest number of trajectories in the page; beyond it whole groups are left out evenly.
+        differences: sentences about the runs beside each other, shown above the curves.
+    """
+    viewer = trajectories.build(runs, max_rollouts)
     data = {
-        "headline": _headline(read, viewer),
-        "runs": [_summary(run) for run in read],
+        "headline": _headline(runs, viewer),
+        "runs": [_summary(run) for run in runs],
         "differences": list(differences),
-        "curves": curves.build(read),
+        "curves": curves.build(runs),
         "viewer": viewer,
     }
     page = fill(

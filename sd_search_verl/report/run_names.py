@@ -48,6 +48,14 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     ]
 
 
+def by_series(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Return the runs of every series, both in the order given."""
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        found.setdefault(run.series, []).append(run)
+    return found
+
+
 def run_names(folders: Sequence[Path]) -> list[str]:
     """Return the shortest path suffixes that distinguish the folders.
 

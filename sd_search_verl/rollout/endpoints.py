@@ -16,7 +16,6 @@ from sd_search_verl.errors import UserError, without_credentials
 OPEN_AFTER = 3  # failures in a row that open an endpoint's circuit
 COOL_DOWN_S = (1.0, 30.0)  # an open circuit's first and longest pause
 
-
 KEY_VARIABLE = "RETRIEVER_API_KEY"
 """Environment variable with the key that every server is sent; configs are saved and logged, the environment is not."""
 
@@ -69,11 +68,12 @@ def auth_headers(url: str) -> dict[str, str]:
     The key is the environment's, unless ``url`` has one of its own, ``http://:KEY@host:port``.
     """
     parts = urllib.parse.urlsplit(url)
-    if parts.username is None and not os.environ.get(KEY_VARIABLE):
-        return {}
-    pair = f":{os.environ.get(KEY_VARIABLE)}"
     if parts.username is not None:
         pair = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
+    elif key := os.environ.get(KEY_VARIABLE):
+        pair = f":{key}"
+    else:
+        return {}
     return {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
 
 

@@ -44,13 +44,10 @@ class Generation:
         return Generation(self.token_ids[:count], log_probs, versions)
 
 
-def stop_params(protocol: Protocol, tokenizer: Any = None) -> dict[str, Any]:
+def stop_params(protocol: Protocol, tokenizer: Any) -> dict[str, Any]:
     """Return vLLM's sampling parameters that end a turn, after a text that closes it or at an end-of-turn token.
 
     vLLM searches for stop strings in the text it decodes, which by default lacks special tokens, and a tag may be one.
-
-    Args:
-        tokenizer: of the policy; needed for tool calls.
     """
     params: dict[str, Any] = {}
     if protocol.stop:

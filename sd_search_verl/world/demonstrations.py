@@ -165,6 +165,7 @@ NO_SEARCH_SHARE = 0.03
 def attempt(
     draw: Random, world: World, question: Question, policy: Sequence[Sequence[float]]
 ) -> RolloutSummary:
+    """Return one rollout by a policy, the probabilities of each hop's phrasings."""
     if draw.random() < NO_SEARCH_SHARE:
         return RolloutSummary([], 0.0)
     queries, name = [], question.subject

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from sd_search_verl.config import read_config
 from sd_search_verl.errors import UserError
-from sd_search_verl.files import read_json
+from sd_search_verl.files import read_json, write_json
 from sd_search_verl.world import text
 from sd_search_verl.world.config import CHECKPOINT, DIFFICULTY, WorldConfig
 from sd_search_verl.world.facts import Question, World
@@ -25,7 +25,7 @@ WORLD_FILE = "world.json"
 def write_difficulty(config: WorldConfig, checkpoint: Path) -> None:
     """Write the kind of world that a checkpoint was trained for beside it; the seed is left out."""
     fields = {name: value for name, value in config if name in DIFFICULTY}
-    (checkpoint / WORLD_FILE).write_text(json.dumps(fields, indent=2) + "\n")
+    write_json(checkpoint / WORLD_FILE, fields)
 
 
 def difficulty(checkpoint: Path) -> WorldConfig:
@@ -60,7 +60,7 @@ def write_world(world: World, directory: Path, checkpoint: Path = CHECKPOINT) ->
     for split in ("train", "val"):
         rows = [row(world, question, split, i) for i, question in enumerate(questions(world, split))]
         pq.write_table(pa.Table.from_pylist(rows), directory / f"{split}.parquet")
-    (directory / "oracle.json").write_text(json.dumps(oracle(world), indent=2) + "\n")
+    write_json(directory / "oracle.json", oracle(world))
     model = directory / "model"
     model.mkdir(exist_ok=True)
     for source in checkpoint.iterdir():

@@ -14,6 +14,7 @@ from sd_search_verl.world.facts import Question, World
 from sd_search_verl.world.questions import questions
 
 ATTEMPTS = 5
+WORLDS = 4
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,13 @@ def probe(model: Any, tokenizer: Any, config: WorldConfig, samples: int = 256, s
     )
 
 
-def initial_success(model: Any, tokenizer: Any, config: WorldConfig, seed: int = 0, worlds: int = 4) -> float:
-    """Return the share of right answers at temperature 1 over the validation questions of fresh worlds."""
+def initial_success(model: Any, tokenizer: Any, config: WorldConfig, seed: int = 0) -> float:
+    """Return the share of right answers at temperature 1 over the validation questions of ``WORLDS`` fresh worlds."""
     rates = []
-    for index in range(worlds):
+    for index in range(WORLDS):
         world = World(config.replace(seed=seed + index))
         rates.append(sampling.success_rate(model, tokenizer, world, questions(world, "val"), seed))
-    return sum(rates) / worlds
+    return sum(rates) / WORLDS
 
 
 def _mean_right(

@@ -54,7 +54,7 @@ def rollouts(model: Any, tokenizer: Any, world: World, asked: Sequence[Question]
     return [rollout.finish(tokenizer) for rollout in started]
 
 
-def success_rate(model: Any, tokenizer: Any, world: World, asked: Sequence[Question], seed: int = 0) -> float:
+def success_rate(model: Any, tokenizer: Any, world: World, asked: Sequence[Question], seed: int) -> float:
     """Return the share of the questions whose sampled rollout gives the true answer."""
     finished = rollouts(model, tokenizer, world, asked, seed)
     return sum(rollout.em for rollout in finished) / len(finished)

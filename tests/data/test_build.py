@@ -197,6 +197,10 @@ def test_a_broken_source_names_its_lines(
     ("arguments", "message"),
     [
         (["--evaluation", "squad"], "--evaluation[0]='squad' must be one of nq, triviaqa"),
+        (
+            ["--train-sample", "0"],
+            "--train-sample=0 must be greater than or equal to 1, or null. Fix: set --train-sample",
+        ),
         (["--protocol", "react"], "--protocol='react' must be 'search_r1', 'autorefine' or 'tool_call'"),
         (["--source", "/nowhere"], "neither a folder nor the name of a hub repository"),
         (["--source", "some/repository"], "set HF_ENDPOINT to a mirror, or give a copy"),

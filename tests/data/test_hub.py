@@ -140,6 +140,17 @@ def test_a_killed_download_goes_on(hub: Hub, tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(100)
+def test_a_part_that_is_longer_than_the_file_is_replaced(hub: Hub, tmp_path: Path) -> None:
+    first = f"{INDEX}/part_aa"
+    (tmp_path / "part_aa.part").write_bytes(bytes(len(hub.files[first]) + 1))
+    command = ["corpus", "fetch", "--part", "e5-index", "--out", str(tmp_path), "--yes"]
+    code, shown = finish(start(hub, *command))
+    assert code == 0, shown
+    assert hub.sent[0] == (first, 0, len(hub.files[first]))
+    assert (tmp_path / "e5_Flat.index").read_bytes() == hub.files[first] + hub.files[f"{INDEX}/part_ab"]
+
+
+@pytest.mark.timeout(100)
 def test_the_corpus_is_unpacked(hub: Hub, tmp_path: Path) -> None:
     code, shown = finish(start(hub, "corpus", "fetch", "--out", str(tmp_path), "--yes"))
     assert code == 0, shown

@@ -171,9 +171,18 @@ def test_a_row_that_no_evaluation_wrote_is_named(
     assert said.count("\n") == 1
 
 
+def over_seeds(**values: float) -> dict[str, Any]:
+    return {metric: {"values": values} for metric in ("em", "f1", "cover_em")}
+
+
 @pytest.mark.parametrize(
     "change",
-    [{"config": None}, {"config": []}, {"seeds": {}}, {"protocol_hash": None}, {"sets": []}],
+    [
+        *({"config": None}, {"config": []}, {"config": {"search": []}}),
+        *({"seeds": {}}, {"seeds": over_seeds(first=0.5)}, {"seeds": over_seeds()}),
+        *({"sets": []}, {"sets": {"s": {"questions": "3"}}}),
+        {"protocol_hash": None},
+    ],
     ids=str,
 )
 def test_results_that_no_evaluation_wrote_are_named(

@@ -127,6 +127,15 @@ def test_an_engine_that_ends_is_one_line_and_the_same_command_goes_on(
     assert len(whole.splitlines()) == 48
 
 
+def test_rollouts_of_which_nothing_says_how_they_were_made_are_not_taken_over(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "trajectories.jsonl").write_text('{"set": "a", "id": "0", "seed": 0}\n')
+    assert main(arguments(world, "http://127.0.0.1:9", tmp_path)) == 1
+    assert f"{tmp_path / 'run.json'} is missing, which says how" in capsys.readouterr().err
+    assert not (tmp_path / "run.json").exists()
+
+
 def test_a_silent_retriever_is_noticed_before_the_model_is_loaded(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

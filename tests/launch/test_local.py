@@ -38,6 +38,30 @@ def test_a_config_for_a_gpu_is_refused_without_one(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("steps", "overrides", "message"),
+    [
+        (0, [], "--steps=0 must be a whole number, at least 1"),
+        (-3, [], "--steps=-3 must be"),
+        (
+            None,
+            ["trainer.total_training_steps=null"],
+            r"total_training_steps=null must be .* Fix: give --steps",
+        ),
+        (None, ["++trainer.total_training_steps=many"], "total_training_steps=many must be"),
+    ],
+)
+def test_a_number_of_steps_that_is_none_is_refused_before_anything_starts(
+    tmp_path: Path, steps: int | None, overrides: list[str], message: str
+) -> None:
+    for part in ("corpus.jsonl", "train.parquet", "val.parquet", "model"):
+        (tmp_path / part).touch()
+    job = LocalRun(tmp_path / "run", tmp_path, CONFIGS, "cpu_demo", steps, overrides)
+    with pytest.raises(UserError, match=message):
+        run_local(job)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_config_is_before_its_defaults_and_the_last_default_before_the_first(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("x: 1\ny: 1\nz: 1\n")
     (tmp_path / "b.yaml").write_text("x: 2\ny: 2\n")

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.small_servers import client
 
 from sd_search_verl.rollout.retriever import RetrieverClient, SearchResult
-
-from .test_retriever import client
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 from support.good_run import UNLISTENED
+from support.small_servers import client
 
 from sd_search_verl.config import ConfigError, SearchConfig, read_config
 from sd_search_verl.rollout.endpoints import KEY_VARIABLE, retrieve_url, without_key
 from sd_search_verl.rollout.retriever_check import check_retriever, is_loading
 from sd_search_verl.rollout.retriever_identity import identify
-
-from .test_retriever import client
 
 KEY = "k€y/@:"
 ENCODED = "k%E2%82%ACy%2F%40%3A"
