@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,12 +20,14 @@ if not torch.cuda.is_available():
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf, open_dict
 from torch import Tensor
-from transformers import Qwen2Config, Qwen2ForCausalLM
 from verl.utils import tensordict_utils as tu
 from verl.workers.engine_workers import ActorRolloutRefWorker
 from verl.workers.utils.padding import response_from_nested
 
 from benchmarks.floor import now
+from benchmarks.models import save_model
+from benchmarks.peak import Peak
+from benchmarks.shapes import Shape
 from benchmarks.trajectories import Rollout
 from sd_search_verl.distill import divergence, select_rows
 from sd_search_verl.verl_adapter import worker
@@ -32,39 +35,6 @@ from sd_search_verl.verl_adapter.fields import ALPHA, TeacherMiniBatch, nested, 
 from sd_search_verl.verl_adapter.loss import SDSearchLoss
 from sd_search_verl.verl_adapter.teacher_pass import run_teacher_pass
 from sd_search_verl.verl_adapter.worker import SDActorRolloutRefWorker
-from sd_search_verl.world.tokenizer import save_tokenizer
-
-SHAPES: dict[str, dict[str, Any]] = {
-    "qwen2.5-3b": {
-        "hidden_size": 2048,
-        "intermediate_size": 11008,
-        "num_hidden_layers": 36,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 2,
-        "vocab_size": 151936,
-        "tie_word_embeddings": True,
-    },
-    "qwen2.5-7b": {
-        "hidden_size": 3584,
-        "intermediate_size": 18944,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 28,
-        "num_key_value_heads": 4,
-        "vocab_size": 152064,
-        "tie_word_embeddings": False,
-    },
-    # The head's share of the operations, a tenth, is that of the 3B shape.
-    "tiny": {
-        "hidden_size": 256,
-        "intermediate_size": 1376,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "vocab_size": 2048,
-        "tie_word_embeddings": True,
-    },
-}
-
 
 LOSS_PARTS = (
     (TeacherMiniBatch, "with_slots"),
@@ -74,6 +44,8 @@ LOSS_PARTS = (
     (select_rows, "add_rows"),
 )
 """What an update with the SD loss does beside GRPO's and the teacher pass."""
+ALPHA_ON = 1.0e-3
+"""Of a step with SD-Search; its cost does not depend on the value."""
 
 
 @dataclass(frozen=True)
@@ -85,29 +57,18 @@ class Setting:
         token_budget: tokens a micro-batch (dynamic batching), or None for ``micro_batch`` rows.
     """
 
-    shape: str
     device: str
     dtype: str
-    attention: str
-    remove_padding: bool
-    checkpointing: bool
-    token_budget: int | None
-    micro_batch: int
+    attention: str = "sdpa"
+    remove_padding: bool = False
+    checkpointing: bool = False
+    token_budget: int | None = None
+    micro_batch: int = 5
 
-
-def model_config(shape: str) -> Qwen2Config:
-    """Return the Hugging Face configuration of a shape."""
-    return Qwen2Config(**SHAPES[shape], max_position_embeddings=32768, bos_token_id=None, eos_token_id=1)
-
-
-def save_model(shape: str, folder: Path, dtype: torch.dtype, device: str) -> Path:
-    """Write random weights as a Hugging Face folder; verl reads its models from disk."""
-    torch.manual_seed(0)
-    with torch.device(device):
-        model = Qwen2ForCausalLM(model_config(shape)).to(dtype)
-    model.save_pretrained(folder)
-    save_tokenizer(folder)
-    return folder
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The type of the weights."""
+        return torch.bfloat16 if self.dtype == "bf16" else torch.float32
 
 
 def configuration(setting: Setting, model: Path, rows: int, overrides: Sequence[str] = ()) -> Any:
@@ -155,13 +116,14 @@ def configuration(setting: Setting, model: Path, rows: int, overrides: Sequence[
 
 
 @dataclass(frozen=True)
-class Seconds:
-    """One step's parts; ``teacher`` is contained in ``update``."""
+class Measured:
+    """Seconds of a step's parts, ``teacher`` contained in ``update``, and the peak of memory in GB."""
 
     old_log_prob: float
     reference: float
     update: float
     teacher: float
+    peak_gb: float
 
     @property
     def actor(self) -> float:
@@ -170,20 +132,31 @@ class Seconds:
 
 
 class Actor:
-    """The two workers of a rank, and a step on them."""
+    """The two workers of a rank on random weights, and a step on them."""
 
-    def __init__(self, config: Any, device: str) -> None:
+    def __init__(self, shape: Shape, setting: Setting, rows: int, overrides: Sequence[str] = ()) -> None:
         single_rank()
-        self.device = device
+        self.device = setting.device
         self._teacher_s = 0.0
-        self.actor = SDActorRolloutRefWorker(config=config, role="actor")
-        self.actor.init_model()
-        self.reference = ActorRolloutRefWorker(config=config, role="ref")
-        self.reference.init_model()
+        ram = Path("/dev/shm")  # 15 GB at the 7B shape are written and read twice
+        place = ram if self.device == "cuda" and ram.exists() else None
+        with tempfile.TemporaryDirectory(dir=place) as folder:
+            model = save_model(shape, Path(folder), setting.torch_dtype, self.device)
+            config = configuration(setting, model, rows, overrides)
+            self.actor = SDActorRolloutRefWorker(config=config, role="actor")
+            self.actor.init_model()
+            self.reference = ActorRolloutRefWorker(config=config, role="ref")
+            self.reference.init_model()
         setattr(worker, "run_teacher_pass", self._teacher_pass)  # noqa: B010  timed
 
-    def step(self, rows: Sequence[Rollout], alpha: float, skip_old_log_prob: bool = False) -> Seconds:
+    def pair(self, rows: Sequence[Rollout], skip_old_log_prob: bool = False) -> tuple[Measured, Measured]:
+        """Run a step of GRPO alone, then one with SD-Search."""
+        plain = self.step(rows, 0.0, skip_old_log_prob)
+        return plain, self.step(rows, ALPHA_ON, skip_old_log_prob)
+
+    def step(self, rows: Sequence[Rollout], alpha: float, skip_old_log_prob: bool = False) -> Measured:
         """Run one step of verl's actor part on these rollouts."""
+        memory = Peak(self.device)
         batch = batch_of(rows, alpha)
         mask = batch["response_mask"]
 
@@ -200,9 +173,9 @@ class Actor:
         tu.assign_non_tensor(batch, calculate_entropy=False, compute_loss=True)
         self._teacher_s = 0.0
         _, update_s = self._timed(lambda: self.actor.update_actor(batch))
-        return Seconds(old_s, ref_s, update_s, self._teacher_s)
+        return Measured(old_s, ref_s, update_s, self._teacher_s, memory.read())
 
-    def loss_seconds(self, rows: Sequence[Rollout], alpha: float) -> float:
+    def loss_seconds(self, rows: Sequence[Rollout]) -> float:
         """Return the seconds of the SD loss alone in one update, forward and backward, each part waited for."""
         spent: list[float] = []
 
@@ -217,10 +190,10 @@ class Actor:
         with ExitStack() as stack:
             for owner, name in LOSS_PARTS:
                 stack.enter_context(mock.patch.object(owner, name, timed(getattr(owner, name))))
-            self.step(rows, alpha, skip_old_log_prob=True)
+            self.step(rows, ALPHA_ON, skip_old_log_prob=True)
         return sum(spent)
 
-    def profile_teacher(self, rows: Sequence[Rollout], alpha: float) -> str:
+    def profile_teacher(self, rows: Sequence[Rollout]) -> str:
         """Return a table of what the device does in the teacher passes of one update, the longest first."""
         activities = [torch.profiler.ProfilerActivity.CPU]
         activities += [torch.profiler.ProfilerActivity.CUDA] if self.device == "cuda" else []
@@ -233,7 +206,7 @@ class Actor:
             return targets
 
         with mock.patch.object(worker, "run_teacher_pass", profiled):
-            self.step(rows, alpha, skip_old_log_prob=True)
+            self.step(rows, ALPHA_ON, skip_old_log_prob=True)
         return str(
             profiler.key_averages().table(
                 sort_by=f"self_{self.device}_time_total", row_limit=40, max_name_column_width=60

@@ -14,13 +14,12 @@ import argparse
 import json
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.arguments import command_parser
+from benchmarks.arguments import add_option, command_parser
 from benchmarks.table import append_rows
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -30,9 +29,10 @@ from tqdm import tqdm
 
 from benchmarks import actor, floor, trajectories
 from benchmarks.machine import device_name
-from benchmarks.peak import Peak
+from benchmarks.shapes import TIMED
+from benchmarks.spread import quartiles
 
-HERE = Path(__file__).resolve().parent
+CSV = Path(__file__).resolve().with_suffix(".csv")
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -43,7 +43,6 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     gpu = device == "cuda"
     torch.set_num_threads(1)  # as in runs on a CPU: threads that wait for each other measure the machine
     setting = actor.Setting(
-        shape=options.shape,
         device=device,
         dtype=options.dtype or ("bf16" if gpu else "fp32"),
         attention=options.attention or ("flash_attention_2" if gpu else "sdpa"),
@@ -53,31 +52,24 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         micro_batch=options.micro_batch,
     )
     lengths = trajectories.recorded(options.data) if options.data else trajectories.LENGTHS
-    vocabulary = actor.SHAPES[options.shape]["vocab_size"]
+    shape = TIMED[options.shape]
     groups = trajectories.draw_groups(lengths, options.groups, options.group_size, seed=options.seed)
-    rows = trajectories.rollouts(groups, vocabulary, seed=options.seed)
-    dtype = torch.bfloat16 if setting.dtype == "bf16" else torch.float32
-    peak = floor.peak_flops(device, dtype)
+    rows = trajectories.rollouts(groups, shape.vocab, seed=options.seed)
+    peak = floor.peak_flops(device, setting.torch_dtype)
+    workers = actor.Actor(shape, setting, len(rows), options.override)
 
-    ram = Path("/dev/shm")  # 15 GB at the 7B shape are written and read twice
-    with tempfile.TemporaryDirectory(dir=ram if gpu and ram.exists() else None) as folder:
-        model = actor.save_model(options.shape, Path(folder), dtype, device)
-        workers = actor.Actor(actor.configuration(setting, model, len(rows), options.override), device)
     skip = options.skip_old_log_prob
-    found: dict[float, list[tuple[actor.Seconds, float]]] = {0.0: [], 1.0e-3: []}
+    pairs = []
     for repeat in tqdm(range(options.repeats + 1), desc="pairs of steps", disable=None):
         if repeat > 1 and time.monotonic() - began > options.seconds:
             break
-        for alpha, results in found.items():
-            memory = Peak(device)
-            seconds = workers.step(rows, alpha, skip)
-            if repeat:  # the first of each kind starts caches
-                results.append((seconds, memory.read()))
-    loss = min(workers.loss_seconds(rows, alpha=1.0e-3) for _ in range(2))
+        pair = workers.pair(rows, skip)
+        if repeat:  # the first starts caches
+            pairs.append(pair)
+    loss = min(workers.loss_seconds(rows) for _ in range(2))
 
-    floors = floor.step_floor(
-        rows, floor.cost_of(actor.model_config(options.shape)), setting.checkpointing, options.group_size
-    )
+    floors = floor.step_floor(rows, floor.cost_of(shape), setting.checkpointing, options.group_size)
+    budget, size = setting.token_budget, setting.micro_batch
     where = {
         "device": device_name(device),
         "shape": options.shape,
@@ -85,57 +77,52 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "attention": setting.attention,
         "remove_padding": setting.remove_padding,
         "checkpointing": setting.checkpointing,
-        "micro_batch": f"{setting.token_budget} tokens"
-        if setting.token_budget
-        else f"{setting.micro_batch} rows",
+        "micro_batch": f"{budget} tokens" if budget else f"{size} rows",
         "groups": options.groups,
         "group_size": options.group_size,
         "old_log_prob": "skipped" if skip else "computed",
         "override": " ".join(options.override),
     }
-    plain, ours = found.values()
-    row = where | summary(plain, ours, loss, rows, floors, peak, 1 if skip else 2)
+    row = where | summary(pairs, loss, rows, floors, peak, 1 if skip else 2)
     print(json.dumps(row, indent=2))
     append_rows(options.csv, [row])
     if options.profile:
-        options.profile.write_text(workers.profile_teacher(rows, alpha=1.0e-3))
+        options.profile.write_text(workers.profile_teacher(rows))
     return row
 
 
 def summary(
-    plain: Sequence[tuple[actor.Seconds, float]],
-    ours: Sequence[tuple[actor.Seconds, float]],
+    pairs: Sequence[tuple[actor.Measured, actor.Measured]],
     loss: float,
     rows: Sequence[trajectories.Rollout],
     floors: floor.StepFloor,
     peak: float,
     log_prob_passes: int,
 ) -> dict[str, Any]:
-    """Return the medians over repeats; ratios and ``update_extra_s`` are of neighbouring steps.
+    """Return the medians over pairs of steps; ratios and ``update_extra_s`` are of the two steps of a pair.
 
     ``update_extra_s`` is what the update with the SD loss takes beside the teacher pass and GRPO's update; ``loss_s``
     is the SD loss's own code, timed directly.
     """
+    plain, ours = zip(*pairs, strict=True)
 
-    def median(of: Sequence[tuple[actor.Seconds, float]], part: Callable[[actor.Seconds], float]) -> float:
-        return statistics.median(part(seconds) for seconds, _ in of)
+    def median(of: Sequence[actor.Measured], part: Callable[[actor.Measured], float]) -> float:
+        return statistics.median(map(part, of))
 
-    ratios = [b.actor / a.actor for (a, _), (b, _) in zip(plain, ours, strict=True)]
-    q25, _, q75 = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else (ratios[0],) * 3
-    update, with_sd = (median(of, lambda s: s.update) for of in (plain, ours))
-    teacher = median(ours, lambda s: s.teacher)
-    extra = statistics.median(
-        b.update - b.teacher - a.update for (a, _), (b, _) in zip(plain, ours, strict=True)
-    )
+    ratios = [b.actor / a.actor for a, b in pairs]
+    q25, _, q75 = quartiles(ratios)
+    update, teacher = median(plain, lambda s: s.update), median(ours, lambda s: s.teacher)
+    reference = median([*plain, *ours], lambda s: s.reference)
     grpo = log_prob_passes * floors.log_prob + floors.update
     tokens = sum(len(row.prompt_ids) + len(row.response_ids) for row in rows)
+    peak_gb = median(plain, lambda s: s.peak_gb)
     values = {
         "old_log_prob_s": median([*plain, *ours], lambda s: s.old_log_prob),
-        "reference_s": median([*plain, *ours], lambda s: s.reference),
+        "reference_s": reference,
         "update_s": update,
-        "update_with_sd_s": with_sd,
+        "update_with_sd_s": median(ours, lambda s: s.update),
         "teacher_s": teacher,
-        "update_extra_s": extra,
+        "update_extra_s": statistics.median(b.update - b.teacher - a.update for a, b in pairs),
         "loss_s": loss,
         "ratio": statistics.median(ratios),
         "ratio_q25": q25,
@@ -147,14 +134,13 @@ def summary(
         "grpo_over_floor": median(plain, lambda s: s.actor) / (grpo / peak),
         "teacher_over_floor": teacher / (floors.teacher / peak),
         # How the teacher compares with verl's own forward, each measured against its operations.
-        "teacher_over_log_prob": (teacher / floors.teacher)
-        / (median([*plain, *ours], lambda s: s.reference) / floors.log_prob),
-        "peak_extra_gb": statistics.median(m for _, m in ours) - statistics.median(m for _, m in plain),
-        "peak_gb": statistics.median(m for _, m in plain),
+        "teacher_over_log_prob": (teacher / floors.teacher) / (reference / floors.log_prob),
+        "peak_extra_gb": median(ours, lambda s: s.peak_gb) - peak_gb,
+        "peak_gb": peak_gb,
         "tokens_per_s": tokens / median(ours, lambda s: s.actor),
     }
     counts = {
-        "repeats": len(plain),
+        "repeats": len(pairs),
         "tokens": tokens,
         "teacher_tokens": sum(len(r.input_ids) for row in rows for r in row.teacher.rows),
         "query_tokens": sum(row.lengths.query_tokens for row in rows),
@@ -165,25 +151,11 @@ def summary(
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument(
-        "--shape", choices=actor.SHAPES, default="tiny", help="shape of the model (default: %(default)s)"
+        "--shape", choices=TIMED, default="tiny", help="shape of the model (default: %(default)s)"
     )
-    parser.add_argument(
-        "--groups", type=int, default=4, metavar="QUESTIONS", help="questions a step (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--group-size",
-        type=int,
-        default=5,
-        metavar="ROLLOUTS",
-        help="rollouts a question (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--repeats",
-        type=int,
-        default=5,
-        metavar="PAIRS",
-        help="measured pairs of steps (default: %(default)s)",
-    )
+    add_option(parser, "--groups", 4, "questions a step", "QUESTIONS")
+    add_option(parser, "--group-size", 5, "rollouts a question", "ROLLOUTS")
+    add_option(parser, "--repeats", 5, "measured pairs of steps", "PAIRS")
     parser.add_argument(
         "--data", type=Path, help="folder of recorded trajectories; default: built-in lengths"
     )
@@ -201,26 +173,14 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="TOKENS",
         help="tokens a micro-batch (default: 8192 on a GPU, else none)",
     )
-    parser.add_argument(
-        "--micro-batch",
-        type=int,
-        default=10,
-        metavar="ROWS",
-        help="rows a micro-batch without a token budget (default: %(default)s)",
-    )
+    add_option(parser, "--micro-batch", 10, "rows a micro-batch without a token budget", "ROWS")
     parser.add_argument(
         "--skip-old-log-prob", action="store_true", help="as with rollout_correction.bypass_mode"
     )
     parser.add_argument(
         "--override", action="append", default=[], help="a Hydra override; may be repeated (default: none)"
     )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        metavar="SEED",
-        help="seed of weights and lengths (default: %(default)s)",
-    )
+    add_option(parser, "--seed", 0, "seed of weights and lengths", "SEED")
     parser.add_argument(
         "--seconds",
         type=float,
@@ -234,9 +194,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="FILE",
         help="write what the teacher pass spends its time on (default: no)",
     )
-    parser.add_argument(
-        "--csv", type=Path, default=HERE / "actor_step.csv", help="file to append to (default: %(default)s)"
-    )
+    add_option(parser, "--csv", CSV, "file to append to")
     return parser.parse_args(argv)
 
 

@@ -13,6 +13,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.arguments import add_option
 from benchmarks.machine import device_name
 from benchmarks.table import write_rows
 from sd_search_verl.command_line import Parser, run_command
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     parser = Parser(prog="python -m benchmarks.agreement", description=__doc__)
     parser.add_argument("report", type=Path, help="JUnit report of the test")
-    parser.add_argument("--out", type=Path, default=CSV, metavar="FILE", help="CSV (default: %(default)s)")
+    add_option(parser, "--out", CSV, "CSV", "FILE")
     parser.set_defaults(action=_write)
     return run_command(parser, argv)
 

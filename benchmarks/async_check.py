@@ -10,31 +10,26 @@ the measured ones. What is checked is the colocated mode's time, of which nothin
 
 from __future__ import annotations
 
-import csv
-import json
 import statistics
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from benchmarks.arguments import command_parser
+from benchmarks.arguments import add_option, command_parser
 from benchmarks.async_delay import FACTOR, PARTS
 from benchmarks.async_delay import OUT as MEASURED
 from benchmarks.async_rollouts import Machine
 from benchmarks.async_sim import simulate
-from benchmarks.table import write_rows
+from benchmarks.table import read_json_lines, read_rows, write_rows
 
 OUT = Path(__file__).with_suffix(".csv")
-QUESTIONS = 8
+QUESTIONS, SEEDS = 8, 10
 
 
 def machine_of(folder: Path, delay: float, slow: float) -> Machine:
     """Return the machine of a synchronous run whose queries were held for ``delay`` seconds."""
-    steps, traces = (
-        [json.loads(line) for line in (folder / name).read_text().splitlines()]
-        for name in ("metrics.jsonl", "traces.jsonl")
-    )
+    steps, traces = (read_json_lines(folder / name) for name in ("metrics.jsonl", "traces.jsonl"))
     sync = statistics.mean(step["timing_s/update_weights"] for step in steps)
     parts = [f"timing_s/{part}" for part in PARTS if part not in ("gen", "update_weights")]
     update = statistics.mean(sum(step[part] for part in parts) for step in steps)
@@ -58,9 +53,9 @@ def turns_of(trace: dict[str, Any]) -> tuple[int, ...]:
     return tuple(length for wrote, length in runs if wrote)
 
 
-def mean_step(mode: str, machine: Machine, seeds: int = 10) -> float:
+def mean_step(mode: str, machine: Machine) -> float:
     """Return the simulated seconds of a step, over seeds."""
-    return statistics.mean(simulate(mode, machine, seed)["step_s"] for seed in range(seeds))
+    return statistics.mean(simulate(mode, machine, seed)["step_s"] for seed in range(SEEDS))
 
 
 def fitted(machine: Machine, step_s: float) -> Machine:
@@ -77,16 +72,10 @@ def main() -> None:
     """Compare measured and simulated ratios, pair by pair."""
     parser = command_parser(__doc__)
     parser.add_argument("--runs", type=Path, required=True, metavar="DIR", help="folder of the measured runs")
-    parser.add_argument(
-        "--slow",
-        type=float,
-        default=0.05,
-        metavar="SHARE",
-        help="share of late queries in those runs (default: %(default)s)",
-    )
+    add_option(parser, "--slow", 0.05, "share of late queries in those runs", "SHARE")
     args = parser.parse_args()
     measured: dict[str, dict[str, dict[str, str]]] = {}
-    for row in csv.DictReader(MEASURED.open()):
+    for row in read_rows(MEASURED):
         measured.setdefault(row["pair"], {})[row["mode"]] = row
     rows = []
     for pair, modes in measured.items():
@@ -95,15 +84,16 @@ def main() -> None:
         steps = {mode: float(row["seconds"]) / int(row["steps"]) for mode, row in modes.items()}
         machine = machine_of(args.runs / f"sync-{pair}", float(modes["sync"]["delay_s"]), args.slow)
         machine = fitted(machine, steps["sync"])
-        found = mean_step("colocate_async", machine)
-        row = {
-            "pair": pair,
+        figures = {
             "sync_s": steps["sync"],
             "token_s": machine.token_s,
             "colocate_measured_s": steps["colocate_async"],
-            "colocate_simulated_s": found,
+            "colocate_simulated_s": mean_step("colocate_async", machine),
         }
-        rows.append({name: value if name == "pair" else f"{value:.4f}" for name, value in row.items()})
+        rows.append(
+            {"pair": pair, "device": modes["sync"]["device"]}
+            | {name: f"{value:.4f}" for name, value in figures.items()}
+        )
         print(rows[-1], flush=True)
     write_rows(OUT, rows)
 

@@ -9,9 +9,7 @@ as long, with all queries that the client put into it. Pairs of runs alternate w
 
 from __future__ import annotations
 
-import csv
 import http.client
-import json
 import random
 import statistics
 import subprocess
@@ -24,9 +22,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from benchmarks.arguments import command_parser
+from benchmarks.arguments import add_option, command_parser
 from benchmarks.machine import device_name
-from benchmarks.table import write_rows
+from benchmarks.table import read_json_lines, read_rows, write_rows
 from sd_search_verl.launch.retriever import build_index, serving_index
 
 OUT = Path(__file__).with_suffix(".csv")
@@ -84,7 +82,7 @@ def run(mode: str, folder: Path, inputs: Path, url: str, steps: int) -> dict[str
     command += ["algorithm.rollout_correction.rollout_is=token", "search.timeout_s=60"]
     with (folder.parent / f"{folder.name}.log").open("w") as log:
         subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT)
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = read_json_lines(folder / "metrics.jsonl")
     return {
         "seconds": sum(line[f"timing_s/{part}"] for line in lines for part in PARTS),
         "seconds_update": sum(line["timing_s/update_actor"] for line in lines),
@@ -105,26 +103,10 @@ def main() -> None:
         help="folder with the demo's data, model and corpus.jsonl",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the runs")
-    parser.add_argument(
-        "--pairs",
-        type=int,
-        default=5,
-        metavar="PAIRS",
-        help="pairs of runs, one of each mode (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--steps", type=int, default=6, metavar="STEPS", help="training steps of a run (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--delay", type=float, default=0.4, metavar="S", help="delay of a request (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--slow",
-        type=float,
-        default=0.05,
-        metavar="SHARE",
-        help=f"share of requests with {FACTOR} times the delay (default: %(default)s)",
-    )
+    add_option(parser, "--pairs", 5, "pairs of runs, one of each mode", "PAIRS")
+    add_option(parser, "--steps", 6, "training steps of a run", "STEPS")
+    add_option(parser, "--delay", 0.4, "delay of a request", "S")
+    add_option(parser, "--slow", 0.05, f"share of requests with {FACTOR} times the delay", "SHARE")
     parser.add_argument(
         "--csv",
         type=Path,
@@ -134,7 +116,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    rows = list(csv.DictReader(args.csv.open())) if args.csv.exists() else []
+    rows = read_rows(args.csv) if args.csv.exists() else []
     corpus, index = args.inputs / "corpus.jsonl", args.out / "index"
     if not index.exists():
         build_index(corpus, index)

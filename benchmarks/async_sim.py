@@ -9,20 +9,21 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 
-from benchmarks.arguments import command_parser
+from benchmarks.arguments import add_option, command_parser
 from benchmarks.async_rollouts import SERVICE_S, Machine, Simulation
-from benchmarks.table import write_rows
+from benchmarks.table import read_rows, write_rows
 
 OUT = Path(__file__).with_suffix(".csv")
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "async.md"
 _BEGIN, _END = "<!-- table: made by benchmarks/async_sim.py -->", "<!-- end of table -->"
 MODES = ("sync", "colocate_async", "separate_async")
 STEPS, SKIPPED = 8, 2
+TOLERANCE = 1.05
 
 
 def simulate(mode: str, machine: Machine, seed: int = 0) -> dict[str, float]:
@@ -72,9 +73,9 @@ def best_share(machine: Machine) -> Machine:
     return min(tried, key=lambda tried: simulate("separate_async", tried)["step_s"])
 
 
-def enough_replicas(mode: str, machine: Machine, tolerance: float = 1.05) -> int:
-    """Return the smallest power of two of replicas with a step at most ``tolerance`` times that of 1,024."""
-    bound = tolerance * simulate(mode, replace(machine, replicas=1024))["step_s"]
+def enough_replicas(mode: str, machine: Machine) -> int:
+    """Return the smallest power of two of replicas with a step at most ``TOLERANCE`` times that of 1,024."""
+    bound = TOLERANCE * simulate(mode, replace(machine, replicas=1024))["step_s"]
     count = 1
     while count < 1024 and simulate(mode, replace(machine, replicas=count))["step_s"] > bound:
         count *= 2
@@ -84,30 +85,10 @@ def enough_replicas(mode: str, machine: Machine, tolerance: float = 1.05) -> int
 def main() -> None:
     """Write the table."""
     parser = command_parser(__doc__)
-    parser.add_argument(
-        "--gpus",
-        type=int,
-        nargs="+",
-        default=[8, 32, 128, 512],
-        metavar="GPUS",
-        help="sizes of the machine (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--service-factor",
-        type=float,
-        nargs="+",
-        default=[1.0, 100.0],
-        metavar="TIMES",
-        help="service times of a query, as multiples of BM25's (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--slow",
-        type=float,
-        nargs="+",
-        default=[0.0, 0.05],
-        metavar="SHARE",
-        help="shares of late queries (default: %(default)s)",
-    )
+    add_option(parser, "--gpus", [8, 32, 128, 512], "sizes of the machine", "GPUS")
+    costs = "service times of a query, as multiples of BM25's"
+    add_option(parser, "--service-factor", [1.0, 100.0], costs, "TIMES")
+    add_option(parser, "--slow", [0.0, 0.05], "shares of late queries", "SHARE")
     parser.add_argument(
         "--out",
         type=Path,
@@ -117,31 +98,34 @@ def main() -> None:
     )
     args = parser.parse_args()
     rows = []
-    for gpus in args.gpus:
-        for factor in args.service_factor:
-            for slow in args.slow:
-                machine = Machine(gpus=gpus, service_factor=factor, slow=slow)
-                for mode in MODES:
-                    if mode == "separate_async":
-                        machine = best_share(replace(machine, replicas=1024))
-                    needed = enough_replicas(mode, machine)
-                    for replicas in sorted({1, needed}):
-                        found = simulate(mode, replace(machine, replicas=replicas))
-                        rounded = {name: round(value, 4) for name, value in found.items()}
-                        row = {
-                            "mode": mode,
-                            **asdict(replace(machine, replicas=replicas, turns=(), latency_s=())),
-                        }
-                        rows.append({**row, **rounded, "replicas_needed": needed})
-                        print(mode, gpus, factor, slow, replicas, rounded, flush=True)
+    for gpus, factor, slow in product(args.gpus, args.service_factor, args.slow):
+        machine = Machine(gpus=gpus, service_factor=factor, slow=slow)
+        for mode in MODES:
+            if mode == "separate_async":
+                machine = best_share(replace(machine, replicas=1024))
+            needed = enough_replicas(mode, machine)
+            for replicas in sorted({1, needed}):
+                one = replace(machine, replicas=replicas)
+                found = {name: round(value, 4) for name, value in simulate(mode, one).items()}
+                simulated = asdict(replace(one, turns=(), latency_s=()))
+                rows.append(
+                    {
+                        "mode": mode,
+                        "device": "none: simulated",
+                        **simulated,
+                        **found,
+                        "replicas_needed": needed,
+                    }
+                )
+                print(mode, gpus, factor, slow, replicas, found, flush=True)
     write_rows(args.out, rows)
-    PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), args.out), encoding="utf-8")
+    if args.out == OUT:
+        PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), OUT), encoding="utf-8")
 
 
 def page(text: str, path: Path) -> str:
     """Return the page with its table replaced by that of a CSV: each mode with the replicas that it needs."""
-    with path.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["replicas"] == row["replicas_needed"]]
+    rows = [row for row in read_rows(path) if row["replicas"] == row["replicas_needed"]]
     cases: dict[tuple[str, str, str], dict[str, dict[str, str]]] = {}
     for row in rows:
         cases.setdefault((row["gpus"], row["service_factor"], row["slow"]), {})[row["mode"]] = row

@@ -10,17 +10,15 @@ One length is changed at a time, around trajectories of recorded lengths. Every 
 
 from __future__ import annotations
 
-import csv
 import os
 import statistics
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.arguments import command_parser
-from benchmarks.table import append_rows
+from benchmarks.arguments import add_option, command_parser
+from benchmarks.table import append_rows, read_rows
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -29,11 +27,11 @@ from tqdm import tqdm
 
 from benchmarks import actor, floor, trajectories
 from benchmarks.machine import device_name
-from benchmarks.peak import Peak
+from benchmarks.shapes import TIMED
 from benchmarks.svg import COLOURS, Line, Panel, svg
 from benchmarks.trajectories import Lengths
 
-CSV = Path(__file__).resolve().parent / "cost_growth.csv"
+CSV = Path(__file__).resolve().with_suffix(".csv")
 FIELDS = [
     *("device", "shape", "axis", "value", "repeats", "grpo_s", "teacher_s", "teacher_floor_s", "ratio"),
     *("ratio_floor", "ratio_floor_shared", "extra_gb"),
@@ -71,10 +69,14 @@ def points(longest: int) -> Iterator[Point]:
         yield Point("block tokens", block, [[BASE] * GROUP], block)
 
 
+def rollouts_of(point: Point, shape: str) -> list[trajectories.Rollout]:
+    """Return the rollouts of a point's step."""
+    return trajectories.rollouts(point.groups, TIMED[shape].vocab, seed=0, block=point.block)
+
+
 def operations(point: Point, shape: str) -> tuple[floor.StepFloor, dict[str, Any]]:
-    """Return the ratio and parts that the operation count gives for a point."""
-    rows = trajectories.rollouts(point.groups, actor.SHAPES[shape]["vocab_size"], seed=0, block=point.block)
-    cost = floor.cost_of(actor.model_config(shape))
+    """Return the operations of a point, and their part of its row."""
+    rows, cost = rollouts_of(point, shape), floor.cost_of(TIMED[shape])
     floors = floor.step_floor(rows, cost, checkpointing=False, group_size=len(point.groups[0]))
     grpo = 2 * floors.log_prob + floors.update
     return floors, {
@@ -86,43 +88,29 @@ def operations(point: Point, shape: str) -> tuple[floor.StepFloor, dict[str, Any
     }
 
 
-def measure(
-    workers: actor.Actor, point: Point, shape: str, repeats: int, peak: float, device: str
-) -> dict[str, Any]:
+def measure(workers: actor.Actor, point: Point, shape: str, repeats: int, peak: float) -> dict[str, Any]:
     """Return the medians over pairs of steps, and the ratio that the operations give."""
-    rows = trajectories.rollouts(point.groups, actor.SHAPES[shape]["vocab_size"], seed=0, block=point.block)
-    found: dict[float, list[tuple[actor.Seconds, float]]] = {0.0: [], 1.0e-3: []}
-    for _ in range(repeats):
-        for alpha, results in found.items():
-            memory = Peak(device)
-            results.append((workers.step(rows, alpha), memory.read()))
-    plain, ours = found.values()
-    pairs = list(zip(plain, ours, strict=True))
+    rows = rollouts_of(point, shape)
+    pairs = [workers.pair(rows) for _ in range(repeats)]
     floors, counted = operations(point, shape)
     values = {
-        "grpo_s": statistics.median(a.actor for a, _ in plain),
-        "teacher_s": statistics.median(b.teacher for b, _ in ours),
+        "grpo_s": statistics.median(plain.actor for plain, _ in pairs),
+        "teacher_s": statistics.median(ours.teacher for _, ours in pairs),
         "teacher_floor_s": floors.teacher / peak,
-        "ratio": statistics.median(b.actor / a.actor for (a, _), (b, _) in pairs),
-        "extra_gb": statistics.median(after - before for (_, before), (_, after) in pairs),
+        "ratio": statistics.median(ours.actor / plain.actor for plain, ours in pairs),
+        "extra_gb": statistics.median(ours.peak_gb - plain.peak_gb for plain, ours in pairs),
     }
     measured = {name: round(value, 4) for name, value in values.items()}
-    return {"device": device_name(device), **counted, "repeats": repeats, **measured}
+    return {"device": device_name(workers.device), **counted, "repeats": repeats, **measured}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure or count all points, or plot."""
     parser = command_parser(__doc__)
     parser.add_argument(
-        "--shape", choices=actor.SHAPES, default="tiny", help="shape of the model (default: %(default)s)"
+        "--shape", choices=TIMED, default="tiny", help="shape of the model (default: %(default)s)"
     )
-    parser.add_argument(
-        "--repeats",
-        type=int,
-        default=2,
-        metavar="PAIRS",
-        help="pairs of steps a point (default: %(default)s)",
-    )
+    add_option(parser, "--repeats", 2, "pairs of steps a point", "PAIRS")
     parser.add_argument(
         "--longest",
         type=int,
@@ -133,8 +121,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--operations", action="store_true", help="measure nothing")
     options = parser.parse_args(argv)
     if options.plot:
-        with CSV.open(newline="") as file:
-            plot(list(csv.DictReader(file)), options.plot)
+        plot(read_rows(CSV), options.plot)
         return
     if options.operations:
         counted = [operations(point, options.shape)[1] for point in points(options.longest or 8192)]
@@ -143,25 +130,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     gpu = device == "cuda"
     torch.set_num_threads(1)
-    dtype = torch.bfloat16 if gpu else torch.float32
     setting = actor.Setting(
-        options.shape,
         device,
-        "bf16" if gpu else "fp32",
-        "flash_attention_2" if gpu else "sdpa",
+        dtype="bf16" if gpu else "fp32",
+        attention="flash_attention_2" if gpu else "sdpa",
         remove_padding=gpu,
-        checkpointing=False,
         token_budget=16384 if gpu else None,
         micro_batch=1,
     )
-    peak = floor.peak_flops(device, dtype)
-    with tempfile.TemporaryDirectory() as folder:
-        model = actor.save_model(options.shape, Path(folder), dtype, device)
-        workers = actor.Actor(actor.configuration(setting, model, rows=1), device)
+    peak = floor.peak_flops(device, setting.torch_dtype)
+    workers = actor.Actor(TIMED[options.shape], setting, rows=1)
     places = list(points(options.longest or (8192 if gpu else 2048)))
-    workers.step(trajectories.rollouts(places[0].groups, 100, seed=0), 1.0e-3)  # starts caches
+    workers.step(trajectories.rollouts(places[0].groups, 100, seed=0), actor.ALPHA_ON)  # starts caches
     for point in tqdm(places, desc="points", disable=None):
-        append_rows(CSV, [measure(workers, point, options.shape, options.repeats, peak, device)], FIELDS)
+        append_rows(CSV, [measure(workers, point, options.shape, options.repeats, peak)], FIELDS)
 
 
 def plot(rows: Sequence[dict[str, str]], path: Path) -> None:

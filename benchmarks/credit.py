@@ -18,6 +18,7 @@ from pathlib import Path
 from benchmarks.table import write_rows
 from benchmarks.world.from_runs import relations_of
 from sd_search_verl.command_line import Parser, run_command
+from sd_search_verl.errors import UserError
 from sd_search_verl.report.trajectories import question
 from sd_search_verl.runs.reader import read_traces
 from sd_search_verl.runs.schema import Trace
@@ -127,6 +128,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(options: argparse.Namespace) -> int:
     found = list(decisions(options.run))
+    if not found:
+        raise UserError(f"{options.run} has no scored query; give a run that was trained with SD-Search")
     rows = shares(found)
     print(render([[*rows[0]], *([str(value) for value in row.values()] for row in rows)]))
     chosen = [d for d in found if d.question == options.question and options.step in (None, d.step)]

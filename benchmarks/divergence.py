@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.arguments import command_parser
+from benchmarks.arguments import add_option, command_parser
 from benchmarks.floor import now
 from benchmarks.machine import device_name
 from benchmarks.peak import Peak
@@ -30,22 +31,14 @@ from sd_search_verl.config import SDSearchConfig
 from sd_search_verl.distill.divergence import divergence
 from sd_search_verl.distill.support import teacher_targets
 
-HERE = Path(__file__).resolve().parent
+CSV = Path(__file__).resolve().with_suffix(".csv")
 
 Contender = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Student's hidden states ``[N, H]``, teacher's, head ``[V, H]``: the mean divergence."""
 
 FIELDS = [
-    "device",
-    "dtype",
-    "hidden",
-    "vocab",
-    "rows",
-    "contender",
-    "forward_s",
-    "total_s",
-    "extra_gb",
-    "spread",
+    *("device", "dtype", "hidden", "vocab", "rows", "contender"),
+    *("forward_s", "total_s", "extra_gb", "spread"),
 ]
 
 
@@ -142,46 +135,19 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     gpu = device == "cuda"
     parser = command_parser(__doc__)
-    parser.add_argument(
-        "--rows",
-        type=int,
-        nargs="+",
-        default=[2**i for i in range(6, 15)] if gpu else [16, 64, 256],
-        metavar="TOKENS",
-        help="scored tokens (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--hidden",
-        type=int,
-        nargs="+",
-        default=[2048, 3584] if gpu else [64],
-        metavar="NUMBERS",
-        help="width of the last layer (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--vocab",
-        type=int,
-        default=151936 if gpu else 16384,
-        metavar="TOKENS",
-        help="size of the vocabulary (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--repeats",
-        type=int,
-        default=10 if gpu else 5,
-        metavar="TIMES",
-        help="repeats of each measurement (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--csv", type=Path, default=HERE / "divergence.csv", help="file to append to (default: %(default)s)"
-    )
+    sizes = [2**i for i in range(6, 15)] if gpu else [16, 64, 256]
+    add_option(parser, "--rows", sizes, "scored tokens", "TOKENS")
+    add_option(parser, "--hidden", [2048, 3584] if gpu else [64], "width of the last layer", "NUMBERS")
+    add_option(parser, "--vocab", 151936 if gpu else 16384, "size of the vocabulary", "TOKENS")
+    add_option(parser, "--repeats", 10 if gpu else 5, "repeats of each measurement", "TIMES")
+    add_option(parser, "--csv", CSV, "file to append to")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     torch.manual_seed(0)
     dtype = torch.bfloat16 if gpu else torch.float32
     written: list[dict[str, Any]] = []
-    sizes = [(hidden, rows) for hidden in options.hidden for rows in options.rows]
-    for hidden, rows in tqdm(sizes, desc="sizes", disable=None):
+    pairs = list(product(options.hidden, options.rows))
+    for hidden, rows in tqdm(pairs, desc="sizes", disable=None):
         head = (torch.randn(options.vocab, hidden, device=device) / hidden**0.5).to(dtype).requires_grad_()
         student, teacher = (2 * torch.randn(rows, hidden, device=device) for _ in range(2))
         inputs = (student.to(dtype).requires_grad_(), teacher.to(dtype), head)

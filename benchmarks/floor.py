@@ -13,10 +13,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
+from benchmarks.shapes import Shape
 from benchmarks.trajectories import Rollout
 
 
@@ -33,13 +33,10 @@ class Cost:
         return sum(self.per_token * n + self.per_square * n * n for n in lengths) + self.per_logits * logits
 
 
-def cost_of(config: Any) -> Cost:
-    """Return the :class:`Cost` of a Qwen2-like configuration."""
-    hidden, head = config.hidden_size, config.hidden_size // config.num_attention_heads
-    keys_and_values = 2 * head * config.num_key_value_heads
-    layer = hidden * (2 * hidden + keys_and_values + 3 * config.intermediate_size)
-    layers = config.num_hidden_layers
-    return Cost(2.0 * layers * layer, 2.0 * layers * hidden, 2.0 * hidden * config.vocab_size)
+def cost_of(shape: Shape) -> Cost:
+    """Return the :class:`Cost` of a shape."""
+    width = shape.heads * shape.head_dim
+    return Cost(2.0 * shape.layers * shape.matrices, 2.0 * shape.layers * width, 2.0 * shape.head)
 
 
 @dataclass(frozen=True)

@@ -34,23 +34,16 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.arguments import command_parser
+from benchmarks.arguments import add_option, command_parser
 from benchmarks.fp32_paths import head_in_fp32, rows_added_in_fp32
 from benchmarks.gradients import DEVICE, Engine, draw_rollouts, save_model
 from benchmarks.machine import device_name
+from benchmarks.spread import quartiles
 from benchmarks.table import append_rows
 
-CSV = Path(__file__).resolve().parent / "grad_share.csv"
+CSV = Path(__file__).resolve().with_suffix(".csv")
 FIELDS = [
-    "device",
-    "seed",
-    "rollouts",
-    "alpha",
-    "variant",
-    "share",
-    "cosine",
-    "error",
-    "sum_error",
+    *("device", "seed", "rollouts", "alpha", "variant", "share", "cosine", "error", "sum_error"),
     "seconds_ratio",
 ]
 ALPHAS = (1e-3, 1e-2, 1e-1, 1.0)
@@ -60,12 +53,9 @@ SCALE = 1024.0
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print, append."""
     parser = command_parser(__doc__)
-    what = "each draws model, rollouts and outcomes (default: %(default)s)"
-    parser.add_argument("--seeds", type=int, default=5, metavar="SEEDS", help=what)
-    what = "of five rollouts each in the mini-batch (default: %(default)s)"
-    parser.add_argument("--groups", type=int, default=1, metavar="QUESTIONS", help=what)
-    what = "rounds that time the variants in turns (default: %(default)s)"
-    parser.add_argument("--repeats", type=int, default=0, metavar="TIMES", help=what)
+    add_option(parser, "--seeds", 5, "each draws model, rollouts and outcomes", "SEEDS")
+    add_option(parser, "--groups", 1, "of five rollouts each in the mini-batch", "QUESTIONS")
+    add_option(parser, "--repeats", 0, "rounds that time the variants in turns", "TIMES")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
@@ -149,14 +139,10 @@ def _times(model: Path, groups: int, repeats: int) -> Iterator[dict[str, Any]]:
             if repeat:  # the first of each kind starts caches
                 ratios[name].append(seconds / taken["product"])
     for name, values in ratios.items():
-        q25, middle, q75 = statistics.quantiles(values, n=4)
+        q25, middle, q75 = quartiles(values)
         print(f"{name:22} {middle:.2f} of the product's update (quartiles {q25:.2f} to {q75:.2f})")
-        yield {
-            "device": device_name(DEVICE),
-            "variant": name,
-            "alpha": 1e-3,
-            "seconds_ratio": _figure(middle),
-        }
+        row = {"device": device_name(DEVICE), "variant": name, "alpha": 1e-3}
+        yield row | {"seconds_ratio": _figure(middle)}
 
 
 def _figure(value: Any) -> float:

@@ -11,17 +11,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Qwen2Config, Qwen2ForCausalLM
 from verl.utils import tensordict_utils as tu
 from verl.workers.utils.padding import response_from_nested
 
-from benchmarks import actor, trajectories
-from sd_search_verl.verl_adapter.fields import MEASURE_GRAD_SHARE
+from benchmarks import actor, models, trajectories
+from benchmarks.shapes import Shape
+from sd_search_verl.verl_adapter.fields import MEASURE_GRAD_SHARE, nested
 from sd_search_verl.verl_adapter.worker import SDActorRolloutRefWorker
-from sd_search_verl.world.tokenizer import save_tokenizer
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-VOCABULARY = 2048
+SHAPE = Shape(4, 128, 512, 4, 2, 2048, False, 32)
 DOCUMENTS, AFTER = 470, 20
 """Tokens of a search's documents in the recorded trajectories (median), and at least that many after them."""
 
@@ -30,7 +29,7 @@ class Engine:
     """verl's actor in one type, and gradients of one mini-batch of rollouts."""
 
     def __init__(self, model: Path, dtype: str, rollouts: Sequence[trajectories.Rollout], seed: int) -> None:
-        setting = actor.Setting("tiny", DEVICE, dtype, "sdpa", False, False, None, 5)
+        setting = actor.Setting(DEVICE, dtype)
         overrides = [
             "actor_rollout_ref.actor.use_kl_loss=False",
             "actor_rollout_ref.actor.fsdp_config.model_dtype=fp32",  # master weights; computed in ``dtype``
@@ -89,37 +88,19 @@ class Engine:
             "response_mask": self.mask,
             "loss_mask": self.mask,
         }.items():
-            batch[name] = torch.nested.as_nested_tensor(values, layout=torch.jagged)
+            batch[name] = nested(values)
         return batch
 
 
 def save_model(folder: Path, seed: int) -> Path:
-    """Random weights with a larger head: next-token distributions far from uniform, as a trained model's are."""
-    torch.manual_seed(seed)
-    model = Qwen2ForCausalLM(
-        Qwen2Config(
-            vocab_size=VOCABULARY,
-            hidden_size=128,
-            intermediate_size=512,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            tie_word_embeddings=False,
-            max_position_embeddings=4096,
-            bos_token_id=None,
-            eos_token_id=1,
-        )
-    )
-    with torch.no_grad():
-        model.lm_head.weight.mul_(8.0)
-    model.save_pretrained(folder)
-    save_tokenizer(folder)
-    return folder
+    """Write the model, whose next-token distributions are far from uniform."""
+    return models.save_model(SHAPE, folder, seed=seed, head_scale=8.0)
 
 
 def draw_rollouts(groups: int, seed: int) -> list[trajectories.Rollout]:
+    """Return five rollouts of each of so many questions."""
     drawn = trajectories.draw_groups(trajectories.LENGTHS, groups, 5, seed=seed)
-    return trajectories.rollouts(drawn, VOCABULARY, seed=seed)
+    return trajectories.rollouts(drawn, SHAPE.vocab, seed=seed)
 
 
 def _advantages(count: int, seed: int) -> list[float]:

@@ -31,7 +31,7 @@ from verl.experimental.agent_loop.tool_agent_loop import ToolAgentLoop
 from verl.tools.function_tool import FunctionTool
 from verl.tools.schemas import OpenAIFunctionToolSchema
 
-from benchmarks.arguments import command_parser
+from benchmarks.arguments import add_option, command_parser
 from benchmarks.machine import device_name
 from benchmarks.table import append_rows
 from sd_search_verl.protocol import get
@@ -51,10 +51,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print, append."""
     parser = command_parser(__doc__)
     parser.add_argument("--tokenizer", type=Path, required=True, metavar="DIR", help="with a chat template")
-    text = "words of a document (default: %(default)s)"
-    parser.add_argument("--words", type=int, default=60, metavar="WORDS", help=text)
-    text = "rounds, in which every loop has its turn (default: %(default)s)"
-    parser.add_argument("--rounds", type=int, default=9, metavar="ROUNDS", help=text)
+    add_option(parser, "--words", 60, "words of a document", "WORDS")
+    add_option(parser, "--rounds", 9, "rounds, in which every loop has its turn", "ROUNDS")
     options = parser.parse_args(argv)
     tokenizer, draw = AutoTokenizer.from_pretrained(options.tokenizer), random.Random(0)
     tools = [SCHEMAS["search"]]

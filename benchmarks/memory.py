@@ -12,21 +12,12 @@ import csv
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 from benchmarks.arguments import command_parser
-from benchmarks.memory_counts import (
-    GB,
-    LONGEST,
-    SHAPES,
-    Plan,
-    Shape,
-    fits,
-    host,
-    rollout,
-    synchronisation,
-    update,
-)
+from benchmarks.memory_counts import GB, LONGEST, Plan, fits, host, rollout, synchronisation, update
+from benchmarks.shapes import SHAPES, Shape
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "+": {},
@@ -84,24 +75,19 @@ def _write_csv() -> None:
     writer = csv.writer(sys.stdout)
     parts = ["weights", "gradients", "moments", "other of the update", "rollout", "synchronisation", "host"]
     writer.writerow(["policy", "trained", "card_gb", "cards", "options", "fits", *(f"{p}_gb" for p in parts)])
-    for name, shape in SHAPES.items():
-        for rank in (RANK, 0):
-            for card in CARDS:
-                for cards in COUNTS:
-                    for text, plan in plans(cards, rank):
-                        needs = update(shape, plan)
-                        state = [needs.pop(part) for part in ("weights", "gradients", "moments")]
-                        generating = rollout(shape, plan, card * GB)["trainer"] + plan.utilization * card * GB
-                        numbers = [
-                            *state,
-                            sum(needs.values()),
-                            generating,
-                            synchronisation(shape, plan),
-                            host(shape, plan, 8),
-                        ]
-                        kind = f"LoRA {rank}" if rank else "all"
-                        row = [name, kind, card, cards, text, fits(shape, plan, card * GB)]
-                        writer.writerow([*row, *(f"{number / GB:.1f}" for number in numbers)])
+    for (name, shape), rank, card, cards in product(SHAPES.items(), (RANK, 0), CARDS, COUNTS):
+        for text, plan in plans(cards, rank):
+            needs = update(shape, plan)
+            numbers = [needs.pop(part) for part in parts[:3]]
+            numbers += [
+                sum(needs.values()),
+                rollout(shape, plan, card * GB)["trainer"] + plan.utilization * card * GB,
+                synchronisation(shape, plan),
+                host(shape, plan, 8),
+            ]
+            kind = f"LoRA {rank}" if rank else "all"
+            row = [name, kind, card, cards, text, fits(shape, plan, card * GB)]
+            writer.writerow([*row, *(f"{number / GB:.1f}" for number in numbers)])
 
 
 if __name__ == "__main__":

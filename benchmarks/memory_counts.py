@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from benchmarks.shapes import Shape
 from sd_search_verl.config import SDSearchConfig
 
 GB = 1e9
+BF16, FP32 = 2, 4
+"""Bytes of a value."""
 QUERY_ROWS = 180 / 16384
 """Query tokens a token of the recorded rollouts (docs/performance.md)."""
 CHUNK_ROWS = SDSearchConfig().chunk_rows
@@ -21,77 +24,6 @@ RESERVED = 3.0 * GB
 """Assumed, not measured: CUDA contexts and NCCL of trainer and vLLM, vLLM's graphs, the allocator's fragments."""
 ROLLOUTS_AT_ONCE = 4
 """Our choice: a cache for fewer of the longest rollouts is counted as no fit."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A decoder of the Qwen2.5 (biases on queries, keys, values) or Qwen3 (norms on queries and keys) family."""
-
-    layers: int
-    hidden: int
-    intermediate: int
-    heads: int
-    kv_heads: int
-    vocab: int
-    tied: bool
-    head_dim: int
-    biases: bool = True
-
-    @property
-    def linear(self) -> tuple[tuple[int, int], ...]:
-        """Inputs and outputs of a layer's seven matrices."""
-        h, q, kv = self.hidden, self.heads * self.head_dim, self.kv_heads * self.head_dim
-        return (
-            (h, q),
-            (h, kv),
-            (h, kv),
-            (q, h),
-            (h, self.intermediate),
-            (h, self.intermediate),
-            (self.intermediate, h),
-        )
-
-    @property
-    def layer(self) -> int:
-        """Parameters of a layer."""
-        matrices = sum(inputs * outputs for inputs, outputs in self.linear)
-        q_and_kv = (self.heads + 2 * self.kv_heads) * self.head_dim
-        return matrices + 2 * self.hidden + (q_and_kv if self.biases else 2 * self.head_dim)
-
-    @property
-    def root(self) -> int:
-        """Parameters of FSDP2's root unit, whole from the forward to the end of the backward: V H + H, or H untied."""
-        return self.hidden + (self.vocab * self.hidden if self.tied else 0)
-
-    @property
-    def head(self) -> int:
-        """Parameters of the head: V H."""
-        return self.vocab * self.hidden
-
-    @property
-    def parameters(self) -> int:
-        """P: embedding, layers, last norm, and the head where it is not the embedding."""
-        return self.layers * self.layer + self.head * (1 if self.tied else 2) + self.hidden
-
-    def adapters(self, rank: int) -> int:
-        """Return the parameters of LoRA on every matrix of the layers: rank x (inputs + outputs) each."""
-        return self.layers * sum(rank * (inputs + outputs) for inputs, outputs in self.linear)
-
-    @property
-    def cache(self) -> int:
-        """Bytes of a token in vLLM's bf16 cache: keys and values of every layer."""
-        return 2 * 2 * self.layers * self.kv_heads * self.head_dim
-
-
-SHAPES = {
-    "Qwen2.5-0.5B": Shape(24, 896, 4864, 14, 2, 151936, True, 64),
-    "Qwen2.5-1.5B": Shape(28, 1536, 8960, 12, 2, 151936, True, 128),
-    "Qwen2.5-3B": Shape(36, 2048, 11008, 16, 2, 151936, True, 128),
-    "Qwen2.5-7B": Shape(28, 3584, 18944, 28, 4, 152064, False, 128),
-    "Qwen3-1.7B": Shape(28, 2048, 6144, 16, 8, 151936, True, 128, biases=False),
-    "Qwen3-4B": Shape(36, 2560, 9728, 32, 8, 151936, True, 128, biases=False),
-    "Qwen3-8B": Shape(36, 4096, 12288, 32, 8, 151936, False, 128, biases=False),
-}
 
 
 @dataclass(frozen=True)
@@ -106,7 +38,6 @@ class Plan:
         offload_training: ``offload_policy``: weights, gradients and moments on the host in the update too.
         utilization: ``rollout.gpu_memory_utilization``.
         tensor_parallel: ``rollout.tensor_model_parallel_size``.
-        logits_copies: bf16 tensors ``[T, V]`` at the head's backward: 1 with flash-attention's in-place cross entropy.
     """
 
     cards: int
@@ -117,8 +48,6 @@ class Plan:
     offload_training: bool = False
     utilization: float = 0.6
     tensor_parallel: int = 1
-    logits_copies: int = 1
-    compute: int = 2
 
 
 def trained(shape: Shape, plan: Plan) -> int:
@@ -142,12 +71,12 @@ def moments(shape: Shape, plan: Plan) -> float:
     return 2 * gradients(shape, plan)
 
 
-def checkpoints(shape: Shape, tokens: int, compute: int = 2) -> float:
+def checkpoints(shape: Shape, tokens: int, compute: int = BF16) -> float:
     """Return the bytes that gradient checkpointing keeps of the layers: their inputs, L T H values."""
     return compute * shape.layers * tokens * shape.hidden
 
 
-def layer_activations(shape: Shape, tokens: int, compute: int = 2) -> float:
+def layer_activations(shape: Shape, tokens: int, compute: int = BF16) -> float:
     """Return the bytes that one layer keeps for its backward, made again layer by layer: with flash attention
 
         T (2 N H + 2 Q + 2 K + 4 I) values,     Q, K: widths of queries and of keys
@@ -157,7 +86,7 @@ def layer_activations(shape: Shape, tokens: int, compute: int = 2) -> float:
     up and their product. Norms on queries and keys (Qwen3) keep 4 (3) times their widths more, and their fp32 scales.
     """
     q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    norm = 4 if compute == 2 else 3
+    norm = 4 if compute == BF16 else 3
     per_token = 2 * norm * shape.hidden + 2 * q + 2 * kv + 4 * shape.intermediate
     if not shape.biases:
         per_token += (norm - 1) * (q + kv)
@@ -165,8 +94,8 @@ def layer_activations(shape: Shape, tokens: int, compute: int = 2) -> float:
 
 
 def logits(shape: Shape, plan: Plan) -> float:
-    """Return the bytes of a micro-batch's logits: T V values, times the copies that are alive at once."""
-    return plan.compute * plan.logits_copies * plan.tokens * shape.vocab
+    """Return the bytes of a micro-batch's logits: T V values, once with flash-attention's in-place cross entropy."""
+    return BF16 * plan.tokens * shape.vocab
 
 
 def sd_search(shape: Shape, plan: Plan) -> float:
@@ -188,24 +117,23 @@ def update(shape: Shape, plan: Plan) -> dict[str, float]:
     }
     if plan.offload_training:
         state = dict.fromkeys(state, 0.0)
-    inputs = checkpoints(shape, plan.tokens, plan.compute)
+    inputs = checkpoints(shape, plan.tokens)
     full = not plan.rank
     # Whole copies in bf16: the root, or the head as a unit of its own; two layers, since the next is gathered early.
-    whole_head = plan.compute * (shape.root if shape.tied else shape.head)
+    whole_head = BF16 * (shape.root if shape.tied else shape.head)
+    gradient = BF16 + FP32 if full else 0
     # Last norm in fp32, its output and the gradient on the way back.
-    last = 4 * plan.tokens * shape.hidden * 2
+    last = 2 * FP32 * plan.tokens * shape.hidden
     at_head = {
-        "whole weights": whole_head + (plan.compute + 4 if full else 0) * shape.head,
+        "whole weights": whole_head + gradient * shape.head,
         "activations": inputs + last,
         "logits": logits(shape, plan),
         "SD-Search": sd_search(shape, plan),
     }
-    root_gradient = plan.compute * shape.root if full else 0
+    roots = 2 if full else 1  # its gradient is whole too
     at_layer = {
-        "whole weights": plan.compute * (shape.root + 2 * shape.layer)
-        + root_gradient
-        + ((plan.compute + 4) * shape.layer if full else 0),
-        "activations": inputs + layer_activations(shape, plan.tokens, plan.compute),
+        "whole weights": BF16 * (roots * shape.root + 2 * shape.layer) + gradient * shape.layer,
+        "activations": inputs + layer_activations(shape, plan.tokens),
     }
     at_step = {"optimizer's temporary": 0.0 if plan.offload_training else gradients(shape, plan)}
     moment = max((at_head, at_layer, at_step), key=lambda parts: sum(parts.values()))

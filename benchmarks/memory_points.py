@@ -24,17 +24,20 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
-from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
+from transformers import AttentionInterface, AutoModelForCausalLM
 from transformers.masking_utils import AttentionMaskInterface
 
 from benchmarks import memory_counts as memory
 from benchmarks.arguments import command_parser
 from benchmarks.machine import device_name
-from benchmarks.memory_counts import Plan, Shape
+from benchmarks.memory_counts import Plan
+from benchmarks.models import config_of, save_model
+from benchmarks.shapes import SHAPES, Shape
 from benchmarks.table import write_rows
 
-HERE = Path(__file__).resolve().parent
+CSV = Path(__file__).resolve().with_name("memory.csv")
 ATTENTION = "memory_points"
+KEPT = {True: "kept with checkpointing", False: "kept without checkpointing"}
 
 
 @dataclass(frozen=True)
@@ -60,27 +63,6 @@ ENGINE_SHAPES = {
     "large vocabulary, tied": Shape(2, 128, 512, 2, 2, 16384, True, 64),
     "Qwen3, untied": Shape(4, 192, 512, 4, 2, 2048, False, 64, biases=False),
 }
-
-
-def config_of(shape: Shape) -> Any:
-    """Return the Hugging Face configuration of a shape."""
-    return AutoConfig.for_model(
-        "qwen2" if shape.biases else "qwen3",
-        vocab_size=shape.vocab,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.intermediate,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        head_dim=shape.head_dim,
-        tie_word_embeddings=shape.tied,
-        max_position_embeddings=32768,
-        use_cache=False,
-        bos_token_id=None,
-        eos_token_id=1,
-        pad_token_id=0,
-        layer_types=["full_attention"] * shape.layers,
-    )
 
 
 class _Attention(torch.autograd.Function):
@@ -151,7 +133,7 @@ def kept_by(module: Any) -> Iterator[list[float]]:
 def real_shape(name: str, tokens: int, checkpointing: bool) -> Point:
     """Measure the bytes that autograd keeps of the decoder's forward in bf16, without data."""
     install_attention()
-    shape = memory.SHAPES[name]
+    shape = SHAPES[name]
     with FakeTensorMode():
         model = AutoModelForCausalLM.from_config(
             config_of(shape), attn_implementation=ATTENTION, dtype=torch.bfloat16
@@ -166,8 +148,9 @@ def real_shape(name: str, tokens: int, checkpointing: bool) -> Point:
                 position_ids=torch.arange(tokens)[None],
                 use_cache=False,
             )
-    part = "kept with checkpointing" if checkpointing else "kept without checkpointing"
-    return Point("fake tensors", name, "bf16", part, kept(shape, tokens, checkpointing, 2), found[0])
+    return Point(
+        "fake tensors", name, "bf16", KEPT[checkpointing], kept(shape, tokens, checkpointing, 2), found[0]
+    )
 
 
 def kept(shape: Shape, tokens: int, checkpointing: bool, compute: int) -> float:
@@ -178,27 +161,28 @@ def kept(shape: Shape, tokens: int, checkpointing: bool, compute: int) -> float:
     return shape.layers * memory.layer_activations(shape, tokens, compute) + last
 
 
-def engine(name: str, dtype: str, rank: int, checkpointing: bool, tokens: int = 512) -> list[Point]:
-    """Run one update of verl's FSDP2 actor on one rollout of ``tokens`` tokens; measure stored and kept bytes."""
+TOKENS = 512
+"""Of the rollout of an engine point."""
+
+
+def engine(name: str, dtype: str, rank: int, checkpointing: bool) -> list[Point]:
+    """Run one update of verl's FSDP2 actor on one rollout; measure stored and kept bytes."""
     from benchmarks import actor, trajectories
     from sd_search_verl.verl_adapter.worker import SDActorRolloutRefWorker
-    from sd_search_verl.world.tokenizer import save_tokenizer
 
     install_attention()
     shape = ENGINE_SHAPES[name]
     stored = 4 if dtype == "fp32" else 2
-    setting = actor.Setting(name, "cpu", dtype, ATTENTION, False, checkpointing, None, 1)
+    setting = actor.Setting("cpu", dtype, ATTENTION, checkpointing=checkpointing, micro_batch=1)
     overrides = [f"actor_rollout_ref.model.lora_rank={rank}"] if rank else []
     with tempfile.TemporaryDirectory() as folder:
-        model = AutoModelForCausalLM.from_config(config_of(shape), dtype=torch.float32)
-        model.save_pretrained(folder)
-        save_tokenizer(Path(folder))
+        model = save_model(shape, Path(folder))
         actor.single_rank()
         worker = SDActorRolloutRefWorker(
-            config=actor.configuration(setting, Path(folder), 1, overrides), role="actor"
+            config=actor.configuration(setting, model, 1, overrides), role="actor"
         )
         worker.init_model()
-    lengths = trajectories.Lengths(64, tokens - 64, [])
+    lengths = trajectories.Lengths(64, TOKENS - 64, [])
     batch = actor.batch_of(trajectories.rollouts([[lengths]], shape.vocab, seed=0), 0.0)
     batch["old_log_probs"] = batch["ref_log_prob"] = batch["advantages"] * 0
     held: dict[str, float] = {}
@@ -217,15 +201,14 @@ def engine(name: str, dtype: str, rank: int, checkpointing: bool, tokens: int = 
     base = fsdp.module.base_model.model if rank else fsdp.module
     with kept_by(base.model) as found:
         worker.update_actor(batch)
-    plan = Plan(1, rank, stored, tokens)
+    plan = Plan(1, rank, stored, TOKENS)
     counted = {
         "weights": (memory.weights(shape, plan), _bytes(fsdp.module.parameters())),
         "gradients": (memory.gradients(shape, plan), held["gradients"]),
         "moments": (memory.moments(shape, plan), held["moments"]),
     }
     if not rank:  # frozen norms keep less, so the count is an upper bound for adapters
-        part = "kept with checkpointing" if checkpointing else "kept without checkpointing"
-        counted[part] = (kept(shape, tokens, checkpointing, stored), found[-1])
+        counted[KEPT[checkpointing]] = (kept(shape, TOKENS, checkpointing, stored), found[-1])
     kind = f"{dtype}, LoRA {rank}" if rank else dtype
     return [Point("engine", name, kind, part, *values) for part, values in counted.items()]
 
@@ -243,7 +226,7 @@ def points() -> Iterator[Point]:
         yield from engine(name, "fp32", 0, checkpointing=True)
         yield from engine(name, "bf16", 0, checkpointing=False)
         yield from engine(name, "fp32", 8, checkpointing=True)
-    for name in memory.SHAPES:
+    for name in SHAPES:
         for checkpointing in (True, False):
             yield real_shape(name, 16384 if checkpointing else 2048, checkpointing)
 
@@ -265,7 +248,7 @@ def main() -> None:
         }
         print(*list(row.values())[1:], sep="  ", flush=True)
         rows.append(row)
-    write_rows(HERE / "memory.csv", rows)
+    write_rows(CSV, rows)
 
 
 if __name__ == "__main__":

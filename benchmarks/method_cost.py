@@ -10,7 +10,6 @@ seconds an update, and of the ratio to GRPO's and to SD-Search's of the same tur
 from __future__ import annotations
 
 import statistics
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,10 @@ import torch
 from tqdm import tqdm
 
 from benchmarks import actor, floor, trajectories
-from benchmarks.arguments import command_parser
+from benchmarks.arguments import add_option, command_parser
 from benchmarks.machine import device_name
+from benchmarks.shapes import TIMED
+from benchmarks.spread import quartiles
 from benchmarks.table import write_rows
 from sd_search_verl.config import SDSearchConfig
 from sd_search_verl.objectives.information_gain import RANDOM_DOCUMENTS, GainInputs
@@ -40,15 +41,19 @@ METHODS: dict[str, tuple[float, dict[str, Any]]] = {
 """Name -> alpha and what is changed in the config."""
 
 
-def gain_of(row: trajectories.Rollout, observation: int = 150, answer: int = 4) -> GainInputs:
+OBSERVATION, ANSWER = 150, 4
+"""Tokens of a search's documents and of an answer."""
+
+
+def gain_of(row: trajectories.Rollout) -> GainInputs:
     """Return rows of the size that a rollout's searches give: each ends with an observation and a short answer."""
     at = [p - len(row.prompt_ids) + 1 for r in row.teacher.rows for p in r.student_positions]
     ends = [token + 1 for token, following in zip(at, [*at[1:], -1], strict=True) if following != token + 1]
     inputs = GainInputs([], [], [])
     for end in ends:
-        ids = [*row.prompt_ids, *row.response_ids[:end], *[5] * (observation + answer)]
+        ids = [*row.prompt_ids, *row.response_ids[:end], *[5] * (OBSERVATION + ANSWER)]
         inputs.rows.extend([ids] * (1 + RANDOM_DOCUMENTS))
-        inputs.positions.extend([[*range(len(ids) - answer - 1, len(ids) - 1)]] * (1 + RANDOM_DOCUMENTS))
+        inputs.positions.extend([[*range(len(ids) - ANSWER - 1, len(ids) - 1)]] * (1 + RANDOM_DOCUMENTS))
         inputs.spans.append((end - 1, end))
     return inputs
 
@@ -74,13 +79,7 @@ def update_seconds(workers: actor.Actor, rows: Sequence[trajectories.Rollout], m
 def main(argv: Sequence[str] | None = None) -> list[dict[str, object]]:
     """Measure, print, write; return the rows."""
     parser = command_parser(__doc__)
-    parser.add_argument(
-        "--repeats",
-        type=int,
-        default=5,
-        metavar="TURNS",
-        help="updates of each method (default: %(default)s)",
-    )
+    add_option(parser, "--repeats", 5, "updates of each method", "TURNS")
     parser.add_argument(
         "--csv",
         type=Path,
@@ -90,15 +89,10 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, object]]:
     )
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
-    rows = trajectories.rollouts(
-        trajectories.draw_groups(trajectories.LENGTHS, 1, 5, seed=0),
-        actor.SHAPES["tiny"]["vocab_size"],
-        seed=0,
-    )
-    setting = actor.Setting("tiny", "cpu", "fp32", "sdpa", False, False, None, 5)
-    with tempfile.TemporaryDirectory() as folder:
-        model = actor.save_model("tiny", Path(folder), torch.float32, "cpu")
-        workers = actor.Actor(actor.configuration(setting, model, len(rows)), "cpu")
+    shape = TIMED["tiny"]
+    groups = trajectories.draw_groups(trajectories.LENGTHS, 1, 5, seed=0)
+    rows = trajectories.rollouts(groups, shape.vocab, seed=0)
+    workers = actor.Actor(shape, actor.Setting("cpu", "fp32"), len(rows))
     found: dict[str, list[float]] = {method: [] for method in METHODS}
     for turn in tqdm(range(options.repeats + 1), disable=None):
         for method, seconds in found.items():
@@ -120,7 +114,7 @@ def _row(method: str, found: dict[str, list[float]]) -> dict[str, object]:
     }
     for other in ("grpo", "sd"):
         ratios = [a / b for a, b in zip(found[method], found[other], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+        low, middle, high = quartiles(ratios)
         row |= {f"ratio_to_{other}": round(middle, 3), f"ratio_to_{other}_q25": round(low, 3)}
         row |= {f"ratio_to_{other}_q75": round(high, 3)}
     return row

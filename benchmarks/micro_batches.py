@@ -19,8 +19,9 @@ from verl.utils import tensordict_utils as tu
 from verl.workers.engine.utils import prepare_micro_batches
 
 from benchmarks import actor, trajectories
-from benchmarks.arguments import command_parser
+from benchmarks.arguments import add_option, command_parser
 from benchmarks.machine import device_name
+from benchmarks.spread import quartiles
 from benchmarks.table import append_rows
 from sd_search_verl.verl_adapter.fields import SLOTS, TeacherMiniBatch
 
@@ -45,8 +46,7 @@ def batches(questions: int, budget: int) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print, append."""
     parser = command_parser(__doc__)
-    text = "measured rounds, in which every arm has its turn (default: %(default)s)"
-    parser.add_argument("--rounds", type=int, default=20, metavar="ROUNDS", help=text)
+    add_option(parser, "--rounds", 20, "measured rounds, in which every arm has its turn", "ROUNDS")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     for questions, budget in SIZES:
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 cut, _ = prepare_micro_batches(batch, dp_group=None)
                 found[name].append(time.process_time() - start)
         for name, (_, _, *seconds) in found.items():
-            low, median, high = (1e3 * value for value in statistics.quantiles(seconds, n=4))
+            low, median, high = (1e3 * value for value in quartiles(seconds))
             row = {
                 "device": device_name("cpu"),
                 "rollouts": 5 * questions,

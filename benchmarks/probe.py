@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
 
+from benchmarks.arguments import add_option
 from benchmarks.machine import device_name
 from benchmarks.table import append_rows
 from sd_search_verl.command_line import Parser, run_command
@@ -102,9 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--half", choices=("tuning", "held_out"), default="tuning", help="questions (default: %(default)s)"
     )
     parser.add_argument("--groups", type=int, metavar="GROUPS", help="groups to score (default: all)")
-    parser.add_argument(
-        "--csv", type=Path, default=Path("benchmarks/probe.csv"), help="file to add to (default: %(default)s)"
-    )
+    add_option(parser, "--csv", Path("benchmarks/probe.csv"), "file to add to")
     parser.set_defaults(action=run)
     return run_command(parser, argv)
 

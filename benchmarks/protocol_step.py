@@ -27,15 +27,15 @@ from operator import sub
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
-from unittest.mock import patch
 
 import psutil
 
-from benchmarks.arguments import command_parser
-from benchmarks.table import append_rows
+from benchmarks.arguments import add_option, command_parser
+from benchmarks.spread import quartiles
+from benchmarks.step_overhead import REPO, loaded_by_verl
+from benchmarks.table import append_rows, read_json_lines
 from sd_search_verl.launch.local import LocalRun, run_local
 
-HERE = Path(__file__).resolve().parent
 DEVICE = f"CPU, {os.cpu_count()} shared cores"
 TAGS = "search_r1"
 ARMS = {
@@ -56,13 +56,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run, measure, print, append."""
     parser = command_parser(__doc__)
     parser.add_argument("--inputs", type=Path, required=True, metavar="DIR", help="with a world per protocol")
-    parser.add_argument(
-        "--rounds", type=int, default=2, metavar="ROUNDS", help="runs of each protocol (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--steps", type=int, default=64, metavar="STEPS", help="of a run (default: %(default)s)"
-    )
-    parser.add_argument("--device", default=DEVICE, help="name of this machine (default: %(default)s)")
+    add_option(parser, "--rounds", 2, "runs of each protocol", "ROUNDS")
+    add_option(parser, "--steps", 64, "of a run", "STEPS")
+    add_option(parser, "--device", DEVICE, "name of this machine")
     options = parser.parse_args(argv)
     measured: dict[str, Steps] = {arm: [] for arm in ARMS}
     with ProcessPoolExecutor(len(ARMS), mp_context=get_context("spawn")) as pool:
@@ -82,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         figures = [name for name in steps[0] if name != "ended" and not name.endswith("_ratio")]
         row |= {name: round(statistics.median(step[name] for step in steps), 4) for name in figures}
         for name in RATIOS:
-            low, middle, high = statistics.quantiles([step[f"{name}_ratio"] for step in steps], n=4)
+            low, middle, high = quartiles([step[f"{name}_ratio"] for step in steps])
             values = {"of_tags": middle, "q25": low, "q75": high}
             row |= {f"{name}_{which}": round(value, 3) for which, value in values.items()}
         print(json.dumps(row, indent=2))
@@ -108,21 +104,19 @@ def run(inputs: Path, arm: str, number: int, steps: int) -> Steps:
     """Return what the steps of a run took, after :data:`SKIP`."""
     folder, world = inputs / f"run_{number}_{arm.replace(', ', '_')}", inputs / arm.partition(",")[0]
     if not (folder / "report.html").exists():
-        paths = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-        variables = {"VERL_USE_EXTERNAL_MODULES": "benchmarks.short_poll", "PYTHONPATH": paths}
         with (
             folder.with_suffix(".log").open("w") as log,
             redirect_stdout(log),
             redirect_stderr(log),
-            patch.dict(os.environ, variables),
+            loaded_by_verl("benchmarks.short_poll"),
             cpu_seconds_by_step(folder),
         ):
-            configs = HERE.parent / "hydra_configs"
-            run_local(LocalRun(folder, world, configs, "cpu_demo", steps, [*ARMS[arm], STILL]))
+            overrides = [*ARMS[arm], STILL]
+            run_local(LocalRun(folder, world, REPO / "hydra_configs", "cpu_demo", steps, overrides))
     sampled: Counter[int] = Counter()
-    for trace in map(json.loads, (folder / "traces.jsonl").read_text().splitlines()):
+    for trace in read_json_lines(folder / "traces.jsonl"):
         sampled[trace["step"]] += sum(trace["mask"])
-    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    metrics = read_json_lines(folder / "metrics.jsonl")
     ended, cpu = zip(*json.loads((folder / "ends.json").read_text()), strict=True)
     return [
         {

@@ -18,7 +18,7 @@ import faiss
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.arguments import command_parser
+from benchmarks.arguments import add_option, command_parser
 from benchmarks.table import append_rows
 from retriever_server.backends.dense import EXTRA, FlatScan
 
@@ -37,29 +37,10 @@ def cpu_ms(scan: Scan, queries: np.ndarray) -> float:
 
 def main() -> None:
     parser = command_parser(__doc__)
-    parser.add_argument(
-        "--vectors",
-        type=int,
-        default=200_000,
-        metavar="VECTORS",
-        help="stored vectors (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--width", type=int, default=768, metavar="NUMBERS", help="numbers of a vector (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--rounds",
-        type=int,
-        default=3,
-        metavar="TIMES",
-        help="repeats of each measurement (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--csv",
-        type=Path,
-        default=Path(__file__).with_suffix(".csv"),
-        help="file of the rows (default: %(default)s)",
-    )
+    add_option(parser, "--vectors", 200_000, "stored vectors", "VECTORS")
+    add_option(parser, "--width", 768, "numbers of a vector", "NUMBERS")
+    add_option(parser, "--rounds", 3, "repeats of each measurement", "TIMES")
+    add_option(parser, "--csv", Path(__file__).with_suffix(".csv"), "file of the rows")
     options = parser.parse_args()
     rng = np.random.default_rng(0)
     stored = rng.standard_normal((options.vectors, options.width), dtype=np.float32)

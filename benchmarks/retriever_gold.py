@@ -16,14 +16,17 @@ import string
 import urllib.request
 from pathlib import Path
 
-from benchmarks.arguments import command_parser
-from benchmarks.table import append_rows
+from benchmarks.arguments import add_option, command_parser
+from benchmarks.table import append_rows, read_json_lines
 
 PUNCTUATION = str.maketrans(string.punctuation, " " * len(string.punctuation))
 
 
 def normalise(text: str) -> str:
-    """Return text in lower case without punctuation and articles, with single spaces and one at both ends."""
+    """Return text in lower case without punctuation and articles, with single spaces and one at both ends.
+
+    Punctuation parts words here, and not in ``sd_search_verl.scoring``: 16 of 3,000 questions differ.
+    """
     words = re.sub(r"\b(a|an|the)\b", " ", text.lower().translate(PUNCTUATION)).split()
     return f" {' '.join(words)} "
 
@@ -40,7 +43,7 @@ def search(url: str, queries: list[str]) -> list[list[str]]:
 
 def gold_share(url: str, questions: Path) -> float:
     """Return the share of questions with a golden answer in the top 3."""
-    rows = [json.loads(line) for line in questions.read_text(encoding="utf-8").splitlines()]
+    rows = read_json_lines(questions)
     found = search(url, [row["question"] for row in rows])
     hits = 0
     for row, contents in zip(rows, found, strict=True):
@@ -63,17 +66,9 @@ def main() -> None:
     parser.add_argument(
         "--questions", type=Path, required=True, help="JSON lines with question and golden_answers"
     )
-    parser.add_argument(
-        "--device",
-        default=f"{os.cpu_count()} cores, {platform.machine()}",
-        help="name of this machine in the table (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--csv",
-        type=Path,
-        default=Path(__file__).with_suffix(".csv"),
-        help="file of the rows (default: %(default)s)",
-    )
+    device = f"{os.cpu_count()} cores, {platform.machine()}"
+    add_option(parser, "--device", device, "name of this machine in the table")
+    add_option(parser, "--csv", Path(__file__).with_suffix(".csv"), "file of the rows")
     options = parser.parse_args()
     for text in options.server:
         name, _, url = text.partition("=")

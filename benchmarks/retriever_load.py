@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 import uvloop
 
-from benchmarks.arguments import command_parser
+from benchmarks.arguments import add_option, command_parser
 from benchmarks.table import append_rows
 
 HEAD = "POST /retrieve HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
@@ -218,25 +218,20 @@ def parser_of(description: str | None, rounds: int) -> argparse.ArgumentParser:
     text = "a server, its name in the table and its process; may be repeated"
     parser.add_argument("--server", action="append", required=True, metavar="NAME=URL@PID", help=text)
     parser.add_argument("--queries", type=Path, required=True, help="file with one query a line")
-    parser.add_argument("--corpus", default="", help="name of the corpus in the table (default: %(default)s)")
-    text = "length of one slice (default: %(default)s)"
-    parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help=text)
-    text = "rounds: A B, then B A, and so on (default: %(default)s)"
-    parser.add_argument("--rounds", type=int, default=rounds, metavar="ROUNDS", help=text)
-    text = "name of this machine in the table (default: %(default)s)"
-    parser.add_argument("--device", default=f"{os.cpu_count()} cores, {platform.machine()}", help=text)
-    default = Path(__file__).with_name("retriever.csv")
-    parser.add_argument("--csv", type=Path, default=default, help="file of the rows (default: %(default)s)")
+    add_option(parser, "--corpus", "", "name of the corpus in the table")
+    add_option(parser, "--seconds", 5.0, "length of one slice", "S")
+    add_option(parser, "--rounds", rounds, "rounds: A B, then B A, and so on", "ROUNDS")
+    device = f"{os.cpu_count()} cores, {platform.machine()}"
+    add_option(parser, "--device", device, "name of this machine in the table")
+    add_option(parser, "--csv", Path(__file__).with_name("retriever.csv"), "file of the rows")
     return parser
 
 
 def main() -> None:
     parser = parser_of(__doc__, rounds=2)
-    parser.add_argument("--clients", default="1,64,256", help="numbers of clients (default: %(default)s)")
-    text = "share of queries asked before (default: %(default)s)"
-    parser.add_argument("--duplicates", type=float, default=0.0, metavar="SHARE", help=text)
-    text = "open loop, in queries a second; 0 = closed (default: %(default)s)"
-    parser.add_argument("--rate", type=float, default=0.0, metavar="QUERIES/S", help=text)
+    add_option(parser, "--clients", "1,64,256", "numbers of clients")
+    add_option(parser, "--duplicates", 0.0, "share of queries asked before", "SHARE")
+    add_option(parser, "--rate", 0.0, "open loop, in queries a second; 0 = closed", "QUERIES/S")
     options = parser.parse_args()
     options.query_list = options.queries.read_text(encoding="utf-8").splitlines()
     targets = [Target.parse(text) for text in options.server]

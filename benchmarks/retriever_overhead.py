@@ -20,6 +20,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from benchmarks.arguments import add_option
 from benchmarks.retriever_load import Target, measure, parser_of
 from benchmarks.table import append_rows
 from retriever_server.backends.bm25 import LUCENE, LuceneIndex
@@ -52,10 +53,8 @@ def main() -> None:
     parser = parser_of(__doc__, rounds=6)
     text = "index that is also searched without a server"
     parser.add_argument("--index", type=Path, required=True, help=text)
-    text = "clients at a time (default: %(default)s)"
-    parser.add_argument("--clients", type=int, default=64, metavar="CLIENTS", help=text)
-    text = "queries in one bare slice, all threads together (default: %(default)s)"
-    parser.add_argument("--bare-queries", type=int, default=2000, metavar="QUERIES", help=text)
+    add_option(parser, "--clients", 64, "clients at a time", "CLIENTS")
+    add_option(parser, "--bare-queries", 2000, "queries in one bare slice, all threads together", "QUERIES")
     options = parser.parse_args()
     options.query_list = queries = options.queries.read_text(encoding="utf-8").splitlines()
     options.rate = options.duplicates = 0.0

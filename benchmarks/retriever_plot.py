@@ -7,12 +7,12 @@ Lines are means over the slices, bands their range.
 
 from __future__ import annotations
 
-import csv
 import math
 from pathlib import Path
 
-from benchmarks.arguments import command_parser
+from benchmarks.arguments import add_option, command_parser
 from benchmarks.svg import COLOURS, Line, Panel, svg
+from benchmarks.table import read_rows
 
 HERE = Path(__file__).parent
 SHOWN = (
@@ -44,22 +44,14 @@ def panel(rows: list[dict[str, str]], column: str, title: str) -> Panel:
 
 def main() -> None:
     parser = command_parser(__doc__)
-    parser.add_argument(
-        "--corpus",
-        default="synthetic-1M, fourth",
-        help="name of the corpus in the table (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=HERE.parent / "docs" / "retriever_load.svg",
-        help="file of the plot (default: %(default)s)",
-    )
+    add_option(parser, "--corpus", "synthetic-1M, fourth", "name of the corpus in the table")
+    add_option(parser, "--out", HERE.parent / "docs" / "retriever_load.svg", "file of the plot")
     options = parser.parse_args()
-    with (HERE / "retriever.csv").open(encoding="utf-8") as file:
-        rows = [
-            row for row in csv.DictReader(file) if row["corpus"] == options.corpus and not float(row["rate"])
-        ]
+    table = [row for row in read_rows(HERE / "retriever.csv") if not float(row["rate"])]
+    rows = [row for row in table if row["corpus"] == options.corpus]
+    if not rows:
+        known = ", ".join(repr(corpus) for corpus in dict.fromkeys(row["corpus"] for row in table))
+        parser.error(f"--corpus={options.corpus} is not in the table, which has {known}")
     options.out.write_text(svg([panel(rows, column, title) for column, title in SHOWN]))
 
 

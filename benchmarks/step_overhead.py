@@ -16,28 +16,24 @@ import platform
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
-from benchmarks.table import append_rows
+from benchmarks.arguments import add_option
+from benchmarks.spread import quartiles
+from benchmarks.table import append_rows, read_json_lines
 from sd_search_verl.command_line import Parser, run_command
 from sd_search_verl.launch.local import LocalRun, run_local
 
-HERE = Path(__file__).resolve().parent
+CSV = Path(__file__).resolve().with_suffix(".csv")
+REPO = CSV.parents[1]
 POLL_S = 0.05  # how often the trainer asks for finished rollouts
 SKIP = 4  # first steps of each kind start workers and caches
 FIELDS = [
-    "device",
-    "config",
-    "poll_s",
-    "steps",
-    "without_s",
-    "with_s",
-    "ratio",
-    "ratio_q25",
-    "ratio_q75",
-    "update_ratio",
+    *("device", "config", "poll_s", "steps", "without_s", "with_s"),
+    *("ratio", "ratio_q25", "ratio_q75", "update_ratio"),
 ]
 
 
@@ -51,31 +47,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_argument(
         "--inputs", type=Path, required=True, help="folder with corpus.jsonl, *.parquet and model/"
     )
-    arguments.add_argument(
-        "--steps", type=int, default=44, metavar="STEPS", help="training steps (default: %(default)s)"
-    )
-    arguments.add_argument(
-        "--device",
-        default=f"CPU, {os.cpu_count()} cores, {platform.machine()}",
-        help="name of this machine in the table (default: %(default)s)",
-    )
+    add_option(arguments, "--steps", 44, "training steps", "STEPS")
+    device = f"CPU, {os.cpu_count()} cores, {platform.machine()}"
+    add_option(arguments, "--device", device, "name of this machine in the table")
     arguments.set_defaults(action=_measure)
     return run_command(arguments, argv)
 
 
 def _measure(options: argparse.Namespace) -> int:
     """Run, measure, print, append."""
-    paths = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-    modules = "benchmarks.short_poll,benchmarks.alternate_alpha"
-    variables = {"VERL_USE_EXTERNAL_MODULES": modules, "PYTHONPATH": paths}
-    with patch.dict(os.environ, variables), tempfile.TemporaryDirectory() as folder:
-        job = LocalRun(Path(folder), options.inputs, HERE.parent / "hydra_configs", "cpu_demo", options.steps)
+    modules = loaded_by_verl("benchmarks.short_poll", "benchmarks.alternate_alpha")
+    with modules, tempfile.TemporaryDirectory() as folder:
+        job = LocalRun(Path(folder), options.inputs, REPO / "hydra_configs", "cpu_demo", options.steps)
         run_local(job)
-        steps = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+        steps = read_json_lines(Path(folder) / "metrics.jsonl")
     row = {"device": options.device, "config": job.config, "poll_s": POLL_S, **compare(steps[SKIP:])}
     print(json.dumps(row, indent=2))
-    append_rows(HERE / "step_overhead.csv", [row], FIELDS)
+    append_rows(CSV, [row], FIELDS)
     return 0
+
+
+@contextmanager
+def loaded_by_verl(*modules: str) -> Iterator[None]:
+    """Let all processes of verl that are started in this context load these modules."""
+    paths = os.pathsep.join([str(REPO), os.environ.get("PYTHONPATH", "")])
+    with patch.dict(os.environ, {"VERL_USE_EXTERNAL_MODULES": ",".join(modules), "PYTHONPATH": paths}):
+        yield
 
 
 def compare(steps: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -84,7 +81,7 @@ def compare(steps: Sequence[dict[str, float]]) -> dict[str, float]:
     off = [step for step in steps if step["sd_search/alpha"] == 0]
     pairs = list(zip(on, off, strict=False))
     ratios = [a["timing_s/step"] / b["timing_s/step"] for a, b in pairs]
-    q25, _, q75 = statistics.quantiles(ratios, n=4)
+    q25, _, q75 = quartiles(ratios)
     with_s, without_s = (statistics.median(step["timing_s/step"] for step in kind) for kind in (on, off))
     update = [_actor(a) / _actor(b) for a, b in pairs]
     values = {

@@ -6,14 +6,13 @@ comes from, the command that measures it, date and machine.
 
 from __future__ import annotations
 
-import csv
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.arguments import command_parser
-from benchmarks.table import write_rows
+from benchmarks.table import read_rows, write_rows
 from benchmarks.world.arms import BASELINE
 from benchmarks.world.compare import read_csv
 from benchmarks.world.summary import Summary, summarize
@@ -172,31 +171,11 @@ def _cost() -> Iterator[Figure]:
 
 
 def _retriever() -> Iterator[Figure]:
-    corpus, peer = "synthetic-1M, fourth", "search-r1"
-    command = "python -m benchmarks.retriever_load"
     for clients, repeats in (("64", "0.0"), ("256", "0.0"), ("64", "0.26"), ("256", "0.26")):
-        rows = [row for row in _rows("retriever.csv") if row["corpus"] == corpus]
-        rows = [row for row in rows if (row["clients"], row["duplicates"]) == (clients, repeats)]
-        ours, theirs = ([row for row in rows if row["server"] == name] for name in ("ours", peer))
-        about = ("retriever.csv", command, "2026-11-22", rows[0]["device"])
-        spread = f"medians of {len(ours)} alternated slices"
+        load = {"corpus": "synthetic-1M, fourth", "clients": clients, "duplicates": repeats}
         case = f"BM25, {clients} clients, {100 * float(repeats):.0f} % repeats"
-        yield Figure(
-            "retriever",
-            f"{case}: queries a second",
-            f"{_median(ours, 'qps') / _median(theirs, 'qps'):.1f}",
-            spread,
-            *about,
-        )
-        yield Figure(
-            "retriever",
-            f"{case}: p99, lower",
-            f"{_median(theirs, 'p99_ms') / _median(ours, 'p99_ms'):.1f}",
-            spread,
-            *about,
-        )
-        cpu = _median(theirs, "cpu_ms_per_query") / _median(ours, "cpu_ms_per_query")
-        yield Figure("retriever", f"{case}: CPU a query, less", f"{cpu:.1f}", spread, *about)
+        for what, column in (("queries a second", "qps"), ("p99, lower", "p99_ms"), (CPU, CPU_MS)):
+            yield _slices(f"{case}: {what}", column, load)
 
 
 def _dense() -> Iterator[Figure]:
@@ -204,13 +183,20 @@ def _dense() -> Iterator[Figure]:
         ("MiniLM, ONNX Runtime", "200k x 384, MiniLM, ours by ONNX"),
         ("E5's shape, ONNX Runtime", "200k x 768, E5-shaped, ours by ONNX"),
     ):
-        rows = [row for row in _rows("retriever.csv") if row["corpus"] == corpus]
-        ours, theirs = ([row for row in rows if row["server"] == name] for name in ("ours", "search-r1"))
-        cpu = _median(theirs, "cpu_ms_per_query") / _median(ours, "cpu_ms_per_query")
-        spread = f"medians of {len(ours)} alternated slices"
-        command = "python -m benchmarks.retriever_load"
-        about = ("retriever.csv", command, "2026-11-22", rows[0]["device"])
-        yield Figure("retriever", f"dense, {case}: CPU a query, less", f"{cpu:.1f}", spread, *about)
+        yield _slices(f"dense, {case}: {CPU}", CPU_MS, {"corpus": corpus})
+
+
+CPU, CPU_MS = "CPU a query, less", "cpu_ms_per_query"
+
+
+def _slices(name: str, column: str, load: dict[str, str]) -> Figure:
+    """Return how many times better this server was than the other one; less is better, but of queries a second."""
+    rows = [row for row in _rows("retriever.csv") if load.items() <= row.items()]
+    ours, theirs = ([row for row in rows if row["server"] == one] for one in ("ours", "search-r1"))
+    ratio = _median(theirs, column) / _median(ours, column)
+    spread = f"medians of {len(ours)} alternated slices"
+    about = ("retriever.csv", "python -m benchmarks.retriever_load", "2026-11-22", rows[0]["device"])
+    return Figure("retriever", name, f"{1 / ratio if column == 'qps' else ratio:.1f}", spread, *about)
 
 
 def _agreement() -> Figure:
@@ -268,17 +254,16 @@ def _divergence_on_gpu() -> Iterator[Figure]:
 
 
 def _rows(name: str) -> list[dict[str, str]]:
-    with (FOLDER / name).open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    return read_rows(FOLDER / name)
 
 
 def _median(rows: Sequence[dict[str, str]], column: str) -> float:
     return statistics.median(float(row[column]) for row in rows)
 
 
-def write(path: Path = CSV, make: Callable[[], list[Figure]] = figures) -> None:
+def write(path: Path = CSV) -> None:
     """Write the figures as a CSV."""
-    write_rows(path, (asdict(figure) for figure in make()))
+    write_rows(path, map(asdict, figures()))
 
 
 def main() -> None:

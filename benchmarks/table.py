@@ -1,11 +1,24 @@
-"""CSVs of the benchmarks."""
+"""Tables: the CSVs of the benchmarks, and the JSON lines of runs."""
 
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV by the names of its columns."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a file with one a line, such as a run's ``metrics.jsonl``."""
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
+from benchmarks.arguments import add_option
 from sd_search_verl import protocol as protocols
 from sd_search_verl.command_line import Parser, run_command
 from sd_search_verl.data.jsonl import Problem, read_objects
@@ -133,7 +134,7 @@ def encode(trajectory: Trajectory, tokenizer: Any, draw: Random, short: bool) ->
 
 
 def warm_start(
-    trajectories: Sequence[Trajectory], questions: Sequence[str], tokenizer: Any, config: FitConfig = FIT
+    trajectories: Sequence[Trajectory], questions: Sequence[str], tokenizer: Any, config: FitConfig
 ) -> Any:
     """Train a tiny random model: copying on questions of random words, and ``trajectories``.
 
@@ -217,9 +218,9 @@ def _documents(observation: str) -> list[str]:
     return [f"{title}\n{text.strip()}" for title, text in zip(parts[::2], parts[1::2], strict=True)]
 
 
-def query_rate(model: Any, tokenizer: Any, questions: Sequence[str], seed: int = 0) -> float:
+def query_rate(model: Any, tokenizer: Any, questions: Sequence[str]) -> float:
     """Return the share of first turns, sampled at temperature 1, that issue a query."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     prompts = [tokenizer.encode(_prompt_text(question, tokenizer)) for question in questions]
     rows = [list(prompt) for prompt in prompts]
     for _ in range(MOST_QUERY_TOKENS):
@@ -232,7 +233,7 @@ def query_rate(model: Any, tokenizer: Any, questions: Sequence[str], seed: int =
     return sum(PROTOCOL.query(next(PROTOCOL.turns(text))) is not None for text in written) / len(written)
 
 
-def build(data: Path, tokenizer_dir: Path, out: Path, config: FitConfig = FIT) -> str:
+def build(data: Path, tokenizer_dir: Path, out: Path, config: FitConfig) -> str:
     """Write the questions and the model into ``out``; returns what was made, as a line of text.
 
     Raises:
@@ -259,16 +260,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("data", type=Path, help=f"folder with {QUESTIONS} and {TRAJECTORIES}")
     parser.add_argument("tokenizer", type=Path, help="folder of a transformers tokenizer")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument(
-        "--seed", type=int, default=FIT.seed, metavar="SEED", help="of the warm start (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--steps",
-        type=int,
-        default=FIT.steps,
-        metavar="STEPS",
-        help="of the warm start (default: %(default)s)",
-    )
+    add_option(parser, "--seed", FIT.seed, "of the warm start", "SEED")
+    add_option(parser, "--steps", FIT.steps, "of the warm start", "STEPS")
     parser.set_defaults(action=_build)
     return run_command(parser, argv)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.arguments import command_parser
+from benchmarks.arguments import add_option, command_parser
 from benchmarks.machine import device_name
 from benchmarks.table import append_rows
 
@@ -108,26 +108,9 @@ def measure(counted_rows: int, repeats: int) -> Iterator[Row]:
 def main() -> None:
     """Measure and append to the CSV."""
     parser = command_parser(__doc__)
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path(__file__).with_suffix(".csv"),
-        help="file of the rows (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--rows",
-        type=int,
-        default=64,
-        metavar="ROWS",
-        help="rows of logits that are counted (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--repeats",
-        type=int,
-        default=5,
-        metavar="TIMES",
-        help="repeats of each measurement (default: %(default)s)",
-    )
+    add_option(parser, "--out", Path(__file__).with_suffix(".csv"), "file of the rows")
+    add_option(parser, "--rows", 64, "rows of logits that are counted", "ROWS")
+    add_option(parser, "--repeats", 5, "repeats of each measurement", "TIMES")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     device = device_name("cpu")

@@ -79,3 +79,13 @@ def test_every_figure_has_a_file_a_command_and_a_date(figures: dict[str, dict[st
         assert row["command"], name
         assert re.fullmatch(r"2026-\d\d-\d\d", row["date"]), name
         assert row["device"], name
+
+
+@pytest.mark.parametrize("table", sorted((REPO / "benchmarks").rglob("*.csv")), ids=lambda path: path.stem)
+def test_every_row_of_a_table_is_whole_and_names_its_device(table: Path) -> None:
+    with table.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, strict=True))
+    for row in rows:
+        assert None not in row, row  # more cells than columns, as of a comma without quotes
+        assert None not in row.values(), row
+        assert re.search("[A-Za-z]", row["device"]), row

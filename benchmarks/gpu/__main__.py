@@ -25,6 +25,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.arguments import add_option
 from benchmarks.gpu import process, results, stack_bundle, verdict
 from benchmarks.gpu.bundle import bundle, unpack, unpack_more
 from benchmarks.gpu.plan import STAGES, Part
@@ -61,11 +62,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     results.start(options.out)
     (options.out / process.LOG).unlink(missing_ok=True)
     site = unpack(options.bundle) if options.bundle else None
+    device = "cpu" if options.rehearse else "cuda"
+    told = results.Run("", device, options.seed, options.out.resolve(), 0.0, options.inject_error)
     outcomes = []
     for stage in _chosen(options):
         left = options.minutes * 60 - (time.monotonic() - began)
         with_environment = [(part, _environment(part, options.rehearse, site)) for part in stage]
-        for outcome in process.run_side_by_side(with_environment, _run(options), left):
+        for outcome in process.run_side_by_side(with_environment, told, left):
             print(f"{outcome.part}: {outcome.state} after {outcome.seconds} s", flush=True)
             outcomes.append(outcome)
     rows = results.read(options.out)
@@ -96,12 +99,6 @@ def _environment(part: Part, rehearse: bool, site: Path | None) -> dict[str, str
     return process.environment(rehearse, paths)
 
 
-def _run(options: argparse.Namespace) -> results.Run:
-    device = "cpu" if options.rehearse else "cuda"
-    out: Path = options.out.resolve()
-    return results.Run("", device, options.seed, out, 0.0, options.inject_error)
-
-
 def _limit(text: str) -> tuple[str, int]:
     name, _, seconds = text.partition("=")
     if name not in PARTS or not seconds.isdigit():
@@ -115,16 +112,8 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--minutes",
-        type=float,
-        default=8.0,
-        metavar="MINUTES",
-        help="time of all parts together (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/gpu"), help="folder for the results (default: %(default)s)"
-    )
+    add_option(parser, "--minutes", 8.0, "time of all parts together", "MINUTES")
+    add_option(parser, "--out", Path("runs/gpu"), "folder for the results")
     parser.add_argument(
         "--only",
         nargs="+",
@@ -146,16 +135,9 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--bundle", type=Path, metavar="DIR", help="packages that this machine lacks (default: none)"
     )
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="SEED", help="seed of all parts (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--inject-error",
-        type=float,
-        default=0.0,
-        metavar="RELATIVE",
-        help="falsify what the checks see by this much; they must then say WRONG (default: %(default)s)",
-    )
+    add_option(parser, "--seed", 0, "seed of all parts", "SEED")
+    falsify = "falsify what the checks see by this much; they must then say WRONG"
+    add_option(parser, "--inject-error", 0.0, falsify, "RELATIVE")
     return parser.parse_args(argv)
 
 

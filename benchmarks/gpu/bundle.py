@@ -85,7 +85,7 @@ def unpack(bundled: Path) -> Path:
             raise SystemExit(
                 f"no wheels in {bundled / part}; python -m benchmarks.gpu bundle {bundled} makes them"
             )
-        _pip("install", "--no-index", "--no-compile", "--upgrade", "--target", site / part, *wheels)
+        _install(site / part, wheels)
     shutil.copytree(bundled / "site", site / "verl", dirs_exist_ok=True)
     done.write_text(names)
     return site
@@ -102,15 +102,11 @@ def unpack_more(folder: Path) -> None:
         raise SystemExit(
             "nothing is installed yet; first python -m benchmarks.gpu --bundle DIR --only machine"
         )
-    _pip(
-        "install",
-        "--no-index",
-        "--no-compile",
-        "--upgrade",
-        "--target",
-        site / "verl",
-        *wheels,
-    )
+    _install(site / "verl", wheels)
+
+
+def _install(target: Path, wheels: Sequence[Path]) -> None:
+    _pip("install", "--no-index", "--no-compile", "--upgrade", "--target", target, *wheels)
 
 
 def _site() -> Path:

@@ -77,14 +77,16 @@ def _right(case: str, measure: str, bar: float) -> Check:
     return Check(case, measure, bar, right=True)
 
 
-def _actor(shape: str) -> list[Check]:
-    return [
-        Check(shape, RATIO, ACTOR_RATIO),
-        Check(shape, TEACHER, TEACHER_OVER_FLOOR),
-        Check(shape, LOSS, LOSS_SHARE),
-        Check(shape, BESIDE, BESIDE_GB),
-        Check(shape, PEAK, CARD_GB),
-    ]
+def _actor(name: str, summary: str, limit_s: int, shape: str, *arguments: str) -> Part:
+    bars = {
+        RATIO: ACTOR_RATIO,
+        TEACHER: TEACHER_OVER_FLOOR,
+        LOSS: LOSS_SHARE,
+        BESIDE: BESIDE_GB,
+        PEAK: CARD_GB,
+    }
+    checks = [Check(shape, measure, bar) for measure, bar in bars.items()]
+    return Part(name, summary, f"{PARTS}.actor", limit_s, checks, [shape, *arguments])
 
 
 PARTS = "benchmarks.gpu.parts"
@@ -123,13 +125,12 @@ SUITE = Part(
     230,
     [_right(target, FAILED_TESTS, 0) for target in TESTS],
 )
-ACTOR_3B = Part(
+ACTOR_3B = _actor(
     "actor-3b",
     "actor's part of a step, Qwen2.5-3B shape, fp32 weights, checkpointing, recorded lengths",
-    f"{PARTS}.actor",
     170,
-    _actor("qwen2.5-3b"),
-    ["qwen2.5-3b", "fsdp2"],
+    "qwen2.5-3b",
+    "fsdp2",
 )
 DIVERGENCE = Part(
     "divergence",
@@ -144,13 +145,12 @@ DIVERGENCE = Part(
     ],
     compare=True,
 )
-ACTOR_7B = Part(
+ACTOR_7B = _actor(
     "actor-7b",
     "the same at the Qwen2.5-7B shape, bf16 weights",
-    f"{PARTS}.actor",
     200,
-    _actor("qwen2.5-7b"),
-    ["qwen2.5-7b", "fsdp2"],
+    "qwen2.5-7b",
+    "fsdp2",
 )
 HEAD = Part(
     "head",
@@ -160,21 +160,20 @@ HEAD = Part(
     [_right(f"{rows} query rows", GRADIENT, BF16) for rows in QUERY_ROWS]
     + [Check(f"{QUERY_ROWS[0]} query rows, cost", BESIDE, BESIDE_GB)],
 )
-FSDP1_3B = Part(
+FSDP1_3B = _actor(
     "actor-3b-fsdp1",
     "the actor's part at the 3B shape under FSDP1",
-    f"{PARTS}.actor",
     150,
-    _actor("qwen2.5-3b"),
-    ["qwen2.5-3b", "fsdp"],
+    "qwen2.5-3b",
+    "fsdp",
 )
-TUNED_3B = Part(
+TUNED_3B = _actor(
     "actor-3b-tuned",
     "the actor's part at the 3B shape with Liger's kernels in the layers and log-prob micro-batches of 24,576 tokens",
-    f"{PARTS}.actor",
     150,
-    _actor("qwen2.5-3b"),
-    ["qwen2.5-3b", "fsdp2", "tuned"],
+    "qwen2.5-3b",
+    "fsdp2",
+    "tuned",
 )
 
 STACK = Part(

@@ -51,7 +51,7 @@ class _Running:
     limit_s: float
 
 
-def environment(rehearse: bool, paths: Sequence[Path] = ()) -> dict[str, str]:
+def environment(rehearse: bool, paths: Sequence[Path]) -> dict[str, str]:
     """Return the environment of a part's process; ``paths`` are searched for packages before this repository."""
     searched = [*map(str, paths), str(REPO), str(REPO / "tests"), os.environ.get("PYTHONPATH", "")]
     values = os.environ | {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from benchmarks.wiki18_mini import PROTOCOL, DataError, read_lines, recorded_documents
 from sd_search_verl.protocol.prompt import encode_messages
@@ -21,6 +21,11 @@ class Example(NamedTuple):
 
     input_ids: list[int]
     loss_mask: list[int]
+
+    @classmethod
+    def of(cls, parts: Sequence[tuple[list[int], int]]) -> Self:
+        """Return the example of these parts, each with the mask of its tokens."""
+        return cls([token for ids, _ in parts for token in ids], [mask for ids, mask in parts for _ in ids])
 
 
 def read_examples(
@@ -93,7 +98,7 @@ def _encode(
         parts.append((_ids(written, tokenizer), 1))
         parts.append((observations.documents(result)[0], 0))
     parts.append(([*_ids(last, tokenizer), tokenizer.eos_token_id], 1))
-    return Example([token for ids, _ in parts for token in ids], [mask for ids, mask in parts for _ in ids])
+    return Example.of(parts)
 
 
 def _ids(text: str, tokenizer: Any) -> list[int]:

@@ -6,26 +6,26 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.arguments import add_option
 from benchmarks.probe import columns
-from benchmarks.table import append_rows
+from benchmarks.table import append_rows, read_rows
 from sd_search_verl import protocol as protocols
 from sd_search_verl.command_line import Parser, run_command
-from sd_search_verl.config import HindsightConfig
+from sd_search_verl.config import HindsightConfig, read_config
 from sd_search_verl.hindsight.block import is_correct
 from sd_search_verl.probe.config import ProbeConfig
 from sd_search_verl.probe.groups import read_groups
 from sd_search_verl.probe.measures import SENTENCES, Measures, verdict
 from sd_search_verl.probe.scores import load_model, score_groups
 
-FORMS: Mapping[str, Mapping[str, Any]] = {
+FORMS: dict[str, dict[str, Any]] = {
     "default": {},
     **{
         f"layout={name}": {"layout": name}
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
     for form in options.forms or FORMS:
         if form in done:
             continue
-        hindsight = HindsightConfig(**dict(options.base), **FORMS[form])
+        hindsight = read_config(HindsightConfig, dict(options.base) | FORMS[form], "hindsight")
         judged = config.replace(hindsight=hindsight)
         mixed = sorted(groups, key=lambda group: len({is_correct(r, hindsight) for r in group}) < 2)
         found = Measures.of(score_groups(model, tokenizer, mixed[: options.groups], judged), config.seed)
@@ -73,9 +73,8 @@ def run(options: argparse.Namespace) -> int:
 def _done(path: Path, name: str, rollouts: str) -> set[str]:
     if not path.exists():
         return set()
-    with path.open(newline="") as file:
-        rows = [*csv.DictReader(file)]
-    return {row["block"] for row in rows if (row["model"], row["rollouts"]) == (name, rollouts)}
+    kept = (row for row in read_rows(path) if (row["model"], row["rollouts"]) == (name, rollouts))
+    return {row["block"] for row in kept}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,9 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("model", type=Path, help="Hugging Face folder")
     parser.add_argument("--traces", type=Path, required=True, metavar="FILE", help="groups of rollouts")
     parser.add_argument("--name", help="of the policy in the rows (default: the folder's)")
-    parser.add_argument(
-        "--rollouts", default="tuning", help="of the groups in the rows (default: %(default)s)"
-    )
+    add_option(parser, "--rollouts", "tuning", "of the groups in the rows")
     parser.add_argument(
         "--forms", nargs="+", choices=[*FORMS], metavar="FORM", help="of the block (default: all)"
     )
@@ -104,9 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="(default: %(default)s)"
     )
-    parser.add_argument(
-        "--csv", type=Path, default=Path("benchmarks/probe.csv"), help="file to add to (default: %(default)s)"
-    )
+    add_option(parser, "--csv", Path("benchmarks/probe.csv"), "file to add to")
     parser.set_defaults(action=run)
     return run_command(parser, argv)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from benchmarks.arguments import add_option
 from sd_search_verl.command_line import Parser, run_command
 from sd_search_verl.errors import UserError
 from sd_search_verl.launch.process_tree import end_children_on_exit
@@ -80,13 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--corpus", type=Path, required=True, help="JSON lines to index")
     parser.add_argument("--run", type=Path, required=True, help="folder to write")
-    parser.add_argument(
-        "--questions",
-        type=int,
-        default=100,
-        metavar="QUESTIONS",
-        help="held-out questions; 0 = no evaluation (default: %(default)s)",
-    )
+    add_option(parser, "--questions", 100, "held-out questions; 0 = no evaluation", "QUESTIONS")
     parser.add_argument("--steps", type=int, metavar="STEPS", help="training steps (default: the config's)")
     parser.add_argument("overrides", nargs="*", help="Hydra overrides, as main_ppo takes them")
     parser.set_defaults(action=run)

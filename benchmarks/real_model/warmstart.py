@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 from transformers import AutoTokenizer
 
+from benchmarks.arguments import add_option
 from benchmarks.real_model.demonstrations import Example, read_examples
 from benchmarks.real_model.sft_dataset import TokenDataset
 from benchmarks.wiki18_mini import QUESTIONS, TRAJECTORIES, write_questions
@@ -33,7 +34,7 @@ STEPS, BATCH, LEARNING_RATE, MAX_OBSERVATION_TOKENS = 16, 8, 2e-4, 192
 _STEP = re.compile(r"step:(\d+) - .*?train/loss:([\d.]+)")
 
 
-def build(data: Path, model: Path, out: Path, steps: int = STEPS, batch: int = BATCH, seed: int = 0) -> str:
+def build(data: Path, model: Path, out: Path, steps: int, batch: int, seed: int) -> str:
     """Write the questions and the warm-started model into ``out``; return what was made, as a line of text.
 
     Raises:
@@ -64,19 +65,10 @@ def finetune(model: Path, out: Path, steps: int, batch: int) -> str:
         UserError: the trainer failed; the message holds the end of its log.
     """
     log, checkpoints = out / "sft.log", out / "sft"
-    command = [
-        sys.executable,
-        "-m",
-        "verl.trainer.sft_trainer",
-        *_overrides(model, out, steps, batch, checkpoints),
-    ]
-    one_rank = {
-        "RANK": "0",
-        "LOCAL_RANK": "0",
-        "WORLD_SIZE": "1",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": "0",
-    }
+    trainer = [sys.executable, "-m", "verl.trainer.sft_trainer"]
+    command = [*trainer, *_overrides(model, out, steps, batch, checkpoints)]
+    one_rank = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    one_rank |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     losses = _run(command, log, {**os.environ, **cpu_environment(os.environ), **one_rank}, steps)
     shutil.rmtree(out / "model", ignore_errors=True)
     (checkpoints / f"global_step_{steps}" / "huggingface").replace(out / "model")
@@ -143,23 +135,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("data", type=Path, help=f"folder with {QUESTIONS} and {TRAJECTORIES}")
     parser.add_argument("model", type=Path, help="Hugging Face folder of the policy")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument(
-        "--steps", type=int, default=STEPS, metavar="STEPS", help="updates (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--batch",
-        type=int,
-        default=BATCH,
-        metavar="TRAJECTORIES",
-        help="trajectories of an update (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        metavar="SEED",
-        help="of the trajectories' order (default: %(default)s)",
-    )
+    add_option(parser, "--steps", STEPS, "updates", "STEPS")
+    add_option(parser, "--batch", BATCH, "trajectories of an update", "TRAJECTORIES")
+    add_option(parser, "--seed", 0, "of the trajectories' order", "SEED")
     parser.set_defaults(action=_build)
     return run_command(parser, argv)
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.arguments import add_option
 from benchmarks.world import acceptance
 from benchmarks.world.arms import ARMS, BASELINE
 from benchmarks.world.compare import compare, read_csv, write_csv
@@ -63,9 +64,7 @@ def parser() -> Parser:
     )
     many.add_argument("--out", type=Path, default=Path("runs/world"), help="default: %(default)s")
     many.add_argument("--csv", type=Path, help="write all evaluations here as CSV (default: not written)")
-    many.add_argument(
-        "--jobs", type=int, default=1, metavar="RUNS", help="runs at a time (default: %(default)s)"
-    )
+    add_option(many, "--jobs", 1, "runs at a time", "RUNS")
     _add_training(many)
 
     plot = add_command(commands, "plot", "table and curves of a comparison", _plot)
@@ -75,7 +74,7 @@ def parser() -> Parser:
 
     stack = add_command(commands, "from-runs", "the same table from runs of main_ppo", _from_runs)
     stack.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders named <arm>-seed<N>")
-    stack.add_argument("--baseline", default=BASELINE, metavar="ARM", help="(default: %(default)s)")
+    add_option(stack, "--baseline", BASELINE, "", "ARM")
     stack.add_argument("--csv", type=Path, help="write all rows here as CSV (default: not written)")
     return root
 

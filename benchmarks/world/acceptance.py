@@ -128,7 +128,7 @@ def _below(what: str, found: Interval | None, bar: float) -> Criterion:
 def _not_better(summary: Summary) -> Criterion:
     """Return the criterion that an arm has no gain in p(right) with an interval above 0, or is not sooner at 50 %."""
     gain = summary.early_gain
-    better = gain.mean - gain.half_width > 0 and summary.ratio > 1
+    better = gain.low > 0 and summary.ratio > 1
     return Criterion(
         f"{summary.arm} not better than {BASELINE}", f"ratio {summary.ratio:.2f}, gain {gain}", not better
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ from benchmarks.world import arms
 from benchmarks.world.config import TrainConfig
 from benchmarks.world.experiment import COLUMNS, EvaluationRow, run
 from sd_search_verl.errors import UserError
-from sd_search_verl.files import reading
+from sd_search_verl.files import reading, write_text
 from sd_search_verl.fingerprint import fingerprint
 from sd_search_verl.world.config import CHECKPOINT
 from sd_search_verl.world.files import difficulty
@@ -146,7 +145,5 @@ def _finished(job: Job) -> bool:
 
 def _run(job: Job) -> str:
     rows = [asdict(row) for row in run(job.arm, job.config, job.checkpoint, job.alpha)]
-    part = job.path.with_suffix(".part")
-    part.write_text(json.dumps({"settings": job.settings, "rows": rows}))
-    os.replace(part, job.path)  # whole or absent
+    write_text(job.path, json.dumps({"settings": job.settings, "rows": rows}))
     return f"{job.arm} seed {job.config.seed}: success {rows[-1]['success']:.2f}"

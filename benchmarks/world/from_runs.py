@@ -58,7 +58,7 @@ def _rows(folder: Path) -> list[EvaluationRow]:
     for last in [*range(WINDOW, max(steps), WINDOW), max(steps)]:
         window = [step for step in range(previous + 1, last + 1) if step in steps]
         previous = last
-        dropped = sum(steps[step].get(name, 0.0) for step in window if step in steps for name in DROPPED)
+        dropped = sum(steps[step].get(name, 0.0) for step in window for name in DROPPED)
         done += sum(rollouts.get(step, 0) for step in window) + round(dropped) * group
 
         def mean(name: str, window: Sequence[int] = window) -> float:

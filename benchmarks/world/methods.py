@@ -11,7 +11,6 @@ Finished runs are kept, so that each command continues after an interruption. do
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from pathlib import Path
 from statistics import fmean
 
 from benchmarks.svg import svg
-from benchmarks.table import write_rows
+from benchmarks.table import read_rows, write_rows
 from benchmarks.world.arms import BASELINE
 from benchmarks.world.compare import cells, compare, row_of
 from benchmarks.world.config import TrainConfig
@@ -81,12 +80,14 @@ def tune(name: str, starts: Path, arms: Sequence[str] = METHODS) -> list[dict[st
     """Return the mean success of arms at rates on the tuning seeds, as rows of ``methods_rates.csv``."""
     setting = SETTINGS[name]
     found: dict[tuple[str, float], list[float]] = {}
+    devices: set[str] = set()
     kept = dict.fromkeys(arms, setting.rates)
     for seed in TUNING_SEEDS:
         for rate in setting.rates:
             runs = [(arm, seed) for arm in arms if rate in kept[arm]]
             config = setting.config.replace(learning_rate=rate)
             rows = compare(runs, starts / name / f"{rate:g}", config, checkpoint=starts / setting.start)
+            devices |= {row.device for row in rows}
             for arm, _ in runs:
                 found.setdefault((arm, rate), []).append(area([row for row in rows if row.arm == arm]))
         if seed == TUNING_SEEDS[0]:
@@ -97,6 +98,7 @@ def tune(name: str, starts: Path, arms: Sequence[str] = METHODS) -> list[dict[st
     return [
         {
             "arm": arm,
+            "device": ", ".join(sorted(devices)),
             "learning_rate": f"{rate:g}",
             "seeds": str(len(values)),
             "success": f"{fmean(values):.4f}",
@@ -120,8 +122,7 @@ def best_rates(name: str, path: Path = RATES) -> Rates:
     Raises:
         UserError: the setting has not been tuned.
     """
-    with path.open(newline="") as file:
-        lines = [line for line in csv.DictReader(file) if line["setting"] == name]
+    lines = [line for line in read_rows(path) if line["setting"] == name]
     tuned = [line for line in lines if int(line["seeds"]) == len(TUNING_SEEDS)]
     if not tuned:
         raise UserError(
@@ -131,19 +132,14 @@ def best_rates(name: str, path: Path = RATES) -> Rates:
     return {line["arm"]: float(line["learning_rate"]) for line in ranked}  # the last, best one stays
 
 
-def run(name: str, starts: Path, seeds: Sequence[int] = SEEDS) -> None:
+def run(name: str, starts: Path) -> None:
     """Run every tuned arm on fresh seeds; ``methods.csv`` is written after each seed, so that it has whole pairs."""
     setting, rates = SETTINGS[name], best_rates(name)
     arms = [arm for arm in METHODS if arm in rates]
-    for count in range(1, len(seeds) + 1):
-        runs = [(arm, seed) for seed in seeds[:count] for arm in arms]
-        rows = compare(
-            runs,
-            starts / name / "fresh",
-            setting.config,
-            checkpoint=starts / setting.start,
-            learning_rates=rates,
-        )
+    out, start = starts / name / "fresh", starts / setting.start
+    for count in range(1, len(SEEDS) + 1):
+        runs = [(arm, seed) for seed in SEEDS[:count] for arm in arms]
+        rows = compare(runs, out, setting.config, checkpoint=start, learning_rates=rates)
         replace_setting(RESULT, name, [{"learning_rate": f"{rates[r.arm]:g}", **cells(r)} for r in rows])
 
 
@@ -151,19 +147,17 @@ def replace_setting(path: Path, name: str, rows: Sequence[Mapping[str, str]]) ->
     """Write rows of one setting in place of those that a CSV has of it; its first column is the setting."""
     found = [{"setting": name, **row} for row in rows]
     if path.exists():
-        with path.open(newline="") as file:
-            found += [row for row in csv.DictReader(file) if row["setting"] != name]
+        found += [row for row in read_rows(path) if row["setting"] != name]
     write_rows(path, sorted(found, key=lambda row: list(SETTINGS).index(row["setting"])))
 
 
 def read_result(path: Path = RESULT) -> dict[str, tuple[Rates, list[EvaluationRow]]]:
     """Return rates and rows of each setting in ``methods.csv``."""
     found: dict[str, tuple[Rates, list[EvaluationRow]]] = {}
-    with path.open(newline="") as file:
-        for line in csv.DictReader(file):
-            rates, rows = found.setdefault(line.pop("setting"), ({}, []))
-            rates[line["arm"]] = float(line.pop("learning_rate"))
-            rows.append(row_of(line))
+    for line in read_rows(path):
+        rates, rows = found.setdefault(line.pop("setting"), ({}, []))
+        rates[line["arm"]] = float(line.pop("learning_rate"))
+        rows.append(row_of(line))
     return found
 
 

@@ -248,7 +248,7 @@ def distillation_loss(
     teacher_logits: Tensor | None,
     inputs: Sequence[TeacherInputs],
     method: SDSearchConfig,
-    flipped_logits: Tensor | None = None,
+    flipped_logits: Tensor | None,
 ) -> Tensor:
     """Return L_SD: the mean over a trajectory's query tokens, then over trajectories with any; 0 without a teacher."""
     if teacher_logits is None:

@@ -8,21 +8,22 @@ file what is missing there, and prints the differences to staleness 0 with paire
 from __future__ import annotations
 
 import copy
-import csv
 import statistics
 from collections import deque
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from benchmarks.arguments import command_parser
-from benchmarks.table import append_rows
+from benchmarks.arguments import add_option, command_parser
+from benchmarks.table import append_rows, read_rows
 from benchmarks.world import experiment
 from benchmarks.world.config import TrainConfig
 from sd_search_verl.rollout.types import Rollout
 from sd_search_verl.world.sampling import rollouts
 
 OUT = Path(__file__).with_suffix(".csv")
-COLUMNS = ["arm", "staleness", "seed", "rollouts", "success", "p_right", "cpu_s"]
+COLUMNS = ("rollouts", "success", "p_right", "cpu_s")
+"""Of the last evaluation of a run."""
 
 
 class OlderWeights:
@@ -42,22 +43,8 @@ def main() -> None:
     parser.add_argument(
         "--arms", nargs="+", default=["sd"], metavar="ARM", help="arms to run (default: %(default)s)"
     )
-    parser.add_argument(
-        "--staleness",
-        type=int,
-        nargs="+",
-        default=[0, 1, 4],
-        metavar="VERSIONS",
-        help="ages of the weights that sample, 0 first (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--seeds",
-        type=int,
-        nargs="+",
-        default=[0, 1, 2, 3],
-        metavar="SEED",
-        help="seeds of the runs (default: %(default)s)",
-    )
+    add_option(parser, "--staleness", [0, 1, 4], "ages of the weights that sample, 0 first", "VERSIONS")
+    add_option(parser, "--seeds", [0, 1, 2, 3], "seeds of the runs", "SEED")
     parser.add_argument(
         "--out",
         type=Path,
@@ -66,21 +53,17 @@ def main() -> None:
         help="table to add to (default: staleness.csv beside this program)",
     )
     args = parser.parse_args()
-    rows = list(csv.DictReader(args.out.open())) if args.out.exists() else []
-    for seed in args.seeds:
-        for arm in args.arms:
-            for versions in args.staleness:
-                key = {"arm": arm, "staleness": str(versions), "seed": str(seed)}
-                if any(key.items() <= row.items() for row in rows):
-                    continue
-                last = experiment.run(arm, TrainConfig(seed=seed), sample=OlderWeights(versions))[-1]
-                values = {name: f"{getattr(last, name):.6g}" for name in COLUMNS[3:]}
-                rows.append({**key, **values})
-                append_rows(args.out, [rows[-1]])
-                print(rows[-1], flush=True)
-    for arm in args.arms:
-        for versions in args.staleness[1:]:
-            found = differences(rows, arm, versions)
+    rows = read_rows(args.out) if args.out.exists() else []
+    for seed, arm, versions in product(args.seeds, args.arms, args.staleness):
+        key = {"arm": arm, "staleness": str(versions), "seed": str(seed)}
+        if any(key.items() <= row.items() for row in rows):
+            continue
+        last = experiment.run(arm, TrainConfig(seed=seed), sample=OlderWeights(versions))[-1]
+        rows.append(key | {"device": last.device} | {name: f"{getattr(last, name):.6g}" for name in COLUMNS})
+        append_rows(args.out, [rows[-1]])
+        print(rows[-1], flush=True)
+    for arm, versions in product(args.arms, args.staleness[1:]):
+        if found := differences(rows, arm, versions):
             print(arm, versions, [round(value, 4) for value in found], round(statistics.mean(found), 4))
 
 

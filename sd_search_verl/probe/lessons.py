@@ -8,7 +8,6 @@ rollouts, without a block, keep the student as it is.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -16,7 +15,6 @@ from typing import Any, Protocol
 
 import torch
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from sd_search_verl import protocol as protocols
 from sd_search_verl.errors import UserError
@@ -30,6 +28,7 @@ from sd_search_verl.protocol.prompt import encode_messages
 from sd_search_verl.protocol.spans import query_spans
 from sd_search_verl.protocol.tags import TagProtocol
 from sd_search_verl.rollout.types import Rollout
+from sd_search_verl.supervised import descend
 
 Example = tuple[list[int], list[bool]]
 """Token ids, and which of them carry loss."""
@@ -105,25 +104,17 @@ class Lessons:
 
 def teach(model: Any, lessons: Examples, config: LessonsConfig) -> list[float]:
     """Train ``model``, in fp32 under bf16 autocast, in place; returns the loss of every update."""
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.0
+    return descend(
+        model,
+        lambda _: _accumulate(model, lessons.batch()),
+        steps=config.steps,
+        learning_rate=config.learning_rate,
+        warmup_steps=4,
+        final_share=0.05,
+        betas=(0.9, 0.95),
+        weight_decay=0.0,
+        title="lessons",
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: (
-            min(1.0, (step + 1) / 4) * (0.05 + 0.475 * (1 + math.cos(math.pi * step / config.steps)))
-        ),
-    )
-    losses = []
-    with tqdm(range(config.steps), desc="lessons", unit="step", dynamic_ncols=True) as bar:
-        for _ in bar:
-            losses.append(_accumulate(model, lessons.batch()))
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            schedule.step()
-            bar.set_postfix(loss=f"{losses[-1]:.3f}")
-    return losses
 
 
 def _accumulate(model: Any, examples: Sequence[Example]) -> float:

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch.nn import functional as F
-from tqdm import tqdm
 
+from sd_search_verl.supervised import descend
 from sd_search_verl.world.config import FitConfig
 
 Encoded = tuple[list[int], list[float]]
@@ -33,28 +33,18 @@ def fit(
     Returns:
         The loss of every step.
     """
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
+    return descend(
+        model,
+        lambda done: accumulate_gradient(model, examples(done / config.steps), config.micro_batches),
+        steps=config.steps,
+        learning_rate=config.learning_rate,
+        warmup_steps=config.warmup_steps,
+        final_share=config.final_share,
+        betas=(0.9, 0.98),
+        weight_decay=0.01,
+        title="warm start",
+        after_step=after_step,
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_share(step, config))
-    losses = []
-    with tqdm(range(config.steps), desc="warm start", unit="step", mininterval=1.0) as bar:
-        for step in bar:
-            losses.append(accumulate_gradient(model, examples(step / config.steps), config.micro_batches))
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            schedule.step()
-            bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
-            after_step(step + 1)
-    return losses
-
-
-def learning_rate_share(step: int, config: FitConfig) -> float:
-    """Return the share of the peak learning rate: linear warm-up, then a cosine to ``final_share``."""
-    warmup = min(1.0, (step + 1) / config.warmup_steps)
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / config.steps)))
-    return warmup * (config.final_share + (1 - config.final_share) * cosine)
 
 
 def accumulate_gradient(model: Any, examples: Sequence[Encoded], micro_batches: int) -> float:

@@ -56,11 +56,13 @@ def test_a_sign_is_right_when_it_is_that_of_the_oracle() -> None:
     ]
 
 
-def test_a_run_without_credit_has_no_decisions(tmp_path: Path) -> None:
+def test_a_run_without_credit_has_no_decisions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "world").mkdir()
     (tmp_path / "world" / "oracle.json").write_text('{"relations": {"mother": {"right": "parent"}}}')
     add_step(tmp_path, 1, {"search/em": 0.5}, ["Jane Austen", "Emma"], question="mother of Emma ?")
     assert list(decisions(tmp_path)) == []
+    assert credit.main([str(tmp_path)]) == 1
+    assert "has no scored query" in capsys.readouterr().err
 
 
 def test_the_pages_shares_are_those_of_the_csv(recorded: list[Decision]) -> None:

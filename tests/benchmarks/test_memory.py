@@ -21,7 +21,8 @@ from support.tiny import byte_tokenizer, save_tiny_model
 from torch.distributed._tools.mem_tracker import MemTracker
 
 from benchmarks import memory, memory_counts, memory_points
-from benchmarks.memory_counts import GB, SHAPES, Plan
+from benchmarks.memory_counts import GB, Plan
+from benchmarks.shapes import SHAPES
 
 ACTOR = "actor_rollout_ref.actor"
 REPO = Path(__file__).resolve().parents[2]

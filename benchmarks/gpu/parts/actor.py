@@ -35,14 +35,9 @@ def run(run: Run, shape: str, strategy: str, tuned: str = "") -> None:
     options = ["--shape", shape, *SIZES[shape]] if run.gpu else [*TINY, "--remove-padding"]
     flash = run.gpu and importlib.util.find_spec("flash_attn") is not None
     options += ["--attention", "flash_attention_2" if flash else "sdpa", "--checkpointing"]
-    options += [
-        "--override",
-        f"{ACTOR}.strategy={strategy}",
-        "--override",
-        f"{REFERENCE}.strategy={strategy}",
-    ]
     options += ["--seed", str(run.seed), "--csv", str(run.out / "actor_step.csv")]
-    for override in TUNED if tuned else ():
+    sharding = [f"{ACTOR}.strategy={strategy}", f"{REFERENCE}.strategy={strategy}"]
+    for override in [*sharding, *(TUNED if tuned else ())]:
         options += ["--override", override]
     options += ["--profile", str(run.out / f"{run.part}.txt")]
     # Loading takes up to 100 s and is counted; loss and profile come after the pairs, and need their time too.

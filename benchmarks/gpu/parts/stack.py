@@ -6,7 +6,6 @@ that needs no Java; on a card rows are packed, vLLM sleeps while the actor train
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -18,6 +17,7 @@ from typing import Any
 
 from benchmarks.gpu.plan import ERROR, STACK_GRPO, STACK_SD
 from benchmarks.gpu.results import Run, installed
+from benchmarks.table import read_json_lines
 from retriever_server.build_index import main as build_index
 from retriever_server.launcher import serving
 from sd_search_verl.cli import main as sd_search
@@ -62,17 +62,9 @@ def _train(run: Run, world: Path, folder: Path) -> list[dict[str, Any]]:
     overrides = [f"sd_search.warmup_steps={STACK_GRPO}", *(ON_A_CARD if run.gpu else ())]
     config = "gpu_demo" if run.gpu else "cpu_demo"
     with serving(*back_end, folder=world) as server:
-        job = LocalRun(
-            folder,
-            world,
-            CONFIGS,
-            config,
-            STACK_GRPO + STACK_SD,
-            overrides,
-            retriever=f"{server.url}/retrieve",
-        )
-        run_local(job)
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        url, steps = f"{server.url}/retrieve", STACK_GRPO + STACK_SD
+        run_local(LocalRun(folder, world, CONFIGS, config, steps, overrides, retriever=url))
+    return read_json_lines(folder / "metrics.jsonl")
 
 
 def _record(run: Run, steps: Sequence[dict[str, Any]]) -> None:
@@ -88,12 +80,10 @@ def _record(run: Run, steps: Sequence[dict[str, Any]]) -> None:
     difference = max(step["training/rollout_probs_diff_max"] for step in steps)
     run.record("vLLM and actor", "largest difference of a probability", difference)
     for name, of in (("GRPO", plain[2:]), ("SD-Search", ours[1:])):  # the first of each kind start caches
-        parts = {
-            stage: [step[f"timing_s/{stage}"] for step in of if f"timing_s/{stage}" in step]
-            for stage in STAGES
-        }
         detail = ", ".join(
-            f"{stage} {statistics.median(found):.2f}" for stage, found in parts.items() if found
+            f"{stage} {statistics.median(found):.2f}"
+            for stage in STAGES
+            if (found := [step[f"timing_s/{stage}"] for step in of if f"timing_s/{stage}" in step])
         )
         seconds = statistics.median(step["timing_s/step"] for step in of)
         run.record(f"{name} step of a whole run", "seconds", seconds, detail)

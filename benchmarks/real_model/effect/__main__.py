@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.arguments import add_option
 from benchmarks.machine import device_name
 from benchmarks.real_model.effect.compare import compare, read_results
 from benchmarks.real_model.effect.cost import cost
@@ -23,10 +24,7 @@ from benchmarks.real_model.effect.prepare import load, prepare
 from benchmarks.real_model.effect.runs import Held, Plan, arms, held_out, run, write
 from benchmarks.table import write_rows
 from sd_search_verl.command_line import Parser, add_command, run_command
-from sd_search_verl.config import HindsightConfig
 
-BEST = HindsightConfig()
-"""The block of SD-Search after lessons: docs/real_model.md says why."""
 PLAN = Plan(steps=6, learning_rate=3e-5)
 ALPHA = 1.0
 ARMS = ("grpo_lessons", "sd_lessons")
@@ -40,7 +38,7 @@ def _prepare(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     plan = Plan(options.steps, options.learning_rate, options.reward)
-    chosen, held = arms(options.alpha, BEST), held_out(options.out, options.data)
+    chosen, held = arms(options.alpha), held_out(options.out, options.data)
     results = options.out / options.results
     for start in sorted({arm.start for arm in chosen.values()}):
         path = options.out / f"before-{start}.json"
@@ -80,7 +78,8 @@ def _table(options: argparse.Namespace) -> int:
         path.stem.partition("-")[2]: json.loads(path.read_text())
         for path in options.out.glob("before-*.json")
     }
-    rows = compare(results, before, arms(ALPHA, BEST))
+    devices = ", ".join(sorted({run["device"] for seeds in results.values() for run in seeds.values()}))
+    rows = [{"device": devices, **row} for row in compare(results, before, arms(ALPHA))]
     write_rows(options.csv, rows)
     for row in rows:
         print(" ".join(f"{value:+.4f}" if isinstance(value, float) else str(value) for value in row.values()))
@@ -110,42 +109,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--arms",
         nargs="+",
         default=ARMS,
-        choices=[*arms(ALPHA, BEST)],
+        choices=[*arms(ALPHA)],
         metavar="ARM",
         help="(default: %(default)s)",
     )
-    two.add_argument(
-        "--seeds", nargs="+", type=int, default=SEEDS, metavar="SEED", help="(default: %(default)s)"
-    )
-    two.add_argument("--steps", type=int, default=PLAN.steps, metavar="STEPS", help="(default: %(default)s)")
-    two.add_argument("--alpha", type=float, default=ALPHA, metavar="ALPHA", help="(default: %(default)s)")
-    two.add_argument(
-        "--learning-rate",
-        type=float,
-        default=PLAN.learning_rate,
-        metavar="RATE",
-        help="(default: %(default)s)",
-    )
+    add_option(two, "--seeds", SEEDS, "", "SEED")
+    add_option(two, "--steps", PLAN.steps, "", "STEPS")
+    add_option(two, "--alpha", ALPHA, "", "ALPHA")
+    add_option(two, "--learning-rate", PLAN.learning_rate, "", "RATE")
     two.add_argument("--reward", choices=("gold", "f1"), default=PLAN.reward, help="(default: %(default)s)")
     two.add_argument("--without-greedy", action="store_true", help="leave gold-in-documents for later")
     two.add_argument("--answers", action="store_true", help="score EM and F1 too, by a second turn")
     three = add_command(commands, "table", "compare finished runs", _table)
-    three.add_argument(
-        "--csv",
-        type=Path,
-        default=Path("benchmarks/real_model_effect.csv"),
-        help="file to write (default: %(default)s)",
-    )
+    add_option(three, "--csv", Path("benchmarks/real_model_effect.csv"), "file to write")
     four = add_command(commands, "cost", "time updates with each teacher, alternated", _cost)
     four.add_argument("data", type=Path, help="folder of questions, trajectories and corpus")
-    four.add_argument("--rounds", type=int, default=5, metavar="ROUNDS", help="(default: %(default)s)")
+    add_option(four, "--rounds", 5, "", "ROUNDS")
     for command in (one, two, three, four):
-        command.add_argument(
-            "--out", type=Path, default=Path("runs/effect"), help="folder (default: %(default)s)"
-        )
-        command.add_argument(
-            "--results", default="results", help="folder in it with the runs (default: %(default)s)"
-        )
+        add_option(command, "--out", Path("runs/effect"), "folder")
+        add_option(command, "--results", "results", "folder in it with the runs")
         command.add_argument(
             "--device", choices=("cpu", "cuda"), default="cpu", help="(default: %(default)s)"
         )

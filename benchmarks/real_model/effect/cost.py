@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.real_model.effect.prepare import GROUP, found_gold, load
+from benchmarks.real_model.effect.prepare import GROUP, load
 from benchmarks.real_model.effect.runs import Held
-from benchmarks.real_model.effect.sampling import rollouts
+from benchmarks.real_model.effect.sampling import found_gold, rollouts
 from benchmarks.real_model.effect.train import items, update
 from sd_search_verl.config import HindsightConfig, SDSearchConfig
 

@@ -99,10 +99,11 @@ def _turns(
 
 
 def _example(question: Question, query: str, answer: str, seen: list[int], tokenizer: Any) -> Example:
-    parts = [
-        (encode_messages(question.messages, tokenizer), 0),
-        (encode_text(f"{PROTOCOL.search_open} {query} {PROTOCOL.search_close}", tokenizer), 1),
-        (seen, 0),
-        (encode_text(f"{PROTOCOL.answer_open} {answer} {PROTOCOL.answer_close}", tokenizer), 1),
-    ]
-    return Example([token for ids, _ in parts for token in ids], [mask for ids, mask in parts for _ in ids])
+    return Example.of(
+        [
+            (encode_messages(question.messages, tokenizer), 0),
+            (encode_text(f"{PROTOCOL.search_open} {query} {PROTOCOL.search_close}", tokenizer), 1),
+            (seen, 0),
+            (encode_text(f"{PROTOCOL.answer_open} {answer} {PROTOCOL.answer_close}", tokenizer), 1),
+        ]
+    )

@@ -8,7 +8,6 @@ with the first updates, where EM of 208 questions needs hundreds.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,8 @@ from typing import Any
 import torch
 
 from benchmarks.real_model.effect.data import Question
-from benchmarks.real_model.effect.sampling import Retrieve, rollouts
+from benchmarks.real_model.effect.sampling import Retrieve, found_gold, rollouts
+from benchmarks.table import read_json_lines
 from benchmarks.wiki18_mini import PROTOCOL
 from sd_search_verl.protocol.control_tokens import encode_text
 from sd_search_verl.protocol.prompt import encode_messages
@@ -39,8 +39,7 @@ class Candidates:
 def read_candidates(path: Path) -> list[Candidates]:
     """Return the groups of a file in which some queries found a golden answer and others did not."""
     groups: dict[Question, dict[str, bool]] = {}
-    for text in path.read_text().splitlines():
-        one = json.loads(text)
+    for one in read_json_lines(path):
         queries = groups.setdefault(Question(one["question"], tuple(one["golden_answers"])), {})
         queries |= {
             " ".join(query.lower().split()): found
@@ -79,7 +78,7 @@ def greedy(
         found += rollouts(policy, tokenizer, questions[start : start + BATCH], retrieve, None, answers)
     scores = {"em": [r.em for r in found], "f1": [r.f1 for r in found]} if answers else {}
     return {
-        "gold": [float(any(search.has_gold for search in rollout.searches)) for rollout in found],
+        "gold": [found_gold(rollout) for rollout in found],
         "searches": [float(len(rollout.queries)) for rollout in found],
         **scores,
     }

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.real_model.demonstrations import Example
 from benchmarks.real_model.effect.data import Question, demonstrations, split
-from benchmarks.real_model.effect.sampling import Retrieve, retriever, rollouts
+from benchmarks.real_model.effect.sampling import Retrieve, found_gold, retriever, rollouts
 from benchmarks.wiki18_mini import PROTOCOL
 from sd_search_verl.probe.config import LessonsConfig
 from sd_search_verl.probe.lessons import give_lessons, teach
@@ -97,11 +97,6 @@ def response(rollout: Rollout) -> str:
     return (
         f"{begun.rstrip()}{PROTOCOL.observation(rollout.searches[0].documents)}{answer}" if opened else begun
     )
-
-
-def found_gold(rollout: Rollout) -> float:
-    """Return the reward: 1 if the search found a golden answer, else 0."""
-    return float(any(search.has_gold for search in rollout.searches))
 
 
 def summary(found: Sequence[Rollout]) -> str:

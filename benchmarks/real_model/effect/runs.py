@@ -19,10 +19,11 @@ import torch
 
 from benchmarks.real_model.effect.data import Question, split
 from benchmarks.real_model.effect.measure import Candidates, greedy, margins, read_candidates
-from benchmarks.real_model.effect.prepare import GROUP, found_gold, load
-from benchmarks.real_model.effect.sampling import Retrieve, retriever, rollouts
+from benchmarks.real_model.effect.prepare import GROUP, load
+from benchmarks.real_model.effect.sampling import Retrieve, found_gold, retriever, rollouts
 from benchmarks.real_model.effect.train import items, update
 from sd_search_verl.config import HindsightConfig, SDSearchConfig
+from sd_search_verl.files import write_text
 from sd_search_verl.rollout.types import Rollout
 
 
@@ -49,8 +50,8 @@ class Plan:
     questions: int = 4
 
 
-def arms(alpha: float, best: HindsightConfig) -> dict[str, Arm]:
-    """Return the arms by name; ``best`` is the block that the probe chose."""
+def arms(alpha: float) -> dict[str, Arm]:
+    """Return the arms by name."""
 
     def method(hindsight: HindsightConfig, **changes: Any) -> SDSearchConfig:
         return SDSearchConfig(
@@ -64,8 +65,8 @@ def arms(alpha: float, best: HindsightConfig) -> dict[str, Arm]:
         "sd": Arm("warm", method(plain)),
         "sd_flipped": Arm("warm", method(plain.replace(labels="flipped"))),
         "grpo_lessons": Arm("lessons", off),
-        "sd_lessons": Arm("lessons", method(best)),
-        "sd_lessons_flipped": Arm("lessons", method(best.replace(labels="flipped"))),
+        "sd_lessons": Arm("lessons", method(plain)),
+        "sd_lessons_flipped": Arm("lessons", method(plain.replace(labels="flipped"))),
         "sd_lessons_empty": Arm("lessons", method(HindsightConfig(content="none"))),
         "sd_lessons_contrast": Arm("lessons", method(plain, target="contrast")),
         "sd_lessons_gate": Arm("lessons", method(plain, gate="labels")),
@@ -167,9 +168,7 @@ def copy_weights(policy: Any, reader: Any) -> None:
 def write(path: Path, result: dict[str, Any]) -> None:
     """Write a result, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(result))
-    part.replace(path)
+    write_text(path, json.dumps(result))
 
 
 def _summary(batch: Sequence[Rollout]) -> dict[str, float]:

@@ -28,8 +28,8 @@ Retrieve = Callable[[Sequence[str]], list[list[str]]]
 """Queries -> the passages of each."""
 
 
-def retriever(corpus: Path, index: Path, top_k: int = 1) -> Retrieve:
-    """Return the search of the project's bm25s index, which is built where it is missing."""
+def retriever(corpus: Path, index: Path) -> Retrieve:
+    """Return the search of one passage in the project's bm25s index, which is built where it is missing."""
     if not index.is_dir():
         build("bm25s", corpus, index, BuildOptions.from_strings({}))
     engine = open_engine(
@@ -37,7 +37,7 @@ def retriever(corpus: Path, index: Path, top_k: int = 1) -> Retrieve:
     )
 
     def search(queries: Sequence[str]) -> list[list[str]]:
-        found = engine.search(queries, top_k)
+        found = engine.search(queries, 1)
         return [[orjson.loads(hit.document)["contents"] for hit in hits] for hits in found]
 
     return search
@@ -84,6 +84,11 @@ def rollouts(
         rollout.status = "answered" if rollout.answer is not None else "no_answer"
         rollout.finish(tokenizer)
     return found
+
+
+def found_gold(rollout: Rollout) -> float:
+    """Return the reward: 1 if the search found a golden answer, else 0."""
+    return float(any(search.has_gold for search in rollout.searches))
 
 
 def _answer(

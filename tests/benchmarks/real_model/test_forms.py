@@ -43,6 +43,16 @@ def test_each_form_adds_a_row_once(traces: Path, tmp_path: Path) -> None:
     assert {row["sign_accuracy_n"] for row in rows} == {"2"}
 
 
+def test_a_form_goes_before_the_options_that_every_form_has(
+    traces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(CHECKPOINT), "--traces", str(traces), "--csv", str(tmp_path / "probe.csv")]
+    arguments += ["--forms", "layout=sections", "--base"]
+    assert forms.main([*arguments, "layout=tags"]) == 0
+    assert forms.main([*arguments, "layuot=tags", "--name", "other"]) == 1
+    assert "hindsight.layuot" in capsys.readouterr().err
+
+
 def test_the_picture_shows_a_correct_and_an_incorrect_query_under_both_labels(
     traces: Path, tmp_path: Path
 ) -> None:

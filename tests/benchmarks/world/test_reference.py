@@ -70,35 +70,6 @@ def inputs_of(batch: list[Rollout], method: SDSearchConfig) -> list[TeacherInput
     )
 
 
-def reference_losses(
-    batch: list[Rollout],
-    old_log_probs: list[list[float]],
-    advantages: torch.Tensor,
-    method: SDSearchConfig,
-    alpha: float,
-) -> tuple[dict[str, torch.Tensor], float, float]:
-    model, inputs = policy(), inputs_of(batch, method)
-    rows = [rollout.prompt.token_ids + rollout.response_ids for rollout in batch]
-    taught = reference.teacher_pass(model, inputs, max(map(len, rows)))
-    logits = reference.forward(model, rows)
-    written = [
-        value
-        for values, rollout in zip(old_log_probs, batch, strict=True)
-        for value, wrote in zip(values, rollout.response_mask, strict=True)
-        if wrote
-    ]
-    grpo = reference.grpo_loss(
-        reference.policy_log_probs(logits, batch),
-        torch.tensor(written),
-        reference.per_token(advantages, batch),
-        CONFIG,
-    )
-    sd = reference.distillation_loss(reference.at_query_tokens(logits, inputs), taught, inputs, method)
-    (grpo + alpha * sd).backward()
-    found = {name: parameter.grad for name, parameter in model.named_parameters()}
-    return found, float(grpo.detach()), float(sd.detach())
-
-
 @pytest.mark.parametrize(
     ("changes", "alpha"),
     [
@@ -109,42 +80,7 @@ def reference_losses(
         ({"weighting": "group_variance", "hindsight": {"labels": "shuffled", "group": "own"}}, ALPHA),
         ({"target": "uniform"}, ALPHA),
         ({}, 0.0),
-    ],
-    ids=str,
-)
-def test_the_worker_computes_the_references_losses_and_gradients(
-    worker: Any,
-    batch: list[Rollout],
-    old_log_probs: list[list[float]],
-    changes: dict[str, Any],
-    alpha: float,
-) -> None:
-    method = settings(**changes)
-    rewards = torch.tensor([rollout.f1 for rollout in batch])
-    advantages = reference.grpo_advantages(rewards, CONFIG.group)
-    expected, grpo, sd = reference_losses(batch, old_log_probs, advantages, method, alpha)
-
-    worker.loss_fn.config = method
-    rows = [
-        Row(rollout, float(advantage), old)
-        for rollout, advantage, old in zip(batch, advantages, old_log_probs, strict=True)
-    ]
-    ours, metrics = gradients(worker, batch_of(rows, inputs_of(batch, method), alpha))
-
-    assert abs(grpo) > 1e-2
-    assert sum(metrics["actor/pg_loss"]) == pytest.approx(grpo, rel=1e-5)
-    assert sum(metrics["actor/pg_clipfrac"]) > 0
-    if alpha:
-        assert sd > 1e-3
-        assert float(metrics["sd_search/loss"][0]) == pytest.approx(sd, rel=1e-5, abs=2e-7)  # fp32 log-probs
-    difference = sum(float((ours[name] - expected[name]).square().sum()) for name in expected)
-    size = sum(float(gradient.square().sum()) for gradient in expected.values())
-    assert math.sqrt(difference / size) < 1e-5
-
-
-@pytest.mark.parametrize(
-    ("changes", "alpha"),
-    [
+        # Other methods of the family.
         ({"gate": "sigmoid"}, ALPHA),
         ({"gate": "labels"}, ALPHA),
         ({"target": "contrast"}, ALPHA),
@@ -155,31 +91,29 @@ def test_the_worker_computes_the_references_losses_and_gradients(
     ],
     ids=str,
 )
-def test_the_worker_computes_the_references_gradients_of_other_methods(
+def test_the_worker_computes_the_references_losses_and_gradients(
     worker: Any,
     batch: list[Rollout],
     old_log_probs: list[list[float]],
     changes: dict[str, Any],
     alpha: float,
 ) -> None:
-    method, model, inputs = settings(**changes), policy(), inputs_of(batch, settings(**changes))
+    method, model = settings(**changes), policy()
+    inputs = inputs_of(batch, method)
     advantages = reference.grpo_advantages(torch.tensor([rollout.f1 for rollout in batch]), CONFIG.group)
     at_tokens = reference.per_token(advantages, batch)
     gain = build_gain_inputs(batch, TOKENIZER, PROTOCOL, seed=1)
     if method.information_gain:
-        at_tokens = at_tokens + family.information_gain(
-            partial(reference.forward, model), TOKENIZER, batch, method, seed=1
-        )
+        read_by = partial(reference.forward, model)
+        at_tokens = at_tokens + family.information_gain(read_by, TOKENIZER, batch, method, seed=1)
         assert any(item.rows for item in gain)
     taught = flipped = None
     if alpha:
         width = max(map(len, reference.token_rows(batch)))
         taught = reference.teacher_pass(model, inputs, width)
         flipped = reference.teacher_pass(model, [replace(item, rows=item.flipped) for item in inputs], width)
-    mask = family.policy_mask(batch)
-    old = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in old_log_probs], batch_first=True)[
-        mask
-    ]
+    rows = [torch.tensor(row) for row in old_log_probs]
+    old = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)[family.policy_mask(batch)]
     losses = reference.mini_batch(
         model, batch, inputs, at_tokens, old, taught, flipped, alpha, method, CONFIG
     )
@@ -187,15 +121,26 @@ def test_the_worker_computes_the_references_gradients_of_other_methods(
     expected = {name: parameter.grad for name, parameter in model.named_parameters()}
 
     worker.loss_fn.config = method
-    rows = [
-        Row(rollout, float(advantage), before)
-        for rollout, advantage, before in zip(batch, advantages, old_log_probs, strict=True)
-    ]
-    data = batch_of(rows, inputs if alpha else None, alpha)
+    data = batch_of(
+        [
+            Row(rollout, float(advantage), before)
+            for rollout, advantage, before in zip(batch, advantages, old_log_probs, strict=True)
+        ],
+        inputs if alpha else None,
+        alpha,
+    )
     packed = [pack_gain(item) for item in gain]
     for name in packed[0]:
         data[name] = nested([fields[name] for fields in packed])
-    assert relative_difference(gradients(worker, data)[0], expected) < 1e-5
+    ours, metrics = gradients(worker, data)
+
+    assert relative_difference(ours, expected) < 1e-5
+    assert abs(grpo := float(losses.grpo.detach())) > 1e-2
+    assert sum(metrics["actor/pg_loss"]) == pytest.approx(grpo, rel=1e-5)
+    assert sum(metrics["actor/pg_clipfrac"]) > 0
+    if alpha:
+        assert (sd := float(losses.sd.detach())) > 1e-3
+        assert float(metrics["sd_search/loss"][0]) == pytest.approx(sd, rel=1e-5, abs=2e-7)  # fp32 log-probs
 
 
 def naive_grpo(

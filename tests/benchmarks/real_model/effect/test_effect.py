@@ -87,25 +87,17 @@ def test_equal_seeds_sample_equal_rollouts(policy: Any, retrieve: Retrieve, batc
     assert [rollout.response_ids for rollout in other] != [rollout.response_ids for rollout in batch]
 
 
-def test_a_sampled_rollout_is_as_likely_as_without_the_cache(policy: Any, batch: list[Rollout]) -> None:
-    for rollout in batch[:3]:
-        ids = torch.tensor([rollout.prompt.token_ids + rollout.response_ids])
-        greedy = rollouts(
-            policy,
-            TOKENIZER,
-            [ShortQuestion(rollout.prompt.group, ("Eve",))],
-            lambda q: [["Eve"]] * len(q),
-            None,
-        )[0]
+def test_greedy_rollouts_are_those_without_the_cache(policy: Any) -> None:
+    found = rollouts(policy, TOKENIZER, questions("Ada", "Otto"), lambda q: [["Eve"]] * len(q), None)
+    for greedy in found:
         row = torch.tensor([greedy.prompt.token_ids + greedy.response_ids])
         with torch.no_grad():
             best = policy(row).logits[0].argmax(-1)
         start = len(greedy.prompt.token_ids) - 1
         written = [place for place, wrote in enumerate(greedy.response_mask) if wrote]
-        assert [best[start + place].item() for place in written] == [
+        assert [int(best[start + place]) for place in written] == [
             greedy.response_ids[place] for place in written
         ]
-        assert ids.shape[1] > start
 
 
 def trained(policy: Any, batch: list[Rollout], method: SDSearchConfig) -> Any:
@@ -175,7 +167,7 @@ def test_a_run_of_each_arm_ends_in_a_policy_and_margins(
     pool = [Candidates(question, ["tutor ada"], ["eve"]) for question in questions("Ada", "Otto")]
     held = Held(questions("Ida"), pool, pool, retrieve)
     plan = Plan(steps=1, learning_rate=1e-3, questions=2)
-    chosen = arms(1.0, HindsightConfig())
+    chosen = arms(1.0)
     found = {
         name: run(chosen[name], 1, plan, held, tmp_path, tmp_path / name, "cpu")
         for name in ("sd_lessons", "sd_lessons_contrast", "sd_lessons_gate", "sd_lessons_flipped")
@@ -195,7 +187,7 @@ def test_the_table_pairs_arms_by_seed_and_start(tmp_path: Path) -> None:
         for seed in (1, 2):
             after = {key: [value + shift for value in of_key] for key, of_key in values.items()}
             write(tmp_path / f"{name}-{seed}.json", {"after": after})
-    chosen = arms(1.0, HindsightConfig())
+    chosen = arms(1.0)
     before = {"warm": {"after": values}, "lessons": {"after": values}}
     rows = compare(read_results(tmp_path), before, chosen)
     paired = [row for row in rows if row["beside"] == "grpo" and row["measure"] == "margins"]
