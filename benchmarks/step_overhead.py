@@ -76,7 +76,7 @@ def loaded_by_verl(*modules: str) -> Iterator[None]:
 
 
 def compare(steps: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Return medians of step time with and without alpha, and the ratio of neighbouring steps with quartiles."""
+    """Return medians of step time with and without alpha, their ratio, and quartiles of neighbouring steps' ratios."""
     on = [step for step in steps if step["sd_search/alpha"] > 0]
     off = [step for step in steps if step["sd_search/alpha"] == 0]
     pairs = list(zip(on, off, strict=False))
