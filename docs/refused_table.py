@@ -39,7 +39,8 @@ def _rules() -> Iterator[Rule]:
     seen: set[Rule] = set()
     for module in _modules():
         for value in vars(module).values():
-            for rule in [*value, *value.values()] if isinstance(value, dict) else [value]:
+            several = [*value, *value.values()] if isinstance(value, dict) else value
+            for rule in several if isinstance(several, list | tuple) else [value]:
                 if isinstance(rule, Rule) and rule not in seen:
                     seen.add(rule)
                     yield rule

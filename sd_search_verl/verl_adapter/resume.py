@@ -59,6 +59,12 @@ def is_whole(checkpoint: Path) -> bool:
     return has_model and all(zipfile.is_zipfile(file) for file in [checkpoint / "data.pt", *shards])
 
 
+def processes_of(checkpoint: Path) -> set[int]:
+    """Return by how many processes the shards of a checkpoint were written; several numbers where two runs wrote."""
+    names = [file.stem for file in (checkpoint / "actor").glob("model_world_size_*_rank_*.pt")]
+    return {int(number) for name in names if (number := name.split("_")[3]).isdecimal()}
+
+
 def point_to_whole_checkpoint(run: Path, buffered: bool = False) -> None:
     """Make verl's tracker file name a whole checkpoint; it is left alone where it does, and where there is none.
 

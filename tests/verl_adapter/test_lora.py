@@ -74,6 +74,16 @@ def test_an_update_moves_adapters_only(adapted: Any) -> None:
     assert changed == {name for name in before if "lora_" in name}
 
 
+def test_what_verl_sends_to_servers_of_their_own_is_the_base_model(adapted: Any, model: Path) -> None:
+    """Why adapters are refused in the separate mode: verl's worker sends there what get_per_tensor_param() returns."""
+    sent, _ = adapted.actor.engine.get_per_tensor_param()
+    base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).state_dict()
+    values = {name.replace(".base_layer", ""): value for name, value in sent}
+    assert not any("lora_" in name for name in values)
+    assert len(values) > 14
+    assert all(torch.equal(value, base[name]) for name, value in values.items())
+
+
 def test_credit_is_that_of_the_model_with_adapters(adapted: Any, model: Path) -> None:
     rows = recorded_rows(byte_tokenizer())[:8]
     inputs = teacher_inputs(rows, settings(), byte_tokenizer())

@@ -38,6 +38,12 @@ NOT_WHOLE = Rule(
     "{path} is no whole checkpoint: data.pt or a shard in actor/ is missing or ends early",
     "give another global_step_N",
 )
+OTHER_WORLD = Rule(
+    "trainer.n_gpus_per_node",
+    "{path} was written by {there} processes, and this run has {here}",
+    "go on with trainer.nnodes and trainer.n_gpus_per_node on as many, {there}, or merge it as docs/evaluation.md says "
+    "and begin a run with that model in another trainer.default_local_dir",
+)
 
 
 def check_checkpoint(config: DictConfig) -> Iterator[Finding]:
@@ -47,6 +53,10 @@ def check_checkpoint(config: DictConfig) -> Iterator[Finding]:
         yield OTHER_MODE.finding(mode=trainer.resume_mode)
     elif trainer.resume_mode == "resume_path":
         yield from _check_path(trainer.resume_from_path, resume.checkpoint_to_resume(config))
+    if trainer.resume_mode in MODES and (path := resume.checkpoint_to_resume(config)) is not None:
+        here, there = trainer.nnodes * trainer.n_gpus_per_node, resume.processes_of(path)
+        if there and here not in there:
+            yield OTHER_WORLD.finding(path=path, there=" or ".join(map(str, sorted(there))), here=here)
 
 
 def _check_path(given: str, path: Path | None) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ from sd_search_verl.finding import Finding, Rule
 from sd_search_verl.protocol.base import Messages
 from sd_search_verl.verl_adapter.preflight.files import DataFile, data_files, is_remote, open_file
 from sd_search_verl.verl_adapter.preflight.lengths import check_lengths
-from sd_search_verl.verl_adapter.preflight.rows import scan
+from sd_search_verl.verl_adapter.preflight.rows import SOURCE, scan
 from sd_search_verl.verl_adapter.preflight.schedule import check_schedule
 
 FORMATS = (".parquet", ".json", ".jsonl")
@@ -37,6 +37,18 @@ NO_COLUMN = Rule(
     "{path} has no column {missing}; it has {there}",
     "`sd-search data own NAME FILE` makes every column that is needed",
 )
+TAKEN_COLUMN = Rule(
+    "data.{option}",
+    "{path} has the column {name}, a name that verl gives to a value of a rollout: the column would stand in its "
+    "place, or end every rollout",
+    "rename the column, or drop it",
+)
+TAKEN = {
+    *("prompts", "responses", "response_mask", "rollout_log_probs", "rm_scores", "num_turns", "metrics"),
+    *("extra_fields", "routed_experts"),
+    *("session_id", "trajectory", "trace", "sampling_params", "validate", "__do_sample__"),
+}
+"""What verl's agent loop writes of a rollout, the row's columns over it, and what it calls or tells a rollout with."""
 SAME_FILE = Rule(
     "data.val_files",
     "{path} is among data.train_files too: the validation measures what was trained on",
@@ -99,7 +111,9 @@ def _open(path: Path, option: str) -> DataFile | Finding:
 
 def _check_file(file: DataFile, option: str, config: DictConfig) -> tuple[list[Finding], list[Messages]]:
     """Return the findings about a file that can be read, and its longest prompts."""
-    wanted = {config.data.prompt_key, config.data.reward_fn_key, "reward_model"}
+    if taken := [name for name in file.columns if name in TAKEN]:
+        return [TAKEN_COLUMN.finding(option=option, path=file.path, name=taken[0])], []
+    wanted = {config.data.prompt_key, SOURCE, "reward_model"}
     if missing := ", ".join(sorted(wanted - set(file.columns))):
         there = ", ".join(file.columns)
         return [NO_COLUMN.finding(option=option, path=file.path, missing=missing, there=there)], []

@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from sd_search_verl.finding import Finding, Rule
 
-BYTES_PER_PARAMETER = 12
-"""A checkpoint in fp32: weights and Adam's two moments."""
+WEIGHT_BYTES, MOMENTS_BYTES = 4, 8
+"""Of a parameter in a checkpoint: its value in fp32, and Adam's two moments of it if it is trained."""
 
 _ROOM = "{free} GiB free at {folder}; {what} need {needed}"
 FULL = Rule(
@@ -80,12 +80,20 @@ def _check_room(config: DictConfig) -> Finding:
     else:
         kept = config.trainer.max_actor_ckpt_to_keep or (steps // every if steps else 1)
         # One more: the old one goes when the new one is whole.
-        each = parameters * BYTES_PER_PARAMETER / 2**30
+        each = parameters * _bytes_per_parameter(config) / 2**30
         needed = each * (kept + 1)
         what = f"{kept} + 1 checkpoints of {each:.1f} GiB"
     values = {"free": f"{free:.0f}", "folder": there, "what": what, "needed": f"{needed:.1f}"}
     found = _ROOM.format(**values)
     return Finding(FULL.name, True, found) if free >= needed else FULL.finding(**values)
+
+
+def _bytes_per_parameter(config: DictConfig) -> int:
+    """Return the bytes of a parameter in a checkpoint; adapters themselves are few."""
+    contents = OmegaConf.select(config, "actor_rollout_ref.actor.checkpoint.save_contents")
+    trained = not OmegaConf.select(config, "actor_rollout_ref.model.lora_rank")
+    moments = trained and (contents is None or "optimizer" in contents)
+    return WEIGHT_BYTES + (MOMENTS_BYTES if moments else 0)
 
 
 def _parameters(model: Path) -> int:

@@ -11,14 +11,18 @@ from omegaconf import DictConfig, OmegaConf
 from sd_search_verl.config import ConfigError
 from sd_search_verl.errors import on_one_line
 from sd_search_verl.finding import Finding, Rule
+from sd_search_verl.verl_adapter.preflight.batch import check_batch
+from sd_search_verl.verl_adapter.preflight.correction import READS, check_correction
 from sd_search_verl.verl_adapter.preflight.numbers import check_numbers
 from sd_search_verl.verl_adapter.preflight.objectives import check_objectives
 from sd_search_verl.verl_adapter.preflight.reward import check_reward
+from sd_search_verl.verl_adapter.preflight.unread import check_unread
 from sd_search_verl.verl_adapter.settings import AGENT_LOOP, SECTIONS, TRAINER, TRAINERS
 
 _MODE = "trainer.v1.trainer_mode"
 _LOOP = "actor_rollout_ref.rollout.agent.default_agent_loop"
 _LOOPS = "actor_rollout_ref.rollout.agent.agent_loop_config_path"
+_MODEL = "actor_rollout_ref.model"
 _MANAGER = "actor_rollout_ref.rollout.agent.agent_loop_manager_class"
 _LAST = "and put `- sd_search: default` below `- ppo_trainer` in a config's defaults"
 
@@ -63,18 +67,24 @@ ONE_ROLLOUT = Rule(
     "actor_rollout_ref.rollout.n={n}: a group of one has no baseline for GRPO and nothing in hindsight but itself",
     "set actor_rollout_ref.rollout.n=5, or another number above 1",
 )
-LATE_REJECTION = Rule(
-    "algorithm.rollout_correction.bypass_mode",
-    "algorithm.rollout_correction.bypass_mode=True rejects tokens (rollout_rs={rejection}) inside verl's policy loss, "
-    "after the scored tokens were chosen: rejected rollouts would stay in L_SD",
-    "set algorithm.rollout_correction.bypass_mode=False, or algorithm.rollout_correction.rollout_rs=null",
-)
 UNWEIGHTED = Rule(
     "algorithm.rollout_correction.rollout_is",
     f"{_MODE}={{value}} trains on tokens that older weights sampled, without importance weights: the gradient of "
     "L_GRPO is biased",
     "set algorithm.rollout_correction.rollout_is=token, unless this is meant",
     warns=True,
+)
+NO_RANK = Rule(
+    f"{_MODEL}.lora_rank",
+    f"{{option}}={{value}} with {_MODEL}.lora_rank=0: verl's FSDP engine makes adapters by lora_rank alone, so whole "
+    "weights would be trained, from the base model",
+    f"set {_MODEL}.lora_rank to the rank of the adapters, or {{option}} to null or 0",
+)
+NO_ADAPTERS = Rule(
+    f"{_MODEL}.lora.merge",
+    f"{_MODE}={{value}} with {_MODEL}.lora_rank={{rank}}: verl sends the base model's weights alone to servers of "
+    "their own, so every rollout would be the base model's, however long the adapters are trained",
+    f"set {_MODEL}.lora.merge=True, or {_MODE}=sd_search_colocate_async",
 )
 NEVER_TRACED = Rule(
     "search.traces_per_step",
@@ -134,27 +144,24 @@ def check_method(config: DictConfig) -> Iterator[Finding]:
     value = OmegaConf.select(config, _MODE)
     if value not in TRAINERS:
         yield OTHER_TRAINER.finding(value=value)
-    if TRAINERS.get(value, "sync") != "sync" and not OmegaConf.select(config, UNWEIGHTED.name):
+    if TRAINERS.get(value, "sync") != "sync" and not _weighs(config):
         yield UNWEIGHTED.finding(value=value)
+    yield from _check_adapters(config, value)
     yield from _check_loop(config)
     yield from check_reward(config)
     yield from check_unsupported(config)
     yield from check_objectives(config)
     yield from check_numbers(config)
+    yield from check_batch(config)
+    yield from check_correction(config)
+    yield from check_unread(config)
     n, traces = OmegaConf.select(config, ONE_ROLLOUT.name), OmegaConf.select(config, NEVER_TRACED.name)
     if not isinstance(n, int) or n < 2:
         yield ONE_ROLLOUT.finding(n=n)
     elif traces and traces < n:
         yield NEVER_TRACED.finding(traces=traces, n=n)
-    rejection = OmegaConf.select(config, "algorithm.rollout_correction.rollout_rs")
-    if (
-        rejection
-        and OmegaConf.select(config, LATE_REJECTION.name)
-        and OmegaConf.select(config, "sd_search.alpha") != 0
-    ):
-        yield LATE_REJECTION.finding(rejection=rejection)
     estimator = OmegaConf.select(config, NOT_GRPO.name)
-    if estimator != "grpo":
+    if estimator != "grpo" and estimator not in READS:
         yield NOT_GRPO.finding(value=estimator)
     loss = OmegaConf.select(config, OTHER_LOSS.name)
     if loss not in (None, "vanilla"):
@@ -177,6 +184,27 @@ def check_unsupported(config: DictConfig) -> Iterator[Finding]:
         value = OmegaConf.select(config, rule.name)
         if value is not None and is_bad(value):
             yield rule.finding(value=value)
+
+
+def _weighs(config: DictConfig) -> bool:
+    """Return whether older tokens have importance weights; in bypass mode verl's ratio is one."""
+    switches = (UNWEIGHTED.name, "algorithm.rollout_correction.bypass_mode")
+    return any(OmegaConf.select(config, switch) for switch in switches)
+
+
+def _check_adapters(config: DictConfig, mode: str | None) -> Iterator[Finding]:
+    """Check that adapters are made, and that rollouts on devices of their own come from them."""
+
+    def value(name: str) -> Any:
+        return OmegaConf.select(config, f"{_MODEL}.{name}")
+
+    if rank := value("lora_rank"):
+        if TRAINERS.get(mode or "") == "separate_async" and not value("lora.merge"):
+            yield NO_ADAPTERS.finding(value=mode, rank=rank)
+        return
+    for name in ("lora.rank", "lora_adapter_path"):
+        if value(name):
+            yield NO_RANK.finding(option=f"{_MODEL}.{name}", value=value(name))
 
 
 def _check_loop(config: DictConfig) -> Iterator[Finding]:

@@ -36,6 +36,19 @@ NO_RESUME = Rule(
     f"set {_ACTOR}.checkpoint.save_contents=[model,optimizer,extra], unless checkpoints are for evaluation only",
     warns=True,
 )
+UNLOADED = Rule(
+    f"{_ACTOR}.checkpoint.load_contents",
+    f"{_ACTOR}.checkpoint.load_contents={{value}} lacks 'model': a resumed run would go on with the weights it began "
+    "with",
+    f"set {_ACTOR}.checkpoint.load_contents=[model,optimizer,extra]",
+)
+PARTLY_LOADED = Rule(
+    f"{_ACTOR}.checkpoint.load_contents",
+    f"{_ACTOR}.checkpoint.load_contents={{value}} lacks {{missing}}: a run does not go on from its checkpoints as if "
+    "nothing had happened",
+    f"leave {_ACTOR}.checkpoint.load_contents out, unless an optimizer is to start anew",
+    warns=True,
+)
 PENALTIES = [
     f"{name}{gradient}"
     for name in ("kl", "k1", "abs", "mse", "k2", "low_var_kl", "k3")
@@ -63,7 +76,11 @@ def check_names(config: DictConfig) -> Iterator[Finding]:
         value = OmegaConf.select(config, option)
         if value and "://" not in str(value) and not Path(str(value)).expanduser().exists():
             yield NO_FILE.finding(option=option, value=value)
-    yield from _check_contents(OmegaConf.select(config, NO_WEIGHTS.name), config.trainer.save_freq)
+    saved, loaded = (OmegaConf.select(config, rule.name) for rule in (NO_WEIGHTS, UNLOADED))
+    if config.trainer.save_freq >= 1:
+        yield from _check_contents(saved, NO_WEIGHTS, NO_RESUME)
+    if loaded != saved:  # what is not saved cannot be loaded, which is said already
+        yield from _check_contents(loaded, UNLOADED, PARTLY_LOADED)
 
 
 def _check_functions(config: DictConfig) -> Iterator[Finding]:
@@ -109,12 +126,12 @@ def _check_optimizer(config: DictConfig) -> Iterator[Finding]:
         yield NO_OPTIMIZER.finding(value=name, module=module, reason=str(error))
 
 
-def _check_contents(contents: Any, save_freq: int) -> Iterator[Finding]:
-    if contents is None or save_freq < 1:
+def _check_contents(contents: Any, no_weights: Rule, no_resume: Rule) -> Iterator[Finding]:
+    if contents is None:
         return
     value = list(contents)
     missing = [part for part in ("optimizer", "extra") if part not in value]
     if "model" not in value:
-        yield NO_WEIGHTS.finding(value=value)
+        yield no_weights.finding(value=value)
     elif missing:
-        yield NO_RESUME.finding(value=value, missing=" and ".join(missing))
+        yield no_resume.finding(value=value, missing=" and ".join(missing))

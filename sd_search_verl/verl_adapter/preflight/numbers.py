@@ -21,7 +21,7 @@ ABOVE_ZERO = _rules(
     "set it above 0",
     {
         f"{_ACTOR}.optim.lr": "no update would lower the loss",
-        f"{_ACTOR}.grad_clip": "every gradient would be scaled to nothing",
+        f"{_ACTOR}.optim.clip_grad": "every gradient would be scaled to nothing",
         f"{_ROLLOUT}.temperature": _ALIKE,
     },
 )
@@ -92,7 +92,7 @@ PADDED = Rule(
 IGNORED = Rule(
     f"{_ROLLOUT}.do_sample",
     f"{_ROLLOUT}.do_sample=False changes nothing: verl's agent loop samples rollouts at {_ROLLOUT}.temperature",
-    f"leave it out; {_ROLLOUT}.val_kwargs.do_sample is that of the validation",
+    f"leave it out; {_ROLLOUT}.val_kwargs.temperature is that of the validation",
     warns=True,
 )
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 
 def load_model_config(config: DictConfig) -> Any:
-    """Return the model's configuration; raises what transformers raises."""
+    """Return the model's configuration with the user's overrides; raises what transformers and verl raise."""
     from transformers import AutoConfig
+    from verl.utils.model import update_model_config
 
     model = config.actor_rollout_ref.model
-    return AutoConfig.from_pretrained(
-        os.path.expanduser(model.path), trust_remote_code=model.trust_remote_code
-    )
+    name = os.path.expanduser(model.get("hf_config_path") or model.path)
+    policy = AutoConfig.from_pretrained(name, trust_remote_code=model.trust_remote_code)
+    given: Any = OmegaConf.to_container(OmegaConf.create(model.get("override_config") or {}), resolve=True)
+    update_model_config(policy, given.get("model_config", given))
+    return policy
 
 
 def load_tokenizer(config: DictConfig) -> Any:

@@ -24,6 +24,8 @@ from sd_search_verl.verl_adapter.preflight.files import DataFile
 from sd_search_verl.verl_adapter.preflight.policy_files import try_tokenizer
 from sd_search_verl.verl_adapter.settings import AGENT_LOOP, read_search
 
+SOURCE = "data_source"
+"""The column of a row's question set; verl's reward managers and validation read no other."""
 MOST_ROWS = 100_000
 """Rows of a file that are read; of a larger one so many are drawn, always the same ones."""
 
@@ -121,7 +123,7 @@ def scan(file: DataFile, config: DictConfig, train: bool) -> Scan:
     columns = [
         data.prompt_key,
         "reward_model",
-        data.reward_fn_key,
+        SOURCE,
         "extra_info",
         "agent_name",
         "__rollout_n__",
@@ -130,7 +132,7 @@ def scan(file: DataFile, config: DictConfig, train: bool) -> Scan:
     longest: list[tuple[int, int, Messages]] = []
     for number, row in file.rows([*columns, *media], chosen):
         found.checked += 1
-        for rule, problem in _problems(number, row, data.prompt_key, data.reward_fn_key):
+        for rule, problem in _problems(number, row, data.prompt_key, SOURCE):
             found.problems[rule].append(problem)
         if row.get("agent_name", AGENT_LOOP) != AGENT_LOOP:
             found.problems[OTHER_LOOPS].append(Problem(number, "agent_name", f"is {row['agent_name']!r}"))

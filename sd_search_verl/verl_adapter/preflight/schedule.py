@@ -11,7 +11,7 @@ from sd_search_verl.config import ConfigError, SDSearchConfig
 from sd_search_verl.distill.schedule import alpha_at
 from sd_search_verl.finding import Finding, Rule
 from sd_search_verl.verl_adapter import resume
-from sd_search_verl.verl_adapter.settings import read_sd_search
+from sd_search_verl.verl_adapter.settings import TRAINERS, read_sd_search
 
 TOO_FEW_EPOCHS = Rule(
     "trainer.total_training_steps",
@@ -173,8 +173,10 @@ def _check_updates(config: DictConfig, total: int | None) -> Iterator[Finding]:
     elif warmup > 1 and not need_critic(config):
         yield WARMUP_WITHOUT_CRITIC.finding(warmup=warmup, estimator=config.algorithm.adv_estimator)
     optim = config.actor_rollout_ref.actor.optim
+    own = config.trainer.v1.get(TRAINERS.get(config.trainer.v1.trainer_mode, ""), {})
+    updates = own.get("parameter_sync_step", 1)  # of a step; the learning rate moves with each
     share = optim.lr_warmup_steps_ratio * (total or 0)
-    rising = optim.lr_warmup_steps if optim.lr_warmup_steps > 0 else share
+    rising = optim.lr_warmup_steps / updates if optim.lr_warmup_steps > 0 else share
     if total and rising >= total:
         yield SLOW_RATE.finding(warmup=int(rising), total=total)
     method = read_sd_search(config)

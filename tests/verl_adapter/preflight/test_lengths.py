@@ -100,3 +100,13 @@ def test_what_scaled_positions_hold_is_left_alone(good: DictConfig, tmp_path: Pa
     yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1300, "rope_theta": 100.0}
     small = with_positions(good, tmp_path, max_position_embeddings=1300, rope_parameters=yarn)
     assert found(small, **{f"{ROLLOUT}max_model_len": 1300}) == []
+
+
+def test_the_models_positions_are_those_that_the_config_overrides(good: DictConfig, tmp_path: Path) -> None:
+    """verl applies actor_rollout_ref.model.override_config before it looks."""
+    small = with_positions(good, tmp_path, max_position_embeddings=1500)
+    assert len(found(small, sd_search__alpha=0)) == 1
+    override = "actor_rollout_ref__model__override_config__"
+    assert found(small, **{f"{override}max_position_embeddings": 4096}) == []
+    nested = {f"{override}model_config": {"max_position_embeddings": 4096}}
+    assert found(small, **nested) == []

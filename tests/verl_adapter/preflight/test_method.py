@@ -200,15 +200,38 @@ def test_another_advantage_is_a_warning(good: DictConfig) -> None:
     assert "the loss is not L_GRPO + alpha L_SD" in finding.found
 
 
-def test_rejection_that_the_driver_does_not_see_is_refused(good: DictConfig) -> None:
-    """In verl's bypass mode the policy loss rejects tokens, not the batch's response mask."""
-    correction = {"rollout_rs": "seq_mean_k1", "rollout_rs_threshold": "0.99_1.01"}
-    bypass = change(good, algorithm__rollout_correction={**correction, "bypass_mode": True})
-    with pytest.raises(ConfigError, match=r"bypass_mode=True rejects tokens \(rollout_rs=seq_mean_k1\)"):
-        refuse_other_method(bypass)
-    refuse_other_method(change(bypass, sd_search__alpha=0))
-    refuse_other_method(change(good, algorithm__rollout_correction={**correction, "bypass_mode": False}))
-    refuse_other_method(change(good, algorithm__rollout_correction={"bypass_mode": True}))
+def test_older_tokens_are_weighed_by_the_ratio_itself_in_bypass_mode(good: DictConfig) -> None:
+    """There old_log_probs are those of the rollouts, so verl's ratio is the importance weight."""
+    late = change(good, trainer__v1__trainer_mode="sd_search_colocate_async")
+    (finding,) = check_method(late)
+    assert "without importance weights" in finding.found
+    assert [*check_method(change(late, algorithm__rollout_correction__bypass_mode=True))] == []
+    assert [*check_method(change(late, algorithm__rollout_correction__rollout_is="token"))] == []
+
+
+@pytest.mark.parametrize("adapters", [{"lora__rank": 8}, {"lora_adapter_path": "/adapters"}], ids=str)
+def test_adapters_that_verl_would_not_make_are_refused(good: DictConfig, adapters: dict[str, Any]) -> None:
+    """verl's FSDP engine makes and loads adapters where model.lora_rank is above 0, and nowhere else."""
+    model = {f"actor_rollout_ref__model__{name}": value for name, value in adapters.items()}
+    (finding,) = check_method(change(good, **model))
+    assert finding.fatal
+    assert "whole weights would be trained" in finding.found
+    assert "set actor_rollout_ref.model.lora_rank" in finding.fix
+    assert [*check_method(change(good, **model, actor_rollout_ref__model__lora_rank=8))] == []
+
+
+def test_adapters_that_servers_of_their_own_never_see_are_refused(good: DictConfig) -> None:
+    """See test_what_verl_sends_to_servers_of_their_own_is_the_base_model of tests/verl_adapter/test_lora.py."""
+    mode = {"trainer__v1__trainer_mode": "sd_search_separate_async"}
+    apart = change(good, actor_rollout_ref__model__lora_rank=8, **mode)
+    (finding,) = [one for one in check_method(apart) if not one.warning]
+    assert finding.fatal
+    assert "sends the base model's weights alone" in finding.found
+    assert "set actor_rollout_ref.model.lora.merge=True" in finding.fix
+    merged = change(apart, actor_rollout_ref__model__lora__merge=True)
+    assert all(one.warning for one in check_method(merged))
+    for mode in ("sd_search", "sd_search_colocate_async"):
+        assert all(one.warning for one in check_method(change(apart, trainer__v1__trainer_mode=mode)))
 
 
 def test_the_trainer_and_a_check_refuse_a_key_in_an_address(good: DictConfig) -> None:

@@ -78,6 +78,16 @@ def test_verl_has_every_penalty_that_is_let_through(name: str) -> None:
     assert kl_penalty(log_probs, log_probs, name).shape == log_probs.shape
 
 
+def test_a_checkpoint_whose_weights_are_not_loaded_is_refused(good: DictConfig) -> None:
+    """verl would go on at the checkpoint's step with the weights that the run began with."""
+    (finding,) = check_names(change(good, **{f"{ACTOR}checkpoint__load_contents": ["optimizer", "extra"]}))
+    assert finding.fatal
+    assert "lacks 'model': a resumed run would go on with the weights it began with" in finding.found
+    (finding,) = check_names(change(good, **{f"{ACTOR}checkpoint__load_contents": ["model", "extra"]}))
+    assert finding.warning
+    assert "load_contents=['model', 'extra'] lacks optimizer" in finding.found
+
+
 def test_checkpoints_that_cannot_be_resumed_are_warned_about(good: DictConfig) -> None:
     (finding,) = check_names(change(good, **{f"{ACTOR}checkpoint__save_contents": ["model"]}))
     assert finding.warning

@@ -24,7 +24,7 @@ def test_the_good_run_has_nothing_to_find(good: DictConfig) -> None:
     [
         (f"{ACTOR}optim__lr", 0.0, "optim.lr=0.0: no update would lower the loss"),
         (f"{ACTOR}optim__lr", -1e-6, "optim.lr=-1e-06: no update would lower the loss"),
-        (f"{ACTOR}grad_clip", 0.0, "grad_clip=0.0: every gradient would be scaled to nothing"),
+        (f"{ACTOR}optim__clip_grad", 0.0, "clip_grad=0.0: every gradient would be scaled to nothing"),
         (f"{ACTOR}ppo_epochs", 0, "ppo_epochs=0: no update would run"),
         (f"{ROLLOUT}temperature", 0, "temperature=0: all rollouts of a question would be alike"),
         (f"{ROLLOUT}top_p", 0.0, "top_p=0.0: vLLM refuses it"),

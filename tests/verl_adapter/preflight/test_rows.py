@@ -105,6 +105,26 @@ def test_a_bad_row_is_named(good: DictConfig, tmp_path: Path, name: str) -> None
     assert finding.fix
 
 
+@pytest.mark.parametrize("column", ["responses", "num_turns", "rm_scores", "session_id", "__do_sample__"])
+def test_a_column_in_place_of_a_rollouts_own_value_is_refused(
+    good: DictConfig, tmp_path: Path, column: str
+) -> None:
+    (finding,) = failed(good, write(tmp_path / "dump.parquet", [plain_row(**{column: 1})]))
+    assert finding.fatal
+    assert f"dump.parquet has the column {column}, " in finding.found
+    assert failed(good, write(tmp_path / "own.parquet", [plain_row(my_note="x", uid="a")])) == []
+
+
+def test_the_question_set_is_read_by_its_one_name(good: DictConfig, tmp_path: Path) -> None:
+    """verl's reward manager and validation read data_source, whatever data.reward_fn_key says."""
+    row = plain_row(source="nq")
+    assert failed(good, write(tmp_path / "both.parquet", [row]), data__reward_fn_key="source") == []
+    del row["data_source"]
+    (finding,) = failed(good, write(tmp_path / "other.parquet", [row]), data__reward_fn_key="source")
+    assert finding.fatal
+    assert "has no column data_source" in finding.found
+
+
 def test_the_row_is_found_wherever_it_stands(good: DictConfig, tmp_path: Path) -> None:
     rows = [truth({"target": ["a"]}) for _ in range(9000)]
     for number in (4097, 8001, 8002, 9000):

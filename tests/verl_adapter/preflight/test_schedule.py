@@ -111,6 +111,15 @@ def test_a_learning_rate_that_is_never_reached_is_a_warning(
     assert found(good, **{**values, f"actor_rollout_ref__actor__optim__{name}": value / 1001}) == []
 
 
+def test_the_learning_rate_rises_with_every_update_between_two_versions(good: DictConfig) -> None:
+    """verl's separate mode makes parameter_sync_step updates a step, and each is a step of the schedule."""
+    values = {"trainer__total_training_steps": 14, "actor_rollout_ref__actor__optim__lr_warmup_steps": 20}
+    assert len(found(good, **values)) == 1
+    values |= {"trainer__v1__trainer_mode": "sd_search_separate_async"}
+    assert found(good, **values, trainer__v1__separate_async__parameter_sync_step=2) == []
+    assert len(found(good, **values, trainer__v1__separate_async__parameter_sync_step=1)) == 1
+
+
 def test_a_validation_that_would_train_is_refused(good: DictConfig) -> None:
     values = {"trainer__val_only": True, "trainer__total_training_steps": 1}
     (finding,) = found(good, **values, trainer__val_before_train=False)
@@ -206,3 +215,22 @@ def test_an_unknown_way_to_resume_is_refused(good: DictConfig) -> None:
     (finding,) = preflight.check_checkpoint(change(good, trainer__resume_mode="latest"))
     assert finding.fatal
     assert "trainer.resume_mode=latest is none of auto, disable, resume_path" in finding.found
+
+
+def test_a_checkpoint_of_another_number_of_processes_is_refused(good: DictConfig, tmp_path: Path) -> None:
+    """Every process looks for its own shard of as many as there are."""
+    folder = tmp_path / "global_step_3"
+    (folder / "actor").mkdir(parents=True)
+    for name in ("data.pt", *(f"actor/model_world_size_2_rank_{rank}.pt" for rank in range(2))):
+        with zipfile.ZipFile(folder / name, "w"):
+            pass
+    assert [f.found for f in resumed_from(good, str(folder))] == [
+        f"{folder} was written by 2 processes, and this run has 1"
+    ]
+    two = change(good, trainer__n_gpus_per_node=2)
+    assert resumed_from(two, str(folder)) == []
+    (tmp_path / TRACKER).write_text("3")
+    auto = change(good, trainer__resume_mode="auto", trainer__default_local_dir=str(tmp_path))
+    (finding,) = preflight.check_checkpoint(auto)
+    assert finding.fatal
+    assert "on as many" in finding.fix

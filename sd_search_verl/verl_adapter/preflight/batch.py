@@ -1,0 +1,108 @@
+"""Batches that verl cannot cut: it finds out after the models are loaded, or after the first rollouts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from sd_search_verl.finding import Finding, Rule
+from sd_search_verl.verl_adapter.settings import TRAINERS
+
+_ACTOR, _ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
+
+UNEVEN = Rule(
+    f"{_ACTOR}.ppo_mini_batch_size",
+    f"{_ACTOR}.ppo_mini_batch_size={{mini}} and {_ROLLOUT}.n={{n}}: the {{rows}} rollouts of a mini-batch do not "
+    "divide among {ranks} ranks, and verl ends the first update",
+    f"set {_ACTOR}.ppo_mini_batch_size to a number that times {{n}} is a multiple of {{ranks}}, such as {{fitting}}",
+)
+UNEVEN_SERVERS = Rule(
+    f"{_ROLLOUT}.tensor_model_parallel_size",
+    "the run's {ranks} processes do not divide into rollout servers of {size}, which is tensor_model_parallel_size x "
+    "data_parallel_size x pipeline_model_parallel_size: verl ends the start",
+    f"set {_ROLLOUT}.tensor_model_parallel_size to a divisor of {{ranks}}",
+)
+UNEVEN_READING = Rule(
+    "data.gen_batch_size",
+    "data.gen_batch_size={part} does not divide data.train_batch_size={batch}: verl ends the first step",
+    "set data.gen_batch_size to a divisor of {batch}, or to null",
+)
+TWO_CUTS = Rule(
+    f"{_ROLLOUT}.log_prob_use_dynamic_bsz",
+    f"{_ACTOR}.use_dynamic_bsz={{actor}} and {_ROLLOUT}.log_prob_use_dynamic_bsz={{rollout}}: verl takes no difference "
+    "and ends the start",
+    f"leave {_ROLLOUT}.log_prob_use_dynamic_bsz out: it follows the actor's",
+)
+NO_SIZE = Rule(
+    "{option}",
+    f"{{option}} is null with {_ACTOR}.use_dynamic_bsz={{dynamic}}, and verl ends the start",
+    "set {option}",
+)
+NEEDED = {
+    False: (f"{_ACTOR}.ppo_micro_batch_size_per_gpu", f"{_ROLLOUT}.log_prob_micro_batch_size_per_gpu"),
+    True: (f"{_ACTOR}.ppo_max_token_len_per_gpu", f"{_ROLLOUT}.log_prob_max_token_len_per_gpu"),
+}
+"""By ``use_dynamic_bsz`` the sizes without which verl's worker ends by an assertion that says nothing."""
+
+
+def check_batch(config: DictConfig) -> Iterator[Finding]:
+    """Check that mini-batches, servers and reading divide evenly, and that sizes of micro-batches are given."""
+
+    def value(path: str) -> Any:
+        return OmegaConf.select(config, path)
+
+    def numbers(*paths: str) -> list[int]:
+        """Return positive numbers; none where one is something else, which other checks refuse."""
+        found = [value(path) for path in paths]
+        return found if all(isinstance(number, int) and number > 0 for number in found) else []
+
+    if machines := numbers("trainer.nnodes", "trainer.n_gpus_per_node"):
+        processes = prod(machines)
+        ranks = max(processes // _sequence_parallel(config), 1)
+        if cut := numbers(UNEVEN.name, f"{_ROLLOUT}.n"):
+            mini, n = cut
+            if mini * n % ranks:
+                fitting = next(size for size in range(mini + 1, mini + ranks + 1) if size * n % ranks == 0)
+                yield UNEVEN.finding(mini=mini, n=n, rows=mini * n, ranks=ranks, fitting=fitting)
+        kinds = ("tensor", "pipeline")
+        size = prod(
+            numbers(
+                *(f"{_ROLLOUT}.{kind}_model_parallel_size" for kind in kinds),
+                f"{_ROLLOUT}.data_parallel_size",
+            )
+        )
+        if _shares_devices(config) and processes % size:
+            yield UNEVEN_SERVERS.finding(ranks=processes, size=size)
+    if reading := numbers("data.train_batch_size", UNEVEN_READING.name):
+        batch, part = reading
+        if batch % part and not _reads_one_by_one(config):
+            yield UNEVEN_READING.finding(batch=batch, part=part)
+    dynamic, of_log_probs = (bool(value(path)) for path in (f"{_ACTOR}.use_dynamic_bsz", TWO_CUTS.name))
+    if dynamic != of_log_probs:
+        yield TWO_CUTS.finding(actor=dynamic, rollout=of_log_probs)
+    for option in NEEDED[dynamic]:
+        if value(option) is None:
+            yield NO_SIZE.finding(option=option, dynamic=dynamic)
+
+
+def _sequence_parallel(config: DictConfig) -> int:
+    """Return how many processes share a row, as verl's actor reads it: the older option comes first."""
+    name = "ulysses_sequence_parallel_size"
+    sizes = (OmegaConf.select(config, f"{_ACTOR}.{path}{name}") for path in ("", "fsdp_config."))
+    return next((size for size in sizes if isinstance(size, int) and size > 1), 1)
+
+
+def _shares_devices(config: DictConfig) -> bool:
+    """Return whether rollout servers run on the trainer's devices; only the separate mode can do without."""
+    apart = TRAINERS.get(OmegaConf.select(config, "trainer.v1.trainer_mode")) == "separate_async"
+    return not apart or bool(OmegaConf.select(config, "actor_rollout_ref.hybrid_engine", default=True))
+
+
+def _reads_one_by_one(config: DictConfig) -> bool:
+    """Return whether verl reads single questions, whatever the option says."""
+    mode = TRAINERS.get(OmegaConf.select(config, "trainer.v1.trainer_mode"), "sync")
+    switches = ("algorithm.filter_groups.enable", "trainer.v1.sampler.sync_refill_failed_groups")
+    return mode != "sync" or any(OmegaConf.select(config, switch) for switch in switches)
