@@ -20,14 +20,14 @@ PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 SETS = requirements/versions.txt requirements/cpu.txt
 export PIP_NO_INPUT = 1
 
-.PHONY: demo demo-llm test lint format install install-retriever install-gpu clean
+.PHONY: demo demo-llm test lint format docs release-check licenses install install-retriever install-gpu clean
 
 demo: $(VENV)/.cpu
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" recipes/cpu_demo.sh
+	PATH="$(abspath $(VENV))/bin:$$PATH" recipes/cpu_demo.sh
 
 demo-llm: $(VENV)/.cpu
 	@[ -d "$(DATA)" ] || { echo "no $(DATA); make it: $(VENV)/bin/python -m benchmarks.wiki18_mini_data --out data"; exit 1; }
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" recipes/cpu_smollm2.sh "$(DATA)"
+	PATH="$(abspath $(VENV))/bin:$$PATH" recipes/cpu_smollm2.sh "$(DATA)"
 
 test: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest

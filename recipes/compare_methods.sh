@@ -10,9 +10,11 @@ here=$(cd "$(dirname "$0")/.." && pwd)
 usage='usage: compare_methods.sh "METHODS" "SEEDS" [RUN_DIR] [STEPS] [HYDRA_OVERRIDES...]'
 methods=${1:?$usage}
 seeds=${2:?$usage}
-out=$(realpath -m "${3:-$here/runs/compare_methods}")
+out=${3:-$here/runs/compare_methods}
 steps=${4:-28}
 shift $(($# > 4 ? 4 : $#))
+# shellcheck source=recipes/run_dir.bash
+source "$here/recipes/run_dir.bash"
 
 actor=actor_rollout_ref.actor
 correction=algorithm.rollout_correction
@@ -46,6 +48,7 @@ for seed in $seeds; do
     run=$out/$method-seed$seed
     runs+=("$run")
     if [ -e "$run/report.html" ]; then continue; fi
+    check_run_dir "$run" world
     rm -rf "$run"
     sd-search world build --out "$run/world" --seed "$seed"
     # shellcheck disable=SC2086  a method is several overrides

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A training on a Ray cluster, and the retriever as a job of its own on the head node, stopped with it. Folders must be
-# shared by the nodes. To use a retriever that runs already: RETRIEVER=http://HOST:8000/retrieve
+# A training on a Ray cluster, and the retriever as a job of its own on the head node, stopped with it; a training whose
+# log ends before it, as with a lost connection, keeps its retriever. Folders must be shared by the nodes. To use a retriever that runs already: RETRIEVER=http://HOST:8000/retrieve
 # usage: ray_job_submit.sh ADDRESS DATA_DIR COMMAND...
 #   for instance: ray_job_submit.sh http://HEAD:8265 /shared/data \
 #                   recipes/paper_sd_search.sh /shared/data /shared/runs/sd gpus=2x8
@@ -17,6 +17,7 @@ submit() {
 }
 
 job=
+training=training-$(date +%s)
 if [ -z "${RETRIEVER:-}" ]; then
   host=${address#*://}
   port=${RETRIEVER_PORT:-8000}
@@ -26,6 +27,14 @@ if [ -z "${RETRIEVER:-}" ]; then
     recipes/paper_retriever.sh "$data" "${E5_BASE_V2_DIR:-}" --host 0.0.0.0 --port "$port"
 fi
 status=0
-submit -- "$@" "search.retriever_urls=[$RETRIEVER]" || status=$?
+submit --submission-id "$training" -- "$@" "search.retriever_urls=[$RETRIEVER]" || status=$?
+if [ "$status" != 0 ]; then
+  found=$(ray job status --address "$address" "$training" 2>&1) || true
+  if [[ $found =~ RUNNING|PENDING ]]; then
+    echo "$training goes on${job:+, and so does $job}. Fix: ray job logs --address $address --follow $training" \
+      "${job:+and at its end ray job stop --address $address $job}" >&2
+    exit "$status"
+  fi
+fi
 if [ -n "$job" ]; then ray job stop --address "$address" "$job"; fi
-exit $status
+exit "$status"

@@ -8,6 +8,8 @@ seeds=${1:?usage: world_compare.sh \"SEEDS\" [RUN_DIR] [STEPS] [HYDRA_OVERRIDES.
 out=${2:-$here/runs/world_compare}
 steps=${3:-28}
 shift $(($# > 3 ? 3 : $#))
+# shellcheck source=recipes/run_dir.bash
+source "$here/recipes/run_dir.bash"
 
 runs=()
 for seed in $seeds; do
@@ -15,6 +17,7 @@ for seed in $seeds; do
     run=$out/${arm%:*}-seed$seed
     runs+=("$run")
     if [ -e "$run/report.html" ]; then continue; fi
+    check_run_dir "$run" world
     rm -rf "$run"
     sd-search world build --out "$run/world" --seed "$seed"
     sd-search local --run "$run" --inputs "$run/world" --config-dir "$here/hydra_configs" --config cpu_demo \

@@ -25,7 +25,7 @@ class BuildCommand(BuildOptions):
     skip_bad_lines: bool = False
     """Skip lines that are not {"id", "contents"} instead of failing; they are reported."""
     overwrite: bool = False
-    """Replace an index that exists."""
+    """Replace an index that exists; a folder that holds something else is kept."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -176,7 +176,7 @@ class CorpusDocuments:
 
     def __init__(self, corpus: Path, starts: Path, ids: Path | None = None) -> None:
         self._path = corpus
-        self._ids = np.load(ids, mmap_mode="r") if ids and ids.is_file() else None
+        self._ids = np.load(ids, mmap_mode="r") if ids else None
         self._starts = memoryview(np.load(starts, mmap_mode="r"))  # indexed faster than an array
         self._file = os.open(corpus, os.O_RDONLY)
         os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_RANDOM)

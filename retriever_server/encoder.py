@@ -16,7 +16,6 @@ from .encoder_spec import EncoderError, EncoderSpec, dense_weights, model_folder
 States = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 """Called with token ids, mask (both ``[batch, tokens]``) and threads; returns hidden states ``[batch, tokens, d]``."""
 
-
 BERT_NORMALIZATION = {
     "lowercase": "do_lower_case",
     "strip_accents": "strip_accents",
@@ -164,6 +163,20 @@ class Encoder:
 
 def _no_gpu(device: str) -> EncoderError:
     return EncoderError(f"--device {device} is not a usable GPU of this machine. Fix: use --device cpu.")
+
+
+def limit_gpu_memory(device: str, share: float) -> None:
+    """Let torch take at most this share of a GPU's memory in this process, 0 to 1.
+
+    Raises:
+        EncoderError: the machine has no such GPU.
+    """
+    import torch
+
+    try:
+        torch.cuda.set_per_process_memory_fraction(share, torch.device(device))
+    except (AssertionError, RuntimeError, ValueError) as error:  # no CUDA, no such device, no GPU's name
+        raise _no_gpu(device) from error
 
 
 def _torch(folder: Path, device: str) -> States:

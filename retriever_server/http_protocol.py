@@ -1,4 +1,4 @@
-"""Uvicorn's HTTP protocol with a limit on how long a request may take to arrive, and one write per answer."""
+"""Uvicorn's HTTP protocol with limits on head and arrival of a request, and one write per answer."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .endpoint import LATE
 from .schema import encode_error
+
+MAX_HEAD_BYTES = 64 * 1024  # of a head, or of what stands around the parts of a body
 
 
 class CoalescingTransport:
@@ -69,12 +71,17 @@ class UpgradeIgnoringParser(httptools.HttpRequestParser):
 
 
 class RetrieverProtocol(HttpToolsProtocol):
-    """A request that has not arrived after ``timeout_s`` seconds gets 408, or its connection is closed."""
+    """A request that has not arrived after ``timeout_s`` seconds gets 408, or its connection is closed.
+
+    So is that of one whose head is longer than ``MAX_HEAD_BYTES``: the parser joins the parts of a header in quadratic
+    time, and 60 MB of them held the event loop, and with it every other client, for seconds.
+    """
 
     timeout_s: float
     parser: UpgradeIgnoringParser
     _timer: asyncio.TimerHandle | None = None
     _arriving = True
+    _unparsed = 0  # bytes since the parser last had a whole head or a part of a body
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.parser = UpgradeIgnoringParser(self)
@@ -82,7 +89,10 @@ class RetrieverProtocol(HttpToolsProtocol):
         self._start_timer()
 
     def data_received(self, data: bytes) -> None:
+        self._unparsed += len(data)
         super().data_received(data)
+        if self._unparsed > MAX_HEAD_BYTES and self._arriving:
+            self.transport.close()
         if self._arriving and self._timer is None:  # most requests arrive whole and need no timer
             self._start_timer()
 
@@ -92,6 +102,7 @@ class RetrieverProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
+        self._unparsed = 0
         if not self.parser.upgrades():
             super().on_headers_complete()
 
@@ -101,7 +112,12 @@ class RetrieverProtocol(HttpToolsProtocol):
         lines = [name + b": " + value + b"\r\n" for name, value in self.headers if name not in dropped]
         return b"%b %b HTTP/1.1\r\n%b\r\n" % (self.parser.get_method(), self.url, b"".join(lines))
 
+    def on_body(self, body: bytes) -> None:
+        self._unparsed = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
+        self._unparsed = 0
         if self.parser.upgrades():
             return
         self._arriving = False

@@ -18,6 +18,7 @@ from .errors import RetrieverError
 
 FORMAT = 1
 FILE = "manifest.json"
+LUCENE_FILES = ("lucene/", "rows.npy")
 SAMPLES, SAMPLE_BYTES = 64, 64 * 1024
 
 
@@ -60,9 +61,10 @@ class Manifest:
         """Short hash of corpus, settings and files: it differs between indexes that may answer differently.
 
         Lucene's files hold random ids and the order in which threads wrote, on which no answer depends: corpus and
-        settings tell BM25 indexes apart.
+        settings tell BM25 indexes apart, and hybrid ones with the vectors.
         """
-        files = {} if self.backend == "bm25" else self.files
+        others = {name: state for name, state in self.files.items() if not name.startswith(LUCENE_FILES)}
+        files = {} if self.backend == "bm25" else others
         text = json.dumps([self.backend, self.corpus_sha256, self.settings, files], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -59,6 +59,10 @@ def application(arguments: dict[str, str]) -> Application:
             "Fix: leave out; set addresses and TLS in Ray's http_options, and give replicas= in place of workers=."
         )
     values = dict(arguments)
-    replicas = int(values.pop("replicas", "1"))
+    replicas = values.pop("replicas", "1")
+    if not replicas.isdecimal() or int(replicas) == 0:
+        raise SettingsError(
+            f"replicas={replicas} must be a whole number from 1. Fix: give replicas=1 or more."
+        )
     deployment: serve.Deployment = Retriever
-    return deployment.options(num_replicas=replicas).bind(Settings.from_strings(values))
+    return deployment.options(num_replicas=int(replicas)).bind(Settings.from_strings(values))

@@ -7,14 +7,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
 import orjson
-from pydantic import (
-    BaseModel,
-    Field,
-    InstanceOf,
-    ValidationError,
-    create_model,
-    model_validator,
-)
+from pydantic import BaseModel, Field, InstanceOf, ValidationError, create_model, model_validator
 
 from .backends.base import Hit
 from .errors import RetrieverError

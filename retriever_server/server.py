@@ -12,7 +12,7 @@ import socket
 import ssl
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import uvicorn
@@ -29,9 +29,8 @@ log = logging.getLogger("retriever_server")
 
 GC_THRESHOLD = 20_000
 """A batch of answers allocates more objects than Python's default of 700, and almost none of them are cyclic."""
-
-
 BACKLOG = 2048  # connections that wait to be accepted
+END_S = 3.0  # after --drain-s, for what still runs without a client that waits for it
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -91,7 +90,21 @@ def check_files(settings: Settings) -> None:
 
 
 class _Uvicorn(uvicorn.Server):
-    """Uvicorn raises a signal again after its clean shutdown, which kills the process; this one returns."""
+    """Uvicorn raises a signal again after its clean shutdown, which kills the process; this one returns.
+
+    Args:
+        end: called where the shutdown takes longer than it may: a search cannot be stopped while it waits for another
+            server, or scans for minutes, and Python waits for its thread.
+    """
+
+    def __init__(self, config: uvicorn.Config, end: Callable[[], None]) -> None:
+        super().__init__(config)
+        self.late = threading.Timer((config.timeout_graceful_shutdown or 0) + END_S, end)
+        self.late.daemon = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.late.start()
+        await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -151,7 +164,17 @@ def serve(settings: Settings, arguments: Sequence[str] = ()) -> int:
         server_header=False,
         date_header=False,
     )
-    uvicorn_server = _Uvicorn(config)
+
+    def end() -> None:
+        log.warning("a search has not ended; it is cut off")
+        forget_address()
+        os._exit(0 if app.server.error is None else 1)
+
+    def forget_address() -> None:
+        if settings.port_file:
+            settings.port_file.unlink(missing_ok=True)
+
+    uvicorn_server = _Uvicorn(config, end)
     if inherited:
         threading.Thread(target=_stop_with_supervisor, args=[uvicorn_server], daemon=True).start()
     log.info("listening on %s, loading", url)
@@ -159,9 +182,9 @@ def serve(settings: Settings, arguments: Sequence[str] = ()) -> int:
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
             runner.run(uvicorn_server.serve(sockets=[sock]))
     finally:
+        uvicorn_server.late.cancel()
         sock.close()
-        if settings.port_file:
-            settings.port_file.unlink(missing_ok=True)
+        forget_address()
     error = app.server.error
     if isinstance(error, OSError):
         print(f"error: {explain(error)}", file=sys.stderr)

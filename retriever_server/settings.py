@@ -74,7 +74,7 @@ class Settings(EngineOptions):
     cache_entries: int = Field(20_000, ge=0)
     """Cached answers, in queries; the least recently used are evicted first, and 0 disables the cache."""
     drain_s: int = Field(10, ge=0)
-    """Seconds that running requests get at shutdown."""
+    """Seconds that running requests get at shutdown; three later the process ends in any case."""
 
     workers: int = Field(1, gt=0)
     """Serving processes that share the port."""
@@ -98,7 +98,7 @@ class Settings(EngineOptions):
     pretokenized: bool = ENGLISH.pretokenized
     """bm25, an index of Pyserini: it was indexed as words between spaces."""
     gpu_memory_share: float = Field(0.5, gt=0, le=1)
-    """Largest share of the GPU's memory that this process may take, 0 to 1."""
+    """dense, hybrid: largest share of the GPU's memory that vectors and a torch encoder may take, 0 to 1."""
     search_effort: int = Field(64, gt=0, validation_alias=AliasChoices("search_effort", "effort"))
     """nprobe (IVF lists) or efSearch (HNSW candidates) of an approximate index; higher finds more and is slower."""
     fusion_depth: int = Field(100, gt=0)

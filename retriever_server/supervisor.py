@@ -21,9 +21,8 @@ from .settings import Settings
 log = logging.getLogger("retriever_server")
 
 SOCKET_VARIABLE = "RETRIEVER_SOCKET"  # file descriptor that a worker inherits
-MAX_FAILED_STARTS = (
-    3  # in a row, of one worker; before all have been ready once, the first failure ends the server
-)
+# In a row, of one worker; before all have been ready once, the first failure ends the server.
+MAX_FAILED_STARTS = 3
 
 
 def write_port_file(path: Path, url: str) -> None:

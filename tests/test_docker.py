@@ -134,15 +134,31 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The volume /data, filled by the command of compose's service `world`."""
-    folder = tmp_path_factory.mktemp("data")
+def fill_volume(folder: Path) -> None:
+    """Run the command of compose's service `world`."""
     command = [part.replace("/data", str(folder)) for part in COMPOSE["services"]["world"]["command"]]
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The volume /data, filled by the command of compose's service `world`."""
+    folder = tmp_path_factory.mktemp("data")
+    fill_volume(folder)
     return folder
+
+
+def test_a_second_run_leaves_the_world_that_a_retriever_is_reading(data: Path) -> None:
+    """Compose starts the service `world` again with every run; a retriever that still runs serves what it opened."""
+
+    def state() -> dict[str, int]:
+        return {str(path): path.stat().st_mtime_ns for path in sorted(data.rglob("*"))}
+
+    before = state()
+    fill_volume(data)
+    assert state() == before
 
 
 @pytest.fixture

@@ -203,6 +203,28 @@ def test_a_ray_job_brings_its_retriever(tmp_path: Path) -> None:
     assert only[-1] == f"search.retriever_urls=[{mine}]"
 
 
+@pytest.mark.parametrize(
+    ("answer", "stopped"), [("Status for job 't': RUNNING", False), ("Job 't' failed", True), ("", True)]
+)
+def test_a_training_that_outlives_its_log_keeps_its_retriever(
+    answer: str, stopped: bool, tmp_path: Path
+) -> None:
+    """Ray's command ends with status 1 where the job failed, and where the connection to its log was lost."""
+    ray, calls = tmp_path / "ray", tmp_path / "calls"
+    ray.write_text(
+        f'#!/usr/bin/env bash\necho "$*" >> {calls}\n'
+        f'case "$*" in *status*) echo "{answer}";; *no-wait*|*stop*) ;; *) exit 1;; esac\n'
+    )
+    ray.chmod(0o755)
+    done = subprocess.run(
+        [REPO / "recipes" / "ray_job_submit.sh", "http://h:8265", "data", "recipes/paper_sd_search.sh"],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert ("job stop" in calls.read_text()) == stopped
+    assert ("goes on, and so does retriever-" in done.stderr) != stopped
+
+
 METHODS = re.findall(r"^  \[(\w+)\]=", (REPO / "recipes" / "compare_methods.sh").read_text(), re.MULTILINE)
 
 
@@ -257,6 +279,25 @@ def test_wrong_arguments_of_a_recipe_are_named_before_anything_is_done(
     assert says in str(caught.value)
     assert (tmp_path / "calls").read_text() == ""
     assert (tmp_path / "precious" / "thesis").exists()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "arguments"), [("world_compare.sh", ["0"]), ("compare_methods.sh", ["grpo", "0"])]
+)
+def test_a_comparison_in_the_world_replaces_only_its_own_runs(
+    recipe: str, arguments: list[str], tmp_path: Path
+) -> None:
+    """Those of paper_compare.sh, which take days, have the same names."""
+    run = tmp_path / "runs" / "grpo-seed0"
+    (run / "global_step_200").mkdir(parents=True)
+    with pytest.raises(AssertionError, match="grpo-seed0 exists and is no run of this recipe"):
+        commands(recipe, *arguments, "runs", folder=tmp_path)
+    assert (tmp_path / "calls").read_text() == ""
+    with pytest.raises(AssertionError, match=r"RUN_DIR is missing: seed=1"):
+        commands(recipe, *arguments, "seed=1", folder=tmp_path)
+    (run / "world").mkdir()
+    commands(recipe, *arguments, "runs", folder=tmp_path)
+    assert not (run / "global_step_200").exists()
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

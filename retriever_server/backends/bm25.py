@@ -24,15 +24,13 @@ from ..java.analysis import ENGLISH, Analysis, analyzer, terms
 from .base import NoLookupError
 
 LUCENE = "org.apache.lucene.search"
-SAMPLED, WORDS_EACH = (
-    16,
-    50,
-)  # documents of a foreign index, and words of each, that are searched for at start
-MIN_FOUND = 0.95
+# Documents of a foreign index, words of each that are searched for at start, and the share of them that must be found.
+SAMPLED, WORDS_EACH, MIN_FOUND = 16, 50, 0.95
 _WORD = re.compile(
     r"(?<!\S)[^\W\d_]{2,}(?=[.,;:!?]*(?:\s|$))"
 )  # not next to what a tokenizer may keep in a word
-MAX_CLAUSES = 16_384  # distinct terms of one query; Lucene's own limit of 1024 is an exception at search time
+# Distinct terms of a query: no limit beside --max-query-chars. Beyond Lucene's own, 1024, every query of a batch fails.
+MAX_CLAUSES = 2**31 - 1
 
 
 def round_scores(scores: Sequence[float]) -> list[float]:

@@ -90,19 +90,16 @@ class HalfPrecisionScan:
 
     Args:
         device: such as ``cuda:0``; no other device is used.
-        memory_share: largest share of the device's memory that this process may take, 0 to 1.
     """
 
     block = 1_000_000
 
-    def __init__(self, vectors: np.ndarray, device: str, memory_share: float) -> None:
+    def __init__(self, vectors: np.ndarray, device: str) -> None:
         import torch
 
         self._torch: Any = torch
         self._device = torch.device(device)
         self._type = torch.bfloat16 if self._device.type == "cpu" else torch.float16
-        if self._device.type == "cuda":
-            torch.cuda.set_per_process_memory_fraction(memory_share, self._device)
         self._blocks = [
             torch.from_numpy(np.array(vectors[start : start + self.block])).to(self._device, self._type)
             for start in range(0, len(vectors), self.block)

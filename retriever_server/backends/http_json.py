@@ -103,7 +103,7 @@ class JsonClient:
                 answer = _body(response, self._timeout_s)
             except (OSError, http.client.HTTPException) as error:
                 self._local.connection = None
-                if idle is None or attempt == 2:
+                if idle is None or attempt == 2 or isinstance(error, TimeoutError):
                     raise RemoteError(f"{self.name}: {type(error).__name__}: {error}") from error
                 continue
             if response.status != 200:

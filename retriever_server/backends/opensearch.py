@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,8 +13,9 @@ from .base import Hit, NoLookupError
 from .http_json import JsonClient, RemoteError, reading_answers, version_with
 
 KIND = "OpenSearch"
-MAX_TERMS = 1000  # of one query; the servers reject more than 1024
-
+MAX_TERMS = 1000  # of one query; the servers reject more than 1024, and all queries of a batch with it
+# A word, or a character of a script without spaces.
+_TERM = re.compile(r"[^\W\u2e80-\U0010ffff]+|[\u2e80-\U0010ffff]")
 CHECKED_WORDS = 50  # of the document that is searched for at start
 
 
@@ -87,7 +90,10 @@ def _version(index: dict[str, Any]) -> str:
 
 
 def _body(query: str, topk: int) -> dict[str, Any]:
-    words = " ".join(query.split()[:MAX_TERMS])
+    words = " ".join(query.split())
+    beyond = next(itertools.islice(_TERM.finditer(words), MAX_TERMS, None), None)
+    if beyond is not None:
+        words = words[: beyond.start()].rstrip()
     return {"query": {"match": {"contents": words}}, "size": topk, "_source": ["id", "contents"]}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from ..corpus import CorpusDocuments
 from ..errors import first_line
 from ..java import jvm
 from ..java.analysis import ENGLISH
+from ..manifest import Manifest
 from ..options import SettingsError
 from ..settings import Settings
 from .base import Engine, LocalEngine, Ranker
@@ -20,6 +20,7 @@ from .base import Engine, LocalEngine, Ranker
 COPIED_DOCUMENTS = "documents.jsonl"
 STARTS = "starts.npy"
 IDS = "ids.npy"
+APPROXIMATE = "faiss.index"
 
 
 def open_engine(settings: Settings, progress: Callable[[str], None] = lambda text: None) -> Engine:
@@ -47,20 +48,20 @@ def open_engine(settings: Settings, progress: Callable[[str], None] = lambda tex
         )
     progress("reading the manifest")
     manifest = manifests.read(index)
-    copied = index / COPIED_DOCUMENTS
-    corpus = copied if copied.is_file() else settings.corpus
+    corpus = index / COPIED_DOCUMENTS if COPIED_DOCUMENTS in manifest.files else settings.corpus
     if corpus is None:
         raise SettingsError(f"--corpus is missing: {manifest.corpus_name}, which the index was built from.")
     progress("checking index and corpus")
     manifests.check(index, manifest, settings.backend, corpus, full=settings.verify == "full")
-    documents = CorpusDocuments(corpus, index / STARTS, index / IDS)
+    ids = index / IDS if IDS in manifest.files else None
+    documents = CorpusDocuments(corpus, index / STARTS, ids)
     if len(documents) != manifest.passages:
         raise manifests.IndexMismatchError(
             f"{index / STARTS} has {len(documents)} passages, the manifest {manifest.passages}. "
             "Fix: build the index again."
         )
     progress(f"opening the {settings.backend} index")
-    ranker = RANKERS[settings.backend](settings, index, manifest.settings)
+    ranker = RANKERS[settings.backend](settings, index, manifest)
     return LocalEngine(ranker, documents, manifest.version)
 
 
@@ -106,27 +107,27 @@ def _pyserini(settings: Settings, index: Path) -> Engine:
     return LocalEngine(BM25Ranker(lucene, np.arange(len(lucene)), settings.threads), documents, version)
 
 
-def _bm25(settings: Settings, index: Path, built: dict[str, Any]) -> Ranker:
+def _bm25(settings: Settings, index: Path, manifest: Manifest) -> Ranker:
     from .bm25 import BM25Ranker, LuceneIndex
 
     lucene = LuceneIndex(index / "lucene", settings.k1, settings.b, settings.jvm_heap_mb)
     return BM25Ranker(lucene, np.load(index / "rows.npy", mmap_mode="r"), settings.threads)
 
 
-def _bm25s(settings: Settings, index: Path, built: dict[str, Any]) -> Ranker:
+def _bm25s(settings: Settings, index: Path, manifest: Manifest) -> Ranker:
     from .bm25s import BM25SRanker
 
     return BM25SRanker(index / "bm25s")
 
 
-def _dense(settings: Settings, index: Path, built: dict[str, Any]) -> Ranker:
-    from ..encoder import Encoder
+def _dense(settings: Settings, index: Path, manifest: Manifest) -> Ranker:
+    from ..encoder import Encoder, limit_gpu_memory
     from ..encoder_spec import EncoderSpec
     from .dense import ApproximateIndex, DenseRanker, FlatScan, HalfPrecisionScan, VectorIndex
 
     if settings.encoder is None:
         raise SettingsError("--encoder is missing: the folder of the encoder the index was built with.")
-    spec = EncoderSpec(**built["encoder"])
+    spec = EncoderSpec(**manifest.settings["encoder"])
     given = EncoderSpec.of(settings.encoder, "none")  # prefixes are the index's
     if differs := spec.difference(given):
         raise manifests.IndexMismatchError(
@@ -134,24 +135,29 @@ def _dense(settings: Settings, index: Path, built: dict[str, Any]) -> Ranker:
             "Fix: give that one, or build the index again."
         )
     vectors = np.load(index / "vectors.npy", mmap_mode="r")
+    approximate, on_gpu = APPROXIMATE in manifest.files, settings.device != "cpu"
+    if on_gpu and (settings.encoder_runtime == "torch" or not approximate):
+        limit_gpu_memory(settings.device, settings.gpu_memory_share)
     scan: VectorIndex
-    if (index / "faiss.index").is_file():
-        scan = ApproximateIndex(index / "faiss.index", settings.search_effort)
-    elif settings.device != "cpu":
-        scan = HalfPrecisionScan(vectors, settings.device, settings.gpu_memory_share)
+    if approximate:
+        scan = ApproximateIndex(index / APPROXIMATE, settings.search_effort)
+    elif on_gpu:
+        scan = HalfPrecisionScan(vectors, settings.device)
     else:
         scan = FlatScan(vectors, settings.threads)
     encoder = Encoder(settings.encoder, spec, settings.encoder_runtime, settings.device, settings.threads)
     return DenseRanker(encoder, vectors, scan)
 
 
-def _hybrid(settings: Settings, index: Path, built: dict[str, Any]) -> Ranker:
+def _hybrid(settings: Settings, index: Path, manifest: Manifest) -> Ranker:
     from .hybrid import HybridRanker
 
-    return HybridRanker(_bm25(settings, index, built), _dense(settings, index, built), settings.fusion_depth)
+    return HybridRanker(
+        _bm25(settings, index, manifest), _dense(settings, index, manifest), settings.fusion_depth
+    )
 
 
-RANKERS: dict[str, Callable[[Settings, Path, dict[str, Any]], Ranker]] = {
+RANKERS: dict[str, Callable[[Settings, Path, Manifest], Ranker]] = {
     "bm25": _bm25, "bm25s": _bm25s, "dense": _dense, "hybrid": _hybrid,
 }  # fmt: skip
 REMOTE_ENGINES: dict[str, Callable[[Settings], Engine]] = {"remote": _remote, "opensearch": _opensearch}

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import orjson
 
-from .base import Hit
+from .base import Hit, NoLookupError
 from .http_json import JsonClient, RemoteError, reading_answers, version_with
 
 KIND = "a server of this package"
@@ -48,6 +48,8 @@ class RemoteEngine:
                 with reading_answers(part.name, KIND):
                     return orjson.dumps(part.call("GET", _base(part) + path)["document"])
             except RemoteError as error:
+                if error.status == 501:
+                    raise NoLookupError(str(error)) from error
                 if error.status != 404:
                     raise
         return None

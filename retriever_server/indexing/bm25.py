@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,14 @@ from ..java import jvm
 from .base import WORK, BuildError, BuildOptions, Progress, no_words
 
 SHARD_PASSAGES = 500_000
+# A program that becomes another one, which the kernel kills (PR_SET_PDEATHSIG, SIGKILL) when the build dies: Java would
+# go on writing where the next build writes. Not a preexec_fn, which is not safe in a process with Java's threads.
+ENDS_WITH_BUILD = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 9)
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 def build(scan: Scan, folder: Path, options: BuildOptions, progress: Progress) -> dict[str, Any]:
@@ -68,6 +77,7 @@ def _index_shard(lines: Iterator[bytes], count: int, shard: Path, options: Build
         "-index", str(target), "-generator", "DefaultLuceneDocumentGenerator",
         "-threads", str(threads), "-memoryBuffer", str(max(64, options.heap_mb // 4)),
     ]  # fmt: skip
+    command = [sys.executable, "-I", "-S", "-c", ENDS_WITH_BUILD, str(os.getpid()), *command]
     run = subprocess.run(command, capture_output=True, text=True, errors="replace", env=jvm.environment())
     output = run.stdout + run.stderr
     if run.returncode != 0 or not _is_complete(target, count, output, options):

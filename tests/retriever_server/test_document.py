@@ -127,7 +127,7 @@ def test_an_index_built_before_there_were_ids_says_so(server: ServerProcess, tmp
         assert status == 501
         assert "build it again" in answer["error"]["message"]
         with serving("--backend", "remote", "--remote-urls", f"{older.url}") as front:
-            assert get(f"{front.url}/document/7")[0] == 500
+            assert get(f"{front.url}/document/7")[0] == 501
         with serving("--backend", "remote", "--remote-urls", f"{server.url}") as front:
             assert get(f"{front.url}/document/7") == get(f"{server.url}/document/7")
             assert get(f"{front.url}/document/none")[0] == 404

@@ -192,6 +192,34 @@ def test_half_a_body_is_408(slow: ServerProcess) -> None:
     assert answered(slow.url, 499) == before[1]
 
 
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"GET /health HTTP/1.1\r\nX-Long: ",
+        b"GET /",
+        b"POST /retrieve HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nX-Trailer: ",
+    ],
+    ids=["header", "path", "trailer"],
+)
+def test_a_head_without_end_is_cut_off(bm25: ServerProcess, start: bytes) -> None:
+    """The parser joins its parts in quadratic time: 60 MB held every other client for five seconds."""
+    host, port = bm25.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as sock:
+        sock.sendall(start)
+        with pytest.raises(ConnectionError):
+            sock.sendall(b"a" * 32 * 2**20)  # more than the sockets' buffers hold
+    assert post(bm25.url, {"queries": ["castle"]})[0] == 200
+
+
+def test_a_head_of_many_headers_and_a_body_in_many_chunks_are_read(bm25: ServerProcess) -> None:
+    body = json.dumps({"queries": ["castle " * 4000, "castle"]}).encode()
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
+    fields = b"".join(b"X-%d: %s\r\n" % (number, b"a" * 100) for number in range(300))
+    head = b"POST /retrieve HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n"
+    assert len(chunks) > 100_000
+    assert raw(bm25.url, head + fields + b"\r\n" + chunks + b"0\r\n\r\n").startswith(b"HTTP/1.1 200")
+
+
 def test_many_hanging_connections_do_not_stop_others(slow: ServerProcess) -> None:
     host, port = slow.url.removeprefix("http://").split(":")
     hanging = [socket.create_connection((host, int(port))) for _ in range(200)]
@@ -200,6 +228,23 @@ def test_many_hanging_connections_do_not_stop_others(slow: ServerProcess) -> Non
     assert post(slow.url, {"queries": ["still served"]})[0] == 200
     for sock in hanging:
         sock.close()
+
+
+def test_a_search_that_hangs_does_not_hold_a_server_that_is_stopped(
+    slow_part: SlowPart, closed: threading.Event
+) -> None:
+    arguments = ["--backend", "remote", "--remote-urls", slow_part.url, "--drain-s", "1"]
+    with serving(*arguments) as server, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(
+            raw, server.url, b'POST /retrieve HTTP/1.1\r\nContent-Length: 17\r\n\r\n{"queries":["x"]}'
+        )
+        wait_for(lambda: bool(slow_part.queries))
+        start = time.monotonic()
+        assert server.stop(30) == 0
+        assert time.monotonic() - start < 8
+        answer.result()
+        assert "cut off" in server.log.read_text()
+        assert not server.log.with_name("retriever.url").exists()
 
 
 def test_concurrent_clients_each_get_their_own_answers(bm25: ServerProcess) -> None:

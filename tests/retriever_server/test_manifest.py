@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from retriever_server import manifest as manifests
+from retriever_server.backends.registry import open_engine
+from retriever_server.settings import Settings
 
 
 @pytest.fixture
@@ -21,6 +24,30 @@ def test_what_was_written_is_read_again(index: Path) -> None:
     found = manifests.read(index)
     assert dataclasses.asdict(found)["files"]["rows"]["size"] == 4
     assert found.backend == "bm25s"
+
+
+@pytest.mark.parametrize(
+    ("backend", "name", "counts"),
+    [
+        ("bm25", "lucene/_0.cfs", False),
+        ("bm25", "rows.npy", False),
+        ("hybrid", "lucene/_0.cfs", False),
+        ("hybrid", "rows.npy", False),
+        ("hybrid", "vectors.npy", True),
+        ("dense", "vectors.npy", True),
+        ("bm25s", "bm25s/data.csc.index.npy", True),
+    ],
+)
+def test_the_version_depends_on_the_files_that_a_second_build_writes_alike(
+    backend: str, name: str, counts: bool
+) -> None:
+    """Lucene's hold random ids, also in a hybrid index."""
+
+    def version(content: str) -> str:
+        files = {name: manifests.FileState(size=1, sample=content, sha256=content)}
+        return manifests.Manifest(backend, 3, "c.jsonl", 10, "a", "b", 0, {}, {}, files).version
+
+    assert (version("first") != version("second")) == counts
 
 
 @pytest.mark.parametrize(
@@ -43,3 +70,19 @@ def test_a_damaged_manifest_is_refused(index: Path, change: dict[str, Any]) -> N
     with pytest.raises(manifests.IndexMismatchError, match=r"manifest.json is damaged: .*Fix: ") as caught:
         manifests.read(index)
     assert "\n" not in str(caught.value)
+
+
+def test_files_of_another_index_in_the_same_folder_are_not_read(
+    small: Path, dense_index: Path, encoder_folder: Path, tmp_path: Path
+) -> None:
+    """Such as those that stay where a newer index is copied over an older one."""
+    index = shutil.copytree(dense_index, tmp_path / "index")
+    settings = Settings(backend="dense", index=index, corpus=small, encoder=encoder_folder)
+    engine = open_engine(settings)
+    expected = engine.search(["castle"], 3)
+    engine.close()
+    for name in ("faiss.index", "documents.jsonl"):
+        (index / name).write_bytes(b"older")
+    engine = open_engine(settings)
+    assert engine.search(["castle"], 3) == expected
+    engine.close()

@@ -63,6 +63,13 @@ def test_a_replica_answers_as_a_server_does(bm25: ServerProcess, bm25_index: Pat
     assert logged == [401, 200, 200]
 
 
+@pytest.mark.parametrize("replicas", ["two", "0", "-1", "1.5", ""])
+def test_a_number_of_replicas_that_is_none_is_refused(replicas: str) -> None:
+    ray_serve = pytest.importorskip("retriever_server.ray_serve", reason="needs ray[serve]")
+    with pytest.raises(SettingsError, match=rf"replicas={replicas} must be a whole number from 1\. Fix: "):
+        ray_serve.application({"backend": "bm25", "replicas": replicas})
+
+
 @pytest.mark.parametrize(
     "given",
     [

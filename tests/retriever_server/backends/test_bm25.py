@@ -32,6 +32,14 @@ def anserini(
     return found
 
 
+def test_a_query_of_any_number_of_words_does_not_take_its_batch_along(bm25_index: Path, corpus: Path) -> None:
+    engine = open_engine(Settings(backend="bm25", index=bm25_index, corpus=corpus, max_query_chars=1_000_000))
+    words = " ".join(["passage7", *(f"absent{number}" for number in range(20_000))])
+    found = engine.search(["passage5", words], 1)
+    engine.close()
+    assert [json.loads(hits[0].document)["id"] for hits in found] == ["doc-5", "doc-7"]
+
+
 @pytest.fixture(scope="module")
 def two_shards(java: None, real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An index of the real slice, built in two shards."""

@@ -2,13 +2,16 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from support.retrieval_server import ask, running
 
 from retriever_server import manifest as manifests
+from retriever_server.backends.registry import open_engine
 from retriever_server.encoder import Encoder, EncoderError, EncoderSpec
+from retriever_server.settings import Settings
 
 QUERIES = ["a passage on castles", "passage7 comet", "merchant at the harbour", "glacier", "violin library"]
 
@@ -51,3 +54,17 @@ def test_another_encoder_is_refused(
         pass
     with pytest.raises(EncoderError, match=r"has no config.json"):
         EncoderSpec.of(tmp_path)
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "cuda:x", "gpu0", "meta"])
+@pytest.mark.parametrize("runtime", ["torch", "onnx"])
+def test_a_gpu_that_is_none_is_named(
+    dense_index: Path, encoder_folder: Path, small: Path, device: str, runtime: Any
+) -> None:
+    import torch
+
+    if torch.cuda.is_available() and device == "cuda:0":
+        pytest.skip("there is a GPU")
+    settings = {"encoder": encoder_folder, "encoder_runtime": runtime, "device": device}
+    with pytest.raises(EncoderError, match=f"--device {device} is not a usable GPU of this machine. Fix: "):
+        open_engine(Settings(backend="dense", index=dense_index, corpus=small, **settings))

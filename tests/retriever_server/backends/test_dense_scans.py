@@ -31,7 +31,7 @@ def test_every_scan_agrees_with_float64(kind: str, batch: int, tmp_path: Path) -
         scan: Any = FlatScan(stored)
         scan.scores = 7000  # several blocks
     elif kind == "half":
-        scan = HalfPrecisionScan(stored, "cpu", 1.0)
+        scan = HalfPrecisionScan(stored, "cpu")
         scan.block = 1000
     else:
         faiss_approximate.build(stored, kind, "", tmp_path, tmp_path / "index", lambda done, total: None)

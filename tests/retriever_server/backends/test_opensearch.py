@@ -129,6 +129,18 @@ def test_query_syntax_is_text_and_long_queries_are_cut(host: str) -> None:
     assert key is None
 
 
+@pytest.mark.parametrize(
+    "query", ["城" * 5000, "w," * 5000, "w城 " * 5000], ids=["chinese", "commas", "both"]
+)
+def test_terms_are_counted_as_the_servers_count_them(host: str, query: str) -> None:
+    """A query beyond their limit would be an error, for all queries of its batch."""
+    engine = OpenSearchEngine(f"http://{host}/wiki")
+    engine.search(["castle", query], 3)
+    sent = Cluster.seen[-1][0][1]["query"]["match"]["contents"]
+    assert " ".join(query.split()).startswith(sent)
+    assert sent.count("城") + sent.count("w") == MAX_TERMS
+
+
 def test_the_password_is_sent_and_never_shown(host: str) -> None:
     engine = OpenSearchEngine(f"http://anna:p%40ss@{host}/wiki")
     engine.search(["castle"], 1)

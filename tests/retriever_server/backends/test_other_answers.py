@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -121,3 +123,21 @@ def test_a_path_before_retrieve_is_that_of_all_requests() -> None:
         engine.search(["river"], 3)
         engine.document("a/b")
     assert seen == ["/wiki/ready", "/wiki/retrieve", "/wiki/document/a%2Fb"]
+
+
+def test_a_request_that_was_not_answered_in_time_is_not_sent_again() -> None:
+    """Only one on a connection that the server has closed meanwhile is: another try would double the time."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        client = JsonClient(f"http://127.0.0.1:{listening.getsockname()[1]}", 0.5)
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(client.call, "GET", "/first")
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+                assert first.result() == {}
+                start = time.monotonic()
+                second = pool.submit(client.call, "GET", "/second")
+                with pytest.raises(RemoteError, match="TimeoutError"):
+                    second.result()
+                assert 0.4 < time.monotonic() - start < 0.9

@@ -11,7 +11,9 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
+from support.processes import has_ended
 from support.retrieval_server import ids
 
 from retriever_server import manifest as manifests
@@ -232,6 +234,46 @@ def test_a_disk_too_small_is_named_before_anything_is_done(
     with pytest.raises(BuildError, match="GiB needed in"):
         build("bm25", corpus, tmp_path / "index", OPTIONS, out=io.StringIO())
     assert not (tmp_path / "index").exists()
+
+
+def test_a_build_that_goes_on_does_not_ask_for_the_space_it_has_taken(
+    java: None, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(builder, "_merge", lambda *arguments: (_ for _ in ()).throw(BuildError("stopped")))
+        with pytest.raises(BuildError, match="stopped"):
+            build("bm25", corpus, tmp_path / "index", OPTIONS, out=io.StringIO())
+    usage = shutil.disk_usage(tmp_path)
+    needed = int(0.75 * corpus.stat().st_size)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed - 1))
+    out = io.StringIO()
+    with pytest.raises(BuildError, match=r"GiB free and 0\.00 written"):
+        build("bm25", corpus, tmp_path / "other", OPTIONS, out=out)
+    build("bm25", corpus, tmp_path / "index", OPTIONS, out=out)
+    assert manifests.read(tmp_path / "index").passages == 300
+
+
+def test_java_ends_with_a_build_that_is_stopped(java: None, corpus: Path, tmp_path: Path) -> None:
+    """It would go on writing into the folder in which the next build indexes."""
+    many = tmp_path / "many.jsonl"
+    with many.open("w") as file:
+        for number in range(100_000):
+            file.write(json.dumps({"id": str(number), "contents": f"T\n{f'w{number} ' * 30}"}) + "\n")
+    command = [sys.executable, "-m", "retriever_server.build_index", "--corpus", many]
+    process = subprocess.Popen([*command, "--index", tmp_path / "index"], cwd=ROOT, stderr=subprocess.DEVNULL)
+    try:
+        end, found = time.monotonic() + 60, []
+        while not found:
+            assert time.monotonic() < end
+            assert process.poll() is None
+            children = psutil.Process(process.pid).children()
+            found = [
+                child.pid for child in children if "io.anserini.index.IndexCollection" in child.cmdline()
+            ]
+    finally:
+        process.terminate()
+        process.wait()
+    assert has_ended(found[0], 2.0)
 
 
 def _truncate(path: Path) -> None:

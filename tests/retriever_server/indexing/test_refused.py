@@ -1,4 +1,4 @@
-"""Corpora and folders that a build refuses before it starts."""
+"""Corpora that a build refuses before it starts, and what it says of an index that it cannot remove."""
 
 import codecs
 import errno
@@ -22,63 +22,6 @@ from retriever_server.settings import Settings
 
 def attempt(corpus: Path, index: Path, overwrite: bool = False) -> None:
     build("bm25s", corpus, index, BuildOptions(), overwrite=overwrite, out=io.StringIO())
-
-
-def test_an_index_path_that_is_a_link_is_refused(small: Path, tmp_path: Path) -> None:
-    link, target = tmp_path / "link", tmp_path / "target"
-    link.symlink_to(target)
-    with pytest.raises(BuildError, match="is a link"):
-        attempt(small, link)
-    target.mkdir()
-    with pytest.raises(BuildError, match=r"is a link.*Fix: give .*target itself"):
-        attempt(small, link, overwrite=True)
-    assert not list(tmp_path.glob("*.partial"))
-
-
-def test_a_file_in_the_place_of_an_index_is_kept(small: Path, tmp_path: Path) -> None:
-    index = tmp_path / "index"
-    index.write_text("notes")
-    with pytest.raises(BuildError, match=r"is a file, not an index\. Fix: "):
-        attempt(small, index, overwrite=True)
-    assert index.read_text() == "notes"
-    assert not list(tmp_path.glob("*.partial"))
-
-
-def test_an_index_that_was_set_aside_is_kept(small: Path, tmp_path: Path) -> None:
-    (tmp_path / "index.old").mkdir()
-    with pytest.raises(BuildError, match=r"index\.old exists: .*Fix: "):
-        attempt(small, tmp_path / "index", overwrite=True)
-    attempt(small, tmp_path / "index")
-    assert (tmp_path / "index.old").is_dir()
-
-
-@pytest.mark.parametrize("stuck", ["the old one", "the new one"])
-def test_an_index_that_cannot_be_renamed_loses_nothing(
-    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stuck: str
-) -> None:
-    pytest.importorskip("bm25s")
-    index, partial = tmp_path / "index", tmp_path / "index.partial"
-    attempt(small, index)
-    (index / "mine").touch()
-    with monkeypatch.context() as patch:
-        rename = Path.rename
-
-        def failing(path: Path, target: Path) -> Path:
-            if path == (index if stuck == "the old one" else partial):
-                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path), None, str(target))
-            return rename(path, target)
-
-        patch.setattr(Path, "rename", failing)
-        with pytest.raises(
-            BuildError, match=r"Device or resource busy.*index\.partial holds the finished index"
-        ):
-            attempt(small, index, overwrite=True)
-    assert (index / "mine").exists()
-    assert manifests.read(partial).passages == 40
-    assert (partial / "work" / "corpus.sha256").exists()
-    attempt(small, index, overwrite=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["index"]
-    assert not {"mine", "work", "lock"} & {path.name for path in index.iterdir()}
 
 
 def test_what_cannot_be_removed_is_named_beside_the_finished_index(
