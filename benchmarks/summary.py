@@ -123,7 +123,7 @@ def _world() -> Iterator[Figure]:
 
 def _real_model() -> Iterator[Figure]:
     """Yield what the probe reads of SmolLM2, and the difference that SD-Search makes on real questions."""
-    command = "python -m benchmarks.real_model.forms"
+    command = "python -m benchmarks.real_model.forms MODEL --traces FILE"
     for when, policy in (
         ("before lessons", "SmolLM2-135M, short turns"),
         ("after lessons", "SmolLM2-135M, short turns, after lessons"),
@@ -195,7 +195,8 @@ def _slices(name: str, column: str, load: dict[str, str]) -> Figure:
     ours, theirs = ([row for row in rows if row["server"] == one] for one in ("ours", "search-r1"))
     ratio = _median(theirs, column) / _median(ours, column)
     spread = f"medians of {len(ours)} alternated slices"
-    about = ("retriever.csv", "python -m benchmarks.retriever_load", "2026-11-22", rows[0]["device"])
+    command = "python -m benchmarks.retriever_load --server NAME=URL@PID ... --queries FILE"
+    about = ("retriever.csv", command, "2026-11-22", rows[0]["device"])
     return Figure("retriever", name, f"{1 / ratio if column == 'qps' else ratio:.1f}", spread, *about)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from difflib import get_close_matches
 from enum import Enum
 from typing import Annotated, Any, Self, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -40,11 +41,25 @@ def _around_one(ends: list[float]) -> list[float]:
     return ends
 
 
+def _json_object(value: Any) -> str:
+    if isinstance(value, dict):  # as YAML and --set read it
+        return json.dumps(value, sort_keys=True)
+    try:
+        found = json.loads(value)
+    except (TypeError, json.JSONDecodeError):
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError("must be a JSON object")
+    return str(value)
+
+
 Count = Annotated[int, Field(ge=1)]
 Tokens = Annotated[int, Field(ge=1), Unit("tokens")]
 Seed = Annotated[int, Field(ge=0), Unit("seed")]
 Share = Annotated[float, Field(ge=0, le=1), Unit("share")]
 RangeAroundOne = Annotated[list[float], AfterValidator(_around_one)]
+JsonObject = Annotated[str, BeforeValidator(_json_object)]
+"""An object as JSON."""
 
 
 A_RUN = "a run"

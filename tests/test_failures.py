@@ -121,5 +121,5 @@ def test_a_real_run_ends_with_the_message(tmp_path: Path) -> None:
     last = done.stderr.strip().splitlines()
     message = "\n".join(last[-4:])
     assert "speak autorefine, but search.protocol=search_r1: row 1" in message, done.stderr[-3000:]
-    assert "Fix: rebuild it with" in message
+    assert "Fix: build it anew with" in message
     assert "Traceback" not in done.stderr

@@ -20,6 +20,7 @@ from sd_search_verl.data.jsonl import (
 from sd_search_verl.data.messages import message_problem
 from sd_search_verl.errors import UserError
 from sd_search_verl.files import read_parquet
+from sd_search_verl.protocol import explained_instead
 from sd_search_verl.protocol.base import Messages, Protocol
 from sd_search_verl.protocol.prompt import text_messages
 
@@ -106,7 +107,7 @@ def _question(
     number: int, row: dict[str, Any], name: str | None, stem: str, protocol: Protocol
 ) -> Question | Problem:
     if "reward_model" in row or "prompt" in row:  # verl's format
-        return _verl_question(number, row, name, stem)
+        return _verl_question(number, row, name, stem, protocol)
     text, golden = row.get("question"), row.get("golden_answers")
     problem = check_text(number, "question", text) or check_answers(number, "golden_answers", golden)
     if problem is not None and problem.field in ("question", "golden_answers") and problem.field not in row:
@@ -125,7 +126,9 @@ def _question(
     )
 
 
-def _verl_question(number: int, row: dict[str, Any], name: str | None, stem: str) -> Question | Problem:
+def _verl_question(
+    number: int, row: dict[str, Any], name: str | None, stem: str, protocol: Protocol
+) -> Question | Problem:
     golden, field = get_field(row, "reward_model.ground_truth"), "reward_model.ground_truth"
     if isinstance(golden, dict):
         golden, field = golden.get("target"), f"{field}.target"
@@ -135,6 +138,10 @@ def _verl_question(number: int, row: dict[str, Any], name: str | None, stem: str
     if (problem := message_problem(number, "prompt", messages)) is not None:
         return problem
     messages = text_messages({"role": message["role"], "content": message["content"]} for message in messages)
+    prompt = "\n".join(message["content"] for message in messages)
+    if (other := explained_instead(prompt, protocol.name)) is not None:
+        reason = f"tells the policy of {other}, not of {protocol.name}. Fix: set search.protocol={other}"
+        return Problem(number, "prompt", reason)
     source = row.get("data_source") or stem
     if (problem := check_text(number, "data_source", source)) is not None:
         return problem

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from sd_search_verl.cli_options import read_set
 from sd_search_verl.config import ConfigError, SearchConfig, read_config
-from sd_search_verl.config_base import Affects, ConfigModel, Count, Share, Tokens, Unit, affects
+from sd_search_verl.config_base import Affects, ConfigModel, Count, JsonObject, Share, Tokens, Unit, affects
 from sd_search_verl.errors import UserError
 from sd_search_verl.files import read_yaml
 from sd_search_verl.rollout.dialogue import protocol_of
@@ -23,16 +23,6 @@ def _distinct(seeds: list[int]) -> list[int]:
     if len(set(seeds)) != len(seeds):
         raise ValueError("must be distinct seeds")
     return seeds
-
-
-def _json_object(text: str) -> str:
-    try:
-        found = json.loads(text)
-    except json.JSONDecodeError:
-        found = None
-    if not isinstance(found, dict):
-        raise ValueError("must be a JSON object")
-    return text
 
 
 Seeds = Annotated[list[int], Field(min_length=1), AfterValidator(_distinct), Unit("seeds")]
@@ -64,7 +54,7 @@ class EvaluationConfig(ConfigModel):
     """Share of each GPU that vLLM may take."""
     tensor_parallel_size: Annotated[Count, Unit("GPUs"), Affects.OPERATION] = 1
     """GPUs that share the model; the training's number is not taken over."""
-    chat_template_kwargs: Annotated[str, AfterValidator(_json_object)] = "{}"
+    chat_template_kwargs: JsonObject = "{}"
     """Further arguments of the tokenizer's chat template, as JSON."""
     search: SearchConfig = SearchConfig()
     """The agent loop."""
@@ -126,8 +116,6 @@ def read_settings(
     """
     known = _training_values(training) if training else {}
     values = read_set(overrides, known)
-    if isinstance(template := values.get("chat_template_kwargs"), dict):
-        values["chat_template_kwargs"] = json.dumps(template, sort_keys=True)
     if retriever_urls and isinstance(search := values.get("search", {}), dict):
         values["search"] = {**search, "retriever_urls": list(retriever_urls)}
     config = read_config(EvaluationConfig, values, "evaluation")
@@ -223,7 +211,7 @@ def _training_values(path: Path) -> dict[str, Any]:
             values[name] = value
     template = OmegaConf.select(whole, "data.apply_chat_template_kwargs")
     if template:
-        values["chat_template_kwargs"] = json.dumps(OmegaConf.to_container(template), sort_keys=True)
+        values["chat_template_kwargs"] = OmegaConf.to_container(template)
     return values
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from sd_search_verl.config import HindsightConfig, TagProtocolName
-from sd_search_verl.config_base import ConfigModel, Count, Seed, Tokens, Unit
+from sd_search_verl.config_base import ConfigModel, Count, JsonObject, Seed, Tokens, Unit
 
 
 class ProbeConfig(ConfigModel):
@@ -21,6 +21,8 @@ class ProbeConfig(ConfigModel):
     """needed: only the blocks that the four numbers need, in about half of the time."""
     protocol: TagProtocolName = "search_r1"
     """Tags of the rollouts."""
+    chat_template_kwargs: JsonObject = "{}"
+    """Further arguments of the tokenizer's chat template, as JSON; those of the training."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: a GPU where there is one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -48,6 +50,8 @@ class LessonsConfig(ConfigModel):
     """Peak learning rate of AdamW; a linear warm-up of 4 steps, then a cosine to 5 %."""
     protocol: TagProtocolName = "search_r1"
     """Tags of the rollouts."""
+    chat_template_kwargs: JsonObject = "{}"
+    """Further arguments of the tokenizer's chat template, as JSON; those of the training."""
     seed: Seed = 0
     """Of everything that is drawn."""
     hindsight: HindsightConfig = HindsightConfig()

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from sd_search_verl.config import TagProtocolName
 from sd_search_verl.data.jsonl import Problem, check_text, read_objects
 from sd_search_verl.data.messages import message_problem
 from sd_search_verl.errors import UserError
+from sd_search_verl.protocol import explained_instead
 from sd_search_verl.protocol.base import Messages, decoded
 from sd_search_verl.protocol.control_tokens import encode_text
 from sd_search_verl.protocol.prompt import text_messages
@@ -25,7 +27,9 @@ from sd_search_verl.scoring import contains_answer, golden_answers
 Group = list[Rollout]
 
 
-def read_groups(path: Path, tokenizer: Any, protocol: TagProtocol) -> list[Group]:
+def read_groups(
+    path: Path, tokenizer: Any, protocol: TagProtocol, template_kwargs: Mapping[str, Any] | None = None
+) -> list[Group]:
     """Return the groups of a file in its order, those without any query left out.
 
     The responses are encoded anew: their tokens may differ from the sampled ones where a policy wrote a text in an
@@ -40,7 +44,7 @@ def read_groups(path: Path, tokenizer: Any, protocol: TagProtocol) -> list[Group
             raise UserError(f"{path}: {line}")
         try:
             name = " ".join(map(str, _group_of(line)))
-            problem = _problem(number, line)
+            problem = _problem(number, line, protocol)
         except KeyError as missing:
             raise UserError(
                 f"{path}:{number} has no field {missing}. Fix: give traces.jsonl of a training run, trajectories.jsonl "
@@ -48,7 +52,8 @@ def read_groups(path: Path, tokenizer: Any, protocol: TagProtocol) -> list[Group
             ) from None
         if problem is not None:
             raise UserError(f"{path}: {problem}")
-        groups.setdefault(name, []).append(_rollout(line, name, tokenizer, protocol))
+        prompt = _prompt(line, name, tokenizer, protocol, template_kwargs or {})
+        groups.setdefault(name, []).append(_rollout(line, prompt, tokenizer, protocol))
     found = [group for group in groups.values() if any(rollout.spans for rollout in group)]
     if not found:
         raise UserError(f"{path} holds no rollout with a query between {protocol.search_open} tags")
@@ -63,7 +68,7 @@ def _group_of(line: Mapping[str, Any]) -> tuple[Any, ...]:
     return (line["question"],)
 
 
-def _problem(number: int, line: Mapping[str, Any]) -> Problem | None:
+def _problem(number: int, line: Mapping[str, Any], protocol: TagProtocol) -> Problem | None:
     """Return what is wrong with the values of a line, or None."""
     name = "prompt" if "prompt" in line else "question"
     is_text = name == "question" or isinstance(line[name], str)
@@ -75,17 +80,34 @@ def _problem(number: int, line: Mapping[str, Any]) -> Problem | None:
         return Problem(number, "golden_answers", "must be a text or a list of texts")
     if score is not None and not isinstance(score, (int, float)):
         return Problem(number, "score", "must be a number, or left out")
+    shown = line[name] if is_text else "\n".join(message["content"] for message in text_messages(line[name]))
+    if other := explained_instead(f"{shown}\n{line['response']}", protocol.name):
+        fix = (
+            f"--set protocol={other}" if other in get_args(TagProtocolName) else "tool calls cannot be probed"
+        )
+        return Problem(
+            number, name, f"and response are of {other}, not of protocol={protocol.name}. Fix: {fix}"
+        )
     return None
 
 
-def _rollout(line: Mapping[str, Any], group: str, tokenizer: Any, protocol: TagProtocol) -> Rollout:
+def _prompt(
+    line: Mapping[str, Any],
+    group: str,
+    tokenizer: Any,
+    protocol: TagProtocol,
+    template_kwargs: Mapping[str, Any],
+) -> Prompt:
     given = line["prompt"] if "prompt" in line else protocol.prompt(line["question"])
     messages: Messages = text_messages(
         [{"role": "user", "content": given}] if isinstance(given, str) else given
     )
-    response = decoded(line["response"], escaped=False)
     golden = golden_answers(line["golden_answers"])
-    prompt = Prompt.encode(group, messages, golden, tokenizer, {}, max_tokens=1 << 30)
+    return Prompt.encode(group, messages, golden, tokenizer, template_kwargs, max_tokens=1 << 30)
+
+
+def _rollout(line: Mapping[str, Any], prompt: Prompt, tokenizer: Any, protocol: TagProtocol) -> Rollout:
+    response = decoded(line["response"], escaped=False)
     token_ids = encode_text(response, tokenizer)
     parsed = protocol.parse(response)
     rollout = Rollout(
@@ -94,7 +116,7 @@ def _rollout(line: Mapping[str, Any], group: str, tokenizer: Any, protocol: TagP
         response_mask=[1] * len(token_ids),  # read at query tokens only
         queries=parsed.queries,
         spans=query_spans(token_ids, tokenizer, protocol),
-        searches=_searches(response, parsed.queries, golden, protocol),
+        searches=_searches(response, parsed.queries, prompt.golden_answers, protocol),
         answer=parsed.answer,
         reward=line.get("score"),
     )

@@ -8,6 +8,7 @@ rollouts, without a block, keep the student as it is.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -48,6 +49,7 @@ class Lessons:
     def __init__(self, groups: Sequence[Group], tokenizer: Any, config: LessonsConfig) -> None:
         self._tokenizer, self._config, self._draw = tokenizer, config, Random(config.seed)
         self._protocol: TagProtocol = protocols.get(config.protocol)
+        self._template_kwargs = json.loads(config.chat_template_kwargs)
         searching = [[rollout for rollout in group if rollout.spans] for group in groups]
         self._groups = [group for group in searching if group]
         if len(self._groups) < 2:
@@ -70,13 +72,13 @@ class Lessons:
             rollout.prompt.messages, render_block(lines, 0, config.hindsight), config.hindsight
         )
         turn, first = self._turn(rollout, tried[good])
-        prompt = encode_messages(messages, self._tokenizer)
+        prompt = encode_messages(messages, self._tokenizer, self._template_kwargs)
         return [*prompt, *turn], [False] * (len(prompt) + first) + [True] * (len(turn) - first)
 
     def _plain(self) -> Example:
         rollout = self._draw.choice(self._draw.choice(self._groups))
         turn, _ = self._turn(rollout, rollout.queries[0])
-        prompt = encode_messages(rollout.prompt.messages, self._tokenizer)
+        prompt = rollout.prompt.token_ids
         return [*prompt, *turn], [False] * len(prompt) + [True] * len(turn)
 
     def _turn(self, rollout: Rollout, query: str) -> tuple[list[int], int]:
@@ -149,7 +151,9 @@ def give_lessons(model: Path, out: Path, traces: Path, config: LessonsConfig) ->
         raise UserError(f"{out} exists; give a folder that does not")
     model = find_weights(model)
     tokenizer = load_tokenizer(model)
-    lessons = Lessons(read_groups(traces, tokenizer, protocols.get(config.protocol)), tokenizer, config)
+    template_kwargs = json.loads(config.chat_template_kwargs)
+    groups = read_groups(traces, tokenizer, protocols.get(config.protocol), template_kwargs)
+    lessons = Lessons(groups, tokenizer, config)
     policy = load_policy(model, dtype="auto")
     part = out.with_name(out.name + ".part")
     part.mkdir(parents=True, exist_ok=True)  # before the training, where it cannot be written

@@ -47,7 +47,8 @@ def probe(job: Probe) -> dict[str, Any]:
         path = resolve_model(job.model, Path(folder))
         traces = job.traces or _make_rollouts(job, path, Path(folder))
         model, tokenizer = load_model(path, job.config)
-        groups = _chosen(read_groups(traces, tokenizer, protocols.get(job.config.protocol)), job.config)
+        protocol, template = protocols.get(job.config.protocol), json.loads(job.config.chat_template_kwargs)
+        groups = _chosen(read_groups(traces, tokenizer, protocol, template), job.config)
     scored = score_groups(model, tokenizer, groups, job.config)
     if not any(scored):
         raise UserError(f"{traces}: no rollout has a query that fits the model's context")
@@ -116,6 +117,7 @@ def _make_rollouts(job: Probe, model: Path, folder: Path) -> Path:
         f"seeds={seeds}",
         "temperature=1.0",
         f"search.protocol={config.protocol}",
+        f"chat_template_kwargs={config.chat_template_kwargs}",
         "gpu_memory_utilization=0.5",
     ]
     if config.groups is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,12 +91,13 @@ def score_groups(
     Rows that are equal are run once, so a block that is empty gives the student's numbers to the last bit.
     """
     rollouts = [rollout for group in groups for rollout in group]
+    template_kwargs = json.loads(config.chat_template_kwargs)
     inputs = {
         name: build_teacher_inputs(
             rollouts,
             SDSearchConfig(hindsight=hindsight),
             tokenizer,
-            lambda messages: encode_messages(messages, tokenizer),
+            lambda messages: encode_messages(messages, tokenizer, template_kwargs),
             config.seed,
         )
         for name, hindsight in blocks(config.hindsight, config.conditions).items()

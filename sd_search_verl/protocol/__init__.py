@@ -18,7 +18,7 @@ from sd_search_verl.protocol.search_r1 import SEARCH_R1
 from sd_search_verl.protocol.tags import TagProtocol
 from sd_search_verl.protocol.tool_call import ToolCallProtocol
 
-__all__ = ["ParsedTrajectory", "Protocol", "detect", "get", "names", "tool_call"]
+__all__ = ["ParsedTrajectory", "Protocol", "detect", "explained_instead", "get", "names", "tool_call"]
 
 _TAGS: dict[str, Protocol] = {protocol.name: protocol for protocol in (SEARCH_R1, AUTOREFINE)}
 _ANY_CALL = ToolCallProtocol("tool_call", tuple(FAMILIES.values()))
@@ -53,6 +53,12 @@ def tool_call(family: str) -> ToolCallProtocol:
 def names() -> tuple[str, ...]:
     """Return the names of all protocols; that of tool calls stands for its families."""
     return (*_TAGS, _ANY_CALL.name)
+
+
+def explained_instead(prompt: str, ours: str) -> str | None:
+    """Return the name of a protocol that a prompt tells the policy of, where it tells nothing of ours."""
+    told = [name for name in names() if get(name).explained_in(prompt)]
+    return told[0] if told and ours.partition(":")[0] not in told else None
 
 
 def detect(text: str, default: Protocol = SEARCH_R1) -> Protocol:

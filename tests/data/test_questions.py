@@ -113,6 +113,15 @@ def test_rows_that_training_refuses_are_refused(change: dict[str, Any], field: s
     assert [problem.field for problem in error.value.problems] == [field]
 
 
+def test_prompts_of_another_protocol_are_refused_with_its_name(tmp_path: Path) -> None:
+    row = {**ROW, "prompt": get("autorefine").prompt("who")}
+    pq.write_table(pa.Table.from_pylist([ROW, row]), tmp_path / "q.parquet")
+    with pytest.raises(
+        MalformedRowsError, match=r"line 2.*autorefine, not of search_r1.*set search.protocol=autorefine"
+    ):
+        read_questions(tmp_path / "q.parquet", None, R1)
+
+
 def test_parts_of_text_are_joined_as_in_training(tmp_path: Path) -> None:
     parts = [{"type": "text", "text": "who "}, {"type": "text", "text": "is it?"}]
     row = {**ROW, "prompt": [{"role": "user", "content": parts}]}

@@ -153,7 +153,7 @@ def test_a_new_field_of_the_agent_loop_enters_the_hash_unless_it_is_marked() -> 
         ("seeds=[1,1]", "must be distinct seeds"),
         ("search.protocol=react", "evaluation.search.protocol='react' must be 'search_r1', 'autorefine' or"),
         ("search.max_turns=0", "must be greater than or equal to 1"),
-        ("chat_template_kwargs=3", "chat_template_kwargs=3 must be a valid string"),
+        ("chat_template_kwargs=3", "chat_template_kwargs=3 must be a JSON object"),
         ("chat_template_kwargs='[3]'", "must be a JSON object"),
         ("sample=0", "sample=0 must be greater than or equal to 1, or null"),
         ("search=${nowhere}", "cannot be read"),

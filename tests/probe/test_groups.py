@@ -65,3 +65,29 @@ def test_a_field_of_another_type_is_named(line: dict[str, Any], says: str, tmp_p
     with pytest.raises(UserError) as caught:
         read(tmp_path, {}, line)
     assert f"rollouts.jsonl: line 2, {says}" in str(caught.value)
+
+
+@pytest.mark.parametrize("where", ["prompt", "response"])
+def test_rollouts_of_another_protocol_are_refused_with_its_name(where: str, tmp_path: Path) -> None:
+    other = protocols.get("autorefine")
+    line: dict[str, Any] = {
+        "prompt": {"prompt": other.prompt("who")},
+        "response": {"response": f"<search> a </search>{other.observation('x')}<answer> b </answer>"},
+    }[where]
+    with pytest.raises(
+        UserError, match=r"line 1.* of autorefine, not of protocol=search_r1. Fix: --set protocol="
+    ):
+        read(tmp_path, line)
+
+
+def test_prompts_are_encoded_with_the_arguments_of_the_chat_template(tmp_path: Path) -> None:
+    path = tmp_path / "rollouts.jsonl"
+    path.write_text(json.dumps(LINE) + "\n")
+    prompts = []
+    for mark in ("<", "<<<"):
+        template = {
+            "chat_template": f"{{% for message in messages %}}{mark}{{{{ message.content }}}}{{% endfor %}}"
+        }
+        (((rollout,),)) = read_groups(path, TOKENIZER, protocols.get("search_r1"), template)
+        prompts.append(TOKENIZER.decode(rollout.prompt.token_ids))
+    assert prompts[1] == "<<" + prompts[0]

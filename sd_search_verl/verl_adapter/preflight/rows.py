@@ -7,12 +7,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, get_args
+from typing import Any
 
 from omegaconf import DictConfig
 
 from sd_search_verl import protocol as protocols
-from sd_search_verl.config import ProtocolName, SearchConfig
+from sd_search_verl.config import SearchConfig
 from sd_search_verl.data.jsonl import Problem, check_answers, check_text
 from sd_search_verl.data.messages import message_problem
 from sd_search_verl.finding import Finding, Rule
@@ -70,7 +70,7 @@ MEDIA = Rule(
 OTHER_PROTOCOL = Rule(
     "search.protocol",
     "the prompts of {path} speak {other}, but search.protocol={ours}: {first}",
-    "rebuild it with `sd-search data build --protocol {ours}`, or set search.protocol={other}",
+    "build it anew with --protocol {ours} of `sd-search data build` or `data own`, or set search.protocol={other}",
 )
 
 UNTOLD = Rule(
@@ -149,7 +149,7 @@ def scan(file: DataFile, config: DictConfig, train: bool) -> Scan:
             text = "\n".join(message["content"] for message in messages)
             entry = (len(text), -number, messages)
             heapq.heappush(longest, entry) if len(longest) < _LONGEST else heapq.heappushpop(longest, entry)
-            if (other := _other_protocol(text, config.search.protocol)) is not None:
+            if (other := protocols.explained_instead(text, config.search.protocol)) is not None:
                 found.spoken[other].append(Problem(number, data.prompt_key, "has its tags"))
             elif missing := [tag for tag in told if tag not in text]:
                 found.problems[UNTOLD].append(
@@ -180,12 +180,6 @@ def _answer_problem(number: int, reward_model: Any) -> Problem | None:
             return Problem(number, name, f"has no 'target'; its keys are {', '.join(sorted(golden))}")
         golden, name = golden["target"], f"{name}.target"
     return check_answers(number, name, golden)
-
-
-def _other_protocol(text: str, ours: str) -> str | None:
-    """Return the protocol that a prompt explains, where it does not explain the configured one."""
-    spoken = [name for name in get_args(ProtocolName) if protocols.get(name).explained_in(text)]
-    return spoken[0] if spoken and ours not in spoken else None
 
 
 def _told(search: SearchConfig) -> list[str]:
