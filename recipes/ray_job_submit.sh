@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# A training on a Ray cluster, and the retriever as a job of its own on the head node, stopped with it; a training whose
-# log ends before it, as with a lost connection, keeps its retriever. Folders must be shared by the nodes. To use a retriever that runs already: RETRIEVER=http://HOST:8000/retrieve
+# A training on a Ray cluster, and the retriever as a job of its own on the head node. The retriever is stopped when Ray
+# says that the training has ended; a lost connection to its log stops nothing. Folders must be shared by the nodes.
+# To use a retriever that runs already: RETRIEVER=http://HOST:8000/retrieve
 # usage: ray_job_submit.sh ADDRESS DATA_DIR COMMAND...
 #   for instance: ray_job_submit.sh http://HEAD:8265 /shared/data \
 #                   recipes/paper_sd_search.sh /shared/data /shared/runs/sd gpus=2x8
@@ -30,11 +31,12 @@ status=0
 submit --submission-id "$training" -- "$@" "search.retriever_urls=[$RETRIEVER]" || status=$?
 if [ "$status" != 0 ]; then
   found=$(ray job status --address "$address" "$training" 2>&1) || true
-  if [[ $found =~ RUNNING|PENDING ]]; then
-    echo "$training goes on${job:+, and so does $job}. Fix: ray job logs --address $address --follow $training" \
+  ended="Job .* (succeeded|failed|was stopped)|does not exist"
+  if ! [[ $found =~ $ended ]]; then
+    echo "$training may go on${job:+, and so does $job}. Fix: ray job logs --address $address --follow $training" \
       "${job:+and at its end ray job stop --address $address $job}" >&2
     exit "$status"
   fi
 fi
-if [ -n "$job" ]; then ray job stop --address "$address" "$job"; fi
+if [ -n "$job" ]; then ray job stop --address "$address" "$job" || true; fi
 exit "$status"

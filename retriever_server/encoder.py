@@ -174,7 +174,10 @@ def limit_gpu_memory(device: str, share: float) -> None:
     import torch
 
     try:
-        torch.cuda.set_per_process_memory_fraction(share, torch.device(device))
+        index = torch.device(device).index
+        torch.cuda.set_per_process_memory_fraction(
+            share, torch.cuda.current_device() if index is None else index
+        )
     except (AssertionError, RuntimeError, ValueError) as error:  # no CUDA, no such device, no GPU's name
         raise _no_gpu(device) from error
 

@@ -204,7 +204,14 @@ def test_a_ray_job_brings_its_retriever(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "stopped"), [("Status for job 't': RUNNING", False), ("Job 't' failed", True), ("", True)]
+    ("answer", "stopped"),
+    [
+        ("Status for job 't': RUNNING", False),
+        ("Failed to connect to Ray at address: http://h:8265", False),
+        ("Job 't' failed", True),
+        ("Job 't' was stopped", True),
+        ("RuntimeError: Request failed with status code 404: Job t does not exist", True),
+    ],
 )
 def test_a_training_that_outlives_its_log_keeps_its_retriever(
     answer: str, stopped: bool, tmp_path: Path
@@ -222,7 +229,7 @@ def test_a_training_that_outlives_its_log_keeps_its_retriever(
     )  # fmt: skip
     assert done.returncode == 1
     assert ("job stop" in calls.read_text()) == stopped
-    assert ("goes on, and so does retriever-" in done.stderr) != stopped
+    assert ("may go on, and so does retriever-" in done.stderr) != stopped
 
 
 METHODS = re.findall(r"^  \[(\w+)\]=", (REPO / "recipes" / "compare_methods.sh").read_text(), re.MULTILINE)

@@ -45,15 +45,26 @@ def read_questions(
     Args:
         path: ``.parquet`` in verl's format, or JSON lines with ``question`` and ``golden_answers`` (``.gz`` too).
         name: of the set; None = the file's name, or ``data_source`` of a parquet's rows.
-        protocol: makes the prompt where the file has none.
+        protocol: makes the prompt where the file has none; a prompt of another one is a problem.
         sample: number of questions of each set, drawn with a fixed seed; None = all.
 
     Raises:
         UserError: no such file, or no question in it.
         MalformedRowsError: malformed rows, named by line (of a parquet: row) and field.
     """
-    questions = list(good_questions(path, stream_questions(path, name, protocol)))
+    found = enumerate(stream_questions(path, name, protocol), start=1)
+    questions = list(good_questions(path, (_in_protocol(number, one, protocol) for number, one in found)))
     return questions if sample is None else _sampled(questions, sample)
+
+
+def _in_protocol(number: int, found: Question | Problem, protocol: Protocol) -> Question | Problem:
+    if isinstance(found, Problem):
+        return found
+    prompt = "\n".join(message["content"] for message in found.messages)
+    if (other := explained_instead(prompt, protocol.name)) is None:
+        return found
+    reason = f"tells the policy of {other}, not of {protocol.name}. Fix: set search.protocol={other}"
+    return Problem(number, "prompt", reason)
 
 
 def stream_questions(path: Path, name: str | None, protocol: Protocol) -> Iterator[Question | Problem]:
@@ -107,7 +118,7 @@ def _question(
     number: int, row: dict[str, Any], name: str | None, stem: str, protocol: Protocol
 ) -> Question | Problem:
     if "reward_model" in row or "prompt" in row:  # verl's format
-        return _verl_question(number, row, name, stem, protocol)
+        return _verl_question(number, row, name, stem)
     text, golden = row.get("question"), row.get("golden_answers")
     problem = check_text(number, "question", text) or check_answers(number, "golden_answers", golden)
     if problem is not None and problem.field in ("question", "golden_answers") and problem.field not in row:
@@ -126,9 +137,7 @@ def _question(
     )
 
 
-def _verl_question(
-    number: int, row: dict[str, Any], name: str | None, stem: str, protocol: Protocol
-) -> Question | Problem:
+def _verl_question(number: int, row: dict[str, Any], name: str | None, stem: str) -> Question | Problem:
     golden, field = get_field(row, "reward_model.ground_truth"), "reward_model.ground_truth"
     if isinstance(golden, dict):
         golden, field = golden.get("target"), f"{field}.target"
@@ -138,10 +147,6 @@ def _verl_question(
     if (problem := message_problem(number, "prompt", messages)) is not None:
         return problem
     messages = text_messages({"role": message["role"], "content": message["content"]} for message in messages)
-    prompt = "\n".join(message["content"] for message in messages)
-    if (other := explained_instead(prompt, protocol.name)) is not None:
-        reason = f"tells the policy of {other}, not of {protocol.name}. Fix: set search.protocol={other}"
-        return Problem(number, "prompt", reason)
     source = row.get("data_source") or stem
     if (problem := check_text(number, "data_source", source)) is not None:
         return problem

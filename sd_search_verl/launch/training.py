@@ -75,7 +75,7 @@ def _train(
     seen = set(_lines(metrics))  # of a run that this one goes on from, or replaces
     process = start([sys.executable, "-m", "verl.trainer.main_ppo", *overrides], log, environment)
     begun = time.monotonic()
-    first, last_growth, size = len(seen), begun, 0
+    last_growth, size = begun, 0
     every = 0.5 if sys.stderr.isatty() else 15.0  # a log file needs no animation
     with tqdm(total=steps, desc="training", unit="step", dynamic_ncols=True, mininterval=every) as bar:
         while True:
@@ -85,11 +85,13 @@ def _train(
                     continue
                 seen.add(line)
                 step = json.loads(line)
+                if step["step"] == 0:  # a validation
+                    continue
                 bar.set_postfix_str("", refresh=False)
                 bar.write(format_step(step))
                 bar.update(step["step"] - bar.n)
             text = _content(log)
-            if len(seen) == first:
+            if not bar.n:
                 bar.set_postfix_str(f"{_stage(text)}, {time.monotonic() - begun:.0f} s", refresh=False)
                 bar.update(0)
             if len(text) + len(seen) != size:

@@ -7,6 +7,7 @@ and scores are parsed from the response; ``score`` is the reward where a line ha
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -43,7 +44,7 @@ def read_groups(
         if isinstance(line, Problem):
             raise UserError(f"{path}: {line}")
         try:
-            name = " ".join(map(str, _group_of(line)))
+            name = json.dumps(_group_of(line))
             problem = _problem(number, line, protocol)
         except KeyError as missing:
             raise UserError(
@@ -81,7 +82,7 @@ def _problem(number: int, line: Mapping[str, Any], protocol: TagProtocol) -> Pro
     if score is not None and not isinstance(score, (int, float)):
         return Problem(number, "score", "must be a number, or left out")
     shown = line[name] if is_text else "\n".join(message["content"] for message in text_messages(line[name]))
-    if other := explained_instead(f"{shown}\n{line['response']}", protocol.name):
+    if other := explained_instead(shown if name == "prompt" else line["response"], protocol.name):
         fix = (
             f"--set protocol={other}" if other in get_args(TagProtocolName) else "tool calls cannot be probed"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ ALPHA = "sd_search/alpha"
 REWARD = "critic/score/mean"
 EM = "search/em"
 _PREFIXES = ("sd_search/", "search/", "health/")
+_VALIDATION = re.compile(r"val-(?:core|aux)/(?P<set>.+)/(?P<value>[^/]+)/(?P<mean>mean@\d+)")
+_FAILED = "val-aux/failed_sessions"
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,8 @@ def build(runs: Sequence[Run]) -> dict[str, Any]:
     series = by_series(runs)
     sections, absent = [], []
     names = {name for run in runs for values in run.metrics.steps.values() for name in values}
-    for title, panels in (SECTIONS | {"More": _more(names), "Time": _timings(names)}).items():
+    found = {"Validation": _validation(names), "More": _more(names), "Time": _timings(names)}
+    for title, panels in (SECTIONS | found).items():
         drawn = []
         for panel in panels:
             lines = [
@@ -190,6 +194,18 @@ def _more(names: Iterable[str]) -> list[Panel]:
             family = name.rpartition("/")[0] if name.count("/") > 1 else name
             families.setdefault(family, {})[name.removeprefix(f"{family}/")] = name
     return [Panel(family, f"The metric {family}.", metrics) for family, metrics in families.items()]
+
+
+def _validation(names: Iterable[str]) -> list[Panel]:
+    """Return a panel for the means of each question set that verl validates on."""
+    sets: dict[str, dict[str, str]] = {}
+    for name in sorted(names):
+        if found := _VALIDATION.fullmatch(name):
+            label = f"{found['value']} {found['mean']}".removesuffix(" mean@1")
+            sets.setdefault(found["set"], {})[label] = name
+    panels = [Panel(name, f"Validation on {name}.", metrics) for name, metrics in sets.items()]
+    help_ = "Validation rollouts that were lost; they count as wrong."
+    return [*panels, Panel("Failed sessions", help_, {"failed": _FAILED})] if _FAILED in names else panels
 
 
 def _timings(names: Iterable[str]) -> list[Panel]:

@@ -82,7 +82,7 @@ def _headline(runs: Sequence[Run], viewer: dict[str, Any]) -> str:
         series = len({run.series for run in runs})
         return f"{len(runs)} runs in {series} series · {rollouts}"
     (run,) = runs
-    parts = [run.name, f"{len(run.metrics.steps):,} steps", rollouts]
+    parts = [run.name, f"{_trained(run):,} steps", rollouts]
     parts += [
         f"{label} {_change(run, metric)}" for label, metric in (("reward", curves.REWARD), ("EM", curves.EM))
     ]
@@ -100,7 +100,7 @@ def _summary(run: Run) -> dict[str, Any]:
     return {
         "name": run.name,
         "series": run.series,
-        "steps": f"{len(steps):,} ({min(steps)} to {max(steps)})",
+        "steps": f"{_trained(run):,} ({min(steps)} to {max(steps)})",
         "rollouts": f"{len(run.traces.refs):,}",
         "reward": _change(run, curves.REWARD),
         "em": _change(run, curves.EM),
@@ -113,6 +113,11 @@ def _summary(run: Run) -> dict[str, Any]:
             *curves.non_finite(run),
         ],
     }
+
+
+def _trained(run: Run) -> int:
+    """Return the number of training steps; step 0 is a validation."""
+    return sum(step > 0 for step in run.metrics.steps)
 
 
 def _change(run: Run, metric: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,10 @@ def save_with_checkpoint(checkpoint: Path, step: int, metrics: Mapping[str, Any]
 def truncate_after(folder: Path, step: int, checkpoint: Path) -> list[dict[str, Any]]:
     """Drop the lines after ``step``, whose ``checkpoint`` a run continues from; returns the metrics of each step left.
 
-    A run that starts at step 0 moves the files of an earlier one to ``*.old``.
+    A run that starts at step 0 moves the files of an earlier one to ``*.old``, ``*.old2`` and so on.
     """
     if step == 0:
-        for name in (METRICS, TRACES):
-            if (folder / name).exists():
-                (folder / name).replace(folder / f"{name}.old")
+        _set_aside(folder)
         return []
     for name in (METRICS, TRACES):
         _truncate(folder / name, step)
@@ -44,6 +43,27 @@ def truncate_after(folder: Path, step: int, checkpoint: Path) -> list[dict[str, 
         lines.append(json.loads(stored.read_bytes()))
         append_lines(path, lines[-1:])
     return lines
+
+
+def add_to_last_step(folder: Path, step: int, metrics: Mapping[str, Any]) -> None:
+    """Add metrics to the last line, if it is that of ``step``, else in a line of their own; values there stay."""
+    path, line = folder / METRICS, StepMetrics.of(step, metrics).to_line()
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    last = json.loads(lines[-1]) if lines else {}
+    if last.get("step") != step:
+        append_lines(path, [line])
+    else:
+        write_text(path, "".join(f"{one}\n" for one in [*lines[:-1], json.dumps(line | last)]))
+
+
+def _set_aside(folder: Path) -> None:
+    """Rename the files, both with the same ending; those of earlier runs keep theirs."""
+    names = [name for name in (METRICS, TRACES) if (folder / name).exists()]
+    endings = (f".old{number if number > 1 else ''}" for number in count(1))
+    free = (end for end in endings if not any((folder / f"{n}{end}").exists() for n in (METRICS, TRACES)))
+    ending = next(free)
+    for name in names:
+        (folder / name).replace(folder / f"{name}{ending}")
 
 
 def _truncate(path: Path, step: int) -> None:

@@ -25,7 +25,7 @@ Text = InstanceOf[str]
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """A line of ``metrics.jsonl``: ``{"step": step, **values}``."""
+    """A line of ``metrics.jsonl``: ``{"step": step, **values}``; step 0 is verl's validation before training."""
 
     step: int
     values: dict[str, float]

@@ -1,7 +1,7 @@
 """Stop a run when a loss is NaN or infinite, and save the batch of that step.
 
-The workers have finished the update by then, so no rank hangs, and verl skips an update with such a gradient: the
-weights are those of before the step, and the last checkpoint is sound.
+The workers have finished the update by then, so no rank hangs. verl leaves out a mini-batch with such a gradient, not
+the step's others, and no checkpoint of the step follows: the last one is sound.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def stop_on_non_finite(
             file.write(json.dumps(_line(step, row, rows.get(row, []), values)) + "\n")
     raise NonFiniteError(
         f"step {number}: {', '.join(f'{name}={metrics[name]}' for name in losses)}. {_where(step, rows)} "
-        f"The batch is in {path}; the weights are those of before this step. Resume from the last checkpoint when the "
+        f"The batch is in {path}; no checkpoint holds this step. Resume from the last checkpoint when the "
         "cause is removed (health.stop_on_non_finite=false continues and skips such updates)"
     )
 

@@ -45,18 +45,26 @@ def checkpoint_to_resume(config: DictConfig) -> Path | None:
 
 def step_of(checkpoint: Path | None) -> int:
     """Return the step in a checkpoint folder's name, 0 for None and for other names, such as a copy's."""
-    number = checkpoint.name.rpartition("global_step_")[2] if checkpoint else "0"
-    return int(number) if number.isdecimal() else 0
+    return _number(checkpoint.name.rpartition("global_step_")[2]) if checkpoint else 0
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Return whether everything in a checkpoint folder was written to its end.
+    """Return whether everything in a checkpoint folder was written to its end, and none of it is removed.
 
     ``torch.save`` writes zip archives, whose directory comes last, so half a file is not one.
     """
     shards = list((checkpoint / "actor").glob("*.pt"))
     has_model = any(shard.name.startswith("model_") for shard in shards)
-    return has_model and all(zipfile.is_zipfile(file) for file in [checkpoint / "data.pt", *shards])
+    if not has_model or not all(zipfile.is_zipfile(file) for file in [checkpoint / "data.pt", *shards]):
+        return False
+    # model_world_size_8_rank_3.pt: weights, optimizer and the rest have files of the same ranks, those of this machine.
+    ranks: dict[str, set[str]] = {}
+    for shard in shards:
+        kind, _, rank = shard.stem.rpartition("_rank_")
+        if "_world_size_" in kind:
+            ranks.setdefault(kind, set()).add(rank)
+    sizes = {kind.rpartition("_")[2] for kind in ranks}
+    return all(_are_equal([ranks[kind] for kind in ranks if kind.endswith(f"_{size}")]) for size in sizes)
 
 
 def processes_of(checkpoint: Path) -> set[int]:
@@ -98,3 +106,27 @@ def before_saving(run: Path, step: int) -> Path:
     (folder / "data.pt").unlink(missing_ok=True)
     shutil.rmtree(folder / BUFFER, ignore_errors=True)
     return folder
+
+
+def remove_surplus(run: Path, step: int, trainer: DictConfig) -> None:
+    """Remove the oldest checkpoints up to ``step`` beyond the number to keep, as the section ``trainer`` sets it.
+
+    verl counts those only that its own process saved, so that every resumption would leave some for ever, and it
+    removes no buffer of rollouts.
+    """
+    actors = trainer.get("max_actor_ckpt_to_keep")
+    keep = {"actor": actors, "critic": trainer.get("max_critic_ckpt_to_keep"), BUFFER: actors}
+    for part, most in keep.items():
+        saved = [folder for folder in run.glob("global_step_*") if (folder / part).is_dir()]
+        saved = sorted((folder for folder in saved if 0 < step_of(folder) <= step), key=step_of)
+        for folder in saved[:-most] if most else ():
+            logger.info("%s is removed: %d newer ones are kept", folder / part, most)
+            shutil.rmtree(folder / part, ignore_errors=True)
+
+
+def _are_equal(sets: list[set[str]]) -> bool:
+    return all(one == sets[0] for one in sets)
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdecimal() else 0

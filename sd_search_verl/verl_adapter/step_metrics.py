@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from sd_search_verl.rollout.types import Rollout, Status
 from sd_search_verl.rollout.versions import query_versions, version_at
 from sd_search_verl.runs.schema import Trace
 from sd_search_verl.verl_adapter.data_plane import StepRollouts
+from sd_search_verl.verl_adapter.loss import PREFIX
 
 
 class SearchUnavailableError(UserError):
@@ -143,6 +144,14 @@ def prepared_metrics(inputs: Sequence[TeacherInputs]) -> dict[str, float]:
         "sd_search/empty_blocks": _total(not any(item.blocks) for item in scored),
         "health/shortened_blocks": _total(item.num_dropped > 0 for item in scored) / max(len(scored), 1),
     }
+
+
+def rename_worker_metrics(metrics: dict[str, Any], timing: dict[str, float]) -> None:
+    """Strip verl's ``actor/`` from the plugin's worker metrics, and move the teacher's time to the timings."""
+    for name in [name for name in metrics if name.startswith(f"actor/{PREFIX}")]:
+        metrics[name.removeprefix("actor/")] = metrics.pop(name)
+    if (seconds := metrics.pop(f"{PREFIX}teacher_s", None)) is not None:
+        timing["sd_search_teacher"] = timing.get("sd_search_teacher", 0.0) + seconds
 
 
 def check_failure_rate(rollouts: Sequence[Rollout], config: SearchConfig) -> None:

@@ -156,12 +156,13 @@ class ToolDialogue(Dialogue):
         """Return what is executed, and what is wrong with it."""
         spans = tuple(one.span for one in located.values) if located else ()
         try:
-            arguments = json.loads(call.arguments)
+            arguments = _encodable(json.loads(call.arguments))
         except ValueError:  # some parsers pass on what the model wrote
             arguments = None
         if call.name not in self._names:
-            error = f"Unknown function '{call.name}'. Available tools: {self._names}"
-            return Request(call.name, {}, spans=spans, error=error), ["unknown_tool"]
+            name = decoded(call.name, False)
+            error = f"Unknown function '{name}'. Available tools: {self._names}"
+            return Request(name, {}, spans=spans, error=error), ["unknown_tool"]
         if not isinstance(arguments, dict):
             return Request(call.name, {}, spans=spans, error=NO_OBJECT), ["bad_arguments"]
         if call.name != SEARCH:
@@ -180,7 +181,7 @@ class ToolDialogue(Dialogue):
     def _content(self, request: Request, result: Result) -> str:
         """Return the text of a tool message; of several queries every one is named."""
         if isinstance(result, str):
-            return result
+            return decoded(result, False)
         parts = []
         for (query, _), found in zip(request.queries, result, strict=True):
             text = self._protocol.unavailable if found.documents is None else self.rendered(found).strip()
@@ -196,6 +197,11 @@ class ToolDialogue(Dialogue):
         return decode(token_ids[:limit], self._tokenizer).rstrip("\ufffd")
 
 
+def _encodable(value: Any) -> Any:
+    """Return a value of JSON in whose texts halves of surrogate pairs, which no tokenizer encodes, are U+FFFD."""
+    return json.loads(decoded(json.dumps(value, ensure_ascii=False), False))
+
+
 def _texts(arguments: Mapping[str, Any]) -> list[str] | None:
     """Return the texts of a search's arguments, or None where there is none or something else."""
     found: list[Any] = []
@@ -204,4 +210,4 @@ def _texts(arguments: Mapping[str, Any]) -> list[str] | None:
         found += value if isinstance(value, list) else [value]
     if not found or not all(isinstance(text, str) for text in found):
         return None
-    return [decoded(text, False) for text in found]
+    return found

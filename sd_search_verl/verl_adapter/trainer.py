@@ -38,7 +38,7 @@ from sd_search_verl.rollout.types import Rollout
 from sd_search_verl.rollout.versions import mask_older_than
 from sd_search_verl.runs import writer
 from sd_search_verl.runs.console import format_step
-from sd_search_verl.runs.resume import save_with_checkpoint, truncate_after
+from sd_search_verl.runs.resume import add_to_last_step, save_with_checkpoint, truncate_after
 from sd_search_verl.runs.schema import Trace
 from sd_search_verl.verl_adapter import data_plane, resume, step_metrics
 from sd_search_verl.verl_adapter.credit import by_span, merge
@@ -122,6 +122,7 @@ class SDSearchMixin(PPOTrainer):
         self._compute_step_metrics(self._batch, metrics, timing, self.global_steps, epoch)
         save_with_checkpoint(checkpoint, self.global_steps, metrics)
         super()._save_checkpoint()
+        resume.remove_surplus(self._folder, self.global_steps, self.config.trainer)
 
     def on_step_begin(self) -> None:
         super().on_step_begin()
@@ -160,7 +161,7 @@ class SDSearchMixin(PPOTrainer):
         of_loss = self._sd_search.use == "loss"
         batch.extra_info[MEASURE_GRAD_SHARE] = of_loss and self._is_measured(self._sd_search.grad_share_every)
         batch = super()._update_actor(batch, metrics)
-        self._rename_worker_metrics(metrics)
+        step_metrics.rename_worker_metrics(metrics, self.timing_raw)
         metrics.update(ours | {"health/skipped_updates": float(is_skipped_update(metrics))})
         if self._health.stop_on_non_finite:
             stop_on_non_finite(self._folder, self.global_steps, step, batch, metrics)
@@ -287,14 +288,10 @@ class SDSearchMixin(PPOTrainer):
             data_sources, sample_uids, reward_extra_infos_dict, expected_acc_counts or {}
         )
         found = super()._val_metrics_update(*counted, sample_turns, expected_acc_counts=expected_acc_counts)
-        return {**found, "val-aux/failed_sessions": float(failed)}
+        found["val-aux/failed_sessions"] = float(failed)
+        if not self._began and not self.config.trainer.get("val_only", False):  # before the first step
+            add_to_last_step(self._folder, self.global_steps, found)
+        return found
 
     def _encode(self, messages: Messages) -> list[int]:
         return encode_messages(messages, self.tokenizer, self._prompt_kwargs)
-
-    def _rename_worker_metrics(self, metrics: dict[str, Any]) -> None:
-        """Strip verl's ``actor/`` from the plugin's worker metrics, and move the teacher's time to the timings."""
-        for name in [name for name in metrics if name.startswith(f"actor/{PREFIX}")]:
-            metrics[name.removeprefix("actor/")] = metrics.pop(name)
-        if (seconds := metrics.pop(f"{PREFIX}teacher_s", None)) is not None:
-            self.timing_raw["sd_search_teacher"] = self.timing_raw.get("sd_search_teacher", 0.0) + seconds

@@ -117,7 +117,9 @@ def test_a_second_start_builds_what_is_missing(
     assert (out / "train.parquet").stat().st_mtime_ns == built["train.parquet"]
     # Another prompt is another file.
     assert data(source, out, "--protocol", "autorefine", "--train", "--evaluation", "nq") == 0
-    prompts = {q.messages[0]["content"] for q in read_questions(out / "eval" / "nq.parquet", None, R1)}
+    prompts = {
+        q.messages[0]["content"] for q in read_questions(out / "eval" / "nq.parquet", None, get("autorefine"))
+    }
     assert all("<documents>" in prompt for prompt in prompts)
 
 

@@ -114,7 +114,7 @@ def test_rows_that_training_refuses_are_refused(change: dict[str, Any], field: s
 
 
 def test_prompts_of_another_protocol_are_refused_with_its_name(tmp_path: Path) -> None:
-    row = {**ROW, "prompt": get("autorefine").prompt("who")}
+    row = {**ROW, "prompt": get("autorefine").prompt("who"), "extra_info": {"index": 1}}
     pq.write_table(pa.Table.from_pylist([ROW, row]), tmp_path / "q.parquet")
     with pytest.raises(
         MalformedRowsError, match=r"line 2.*autorefine, not of search_r1.*set search.protocol=autorefine"

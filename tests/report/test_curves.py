@@ -35,6 +35,24 @@ def test_a_metric_missing_in_some_steps_leaves_a_gap(make_run: MakeRun) -> None:
     assert curves.non_finite(runs[0]) == ["sd_search/jsd is not finite in 1 step(s), first in step 3"]
 
 
+def test_each_validated_question_set_has_a_panel_from_the_validation_before_training_on(
+    make_run: MakeRun,
+) -> None:
+    run = make_run("run", [{"search/em": 0.1}, {"val-aux/nq/em/mean@1": 0.5, "val-aux/a/b/f1/mean@4": 0.3}])
+    first = {"step": 0, "val-aux/nq/em/mean@1": 0.25, "val-aux/nq/em/std@4": 1, "val-aux/failed_sessions": 2}
+    path = run / "metrics.jsonl"
+    path.write_text(json.dumps(first) + "\n" + path.read_text())
+    data = curves.build(read_runs([run]))
+    (em,) = lines(data, "nq")
+    assert (em["label"], em["first"], em["mean"]) == ("em", 0, [0.25, None, 0.5])
+    (f1,) = lines(data, "a/b")
+    assert (f1["label"], f1["first"], f1["mean"]) == ("f1 mean@4", 2, [0.3])
+    assert lines(data, "Failed sessions")[0]["mean"] == [2.0]
+    titles = [panel["title"] for section in data["sections"] for panel in section["panels"]]
+    assert [title for title in titles if "std" in title] == []
+    assert (data["first"], data["last"]) == (0, 2)
+
+
 def test_steps_missing_from_the_file_leave_a_gap(make_run: MakeRun) -> None:
     run = make_run("run", [{"search/em": 0.1}])
     with (run / "metrics.jsonl").open("a") as file:

@@ -107,6 +107,15 @@ def test_head_line_and_summary(make_run: MakeRun, tmp_path: Path) -> None:
     assert str(tmp_path) not in json.dumps(data)
 
 
+def test_a_validation_before_training_is_no_step_of_training(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("demo", [{"search/em": 0.25}])
+    path = run / "metrics.jsonl"
+    path.write_text('{"step": 0, "val-aux/nq/em/mean@1": 0.5}\n' + path.read_text())
+    data = embedded(write_report([run], tmp_path / "report.html"))
+    assert data["headline"].startswith("demo · 1 steps · ")
+    assert data["runs"][0]["steps"] == "1 (0 to 1)"
+
+
 def test_what_was_left_out_is_said(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run("demo", [{"search/em": float("inf")}])
     with (run / "metrics.jsonl").open("a") as file:

@@ -12,7 +12,7 @@ from support.tiny import byte_tokenizer
 
 from sd_search_verl.launch.log_diagnosis import diagnose
 from sd_search_verl.rollout.types import Rollout
-from sd_search_verl.runs.resume import save_with_checkpoint, truncate_after
+from sd_search_verl.runs.resume import add_to_last_step, save_with_checkpoint, truncate_after
 from sd_search_verl.runs.schema import Trace
 from sd_search_verl.runs.writer import append_metrics, append_traces, select_traced
 
@@ -93,6 +93,37 @@ def test_a_new_start_keeps_the_old_files_aside(tmp_path: Path) -> None:
     assert truncate_after(tmp_path, 0, tmp_path / "global_step_0") == []
     assert not (tmp_path / "metrics.jsonl").exists()
     assert steps(tmp_path / "metrics.jsonl.old") == [1]
+
+
+def test_every_new_start_keeps_the_files_of_the_one_before(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        append_metrics(tmp_path, number, {"a": number})
+        if number != 2:
+            add_traces(tmp_path, number)
+        truncate_after(tmp_path, 0, tmp_path / "global_step_0")
+    assert [steps(tmp_path / f"metrics.jsonl.old{suffix}") for suffix in ("", "2", "3")] == [[1], [2], [3]]
+    assert {path.name for path in tmp_path.glob("traces*")} == {"traces.jsonl.old", "traces.jsonl.old3"}
+
+
+def test_a_validation_before_training_is_step_0(tmp_path: Path) -> None:
+    add_to_last_step(tmp_path, 0, {"val-aux/nq/em/mean@1": 0.25, "text": "no scalar"})
+    append_metrics(tmp_path, 1, {"a": 1})
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [{"step": 0, "val-aux/nq/em/mean@1": 0.25}, {"step": 1, "a": 1.0}]
+
+
+def test_a_validation_before_a_resumed_step_joins_the_line_of_its_checkpoint(tmp_path: Path) -> None:
+    """A run killed in its validation has the step's line without it; what was measured at first stays."""
+    append_metrics(tmp_path, 1, {"a": 1})
+    append_metrics(tmp_path, 2, {"a": 2, "val-aux/nq/em/mean@1": 0.5})
+    add_to_last_step(tmp_path, 2, {"val-aux/nq/em/mean@1": 0.75, "val-aux/nq/f1/mean@1": 0.75})
+    append_metrics(tmp_path, 3, {"a": 3})
+    assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [
+        {"step": 1, "a": 1.0},
+        {"step": 2, "a": 2.0, "val-aux/nq/em/mean@1": 0.5, "val-aux/nq/f1/mean@1": 0.75},
+        {"step": 3, "a": 3.0},
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
 def test_a_disk_without_room_names_the_file(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from omegaconf import OmegaConf
 from support.engine import (
     batch_of,
     compose,
@@ -31,6 +32,7 @@ from sd_search_verl.verl_adapter.resume import (
     before_saving,
     is_whole,
     point_to_whole_checkpoint,
+    remove_surplus,
 )
 
 QUESTIONS, BATCH = 10, 3  # 3 batches an epoch, one question left over
@@ -85,6 +87,54 @@ def test_half_a_checkpoint_is_not_taken(tmp_path: Path, part: str) -> None:
     assert latest(tmp_path) == "global_step_2"
     (half / part).unlink()
     assert is_whole(half) == part.startswith("actor/optim")  # a run may be told to save no optimizer state
+
+
+def test_a_checkpoint_of_which_some_shards_are_gone_is_not_taken(tmp_path: Path) -> None:
+    """Killed while verl removed it to make room."""
+    save(tmp_path, 2)
+    half = save(tmp_path, 4)
+    for kind in ("model", "optim", "extra_state"):
+        for rank in range(4):
+            name = f"{kind}_world_size_{{}}_rank_{rank}.pt"
+            shutil.copy(half / "actor" / f"{kind}_world_size_1_rank_0.pt", half / "actor" / name.format(4))
+    assert is_whole(half)
+    (half / "actor" / "optim_world_size_4_rank_2.pt").unlink()
+    assert not is_whole(half)
+    assert latest(tmp_path) == "global_step_2"
+
+
+def test_a_resumed_run_keeps_no_more_checkpoints_than_it_is_told_to(tmp_path: Path) -> None:
+    """verl counts those only that its own process saved, and never removes a buffer of rollouts."""
+    for step in (2, 4, 6, 8, 10):
+        for part in ("critic", BUFFER):
+            (save(tmp_path, step) if part == "critic" else tmp_path / f"global_step_{step}").joinpath(
+                part
+            ).mkdir()
+    shutil.copytree(tmp_path / "global_step_2", tmp_path / "global_step_2_best")
+    left = {"max_actor_ckpt_to_keep": None, "max_critic_ckpt_to_keep": None}
+    remove_surplus(tmp_path, 8, OmegaConf.create(left))
+    assert len(list(tmp_path.glob("*/actor"))) == 6
+    remove_surplus(tmp_path, 8, OmegaConf.create(left | {"max_actor_ckpt_to_keep": 2}))
+
+    def kept(part: str) -> set[str]:
+        return {path.parent.name.removeprefix("global_step_") for path in tmp_path.glob(f"*/{part}")}
+
+    # Step 10 is another run's, which this one went back from.
+    assert kept("actor") == kept(BUFFER) == {"6", "8", "10", "2_best"}
+    assert kept("critic") == {"2", "4", "6", "8", "10", "2_best"}
+    assert all(is_whole(tmp_path / f"global_step_{step}") for step in (6, 8, 10))
+
+
+def test_verl_alone_leaves_the_checkpoint_that_a_run_was_resumed_from(model: Path, tmp_path: Path) -> None:
+    single_rank_environment()
+    first, second = (str(tmp_path / f"global_step_{step}" / "actor") for step in (1, 2))
+    make_worker(compose(model)).save_checkpoint(first, None, 1, max_ckpt_to_keep=1)
+    resumed = make_worker(compose(model))
+    resumed.load_checkpoint(first)
+    resumed.save_checkpoint(second, None, 2, max_ckpt_to_keep=1)
+    assert Path(first).exists()
+    remove_surplus(tmp_path, 2, OmegaConf.create({"max_actor_ckpt_to_keep": 1}))
+    assert [path.parent.name for path in tmp_path.glob("*/actor")] == ["global_step_2"]
 
 
 def test_a_copy_of_a_checkpoint_under_another_name_is_none(tmp_path: Path) -> None:

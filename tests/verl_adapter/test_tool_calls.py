@@ -92,6 +92,26 @@ def test_malformed_calls_are_told_and_counted(kind: str) -> None:
     assert expected in environment(rollout, tokenizer("hermes"))
 
 
+def test_half_a_surrogate_pair_in_a_call_becomes_a_character() -> None:
+    """No tokenizer encodes one, and a rollout that ends in an error is lost to its group."""
+    half = '<tool_call>{"name": "NAME", "arguments": {"query": "q", "\\ud800": ["\\udfac"]}}</tool_call>'
+    answer = ended("hermes", "<answer>x</answer>")
+    rollout = play("hermes", [ended("hermes", half.replace("NAME", "a\\ud83d")), answer])
+    assert rollout.malformed == {**KINDS, "unknown_tool": 1}
+    assert "Unknown function 'a\ufffd'. Available" in environment(rollout, tokenizer("hermes"))
+    given = []
+
+    async def read(arguments: dict[str, Any]) -> str:
+        given.append(arguments)
+        return "one \ud83d of two"
+
+    options = {"tools": ["search", "read"]}
+    turns = [ended("hermes", half.replace("NAME", "read")), answer]
+    rollout = play("hermes", turns, tools={"read": read}, tool_call=options)
+    assert given == [{"query": "q", "\ufffd": ["\ufffd"]}]
+    assert "one \ufffd of two" in environment(rollout, tokenizer("hermes"))
+
+
 def test_arguments_that_are_no_object_are_told() -> None:
     text = '<tool_call>{"name": "search", "arguments": "a"}</tool_call>'
     rollout = play("hermes", [ended("hermes", text), ended("hermes", "<answer>x</answer>")])

@@ -134,6 +134,25 @@ def test_the_guard_of_verls_trainers_refuses_them_and_lets_a_mode_start(
         get_trainer_cls(TRAINERS[mode])(compose(model, mode_options(TRAINERS[mode], tmp_path)))
 
 
+def test_the_validation_before_training_is_in_the_metrics(model: Path, tmp_path: Path) -> None:
+    """verl gives it to its loggers alone; a later one is part of its step's line."""
+    for only in (False, True):
+        folder = tmp_path / str(only)
+        config = compose(model, [*mode_options("sd_search", folder), f"trainer.val_only={only}"])
+        plane = MemoryPlane(recorded_rows(byte_tokenizer()), 4)
+        trainer = trainer_of(get_trainer_cls("sd_search"), config, plane, None)
+        trainer.global_steps = 0
+        sessions = (["nq"], ["a"], {"reward": [1.0]}, [4], {("nq", "a"): 2})
+        found = trainer._val_metrics_update(*sessions)
+        assert found["val-core/nq/reward/mean@2"] == 0.5
+        trainer.on_step_begin()
+        trainer.global_steps = 1
+        trainer._val_metrics_update(*sessions)
+        path = folder / "metrics.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        assert lines == ([] if only else [{"step": 0, **found}])
+
+
 def detached_worker(config: Any, stock: bool) -> Any:
     config = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
     with open_dict(config):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import prod
+from math import gcd, prod
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -12,12 +12,18 @@ from sd_search_verl.finding import Finding, Rule
 from sd_search_verl.verl_adapter.settings import TRAINERS
 
 _ACTOR, _ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
+_BATCH = "data.train_batch_size"
 
 UNEVEN = Rule(
     f"{_ACTOR}.ppo_mini_batch_size",
     f"{_ACTOR}.ppo_mini_batch_size={{mini}} and {_ROLLOUT}.n={{n}}: the {{rows}} rollouts of a mini-batch do not "
     "divide among {ranks} ranks, and verl ends the first update",
     f"set {_ACTOR}.ppo_mini_batch_size to a number that times {{n}} is a multiple of {{ranks}}, such as {{fitting}}",
+)
+UNEVEN_MICRO = Rule(
+    "{option}",
+    "{option}={micro} does not divide the {rows} rollouts that a rank has of a {part}: verl ends the first step",
+    "set {option} to a divisor of {rows}, or actor_rollout_ref.actor.use_dynamic_bsz=True",
 )
 UNEVEN_SERVERS = Rule(
     f"{_ROLLOUT}.tensor_model_parallel_size",
@@ -65,8 +71,12 @@ def check_batch(config: DictConfig) -> Iterator[Finding]:
         if cut := numbers(UNEVEN.name, f"{_ROLLOUT}.n"):
             mini, n = cut
             if mini * n % ranks:
-                fitting = next(size for size in range(mini + 1, mini + ranks + 1) if size * n % ranks == 0)
+                batch, step = value(_BATCH), ranks // gcd(n, ranks)
+                sizes = range(step, (batch if isinstance(batch, int) else 0) + 1, step)
+                fitting = min((s for s in sizes if batch % s == 0), key=lambda s: abs(s - mini), default=step)
                 yield UNEVEN.finding(mini=mini, n=n, rows=mini * n, ranks=ranks, fitting=fitting)
+            elif not value(f"{_ACTOR}.use_dynamic_bsz"):
+                yield from _check_micro_batches(config, mini * n // ranks)
         kinds = ("tensor", "pipeline")
         size = prod(
             numbers(
@@ -76,7 +86,7 @@ def check_batch(config: DictConfig) -> Iterator[Finding]:
         )
         if _shares_devices(config) and processes % size:
             yield UNEVEN_SERVERS.finding(ranks=processes, size=size)
-    if reading := numbers("data.train_batch_size", UNEVEN_READING.name):
+    if reading := numbers(_BATCH, UNEVEN_READING.name):
         batch, part = reading
         if batch % part and not _reads_one_by_one(config):
             yield UNEVEN_READING.finding(batch=batch, part=part)
@@ -86,6 +96,18 @@ def check_batch(config: DictConfig) -> Iterator[Finding]:
     for option in NEEDED[dynamic]:
         if value(option) is None:
             yield NO_SIZE.finding(option=option, dynamic=dynamic)
+
+
+def _check_micro_batches(config: DictConfig, rows: int) -> Iterator[Finding]:
+    """Check that micro-batches of a fixed size divide a rank's rows; the whole batch is a multiple of a mini-batch."""
+    mini, batch = (OmegaConf.select(config, path) for path in (UNEVEN.name, _BATCH))
+    parts = {NEEDED[False][0]: ("mini-batch", rows)}
+    if isinstance(batch, int) and TRAINERS.get(OmegaConf.select(config, "trainer.v1.trainer_mode")) == "sync":
+        parts[NEEDED[False][1]] = ("batch", -(-batch // mini) * rows)
+    for option, (part, count) in parts.items():
+        micro = OmegaConf.select(config, option)
+        if isinstance(micro, int) and micro > 0 and count % micro:
+            yield UNEVEN_MICRO.finding(option=option, micro=micro, rows=count, part=part)
 
 
 def _sequence_parallel(config: DictConfig) -> int:

@@ -68,9 +68,9 @@ def check_correction(config: DictConfig) -> Iterator[Finding]:
             yield OTHER_NUMBERS.finding(**values, mode=mode, temperature=temperature)
     if "bypass_mode" in asked:
         for name in ("rollout_rs", "loss_type"):
-            found = value(f"{_CORRECTION}.{name}")
-            if found not in (None, OFF[name]):
-                loss = value(f"{_LOSS}.loss_mode")
+            found, loss = value(f"{_CORRECTION}.{name}"), value(f"{_LOSS}.loss_mode")
+            handed = loss == "bypass_mode" and value(f"{_LOSS}.rollout_correction.{name}") == found
+            if found not in (None, OFF[name]) and not handed:
                 yield LEFT_OUT.finding(option=name, value=found, off=OFF[name], loss=loss)
     late = value(LATE_REJECTION.name)
     if late and value(f"{_LOSS}.loss_mode") == "bypass_mode" and value("sd_search.alpha") != 0:

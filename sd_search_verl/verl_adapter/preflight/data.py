@@ -39,8 +39,8 @@ NO_COLUMN = Rule(
 )
 TAKEN_COLUMN = Rule(
     "data.{option}",
-    "{path} has the column {name}, a name that verl gives to a value of a rollout: the column would stand in its "
-    "place, or end every rollout",
+    "{path} has the column {name}, a name that verl gives to a value or an option of a rollout: the column would "
+    "stand in its place, or end every rollout",
     "rename the column, or drop it",
 )
 TAKEN = {

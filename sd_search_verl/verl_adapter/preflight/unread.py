@@ -129,7 +129,7 @@ def check_unread(config: DictConfig) -> Iterator[Finding]:
 
     clip, read = value(UNREAD_GRAD_CLIP.name), value(f"{_ACTOR}.optim.grad_clip")
     read = value(f"{_ACTOR}.optim.clip_grad") if read is None else read  # verl's older name comes first
-    if clip is not None and clip != read:
+    if clip not in (None, 1.0, read):  # 1.0 is verl's default
         yield UNREAD_GRAD_CLIP.finding(value=clip, read=read)
     sampled, temperature = value(UNREAD_VALIDATION.name), value(f"{_VALIDATION}.temperature")
     if isinstance(temperature, (int, float)) and bool(sampled) != (temperature > 0):

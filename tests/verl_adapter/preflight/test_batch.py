@@ -12,8 +12,8 @@ from sd_search_verl.verl_adapter.preflight.batch import check_batch
 from sd_search_verl.verl_adapter.preflight.method import check_method
 
 ACTOR, ROLLOUT = "actor_rollout_ref__actor__", "actor_rollout_ref__rollout__"
-MINI = {f"{ACTOR}ppo_mini_batch_size": 8, f"{ROLLOUT}n": 5}
 DYNAMIC = {f"{ACTOR}use_dynamic_bsz": True, f"{ROLLOUT}log_prob_use_dynamic_bsz": True}
+MINI = {f"{ACTOR}ppo_mini_batch_size": 8, f"{ROLLOUT}n": 5, **DYNAMIC}
 
 
 def found(config: DictConfig, **values: Any) -> list[str]:
@@ -30,10 +30,30 @@ def test_the_rollouts_of_a_mini_batch_must_divide_among_the_ranks(good: DictConf
     assert found(good, **MINI, trainer__n_gpus_per_node=8) == []
     (text,) = found(good, **MINI, trainer__n_gpus_per_node=8, trainer__nnodes=2)
     assert "the 40 rollouts of a mini-batch do not divide among 16 ranks" in text
+    fix = next(check_batch(change(good, **MINI, data__train_batch_size=256, trainer__n_gpus_per_node=16))).fix
+    assert fix.endswith("such as 16")  # a divisor of the batch
     halves = {f"{ACTOR}ulysses_sequence_parallel_size": 2}
     assert found(good, **MINI, **halves, trainer__n_gpus_per_node=16) == []
     inner = {f"{ACTOR}fsdp_config__ulysses_sequence_parallel_size": 2}
     assert found(good, **MINI, **inner, trainer__n_gpus_per_node=16) == []
+
+
+def test_micro_batches_of_a_fixed_size_divide_what_a_rank_has(good: DictConfig) -> None:
+    sizes = {f"{ACTOR}ppo_mini_batch_size": 2, f"{ROLLOUT}n": 5, "data__train_batch_size": 4}
+    micro = {f"{ACTOR}ppo_micro_batch_size_per_gpu": 20, f"{ROLLOUT}log_prob_micro_batch_size_per_gpu": 20}
+    (text,) = found(good, **sizes, **micro)
+    assert (
+        "ppo_micro_batch_size_per_gpu=20 does not divide the 10 rollouts that a rank has of a mini-batch"
+        in text
+    )
+    (text,) = found(
+        good, **{**sizes, **micro, f"{ACTOR}ppo_micro_batch_size_per_gpu": 5, "data__train_batch_size": 6}
+    )
+    assert (
+        "log_prob_micro_batch_size_per_gpu=20 does not divide the 30 rollouts that a rank has of a batch"
+        in text
+    )
+    assert found(good, **sizes, **micro, **DYNAMIC) == []
 
 
 def test_processes_must_divide_among_the_servers(good: DictConfig) -> None:

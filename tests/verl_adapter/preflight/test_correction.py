@@ -63,6 +63,10 @@ def test_what_bypass_mode_leaves_out_is_refused(
     (finding,) = found(good, **correction(bypass_mode=True, **values), sd_search__alpha=alpha)
     assert finding.fatal
     assert "never hands it to the policy loss" in finding.found
+    ((name, value),) = values.items()
+    handed = {f"{LOSS}loss_mode": "bypass_mode", f"{LOSS}rollout_correction__{name}": value}
+    given = found(good, **correction(bypass_mode=True, **values), **handed, sd_search__alpha=0)
+    assert given == []
 
 
 def test_rejection_inside_the_policy_loss_is_refused_with_l_sd(good: DictConfig) -> None:

@@ -140,7 +140,10 @@ FAILURES: list[tuple[Callable[[DictConfig, Path], str], list[str]]] = [
     (not_parquet, ["text.parquet is not parquet", "build it with `sd-search data build --out DIR`"]),
     (
         other_protocol,
-        ["speak autorefine, but search.protocol=search_r1", "--protocol search_r1`, or set search.protocol"],
+        [
+            "speak autorefine, but search.protocol=search_r1",
+            "--protocol search_r1 of `sd-search data build` or `data own`, or set search.protocol",
+        ],
     ),
     (too_few_rows, ["512 is more than the 8 rows of data.train_files", "lower it, or add rows"]),
     (no_chat_template, ["has no chat template", 'set "actor_rollout_ref.model.custom_chat_template=']),

@@ -38,6 +38,7 @@ def test_verl_clips_by_the_optimizers_option_alone(good: DictConfig) -> None:
     assert engine.optimizer_step() == pytest.approx(5.0)
     assert parameter.norm().item() == pytest.approx(2.0, rel=1e-4)
 
+    assert found(good, **{f"{ACTOR}optim__clip_grad": 0.5}) == []  # grad_clip has verl's default then
     (finding,) = found(good, **{f"{ACTOR}grad_clip": 0.3})
     assert finding.warning
     assert "actor.grad_clip=0.3 changes nothing: verl clips by" in finding.found
