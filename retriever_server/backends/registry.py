@@ -21,6 +21,9 @@ COPIED_DOCUMENTS = "documents.jsonl"
 STARTS = "starts.npy"
 IDS = "ids.npy"
 APPROXIMATE = "faiss.index"
+LATER_S = (
+    1.0  # beyond --deadline-s another server may take, so that a late one is a 504, not an error of ours
+)
 
 
 def open_engine(settings: Settings, progress: Callable[[str], None] = lambda text: None) -> Engine:
@@ -75,7 +78,7 @@ def _urls(settings: Settings) -> list[str]:
 def _remote(settings: Settings) -> Engine:
     from .remote import RemoteEngine
 
-    return RemoteEngine(_urls(settings), settings.deadline_s)
+    return RemoteEngine(_urls(settings), settings.deadline_s + LATER_S)
 
 
 def _opensearch(settings: Settings) -> Engine:
@@ -84,7 +87,7 @@ def _opensearch(settings: Settings) -> Engine:
     urls = _urls(settings)
     if len(urls) > 1:
         raise SettingsError("--remote-urls has several URLs, and an OpenSearch index has one. Fix: give one.")
-    return OpenSearchEngine(urls[0], settings.deadline_s)
+    return OpenSearchEngine(urls[0], settings.deadline_s + LATER_S)
 
 
 def _pyserini(settings: Settings, index: Path) -> Engine:
