@@ -21,7 +21,7 @@ COPIED_DOCUMENTS = "documents.jsonl"
 STARTS = "starts.npy"
 IDS = "ids.npy"
 APPROXIMATE = "faiss.index"
-LATER_S = 1.0  # that another server may take beyond --deadline-s: a late one is a 504 then, not an error of ours
+LATER_S = 1.0  # of another server beyond --deadline-s, so that a late one is a 504 and not an error of ours
 
 
 def open_engine(settings: Settings, progress: Callable[[str], None] = lambda text: None) -> Engine:
