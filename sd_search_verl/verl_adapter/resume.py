@@ -120,7 +120,8 @@ def remove_surplus(run: Path, step: int, trainer: DictConfig) -> None:
         saved = [folder for folder in run.glob("global_step_*") if (folder / part).is_dir()]
         saved = sorted((folder for folder in saved if 0 < step_of(folder) <= step), key=step_of)
         for folder in saved[:-most] if most else ():
-            logger.info("%s is removed: %d newer ones are kept", folder / part, most)
+            if part != BUFFER:  # verl has removed those of this process, so this is one of an earlier one
+                logger.warning("%s is removed: %d newer ones are kept", folder / part, most)
             shutil.rmtree(folder / part, ignore_errors=True)
 
 

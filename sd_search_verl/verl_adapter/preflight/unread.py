@@ -32,6 +32,9 @@ def _unread(option: str, instead: str, fix: str) -> Rule:
     return Rule(option, f"{option}={{value}} changes nothing: {instead}", fix, warns=True)
 
 
+UNREAD_PF_PPO = _unread(
+    "algorithm.use_pf_ppo", "verl reweights so with adv_estimator=gae only", "set algorithm.use_pf_ppo=False"
+)
 _SETS = "verl's reward managers and validation read the column data_source"
 _OURS = "the agent loop sd_search_agent has options of its own"
 UNREAD: dict[Rule, tuple[Any, ...]] = {
@@ -42,11 +45,6 @@ UNREAD: dict[Rule, tuple[Any, ...]] = {
         "verl's V1 trainer saves no checkpoint before a machine's time is up",
         "set trainer.save_freq to so few steps that the loss of them can be borne",
     ): (0, None),
-    _unread(
-        "algorithm.use_pf_ppo",
-        "verl reweights so with adv_estimator=gae only",
-        "set algorithm.use_pf_ppo=False",
-    ): (False, None),
     _unread(
         f"{_ROLLOUT}.over_sample_rate",
         "verl's V1 trainer draws rollout.n rollouts of every question",
@@ -137,8 +135,10 @@ def check_unread(config: DictConfig) -> Iterator[Finding]:
         how = "which samples" if temperature > 0 else greedily
         yield UNREAD_VALIDATION.finding(value=sampled, temperature=temperature, how=how)
     for rule, harmless in UNREAD.items():
-        if value(rule.name) not in harmless and not (rule.name.endswith("pf_ppo") and _has_critic(config)):
+        if value(rule.name) not in harmless:
             yield rule.finding(value=value(rule.name))
+    if value(UNREAD_PF_PPO.name) and value("algorithm.adv_estimator") != "gae":
+        yield UNREAD_PF_PPO.finding(value=True)
     if value(NOT_SAVED.name) == "adaptive" and value("algorithm.use_kl_in_reward"):
         yield NOT_SAVED.finding(start=value("algorithm.kl_ctrl.kl_coef"))
     if value(RECORDED.name):
@@ -153,7 +153,3 @@ def check_unread(config: DictConfig) -> Iterator[Finding]:
     for option in (f"{_TURNS}.tool_config_path", f"{_TURNS}.function_tool_path"):
         if value(option) and protocol != "tool_call":
             yield NO_TOOLS.finding(option=option, value=value(option), protocol=protocol)
-
-
-def _has_critic(config: DictConfig) -> bool:
-    return bool(OmegaConf.select(config, "algorithm.adv_estimator") == "gae")
