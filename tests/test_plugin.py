@@ -104,11 +104,10 @@ def test_the_doctor_finds_nothing_wrong_here() -> None:
     assert [finding for finding in software if not finding.ok] == []
 
 
-@pytest.mark.parametrize("name", ["worker", "cpu.patches"])
-def test_a_module_of_the_adapter_may_be_imported_first(name: str) -> None:
-    """Some of them stand for all: each is imported after the package, which imports verl."""
+def test_a_module_of_the_adapter_may_be_imported_first() -> None:
+    """One stands for all: each is imported after the package, which imports verl."""
     code = (
-        f"import sd_search_verl.verl_adapter.{name}\n"
+        "import sd_search_verl.verl_adapter.cpu.patches\n"
         "from sd_search_verl import plugin; assert not plugin.errors, plugin.errors"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,6 @@ from sd_search_verl.verl_adapter.preflight import check_hindsight, check_method
 
 POLICIES = [f"qwen2.5_{size}_{kind}" for size in ("3b", "7b") for kind in ("base", "instruct")]
 GPUS = sorted(path.stem for path in (REPO / "hydra_configs" / "gpus").glob("*.yaml"))
-RECIPES = sorted(path.name for path in (REPO / "recipes").glob("*.sh"))
 
 NUMBER = {"trainer.nnodes", "trainer.n_gpus_per_node", "actor_rollout_ref.rollout.n_gpus_per_node"}
 ADAPTERS = {
@@ -125,13 +122,6 @@ def test_the_papers_run_with_asynchronous_rollouts(mode: str, tmp_path: Path) ->
     assert differing(config, composed(*sync)) == changed
 
 
-def test_an_unknown_asynchronous_mode_is_refused(tmp_path: Path) -> None:
-    recipe = REPO / "recipes" / "paper_async.sh"
-    done = subprocess.run([recipe, "data", str(tmp_path), "both"], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "colocate|separate" in done.stderr
-
-
 def test_plain_search_r1(tmp_path: Path) -> None:
     (arguments,) = trainings("search_r1.sh", "data", "run", folder=tmp_path)
     config = composed(*arguments)
@@ -168,70 +158,6 @@ def test_the_comparison_is_paired(tmp_path: Path) -> None:
     ] * 2 + ["report"]
 
 
-def test_the_retriever_serves_what_was_built(tmp_path: Path) -> None:
-    for encoder, backend in (((), "bm25"), (("e5",), "dense")):
-        built = commands("paper_data.sh", "data", *encoder, folder=tmp_path)[-1]
-        (served,) = commands("paper_retriever.sh", "data", *encoder, folder=tmp_path)
-        for option in ("--backend", "--corpus", "--index"):
-            assert built[built.index(option) + 1] == served[served.index(option) + 1]
-        assert served[served.index("--backend") + 1] == backend
-    for encoder, backend in (((), "bm25"), (("",), "bm25"), (("e5",), "dense")):
-        (served,) = commands("paper_retriever.sh", "data", *encoder, "--port", "9000", folder=tmp_path)
-        assert served[served.index("--backend") + 1] == backend
-        assert served[-2:] == ["--port", "9000"]
-
-
-def test_a_ray_job_brings_its_retriever(tmp_path: Path) -> None:
-    train = ["recipes/paper_sd_search.sh", "/data", "/run", "gpus=2x8"]
-    serve, submitted, stop = commands(
-        "ray_job_submit.sh", "http://head:8265", "/data", *train, folder=tmp_path
-    )
-    assert serve[serve.index("--") + 1 :][:2] == ["recipes/paper_retriever.sh", "/data"]
-    assert serve[-4:] == ["--host", "0.0.0.0", "--port", "8000"]
-    assert submitted[submitted.index("--") + 1 :] == [
-        *train,
-        "search.retriever_urls=[http://head:8000/retrieve]",
-    ]
-    job = serve[serve.index("--submission-id") + 1]
-    assert stop == ["ray", "job", "stop", "--address", "http://head:8265", job]
-    for call in (serve, submitted):
-        assert call[call.index("--address") + 1] == "http://head:8265"
-        assert call[call.index("--working-dir") + 1] == str(REPO)
-        assert Path(call[call.index("--runtime-env") + 1]).is_file()
-    mine = "http://mine:1/retrieve"
-    (only,) = commands("ray_job_submit.sh", "http://h:8265", "/data", *train, folder=tmp_path, RETRIEVER=mine)
-    assert only[-1] == f"search.retriever_urls=[{mine}]"
-
-
-@pytest.mark.parametrize(
-    ("answer", "stopped"),
-    [
-        ("Status for job 't': RUNNING", False),
-        ("Failed to connect to Ray at address: http://h:8265", False),
-        ("Job 't' failed", True),
-        ("Job 't' was stopped", True),
-        ("RuntimeError: Request failed with status code 404: Job t does not exist", True),
-    ],
-)
-def test_a_training_that_outlives_its_log_keeps_its_retriever(
-    answer: str, stopped: bool, tmp_path: Path
-) -> None:
-    """Ray's command ends with status 1 where the job failed, and where the connection to its log was lost."""
-    ray, calls = tmp_path / "ray", tmp_path / "calls"
-    ray.write_text(
-        f'#!/usr/bin/env bash\necho "$*" >> {calls}\n'
-        f'case "$*" in *status*) echo "{answer}";; *no-wait*|*stop*) ;; *) exit 1;; esac\n'
-    )
-    ray.chmod(0o755)
-    done = subprocess.run(
-        [REPO / "recipes" / "ray_job_submit.sh", "http://h:8265", "data", "recipes/paper_sd_search.sh"],
-        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert ("job stop" in calls.read_text()) == stopped
-    assert ("may go on, and so does retriever-" in done.stderr) != stopped
-
-
 METHODS = re.findall(r"^  \[(\w+)\]=", (REPO / "recipes" / "compare_methods.sh").read_text(), re.MULTILINE)
 
 
@@ -247,76 +173,6 @@ def test_every_method_of_the_comparison_composes_and_is_another(tmp_path: Path) 
         assert [f.found for f in check_method(found[method]) if f.fatal] == [], method
     for method in METHODS[1:]:
         assert differing(found["grpo"], found[method]), method
-
-
-REFUSED = [
-    ("cpu_demo.sh", ["sd_search.alpha=0"], "RUN_DIR is missing: sd_search.alpha=0 is an override"),
-    ("cpu_demo.sh", ["+sd_search.alpha=0"], "RUN_DIR is missing"),
-    ("cpu_demo.sh", ["precious"], "precious exists and is no run of this recipe"),
-    ("cpu_demo.sh", ["file"], "file exists and is no run of this recipe"),
-    ("gpu_demo.sh", ["sd_search.alpha=0"], "RUN_DIR is missing: sd_search.alpha=0 is an override"),
-    ("gpu_demo.sh", ["precious"], "precious exists and is no run of this recipe"),
-    ("cpu_wiki18_mini.sh", ["data", "precious"], "precious exists and is no run of this recipe"),
-    ("cpu_wiki18_mini.sh", ["nowhere"], "nowhere/wiki18-mini/corpus.jsonl is missing. Fix: python -m"),
-    ("cpu_smollm2.sh", ["nowhere", "precious"], "precious exists and is no run of this recipe"),
-    ("cpu_smollm2.sh", ["nowhere", "new"], "nowhere/corpus.jsonl is missing. Fix: python -m"),
-    (
-        "paper_sd_search.sh",
-        ["data", "sd_search.alpha=0"],
-        "RUN_DIR is missing: sd_search.alpha=0 is an override",
-    ),
-    ("paper_grpo.sh", ["data", "+trainer.x=0"], "RUN_DIR is missing"),
-    ("search_r1.sh", ["data", "seed=1"], "RUN_DIR is missing: seed=1 is an override"),
-    ("paper_async.sh", ["data", "seed=1", "colocate"], "RUN_DIR is missing: seed=1 is an override"),
-    ("paper_compare.sh", ["nowhere", "runs"], "no question set is there. Fix: recipes/paper_data.sh nowhere"),
-    ("paper_ablations.sh", ["data", "runs", "mse labels"], "no ablation labels; there are "),
-    ("compare_methods.sh", ["nothing", "0"], "no method nothing"),
-]
-
-
-@pytest.mark.parametrize(("recipe", "arguments", "says"), REFUSED)
-def test_wrong_arguments_of_a_recipe_are_named_before_anything_is_done(
-    recipe: str, arguments: list[str], says: str, tmp_path: Path
-) -> None:
-    (tmp_path / "precious").mkdir()
-    (tmp_path / "precious" / "thesis").touch()
-    (tmp_path / "file").touch()
-    with pytest.raises(AssertionError) as caught:
-        commands(recipe, *arguments, folder=tmp_path)
-    assert says in str(caught.value)
-    assert (tmp_path / "calls").read_text() == ""
-    assert (tmp_path / "precious" / "thesis").exists()
-
-
-@pytest.mark.parametrize(
-    ("recipe", "arguments"), [("world_compare.sh", ["0"]), ("compare_methods.sh", ["grpo", "0"])]
-)
-def test_a_comparison_in_the_world_replaces_only_its_own_runs(
-    recipe: str, arguments: list[str], tmp_path: Path
-) -> None:
-    """Those of paper_compare.sh, which take days, have the same names."""
-    run = tmp_path / "runs" / "grpo-seed0"
-    (run / "global_step_200").mkdir(parents=True)
-    with pytest.raises(AssertionError, match="grpo-seed0 exists and is no run of this recipe"):
-        commands(recipe, *arguments, "runs", folder=tmp_path)
-    assert (tmp_path / "calls").read_text() == ""
-    with pytest.raises(AssertionError, match=r"RUN_DIR is missing: seed=1"):
-        commands(recipe, *arguments, "seed=1", folder=tmp_path)
-    (run / "world").mkdir()
-    commands(recipe, *arguments, "runs", folder=tmp_path)
-    assert not (run / "global_step_200").exists()
-
-
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_a_recipe_without_arguments_says_how_it_is_used(recipe: str, tmp_path: Path) -> None:
-    text = (REPO / "recipes" / recipe).read_text()
-    assert text.startswith("#!/usr/bin/env bash\n")
-    assert f"\n# usage: {recipe} " in text
-    assert os.access(REPO / "recipes" / recipe, os.X_OK)
-    if "${1:?" in text:
-        done = subprocess.run([REPO / "recipes" / recipe], capture_output=True, text=True, cwd=tmp_path)
-        assert done.returncode != 0
-        assert f"usage: {recipe} " in done.stderr
 
 
 @pytest.mark.parametrize("policy", ["qwen3_1.7b", "qwen3_4b", "qwen3_8b", "qwen3.5_4b"])

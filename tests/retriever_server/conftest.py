@@ -5,11 +5,13 @@ import io
 import json
 import random
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.retrieval_server import running
+from support.slow_part import SlowPart
 
 from retriever_server import manifest as manifests
 from retriever_server.indexing.base import BuildOptions
@@ -98,3 +100,28 @@ def dense_index(hybrid_index: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def dense(dense_index: Path, encoder_folder: Path, small: Path) -> Iterator[str]:
     with running("dense", index=dense_index, corpus=small, encoder=encoder_folder) as url:
         yield url
+
+
+@pytest.fixture(scope="module")
+def slow_part() -> Iterator[SlowPart]:
+    part = SlowPart()
+    yield part
+    part.server.shutdown()
+    part.server.server_close()
+
+
+@pytest.fixture(scope="module")
+def slow(slow_part: SlowPart) -> Iterator[ServerProcess]:
+    """A server with a slow back end, a short queue and short deadlines."""
+    limits = ["--max-queue", "20", "--max-queries", "20", "--deadline-s", "2", "--body-timeout-s", "1"]
+    with serving("--backend", "remote", "--remote-urls", slow_part.url, *limits) as server:
+        yield server
+
+
+@pytest.fixture
+def closed(slow_part: SlowPart) -> Iterator[threading.Event]:
+    """The slow part's gate, closed for the test."""
+    slow_part.queries.clear()
+    slow_part.gate.clear()
+    yield slow_part.gate
+    slow_part.gate.set()

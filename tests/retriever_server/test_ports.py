@@ -3,11 +3,10 @@
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.processes import wait_until
 
 from retriever_server.options import SettingsError
 from retriever_server.server import bind
@@ -29,13 +28,6 @@ def test_a_second_server_on_a_port_is_refused_before_the_first_serves() -> None:
 def test_a_host_that_is_none_of_this_machines_is_told_apart_from_a_taken_port(host: str) -> None:
     with pytest.raises(SettingsError, match=r"Fix: give --host a name or an address of this machine"):
         bind(host, 0)
-
-
-def wait_until(reached: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not reached():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -1,14 +1,23 @@
-"""Whether processes of others have ended: a machine whose first process reaps nothing shows them as zombies."""
+"""Waiting for what other processes do."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import psutil
 
 
+def wait_until(reached: Callable[[], bool], within_s: float = 60.0) -> None:
+    """Wait until the condition holds; fail where it does not within ``within_s`` seconds."""
+    end = time.monotonic() + within_s
+    while not reached():
+        assert time.monotonic() < end, f"not reached within {within_s} s"
+        time.sleep(0.02)
+
+
 def has_ended(pid: int, within_s: float = 10.0) -> bool:
-    """Return whether the process is gone or a zombie, now or within ``within_s`` seconds."""
+    """Return whether the process is gone or a zombie (nobody reaped it), now or within ``within_s`` seconds."""
     end = time.monotonic() + within_s
     while _runs(pid):
         if time.monotonic() > end:

@@ -17,12 +17,12 @@ from retriever_server.server import bind, url_of
 from retriever_server.settings import Settings
 
 
-def post(url: str, body: Any, path: str = "/retrieve") -> tuple[int, Any]:
+def post(url: str, body: Any, path: str = "/retrieve", **headers: str) -> tuple[int, Any]:
     """Status and JSON answer of a request; ``body`` is sent as JSON unless it is bytes."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    request = urllib.request.Request(url + path, data, {"Content-Type": "application/json"})
+    request = urllib.request.Request(url + path, data, {"Content-Type": "application/json"} | headers)
     try:
-        with urllib.request.urlopen(request, timeout=30) as response:
+        with urllib.request.urlopen(request, timeout=60) as response:
             return response.status, json.loads(response.read())
     except urllib.error.HTTPError as error:
         return error.code, json.loads(error.read())
@@ -38,6 +38,13 @@ def metric(url: str, name: str) -> float:
     """Sum of a metric over its labels."""
     lines = get(url + "/metrics")[1].decode().splitlines()
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.split("{")[0].split(" ")[0] == name)
+
+
+def answered(url: str, status: int) -> float:
+    """Number of searches that were answered with this status."""
+    lines = get(url + "/metrics")[1].decode().splitlines()
+    name = f'retriever_requests_total{{path="/retrieve",status="{status}"}} '
+    return sum(float(line.removeprefix(name)) for line in lines if line.startswith(name))
 
 
 def ask(url: str, queries: list[str], topk: int = 3) -> list[list[tuple[str, float]]]:

@@ -17,117 +17,30 @@ from support.processes import has_ended
 from support.retrieval_server import ids
 
 from retriever_server import manifest as manifests
-from retriever_server.build_index import main
-from retriever_server.corpus import CorpusDocuments, CorpusError, scan
+from retriever_server.corpus import CorpusError
 from retriever_server.indexing import bm25 as builder
 from retriever_server.indexing.base import BuildError, BuildOptions
 from retriever_server.indexing.build import build
 from retriever_server.launcher import StartError, serving
 
 ROOT = Path(__file__).resolve().parents[3]
-GOOD = {"id": "a", "contents": "Title\ncastle text"}
 OPTIONS = BuildOptions(heap_mb=512)
 
 
-def write(path: Path, lines: list[str]) -> Path:
-    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    return path
+@pytest.fixture
+def few(tmp_path: Path) -> Path:
+    """A corpus of one passage."""
+    corpus = tmp_path / "few.jsonl"
+    corpus.write_text(json.dumps({"id": "a", "contents": "Title\ncastle text"}) + "\n")
+    return corpus
 
 
-BAD_LINES = [
-    ("{", "not JSON"),
-    ('{"id": "x", "contents": "\\ud800"}', "not JSON"),
-    ("[1]", "found list"),
-    ('{"contents": "c"}', '"id" is missing'),
-    ('{"id": "x"}', '"contents" is missing'),
-    ('{"id": 7, "contents": "c"}', '"id" must be a string, found int'),
-    ('{"id": "x", "contents": null}', '"contents" must be a string, found NoneType'),
-]
-
-
-@pytest.mark.parametrize(("line", "reason"), BAD_LINES)
-def test_bad_lines_are_reported_with_their_number(tmp_path: Path, line: str, reason: str) -> None:
-    corpus = write(tmp_path / "c.jsonl", [json.dumps(GOOD), "", line])
-    found = scan(corpus)
-    assert found.passages == 1
-    assert found.bad_line_count == 1
-    assert found.bad_lines[0][0] == 3
-    assert reason in found.bad_lines[0][1]
-    with pytest.raises(CorpusError, match="1 bad lines\n  line 3: "):
-        build("bm25", corpus, tmp_path / "index", OPTIONS, out=io.StringIO())
-    assert not (tmp_path / "index").exists()
-
-
-def test_bad_lines_can_be_left_out_and_gz_needs_no_corpus_when_served(java: None, tmp_path: Path) -> None:
-    lines = [line for line, _ in BAD_LINES] * 4
-    plain = write(tmp_path / "c.jsonl", [*lines, json.dumps(GOOD), "", json.dumps(GOOD | {"id": "b"})])
-    corpus = tmp_path / "c.jsonl.gz"
-    corpus.write_bytes(gzip.compress(plain.read_bytes()))
-    out = io.StringIO()
-    manifest = build("bm25", corpus, tmp_path / "index", OPTIONS, skip_bad_lines=True, out=out)
-    assert (manifest.passages, manifest.skipped_lines) == (2, 28)
-    assert "line 20: " in out.getvalue()
-    assert "and 8 more" in out.getvalue()
-    with serving("--backend", "bm25", "--index", tmp_path / "index") as server:
-        assert ids(server.url, "castle") == ["a", "b"]
-
-
-def test_duplicate_ids_are_refused(tmp_path: Path) -> None:
-    lines = [json.dumps(GOOD | {"id": name}) for name in ("a", "b", "a")]
-    with pytest.raises(CorpusError, match="the first are passages 0 and 2"):
-        scan(write(tmp_path / "c.jsonl", lines))
-
-
-def test_passages_without_a_line_for_the_title_are_counted(java: None, tmp_path: Path) -> None:
-    lines = [json.dumps({"id": str(number), "contents": "castle text"}) for number in range(3)]
-    corpus = write(tmp_path / "c.jsonl", [*lines, json.dumps(GOOD)])
-    out = io.StringIO()
-    build("bm25", corpus, tmp_path / "index", OPTIONS, out=out)
-    assert out.getvalue().count("warning: ") == 1
-    assert "3 of 4 passages have no line end between title and text" in out.getvalue()
-    titled = write(tmp_path / "titled.jsonl", [json.dumps(GOOD)])
-    out = io.StringIO()
-    build("bm25", titled, tmp_path / "titled", OPTIONS, out=out)
-    assert "warning: " not in out.getvalue()
-
-
-def test_no_passage_and_no_file_are_named(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match="holds no passage"):
-        scan(write(tmp_path / "c.jsonl", ["", " "]))
-    assert main(["--corpus", str(tmp_path / "none"), "--index", str(tmp_path / "index")]) == 1
-
-
-def test_documents_are_the_corpus_bytes(tmp_path: Path) -> None:
-    lines = [
-        json.dumps({"id": "é", "contents": "Ünï\ncödé 😀", "extra": [1]}, ensure_ascii=False),
-        "",
-        '  {"contents":"x","id":"2"}  ',
-        json.dumps({"id": "3", "contents": "last"}),
-    ]
-    corpus = tmp_path / "c.jsonl"
-    corpus.write_text("\n".join(lines), encoding="utf-8")  # no newline at the end
-    found = scan(corpus)
-    import numpy as np
-
-    np.save(tmp_path / "starts.npy", found.starts)
-    documents = CorpusDocuments(corpus, tmp_path / "starts.npy")
-    assert [line.decode() for line in documents.get(range(len(documents)))] == [
-        line.strip() for line in lines if line
-    ]
-
-
-def test_half_a_gz_is_refused(corpus: Path, tmp_path: Path) -> None:
-    packed = tmp_path / "corpus.jsonl.gz"
-    packed.write_bytes(gzip.compress(corpus.read_bytes())[:-100])
-    with pytest.raises(CorpusError, match="not a whole gzip file"):
-        build("bm25", packed, tmp_path / "index", OPTIONS, out=io.StringIO())
-
-
-def test_an_existing_index_is_kept_unless_told(bm25_index: Path, corpus: Path, tmp_path: Path) -> None:
+def test_an_existing_index_is_kept_unless_told(
+    bm25_index: Path, corpus: Path, few: Path, tmp_path: Path
+) -> None:
     index = shutil.copytree(bm25_index, tmp_path / "index")
     with pytest.raises(BuildError, match="exists"):
         build("bm25", corpus, index, OPTIONS, out=io.StringIO())
-    few = write(tmp_path / "few.jsonl", [json.dumps(GOOD)])
     assert build("bm25", few, index, OPTIONS, overwrite=True, out=io.StringIO()).passages == 1
 
 
@@ -216,13 +129,12 @@ def test_a_killed_build_leaves_no_index_and_can_be_repeated(java: None, corpus: 
 
 
 def test_an_index_built_again_has_the_version_of_the_first(
-    bm25_index: Path, corpus: Path, tmp_path: Path
+    bm25_index: Path, corpus: Path, few: Path, tmp_path: Path
 ) -> None:
     first = manifests.read(bm25_index)
     again = build("bm25", corpus, tmp_path / "again", BuildOptions(heap_mb=512, threads=3), out=io.StringIO())
     assert again.files != first.files, "Lucene's files have random ids; they cannot tell two indexes apart"
     assert again.version == first.version
-    few = write(tmp_path / "few.jsonl", [json.dumps(GOOD)])
     assert build("bm25", few, tmp_path / "few", OPTIONS, out=io.StringIO()).version != first.version
 
 
@@ -274,62 +186,3 @@ def test_java_ends_with_a_build_that_is_stopped(java: None, corpus: Path, tmp_pa
         process.terminate()
         process.wait()
     assert has_ended(found[0], 2.0)
-
-
-def _truncate(path: Path) -> None:
-    with path.open("rb+") as file:
-        file.truncate(path.stat().st_size // 2)
-
-
-def _flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
-@pytest.mark.parametrize("damage", [_truncate, _flip, Path.unlink])
-@pytest.mark.parametrize("which", ["corpus", "postings", "rows.npy", "starts.npy", "manifest.json"])
-def test_damage_is_refused_with_the_reason(
-    bm25_index: Path, corpus: Path, tmp_path: Path, which: str, damage: object
-) -> None:
-    index = shutil.copytree(bm25_index, tmp_path / "index")
-    copy = Path(shutil.copy(corpus, tmp_path / "corpus.jsonl"))
-    victim = {"corpus": copy, "postings": max((index / "lucene").glob("*.doc"))}.get(which, index / which)
-    damage(victim)  # type: ignore[operator]
-    if which == "manifest.json" and damage is _flip:
-        return  # a flipped bit in the manifest may be in a version string: nothing depends on it
-    if which == "manifest.json":
-        with pytest.raises(manifests.IndexMismatchError, match=r"Fix: "):
-            manifests.read(index)
-        return
-    manifest = manifests.read(index)
-    with pytest.raises(manifests.IndexMismatchError, match=r"Fix: "):
-        manifests.check(index, manifest, "bm25", copy)
-
-
-def test_a_server_refuses_another_corpus_and_says_why(bm25_index: Path, corpus: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other.jsonl"
-    other.write_text(corpus.read_text().replace("castle", "palace"))
-    assert other.stat().st_size == corpus.stat().st_size
-    with (
-        pytest.raises(StartError, match="right size but other content"),
-        serving("--backend", "bm25", "--index", bm25_index, "--corpus", other),
-    ):
-        pass
-    with (
-        pytest.raises(StartError, match="--corpus is missing"),
-        serving("--backend", "bm25", "--index", bm25_index),
-    ):
-        pass
-
-
-def test_a_full_check_sees_what_samples_miss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifests, "SAMPLE_BYTES", 1)
-    big = tmp_path / "big"
-    big.write_bytes(bytes(10_000))
-    sampled, full = manifests.sample_hash(big), manifests.full_hash(big)
-    data = bytearray(10_000)
-    data[50] = 1
-    big.write_bytes(data)
-    assert manifests.sample_hash(big) == sampled
-    assert manifests.full_hash(big) != full

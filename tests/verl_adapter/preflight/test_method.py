@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from omegaconf import DictConfig, OmegaConf, open_dict
+from support.forked import start
 from support.good_run import change
 from verl.trainer.ppo.v1 import PPOTrainer, get_trainer_cls
 
@@ -23,16 +24,12 @@ ABOVE = "defaults: [{sd_search: default}, ppo_trainer, _self_]\nalgorithm: {adv_
 BY_HAND = "defaults: [ppo_trainer, _self_]\nsd_search: {alpha: 0.3}\nsearch: {}\nhealth: {}\n"
 
 
-def main_ppo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run verl's own command, as a user types it."""
-    return subprocess.run(
-        [sys.executable, "-m", "verl.trainer.main_ppo", *arguments, f"hydra.run.dir={folder}/hydra"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=folder,
-        env={**os.environ, "VERL_PLATFORM": "cpu"},
-    )
+def main_ppo(folder: Path, *arguments: str) -> tuple[int | None, str]:
+    """Run verl's own command in ``folder``; return its exit status and what it printed."""
+    code = f"import os, runpy; os.chdir({str(folder)!r}); runpy.run_module('verl.trainer.main_ppo', {{}}, '__main__')"
+    process = start(code, [*arguments, f"hydra.run.dir={folder}/hydra"], {}, folder / "log")
+    process.join(120)
+    return process.exitcode, (folder / "log").read_text()
 
 
 @pytest.mark.parametrize(
@@ -50,30 +47,29 @@ def test_verls_command_refuses_sections_of_ours_with_its_own_trainer(
     if text is not None:
         (tmp_path / "mine.yaml").write_text(text + "hydra: {searchpath: ['pkg://verl.trainer.config']}\n")
         arguments = [f"--config-dir={tmp_path}", "--config-name=mine", *arguments]
-    done = main_ppo(tmp_path, *arguments)
-    assert done.returncode == 1
-    assert (
-        "sd_search_verl refuses to start:\ntrainer.v1.trainer_mode=sync is verl's own trainer" in done.stderr
-    )
-    assert "Fix: set trainer.v1.trainer_mode=sd_search" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert "ray init kwargs" not in done.stdout  # nothing was started
+    code, printed = main_ppo(tmp_path, *arguments)
+    assert code == 1
+    assert "sd_search_verl refuses to start:\ntrainer.v1.trainer_mode=sync is verl's own trainer" in printed
+    assert "Fix: set trainer.v1.trainer_mode=sd_search" in printed
+    assert "Traceback" not in printed
+    assert "ray init kwargs" not in printed  # nothing was started
 
 
 def test_a_key_in_an_address_is_refused_before_it_is_saved(tmp_path: Path) -> None:
-    done = main_ppo(tmp_path, "+sd_search=default", "search.retriever_urls=['http://:hidden@host:8000']")
-    assert done.returncode == 1
-    assert "http://host:8000 is given with a key" in done.stderr
-    assert "RETRIEVER_API_KEY" in done.stderr
-    assert "hidden" not in done.stdout + done.stderr
+    code, printed = main_ppo(
+        tmp_path, "+sd_search=default", "search.retriever_urls=['http://:hidden@host:8000']"
+    )
+    assert code == 1
+    assert "http://host:8000 is given with a key" in printed
+    assert "RETRIEVER_API_KEY" in printed
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and "hidden" in path.read_text()]
 
 
 def test_verls_command_is_left_alone_without_sections_of_ours(tmp_path: Path) -> None:
-    done = main_ppo(tmp_path, "trainer.v1.trainer_mode=sync", "data.train_batch_size=0")
-    assert done.returncode != 0
-    assert "AssertionError" in done.stderr or "ValueError" in done.stderr  # verl's own complaint
-    assert "sd_search_verl refuses" not in done.stderr
+    code, printed = main_ppo(tmp_path, "trainer.v1.trainer_mode=sync", "data.train_batch_size=0")
+    assert code
+    assert "AssertionError" in printed or "ValueError" in printed  # verl's own complaint
+    assert "sd_search_verl refuses" not in printed
 
 
 @pytest.mark.parametrize("mode", ["sync", "colocate_async", "separate_async"])

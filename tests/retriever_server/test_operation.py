@@ -1,0 +1,76 @@
+"""What an operator switches on: keys, TLS, an access log, several workers."""
+
+import json
+import os
+import signal
+import ssl
+import subprocess
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from support.processes import has_ended, wait_until
+from support.retrieval_server import post
+
+from retriever_server.launcher import StartError, serving
+
+
+def test_the_key_is_asked_for(bm25_index: Path, corpus: Path, tmp_path: Path) -> None:
+    key, log = tmp_path / "key", tmp_path / "access.jsonl"
+    key.write_text("sésame\n", encoding="utf-8")
+    arguments = ["--backend", "bm25", "--index", bm25_index, "--corpus", corpus, "--access-log", log]
+    with serving(*arguments, "--api-key-file", key) as server:
+        body = {"queries": ["castle"]}
+        spelled = "sésame".encode().decode("latin-1")  # header bytes as urllib takes them
+        assert post(server.url, body)[0] == 401
+        assert post(server.url, body, **{"X-API-Key": "wrong"})[0] == 401
+        assert post(server.url, body, Authorization="Basic x")[0] == 401
+        assert post(server.url, body, **{"X-API-Key": spelled})[0] == 200
+        assert post(server.url, body, Authorization=f"Bearer {spelled}")[0] == 200
+        with urllib.request.urlopen(server.url + "/health", timeout=10) as response:
+            assert response.status == 200
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["status"] for line in lines] == [401, 401, 401, 200, 200, 200]
+    assert all({"time", "client", "method", "path", "status", "bytes", "ms"} == set(line) for line in lines)
+    assert "castle" not in log.read_text()
+    key.write_text("\n")
+    with pytest.raises(StartError, match="is empty"), serving(*arguments, "--api-key-file", key):
+        pass
+
+
+def test_tls(bm25_index: Path, corpus: Path, tmp_path: Path) -> None:
+    made = subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+         "-keyout", tmp_path / "key",
+         "-out", tmp_path / "cert", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"],
+        capture_output=True,
+    )  # fmt: skip
+    if made.returncode:
+        pytest.skip("needs openssl to make a certificate")
+    arguments = ["--backend", "bm25", "--index", bm25_index, "--corpus", corpus]
+    with serving(*arguments, "--tls-cert", tmp_path / "cert", "--tls-key", tmp_path / "key") as server:
+        assert server.url.startswith("https://")
+        context = ssl.create_default_context(cafile=str(tmp_path / "cert"))
+        with urllib.request.urlopen(server.url + "/ready", timeout=10, context=context) as response:
+            assert json.loads(response.read())["status"] == "ready"
+    with pytest.raises(StartError, match="go together"), serving(*arguments, "--tls-cert", tmp_path / "cert"):
+        pass
+
+
+def test_workers_share_a_port_and_are_replaced(bm25_index: Path, corpus: Path) -> None:
+    arguments = ["--backend", "bm25", "--index", bm25_index, "--corpus", corpus, "--workers", "2"]
+    with serving(*arguments) as server:
+
+        def children() -> list[int]:
+            path = f"/proc/{server.process.pid}/task/{server.process.pid}/children"
+            return [int(pid) for pid in Path(path).read_text().split()]
+
+        first = children()
+        assert len(first) == 2
+        assert all(post(server.url, {"queries": [f"passage{i}"]})[0] == 200 for i in range(10))
+        os.kill(first[0], signal.SIGKILL)
+        wait_until(lambda: len(children()) == 2 and first[0] not in children())
+        assert all(post(server.url, {"queries": [f"passage{i}"]})[0] == 200 for i in range(10))
+        assert server.stop() == 0
+        assert all(has_ended(pid) for pid in first[1:])
