@@ -1,4 +1,4 @@
-"""Answers leave in one piece. The limit on arriving requests is tested against a whole server (test_slow_clients.py)."""
+"""Answers leave in one piece. The limit on arriving requests: test_slow_clients.py, against a whole server."""
 
 import asyncio
 from collections.abc import Callable
