@@ -5,6 +5,7 @@
 # Its success and p(right) are those of the mixed groups that it trains on, so they are not those of other methods.
 # usage: compare_methods.sh "METHODS" "SEEDS" [RUN_DIR] [STEPS] [HYDRA_OVERRIDES...]
 #   for instance: compare_methods.sh "grpo gspo dapo llds sd sd_llds" "0 1 2 3"
+#   CSV: file of the table (default: RUN_DIR/methods.csv)
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 usage='usage: compare_methods.sh "METHODS" "SEEDS" [RUN_DIR] [STEPS] [HYDRA_OVERRIDES...]'
@@ -56,5 +57,5 @@ for seed in $seeds; do
       --steps "$steps" $actor.ppo_mini_batch_size=4 sd_search.warmup_steps=0 ${overrides[$method]} "$@"
   done
 done
-PYTHONPATH="$here" python -m benchmarks.world from-runs "${runs[@]}" --csv "$out/methods.csv"
+PYTHONPATH="$here" python -m benchmarks.world from-runs "${runs[@]}" --csv "${CSV:-$out/methods.csv}"
 sd-search report "${runs[@]}" --out "$out/report.html"

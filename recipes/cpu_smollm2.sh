@@ -7,7 +7,7 @@
 #   WARM_START: options of benchmarks.real_model.warmstart; OPTIONS_OF_TRAIN: of benchmarks.real_model.train
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
-data=${1:?usage: cpu_smollm2.sh DATA_DIR [RUN_DIR] [HYDRA_OVERRIDES...]}
+data=${1:?usage: cpu_smollm2.sh DATA_DIR [RUN_DIR] [OPTIONS_OF_TRAIN...] [HYDRA_OVERRIDES...]}
 run=${2:-$here/runs/smollm2}
 shift $(($# > 1 ? 2 : 1))
 # shellcheck source=recipes/run_dir.bash

@@ -4,8 +4,9 @@
 # usage: paper_compare.sh DATA_DIR RUN_DIR ["SEEDS"] [HYDRA_OVERRIDES...]     for instance: paper_compare.sh data runs "0 1 2 3 4"
 set -euo pipefail
 here=$(dirname "$0")
-data=${1:?usage: paper_compare.sh DATA_DIR RUN_DIR [\"SEEDS\"] [HYDRA_OVERRIDES...]}
-runs=${2:?usage: paper_compare.sh DATA_DIR RUN_DIR [\"SEEDS\"] [HYDRA_OVERRIDES...]}
+usage='usage: paper_compare.sh DATA_DIR RUN_DIR ["SEEDS"] [HYDRA_OVERRIDES...]'
+data=${1:?$usage}
+runs=${2:?$usage}
 seeds=${3:-0 1 2 3 4}
 shift $(($# > 3 ? 3 : $#))
 
