@@ -62,12 +62,14 @@ class Application(Router):
         return JSONResponse({"status": "ok"})
 
     async def ready(self, request: Request) -> Response:
-        """Answer 200 once /retrieve is served, and 503 with what is being loaded before."""
+        """Answer 200 once /retrieve is served, 503 with what is loaded before, 500 where the corpus was changed."""
         server = self.server
         await server.refresh()
         body: dict[str, Any] = {"status": server.progress, "backend": server.settings.backend}
         if server.engine is None:
             return JSONResponse(body, 503, {"Retry-After": "1"})
+        if server.corpus_error is not None:
+            return JSONResponse(body | {"status": str(server.corpus_error)}, 500)
         body |= {"passages": server.engine.passages, "version": server.engine.version}
         body["settings"] = server.settings.shaping_answers()
         return JSONResponse(body | {"load_seconds": round(server.load_seconds, 3)})

@@ -126,10 +126,9 @@ def scan(path: Path, copy_to: Path | None = None, progress: Callable[[int, int],
             f"{path}: the contents of all {len(starts):,} passages are empty. Fix: give their text."
         )
     offsets, ids = np.frombuffer(starts, np.uint64), np.frombuffer(hashes, np.uint64)
-    found = (offsets, ids, digest.hexdigest(), position, bad_lines, bad_line_count, untitled)
-    result = Scan(copy_to or path, *found)
-    _refuse_duplicates(result.id_hashes, path)
-    return result
+    _refuse_duplicates(ids, path)
+    documents, sha256 = copy_to or path, digest.hexdigest()
+    return Scan(documents, offsets, ids, sha256, position, bad_lines, bad_line_count, untitled)
 
 
 def _without_mark(line: bytes, number: int) -> bytes:
@@ -148,18 +147,18 @@ def _refuse_duplicates(id_hashes: np.ndarray, path: Path) -> None:
         )
 
 
-def passages(path: Path) -> Iterator[tuple[bytes, str, str]]:
-    """Yield ``(line, id, contents)`` of every good line, in the order of :func:`scan`'s rows."""
+def passages(path: Path) -> Iterator[tuple[bytes, str]]:
+    """Yield ``(line, contents)`` of every good line, in the order of :func:`scan`'s rows."""
     with open_lines(path) as lines:
         for number, line in enumerate(lines, start=1):
             text = _without_mark(line, number)
             if text.isspace():
                 continue
             try:
-                passage_id, contents = check_line(text)
+                _id, contents = check_line(text)
             except CorpusError:
                 continue
-            yield text, passage_id, contents
+            yield text, contents
 
 
 def ids_by_hash(scan: Scan) -> np.ndarray:

@@ -107,8 +107,6 @@ class Encoder:
         self.spec = spec
         self._threads = threads or len(os.sched_getaffinity(0))
         self._pool: ThreadPoolExecutor | None = None
-        if runtime not in RUNTIMES:
-            raise EncoderError(f"--encoder-runtime {runtime} must be torch or onnx.")
         with reading(folder):
             model = model_folder(folder)
             self._tokenizer = _tokenizer(model)

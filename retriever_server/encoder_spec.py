@@ -186,8 +186,8 @@ def _layers(folder: Path, modules: list[tuple[str, str]], library: dict[str, Any
     layers = []
     for name, path in modules:
         config = _json(folder / path / "config.json")
-        if any(config.get(key, "sentence_embedding") not in (None, "sentence_embedding") for key in config
-               if key in ("module_input_name", "module_output_name")):  # fmt: skip
+        names = (config.get("module_input_name"), config.get("module_output_name"))
+        if not {*names} <= {None, "sentence_embedding"}:
             raise _unsupported(folder / path, "another input or output than the sentence's embedding")
         if name == "Normalize":
             layers.append("normalize")

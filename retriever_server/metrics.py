@@ -19,6 +19,7 @@ class Metrics:
         requests = Counter("retriever_requests", answers, ["path", "status"], registry=self.registry)
         # By path and status: looking up the labelled child takes longer than counting.
         self.requests = cache(requests.labels)
+        self.unauthorized = self._counter("unauthorized", "Requests answered with 401")
         answered = "POST /retrieve, body read to answer ready"
         self.request_seconds = self._histogram("request_seconds", answered, SECONDS)
         self.queries = self._counter("queries", "Queries admitted")

@@ -16,23 +16,26 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .app import Application
+from .metrics import Metrics
 from .options import SettingsError
 from .schema import encode_error
-from .settings import Settings
 
 log = logging.getLogger("retriever_server")
 
 OPEN_PATHS = ("/health", "/ready")  # probes carry no key
 
 
-def guarded(app: ASGIApp, settings: Settings) -> ASGIApp:
-    """Return the application behind the API key and the access log that the settings name.
+def guarded(application: Application) -> ASGIApp:
+    """Return the application behind the API key and the access log that its settings name.
 
     Raises:
         SettingsError: as of :func:`read_key`.
     """
+    app: ASGIApp = application
+    settings = application.server.settings
     if settings.api_key_file:
-        app = ApiKey(app, read_key(settings.api_key_file))
+        app = ApiKey(app, read_key(settings.api_key_file), application.server.metrics)
     if settings.access_log:
         app = AccessLog(app, settings.access_log)
     return app
@@ -56,11 +59,12 @@ def read_key(path: Path) -> bytes:
 class ApiKey:
     """Answer 401 to requests without the key, which is compared in constant time."""
 
-    def __init__(self, app: ASGIApp, key: bytes) -> None:
-        self._app, self._key = app, key
+    def __init__(self, app: ASGIApp, key: bytes, metrics: Metrics) -> None:
+        self._app, self._key, self._metrics = app, key, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS and not self._admitted(scope):
+            self._metrics.unauthorized.inc()
             body = encode_error(
                 "no or wrong API key; send it as Authorization: Bearer …, X-API-Key: …, or in the URL, http://:KEY@host"
             )

@@ -94,9 +94,10 @@ def document(settings: Settings) -> dict[str, Any]:
             },
             "/health": _get("200 while the process lives", {"200": _json("alive", STATUS, {"status": "ok"})}),
             "/ready": _get(
-                "200 once /retrieve is served, 503 before",
+                "200 once /retrieve is served, 503 before, 500 where the corpus was changed while it is served",
                 {
                     "200": _json("ready", STATUS, ready),
+                    "500": _json("the corpus was changed", STATUS, loading | {"status": "… was changed"}),
                     "503": _json("loading", STATUS, loading),
                 },
             ),

@@ -33,7 +33,7 @@ class Retriever:
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         self._app = RetrieverApplication(self._settings)
-        return guarded(self._app, self._settings)
+        return guarded(self._app)
 
     async def check_health(self) -> None:
         """Return once the index is open: Ray routes no request to a replica before this has returned."""

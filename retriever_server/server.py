@@ -152,7 +152,7 @@ def serve(settings: Settings, arguments: Sequence[str] = ()) -> int:
 
     app = Application(settings, on_loaded)
     config = uvicorn.Config(
-        guarded(app, settings),
+        guarded(app),
         http=protocol_class(settings.body_timeout_s),
         log_level="warning",
         access_log=False,

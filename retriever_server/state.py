@@ -7,11 +7,11 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import suppress
 
 from .backends.base import Engine
 from .backends.registry import open_engine
 from .batcher import Batcher
+from .corpus import CorpusError
 from .errors import RetrieverError
 from .metrics import Metrics
 from .settings import Settings
@@ -31,6 +31,7 @@ class ServerState:
         self.load_seconds = 0.0
         self._refreshed, self._answering = 0.0, ""  # version of the answers in the cache
         self.error: BaseException | None = None
+        self.corpus_error: CorpusError | None = None  # since it was opened
 
     async def load(self, on_loaded: Callable[[], None]) -> None:
         """Open the back end in a thread, so that /health answers meanwhile; set ``error`` if it fails."""
@@ -60,15 +61,22 @@ class ServerState:
             on_loaded()
 
     async def refresh(self) -> None:
-        """Ask the servers behind the engine for their version, once in ``REFRESH_S``; forget answers of another one.
+        """Check the corpus, or ask the servers behind the engine for their version, once in ``REFRESH_S``.
 
-        A server that does not answer has not changed: the searches say what is wrong with it.
+        Answers of another version are forgotten. A server that does not answer has not changed: the searches say what
+        is wrong with it.
         """
         if self.engine is None or self.batcher is None or time.monotonic() - self._refreshed < REFRESH_S:
             return
         self._refreshed = time.monotonic()
-        with suppress(RetrieverError, TimeoutError):
+        try:
             await asyncio.wait_for(asyncio.to_thread(self.engine.refresh), REFRESH_TIMEOUT_S)
+            self.corpus_error = None
+        except CorpusError as error:
+            self.corpus_error = error
+        except (RetrieverError, TimeoutError):
+            pass
+        self.metrics.ready.set(self.corpus_error is None)
         if self.engine.version != self._answering:
             self._answering = self.engine.version
             self.batcher.forget()

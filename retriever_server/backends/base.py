@@ -64,7 +64,11 @@ class Engine(Protocol):
     def search(self, queries: Sequence[str], topk: int) -> list[list[Hit]]: ...
 
     def refresh(self) -> None:
-        """Read ``passages`` and ``version`` again where other servers have them: those may be restarted otherwise."""
+        """Read ``passages`` and ``version`` again where other servers have them: those may be restarted otherwise.
+
+        Raises:
+            CorpusError: the corpus was changed, so that no search can be answered.
+        """
         ...
 
     def document(self, passage_id: str) -> bytes | None:
@@ -88,7 +92,7 @@ class LocalEngine:
         return [[Hit(next(documents), score) for _, score in ranking] for ranking in rankings]
 
     def refresh(self) -> None:
-        return
+        self._documents.get([])  # checks the corpus
 
     def document(self, passage_id: str) -> bytes | None:
         return self._documents.by_id(passage_id)

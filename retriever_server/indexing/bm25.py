@@ -39,7 +39,7 @@ def build(scan: Scan, folder: Path, options: BuildOptions, progress: Progress) -
     """
     shards = folder / WORK / "shards"
     shards.mkdir(exist_ok=True)
-    lines = (line for line, _, _ in passages(scan.documents))
+    lines = (line for line, _ in passages(scan.documents))
     done: list[Path] = []
     for number, first in enumerate(range(0, scan.passages, SHARD_PASSAGES)):
         shard = shards / f"{number:05d}"

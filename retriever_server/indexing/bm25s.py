@@ -17,7 +17,7 @@ def build(scan: Scan, folder: Path, options: BuildOptions, progress: Progress) -
     """Write ``bm25s/``. bm25s applies k1 and b when it indexes."""
     tokenize = Tokenizer()
     model = import_bm25s().BM25(method="lucene", k1=options.k1, b=options.b)
-    words = [tokenize(contents) for _, _, contents in passages(scan.documents)]
+    words = [tokenize(contents) for _, contents in passages(scan.documents)]
     if not any(words):
         raise no_words()
     model.index(words, show_progress=False)

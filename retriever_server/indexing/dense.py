@@ -54,7 +54,7 @@ def build(scan: Scan, folder: Path, options: BuildOptions, progress: Progress) -
     # Allocate the disk space now: writing to a mapped file on a full disk kills the process (SIGBUS).
     with path.open("rb+") as file:
         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    texts = (contents for _, _, contents in passages(scan.documents))
+    texts = (contents for _, contents in passages(scan.documents))
     next(itertools.islice(texts, done, done), None)
     while chunk := list(itertools.islice(texts, CHUNK)):
         rows = slice(done, done + len(chunk))

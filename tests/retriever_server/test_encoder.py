@@ -94,8 +94,6 @@ def test_threads_give_every_text_its_own_vector(tiny: Path, runtime: str) -> Non
 def test_a_folder_without_an_export_is_refused(encoder_folder: Path) -> None:
     with pytest.raises(EncoderError, match="export the encoder there"):
         Encoder(encoder_folder, EncoderSpec.of(encoder_folder), runtime="onnx")
-    with pytest.raises(EncoderError, match="must be torch or onnx"):
-        Encoder(encoder_folder, EncoderSpec.of(encoder_folder), runtime="tensorrt")
 
 
 def test_batches_hold_every_text_once_with_little_padding() -> None:

@@ -15,7 +15,8 @@ from retriever_server.settings import Settings
 
 def statuses(settings: Settings, *headers: list[tuple[bytes, bytes]]) -> list[int]:
     """Statuses of GET /metrics with these headers."""
-    app = guarded(Application(settings), settings)
+    application = Application(settings)
+    app = guarded(application)
     found: list[int] = []
 
     async def send(message: Any) -> None:
@@ -28,6 +29,8 @@ def statuses(settings: Settings, *headers: list[tuple[bytes, bytes]]) -> list[in
     scope = {"type": "http", "method": "GET", "path": "/metrics", "query_string": b"", "root_path": ""}
     for given in headers:
         asyncio.run(app({**scope, "headers": given}, receive, send))
+    refused = f"retriever_unauthorized_total {found.count(401):.1f}\n"
+    assert refused in application.server.metrics.text().decode()
     return found
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.processes import wait_until
+from support.retrieval_server import get, metric
 
 from retriever_server import manifest as manifests
 from retriever_server.backends.bm25 import LuceneIndex
@@ -156,3 +158,13 @@ def test_a_corpus_that_changes_under_the_server_gives_errors_not_other_passages(
             assert b"was changed while it is served" in answer
         with urllib.request.urlopen(server.url + "/health", timeout=10) as response:
             assert response.status == 200
+
+        def ready() -> tuple[int, bytes]:
+            try:
+                return get(server.url + "/ready")
+            except urllib.error.HTTPError as error:
+                return error.code, error.read()
+
+        wait_until(lambda: ready()[0] == 500, within_s=10)
+        assert b"was changed while it is served" in ready()[1]
+        assert metric(server.url, "retriever_ready") == 0
