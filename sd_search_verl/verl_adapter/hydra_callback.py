@@ -9,12 +9,17 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import hydra.conf  # noqa: F401  (stores the default config)
+from hydra.core.config_store import ConfigStore
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from sd_search_verl.config import ConfigError
+from sd_search_verl.errors import on_one_line
 from sd_search_verl.verl_adapter.preflight.method import has_sections, refuse_other_method
 from sd_search_verl.verl_adapter.preflight.retrievers import check_addresses
+
+FIX = "Fix: correct the option that the message names; `sd-search check` with the same arguments lists every finding"
 
 
 class RefuseOtherMethod(Callback):
@@ -43,6 +48,10 @@ def _refuse(config: DictConfig) -> None:
             refuse_other_method(config)
         except ConfigError as error:
             _end(str(error))
+        except Exception as error:
+            _end(
+                f"the check of the method could not be made: {type(error).__name__}: {on_one_line(error)}\n{FIX}"
+            )
 
 
 def _refuse_keys(config: DictConfig) -> None:
@@ -56,10 +65,6 @@ def _end(message: str) -> None:
 
 def register() -> None:
     """Add the callback to Hydra's own default config, so that it is part of every config, however composed."""
-    import hydra.conf  # noqa: F401  (stores the default config)
-    from hydra.core.config_store import ConfigStore
-    from omegaconf import OmegaConf
-
     store = ConfigStore.instance()
     node = store.load("hydra/config.yaml").node
     target = f"{RefuseOtherMethod.__module__}.{RefuseOtherMethod.__qualname__}"

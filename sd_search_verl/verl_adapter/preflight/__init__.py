@@ -72,12 +72,12 @@ FAILED = Rule(
 
 def check_run(config: DictConfig) -> list[Finding]:
     """Run all checks, the slow ones (of the retrievers) last. None of them raises or changes anything."""
-    return [*check_config(config), *(_run(SLOW, config) if _has_sections(config) else ())]
+    return [*check_config(config), *(_run(SLOW, config) if _sections_are_valid(config) else ())]
 
 
 def check_config(config: DictConfig) -> list[Finding]:
     """Run all checks but those of the retrievers. None of them raises or changes anything."""
-    return _run((*CHECKS, *READING) if _has_sections(config) else CHECKS, config)
+    return _run((*CHECKS, *READING) if _sections_are_valid(config) else CHECKS, config)
 
 
 def refuse_bad_start(config: DictConfig) -> None:
@@ -90,7 +90,7 @@ def refuse_bad_start(config: DictConfig) -> None:
     bad, warnings = [f for f in failed if f.fatal], [f for f in failed if f.warning]
     if not bad:
         found = [f for f in check_retrievers(config) if not f.ok]
-        # The client goes round one that fails, but not round all.
+        # The client fails over from one that is down to another, which it cannot do when all are.
         all_down = sum(f.fatal for f in found) == len(config.search.retriever_urls)
         (bad if all_down else warnings).extend(found)
         bad.extend(check_identities(config))
@@ -101,7 +101,7 @@ def refuse_bad_start(config: DictConfig) -> None:
     print("\n".join(["sd_search_verl: this run", *describe_run(config)]), flush=True)
 
 
-def _has_sections(config: DictConfig) -> bool:
+def _sections_are_valid(config: DictConfig) -> bool:
     """Return whether the sections that other checks read are accepted; check_verl reports why not."""
     try:
         read_sd_search(config)

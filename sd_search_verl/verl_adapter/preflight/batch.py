@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from math import gcd, prod
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -13,6 +13,8 @@ from sd_search_verl.verl_adapter.settings import TRAINERS
 
 _ACTOR, _ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
 _BATCH = "data.train_batch_size"
+_MICRO = f"{_ACTOR}.ppo_micro_batch_size_per_gpu"
+_LOG_PROB_MICRO = f"{_ROLLOUT}.log_prob_micro_batch_size_per_gpu"
 
 UNEVEN = Rule(
     f"{_ACTOR}.ppo_mini_batch_size",
@@ -48,7 +50,7 @@ NO_SIZE = Rule(
     "set {option}",
 )
 NEEDED = {
-    False: (f"{_ACTOR}.ppo_micro_batch_size_per_gpu", f"{_ROLLOUT}.log_prob_micro_batch_size_per_gpu"),
+    False: (_MICRO, _LOG_PROB_MICRO),
     True: (f"{_ACTOR}.ppo_max_token_len_per_gpu", f"{_ROLLOUT}.log_prob_max_token_len_per_gpu"),
 }
 """By ``use_dynamic_bsz`` the sizes without which verl's worker ends by an assertion that says nothing."""
@@ -56,15 +58,14 @@ NEEDED = {
 
 def check_batch(config: DictConfig) -> Iterator[Finding]:
     """Check that mini-batches, servers and reading divide evenly, and that sizes of micro-batches are given."""
-
-    def value(path: str) -> Any:
-        return OmegaConf.select(config, path)
+    value = partial(OmegaConf.select, config)
 
     def numbers(*paths: str) -> list[int]:
         """Return positive numbers; none where one is something else, which other checks refuse."""
         found = [value(path) for path in paths]
         return found if all(isinstance(number, int) and number > 0 for number in found) else []
 
+    mode = TRAINERS.get(value("trainer.v1.trainer_mode"))
     if machines := numbers("trainer.nnodes", "trainer.n_gpus_per_node"):
         processes = prod(machines)
         ranks = max(processes // _sequence_parallel(config), 1)
@@ -76,19 +77,16 @@ def check_batch(config: DictConfig) -> Iterator[Finding]:
                 fitting = min((s for s in sizes if batch % s == 0), key=lambda s: abs(s - mini), default=step)
                 yield UNEVEN.finding(mini=mini, n=n, rows=mini * n, ranks=ranks, fitting=fitting)
             elif not value(f"{_ACTOR}.use_dynamic_bsz"):
-                yield from _check_micro_batches(config, mini * n // ranks)
-        kinds = ("tensor", "pipeline")
-        size = prod(
-            numbers(
-                *(f"{_ROLLOUT}.{kind}_model_parallel_size" for kind in kinds),
-                f"{_ROLLOUT}.data_parallel_size",
-            )
-        )
-        if _shares_devices(config) and processes % size:
+                yield from _check_micro_batches(config, mode, mini * n // ranks)
+        kinds = ("tensor_model", "pipeline_model", "data")
+        size = prod(numbers(*(f"{_ROLLOUT}.{kind}_parallel_size" for kind in kinds)))
+        # Only the separate mode can run the servers on devices of their own.
+        apart = mode == "separate_async" and not value("actor_rollout_ref.hybrid_engine", default=True)
+        if not apart and processes % size:
             yield UNEVEN_SERVERS.finding(ranks=processes, size=size)
     if reading := numbers(_BATCH, UNEVEN_READING.name):
         batch, part = reading
-        if batch % part and not _reads_one_by_one(config):
+        if batch % part and not _reads_one_by_one(config, mode):
             yield UNEVEN_READING.finding(batch=batch, part=part)
     dynamic, of_log_probs = (bool(value(path)) for path in (f"{_ACTOR}.use_dynamic_bsz", TWO_CUTS.name))
     if dynamic != of_log_probs:
@@ -98,12 +96,12 @@ def check_batch(config: DictConfig) -> Iterator[Finding]:
             yield NO_SIZE.finding(option=option, dynamic=dynamic)
 
 
-def _check_micro_batches(config: DictConfig, rows: int) -> Iterator[Finding]:
+def _check_micro_batches(config: DictConfig, mode: str | None, rows: int) -> Iterator[Finding]:
     """Check that micro-batches of a fixed size divide a rank's rows; the whole batch is a multiple of a mini-batch."""
     mini, batch = (OmegaConf.select(config, path) for path in (UNEVEN.name, _BATCH))
-    parts = {NEEDED[False][0]: ("mini-batch", rows)}
-    if isinstance(batch, int) and TRAINERS.get(OmegaConf.select(config, "trainer.v1.trainer_mode")) == "sync":
-        parts[NEEDED[False][1]] = ("batch", -(-batch // mini) * rows)
+    parts = {_MICRO: ("mini-batch", rows)}
+    if isinstance(batch, int) and mode == "sync":
+        parts[_LOG_PROB_MICRO] = ("batch", -(-batch // mini) * rows)
     for option, (part, count) in parts.items():
         micro = OmegaConf.select(config, option)
         if isinstance(micro, int) and micro > 0 and count % micro:
@@ -117,14 +115,7 @@ def _sequence_parallel(config: DictConfig) -> int:
     return next((size for size in sizes if isinstance(size, int) and size > 1), 1)
 
 
-def _shares_devices(config: DictConfig) -> bool:
-    """Return whether rollout servers run on the trainer's devices; only the separate mode can do without."""
-    apart = TRAINERS.get(OmegaConf.select(config, "trainer.v1.trainer_mode")) == "separate_async"
-    return not apart or bool(OmegaConf.select(config, "actor_rollout_ref.hybrid_engine", default=True))
-
-
-def _reads_one_by_one(config: DictConfig) -> bool:
+def _reads_one_by_one(config: DictConfig, mode: str | None) -> bool:
     """Return whether verl reads single questions, whatever the option says."""
-    mode = TRAINERS.get(OmegaConf.select(config, "trainer.v1.trainer_mode"), "sync")
     switches = ("algorithm.filter_groups.enable", "trainer.v1.sampler.sync_refill_failed_groups")
-    return mode != "sync" or any(OmegaConf.select(config, switch) for switch in switches)
+    return mode not in ("sync", None) or any(OmegaConf.select(config, switch) for switch in switches)

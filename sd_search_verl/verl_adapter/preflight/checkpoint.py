@@ -51,9 +51,11 @@ def check_checkpoint(config: DictConfig) -> Iterator[Finding]:
     trainer = config.trainer
     if trainer.resume_mode not in MODES:
         yield OTHER_MODE.finding(mode=trainer.resume_mode)
-    elif trainer.resume_mode == "resume_path":
-        yield from _check_path(trainer.resume_from_path, resume.checkpoint_to_resume(config))
-    if trainer.resume_mode in MODES and (path := resume.checkpoint_to_resume(config)) is not None:
+        return
+    path = resume.checkpoint_to_resume(config)
+    if trainer.resume_mode == "resume_path":
+        yield from _check_path(trainer.resume_from_path, path)
+    if path is not None:
         here, there = trainer.nnodes * trainer.n_gpus_per_node, resume.processes_of(path)
         if there and here not in there:
             yield OTHER_WORLD.finding(path=path, there=" or ".join(map(str, sorted(there))), here=here)

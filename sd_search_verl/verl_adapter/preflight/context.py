@@ -1,4 +1,4 @@
-"""The model's own context, ``max_position_embeddings``: verl holds the rollout engine to it, and nobody the teacher."""
+"""The model's own context, ``max_position_embeddings``: verl holds the rollout engine to it, but not the teacher."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def check_context(config: DictConfig, prompt: int, positions: int, scaled: bool)
 
 
 def _block(config: DictConfig) -> int:
-    """Return the most tokens that a hindsight block can have, but for its labels where it is short; 0 without one."""
+    """Return the most tokens of a hindsight block, labels of a short one not counted; 0 without a block."""
     method, search = read_sd_search(config), read_search(config)
     if method.alpha == 0 or method.hindsight.content == "none":
         return 0

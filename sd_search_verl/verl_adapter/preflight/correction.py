@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from functools import partial
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -54,10 +54,7 @@ OFF = {"rollout_is": "null", "rollout_rs": "null", "bypass_mode": "False", "loss
 
 def check_correction(config: DictConfig) -> Iterator[Finding]:
     """Check that verl's rollout correction has its numbers and is applied, and that the estimator has what it reads."""
-
-    def value(path: str) -> Any:
-        return OmegaConf.select(config, path)
-
+    value = partial(OmegaConf.select, config)
     asked = {name: found for name in OFF if name != "loss_type" and (found := value(f"{_CORRECTION}.{name}"))}
     for name, found in asked.items():
         values = {"option": name, "value": found, "off": OFF[name]}

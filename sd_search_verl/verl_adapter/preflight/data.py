@@ -83,16 +83,16 @@ def check_data(config: DictConfig) -> Iterator[Finding]:
                     longest += messages
             if option == "train_files":
                 rows = None if count is None or rows is None else rows + count
-    trained = {*map(_whole, data_files(config, "train_files"))}
+    trained = {*map(_canonical, data_files(config, "train_files"))}
     for name in data_files(config, "val_files"):
-        if _whole(name) in trained:
+        if _canonical(name) in trained:
             yield SAME_FILE.finding(path=name)
     yield from check_schedule(config, rows or None)
     yield from check_lengths(config, longest)
 
 
-def _whole(name: str) -> str:
-    """Return the one name of a file that may be given by several."""
+def _canonical(name: str) -> str:
+    """Return one name for a file however its path is written: relative, with ~ or through a link."""
     return name if is_remote(name) else str(Path(name).expanduser().resolve())
 
 

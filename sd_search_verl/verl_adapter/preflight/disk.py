@@ -24,14 +24,11 @@ FULL = Rule(
 )
 
 FOLDERS = (FULL.name, "trainer.rollout_data_dir", "trainer.validation_data_dir")
-
 UNWRITABLE = Rule(
     "{option}",
     "{folder} cannot be written: {reason}",
     "give a folder that this user may write, or one that does not exist yet",
 )
-
-
 REMOTE = Rule(
     "{option}",
     "{option}={value} is no folder of this machine: verl writes into local folders, here into one named {name!r}",
@@ -41,7 +38,7 @@ REMOTE = Rule(
 
 def check_disk(config: DictConfig) -> Iterator[Finding]:
     """Check that the folders of the run can be written, and that the disk holds the checkpoints it will keep."""
-    options = [option for option in FOLDERS if config.trainer.get(option.removeprefix("trainer."))]
+    options = [option for option in FOLDERS if OmegaConf.select(config, option)]
     wrong = {option: [*_check_folder(config, option)] for option in options}
     for findings in wrong.values():
         yield from findings

@@ -9,8 +9,6 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig
 
-Rows = list[dict[str, Any]]
-
 
 @dataclass(frozen=True)
 class DataFile:

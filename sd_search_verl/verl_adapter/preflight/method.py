@@ -13,7 +13,7 @@ from sd_search_verl.errors import on_one_line
 from sd_search_verl.finding import Finding, Rule
 from sd_search_verl.verl_adapter.preflight.batch import check_batch
 from sd_search_verl.verl_adapter.preflight.correction import READS, check_correction
-from sd_search_verl.verl_adapter.preflight.numbers import check_numbers
+from sd_search_verl.verl_adapter.preflight.numbers import check_numbers, number
 from sd_search_verl.verl_adapter.preflight.objectives import check_objectives
 from sd_search_verl.verl_adapter.preflight.reward import check_reward
 from sd_search_verl.verl_adapter.preflight.unread import check_unread
@@ -155,7 +155,7 @@ def check_method(config: DictConfig) -> Iterator[Finding]:
     yield from check_batch(config)
     yield from check_correction(config)
     yield from check_unread(config)
-    n, traces = OmegaConf.select(config, ONE_ROLLOUT.name), OmegaConf.select(config, NEVER_TRACED.name)
+    n, traces = OmegaConf.select(config, ONE_ROLLOUT.name), number(config, NEVER_TRACED.name)
     if not isinstance(n, int) or n < 2:
         yield ONE_ROLLOUT.finding(n=n)
     elif traces and traces < n:

@@ -1,4 +1,4 @@
-"""Numbers with which verl starts, and nothing would be learnt, or another number would be used."""
+"""Numbers that verl accepts although nothing would be learnt, or another number would be used."""
 
 from __future__ import annotations
 
@@ -73,15 +73,15 @@ DUAL_CLIP = Rule(
     "set it to 3, verl's default",
 )
 ONE_TOKEN = Rule(f"{_ROLLOUT}.top_k", f"{_ROLLOUT}.top_k=1: {_ALIKE}", "set it to -1, which is no limit")
-NO_LIMIT = {
-    option: Rule(
+NO_LIMIT = [
+    Rule(
         option,
         f"{option}=0 is no limit: verl reads every row",
         "set it to a number of rows, or to -1 if all are meant",
         warns=True,
     )
     for option in ("data.train_max_samples", "data.val_max_samples")
-}
+]
 PADDED = Rule(
     f"{_ACTOR}.ppo_mini_batch_size",
     f"data.train_batch_size={{batch}} is no multiple of {_ACTOR}.ppo_mini_batch_size={{mini}}: verl fills every step "
@@ -89,48 +89,29 @@ PADDED = Rule(
     f"set {_ACTOR}.ppo_mini_batch_size to a divisor of {{batch}}",
     warns=True,
 )
-IGNORED = Rule(
-    f"{_ROLLOUT}.do_sample",
-    f"{_ROLLOUT}.do_sample=False changes nothing: verl's agent loop samples rollouts at {_ROLLOUT}.temperature",
-    f"leave it out; {_ROLLOUT}.val_kwargs.temperature is that of the validation",
-    warns=True,
-)
-
-
-def _not_above_zero(value: Any) -> bool:
-    return not value > 0
-
-
-def _no_share(value: Any) -> bool:
-    return not 0 < value <= 1
-
-
-def _below_one(value: Any) -> bool:
-    return value < 1
 
 
 def check_numbers(config: DictConfig) -> Iterator[Finding]:
-    """Check options of verl's that have a value without a sense for training."""
+    """Check verl's options for numbers that make no sense for training."""
     is_wrong: dict[Rule, Callable[[Any], bool]] = {
-        **dict.fromkeys(ABOVE_ZERO, _not_above_zero),
-        **dict.fromkeys(SHARE, _no_share),
-        **dict.fromkeys(AT_LEAST_ONE, _below_one),
+        **dict.fromkeys(ABOVE_ZERO, lambda value: not value > 0),
+        **dict.fromkeys(SHARE, lambda value: not 0 < value <= 1),
+        **dict.fromkeys(AT_LEAST_ONE, lambda value: value < 1),
         DUAL_CLIP: lambda value: not value > 1,
         ONE_TOKEN: lambda value: value == 1,
-        **dict.fromkeys(NO_LIMIT.values(), lambda value: value == 0),
-        IGNORED: lambda value: value is False,
+        **dict.fromkeys(NO_LIMIT, lambda value: value == 0),
     }
     for rule, wrong in is_wrong.items():
-        if (value := _number(config, rule.name)) is not None and wrong(value):
+        if (value := number(config, rule.name)) is not None and wrong(value):
             yield rule.finding(value=value)
-    batch, mini = _number(config, "data.train_batch_size"), _number(config, PADDED.name)
+    batch, mini = number(config, "data.train_batch_size"), number(config, PADDED.name)
     if batch and mini and mini > 0 and batch % mini:
         yield PADDED.finding(batch=batch, mini=mini, filled=-(-batch // mini) * mini)
     yield from _check_clip(config)
 
 
 def _check_clip(config: DictConfig) -> Iterator[Finding]:
-    clip, *sides = (_number(config, f"{_ACTOR}.clip_ratio{side}") for side in ("", "_low", "_high"))
+    clip, *sides = (number(config, f"{_ACTOR}.clip_ratio{side}") for side in ("", "_low", "_high"))
     low, high = (clip if side is None else side for side in sides)
     if low is None or high is None:
         return
@@ -141,7 +122,7 @@ def _check_clip(config: DictConfig) -> Iterator[Finding]:
         yield UNREAD_CLIP.finding(clip=clip, low=low, high=high)
 
 
-def _number(config: DictConfig, option: str) -> Any:
-    """Return the number in an option, None where it holds none: verl's own checks refuse a word."""
+def number(config: DictConfig, option: str) -> Any:
+    """Return the number in an option, None where it holds none: what reads the option refuses a word."""
     value = OmegaConf.select(config, option)
     return value if isinstance(value, (int, float)) else None

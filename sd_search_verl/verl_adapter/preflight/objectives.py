@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from functools import partial
 
 from omegaconf import DictConfig, OmegaConf
 
 from sd_search_verl.finding import Finding, Rule
+from sd_search_verl.verl_adapter.preflight.numbers import number
 
 _ACTOR = "actor_rollout_ref.actor"
 
@@ -35,8 +36,6 @@ SMALL_FACTOR = Rule(
     "set sd_search.alpha=0.5, which changes it by half of sd_search.factor_bound={bound} at most",
     warns=True,
 )
-
-
 REJECTED_TOKENS = Rule(
     "algorithm.rollout_correction.rollout_rs",
     "algorithm.rollout_correction.rollout_rs={rejection} takes tokens out of the response mask, in which {switch} "
@@ -47,12 +46,9 @@ REJECTED_TOKENS = Rule(
 
 def check_objectives(config: DictConfig) -> Iterator[Finding]:
     """Check the switches of ``objectives/`` against verl's options."""
-
-    def value(path: str, default: Any = None) -> Any:
-        return OmegaConf.select(config, path, default=default)
-
-    regularizer, batch = value(ONE_UPDATE.name, "none"), value("data.train_batch_size")
-    mini, epochs = value(f"{_ACTOR}.ppo_mini_batch_size"), value(f"{_ACTOR}.ppo_epochs")
+    value = partial(OmegaConf.select, config)
+    regularizer, batch = value(ONE_UPDATE.name, default="none"), number(config, "data.train_batch_size")
+    mini, epochs = number(config, f"{_ACTOR}.ppo_mini_batch_size"), value(f"{_ACTOR}.ppo_epochs")
     recomputed = not value("algorithm.rollout_correction.bypass_mode")
     if regularizer != "none" and epochs == 1 and batch and mini and mini >= batch and recomputed:
         yield ONE_UPDATE.finding(value=regularizer, mini=mini, batch=batch)
@@ -67,8 +63,8 @@ def check_objectives(config: DictConfig) -> Iterator[Finding]:
         yield ONE_QUESTION.finding(value=value(ONE_QUESTION.name))
     if rejection := value(REJECTED_TOKENS.name):
         for name, plain in (("information_gain", 0), ("use", "loss"), ("regularizer", "none")):
-            if (found := value(f"sd_search.{name}", plain)) not in (plain, "llds_response"):
+            if (found := value(f"sd_search.{name}", default=plain)) not in (plain, "llds_response"):
                 yield REJECTED_TOKENS.finding(rejection=rejection, switch=f"sd_search.{name}={found}")
-    alpha, bound = value(SMALL_FACTOR.name), value("sd_search.factor_bound")
-    if value("sd_search.use") == "advantage" and alpha and alpha * bound < 0.01:
+    alpha, bound = number(config, SMALL_FACTOR.name), number(config, "sd_search.factor_bound")
+    if value("sd_search.use") == "advantage" and alpha and bound and alpha * bound < 0.01:
         yield SMALL_FACTOR.finding(value=alpha, change=f"{alpha * bound:.2%}", bound=bound)

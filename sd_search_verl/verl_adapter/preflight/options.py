@@ -19,6 +19,7 @@ from sd_search_verl.config import ConfigError
 from sd_search_verl.errors import on_one_line, without_credentials
 from sd_search_verl.finding import Finding, Rule
 from sd_search_verl.verl_adapter.cpu import accelerator_visible, patches
+from sd_search_verl.verl_adapter.settings import read_health, read_sd_search, read_search
 
 
 def compose(arguments: Sequence[str]) -> DictConfig:
@@ -63,8 +64,6 @@ def check_verl(config: DictConfig) -> Iterator[Finding]:
     """Check our sections and run verl's own start-up checks."""
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import validate_config
-
-    from sd_search_verl.verl_adapter.settings import read_health, read_sd_search, read_search
 
     def validate(config: DictConfig) -> None:
         with _named_vllm():
@@ -125,15 +124,11 @@ def check_keys(config: DictConfig) -> Iterator[Finding]:
 @cache
 def _stock() -> DictConfig:
     """Return verl's config with our sections, which nobody may change."""
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_module
-
-    with initialize_config_module("verl.trainer.config", version_base=None):
-        return hydra_compose("ppo_trainer", overrides=["+sd_search=default"])
+    return compose(["+sd_search=default"])
 
 
 def _unknown(config: DictConfig, stock: DictConfig, prefix: str = "") -> Iterator[tuple[str, set[str]]]:
-    """Return dotted keys of ``config`` that ``stock`` and its dataclass lack, each with the keys beside it."""
+    """Yield dotted keys of ``config`` that ``stock`` and its dataclass lack, each with the keys beside it."""
     known = {*map(str, stock), *_dataclass_fields(stock.get("_target_"))}
     for key in map(str, config):
         path = f"{prefix}{key}"

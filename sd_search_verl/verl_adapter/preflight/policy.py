@@ -21,11 +21,7 @@ UNREADABLE = Rule(
     "{path} cannot be read: {error}",
     "give a Hugging Face folder or name, with its tokenizer beside it",
 )
-NO_BYTES = Rule(
-    "tokenizer",
-    TokenizerError.FOUND,
-    TokenizerError.FIX,
-)
+NO_BYTES = Rule("tokenizer", TokenizerError.FOUND, TokenizerError.FIX)
 NO_PAD = Rule(
     "tokenizer",
     "{path} names neither a padding nor an end-of-text token, and verl pads prompts and responses with one of them",

@@ -24,7 +24,6 @@ DISAGREE = Rule(
     "{first} searches another index or with other settings than {other}: {identities}",
     "serve one index, with the same settings, at every address",
 )
-
 KEY_IN_URL = Rule(
     "search.retriever_urls",
     "{url} is given with a key, which would stand in every saved config and log of the run",

@@ -44,9 +44,8 @@ def check_reward_function(config: DictConfig) -> Iterator[Finding]:
     if not path or (is_ours(path) and name != compute_score.__name__):
         return  # check_reward reports it
     here = os.getcwd()
-    sys.path.insert(
-        0, here
-    )  # `python -m verl.trainer.main_ppo` imports from here, the program sd-search does not
+    # `python -m verl.trainer.main_ppo` imports from the working directory, the program sd-search does not.
+    sys.path.insert(0, here)
     try:
         loaded: Any = get_custom_reward_fn(config)
         function, kwargs = loaded.args

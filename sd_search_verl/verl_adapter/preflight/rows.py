@@ -120,19 +120,12 @@ def scan(file: DataFile, config: DictConfig, train: bool) -> Scan:
     if file.num_rows > MOST_ROWS:
         chosen = sorted(Random(0).sample(range(file.num_rows), MOST_ROWS))
     media = [data.get(f"{kind}_key") or f"{kind}s" for kind in ("image", "video", "audio")]
-    columns = [
-        data.prompt_key,
-        "reward_model",
-        SOURCE,
-        "extra_info",
-        "agent_name",
-        "__rollout_n__",
-    ]
+    columns = [data.prompt_key, "reward_model", SOURCE, "extra_info", "agent_name", "__rollout_n__"]
     n, told = config.actor_rollout_ref.rollout.n, _told(read_search(config))
     longest: list[tuple[int, int, Messages]] = []
     for number, row in file.rows([*columns, *media], chosen):
         found.checked += 1
-        for rule, problem in _problems(number, row, data.prompt_key, SOURCE):
+        for rule, problem in _problems(number, row, data.prompt_key):
             found.problems[rule].append(problem)
         if row.get("agent_name", AGENT_LOOP) != AGENT_LOOP:
             found.problems[OTHER_LOOPS].append(Problem(number, "agent_name", f"is {row['agent_name']!r}"))
@@ -159,12 +152,12 @@ def scan(file: DataFile, config: DictConfig, train: bool) -> Scan:
     return found
 
 
-def _problems(number: int, row: dict[str, Any], prompt: str, source: str) -> Iterator[tuple[Rule, Problem]]:
+def _problems(number: int, row: dict[str, Any], prompt: str) -> Iterator[tuple[Rule, Problem]]:
     if (problem := message_problem(number, prompt, row[prompt])) is not None:
         yield PROMPTS, problem
     if (problem := _answer_problem(number, row["reward_model"])) is not None:
         yield ANSWERS, problem
-    if (problem := check_text(number, source, row[source])) is not None:
+    if (problem := check_text(number, SOURCE, row[SOURCE])) is not None:
         yield SOURCES, problem
     if not isinstance(row.get("extra_info") or {}, dict):
         yield EXTRA, Problem(number, "extra_info", "is no object")

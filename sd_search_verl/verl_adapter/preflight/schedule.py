@@ -45,11 +45,7 @@ HARDLY_FALLS = Rule(
     "set sd_search.distil_steps={left} to reach 0 at the end, or sd_search.schedule=constant",
     warns=True,
 )
-NO_TRAINING = Rule(
-    "trainer.{option}",
-    "trainer.{option}={value}: no step would run",
-    "set it to 1 or more",
-)
+NO_TRAINING = Rule("trainer.{option}", "trainer.{option}={value}: no step would run", "set it to 1 or more")
 NEVER_UPDATED = Rule(
     "trainer.critic_warmup",
     "trainer.critic_warmup={warmup} is more than the run's {total} steps: the policy would never be updated",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -50,6 +51,11 @@ UNREAD: dict[Rule, tuple[Any, ...]] = {
         "verl's V1 trainer draws rollout.n rollouts of every question",
         "leave it out",
     ): (0, None),
+    _unread(
+        f"{_ROLLOUT}.do_sample",
+        f"verl's agent loop samples rollouts at {_ROLLOUT}.temperature",
+        f"leave it out; {_VALIDATION}.temperature is that of the validation",
+    ): (True, None),
     _unread(
         f"{_ROLLOUT}.repetition_penalty", "verl's agent loop draws rollouts without one", "leave it out"
     ): (1, None),
@@ -121,10 +127,7 @@ NO_TOOLS = Rule(
 
 def check_unread(config: DictConfig) -> Iterator[Finding]:
     """Check for values that promise what does not happen."""
-
-    def value(path: str) -> Any:
-        return OmegaConf.select(config, path)
-
+    value = partial(OmegaConf.select, config)
     clip, read = value(UNREAD_GRAD_CLIP.name), value(f"{_ACTOR}.optim.grad_clip")
     read = value(f"{_ACTOR}.optim.clip_grad") if read is None else read  # verl's older name comes first
     if clip not in (None, 1.0, read):  # 1.0 is verl's default

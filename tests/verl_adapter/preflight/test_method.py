@@ -17,6 +17,7 @@ from verl.trainer.ppo.v1 import PPOTrainer, get_trainer_cls
 from sd_search_verl.config import ConfigError
 from sd_search_verl.launch.environment import ENVIRONMENT
 from sd_search_verl.verl_adapter import preflight
+from sd_search_verl.verl_adapter.hydra_callback import RefuseOtherMethod
 from sd_search_verl.verl_adapter.preflight.method import check_method, refuse_other_method
 from sd_search_verl.verl_adapter.settings import SECTIONS
 
@@ -271,3 +272,23 @@ def test_another_policy_loss_is_a_warning(good: DictConfig) -> None:
 def test_no_group_at_all_is_refused(good: DictConfig, n: int | None) -> None:
     with pytest.raises(ConfigError, match=rf"rollout\.n={n}: a group of one has no baseline"):
         refuse_other_method(change(good, actor_rollout_ref__rollout__n=n))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"search__traces_per_step": "many"},
+        {"sd_search__use": "advantage", "sd_search__alpha": "0.5"},
+        {"sd_search__regularizer": "llds", "data__train_batch_size": "8"},
+    ],
+)
+def test_a_word_in_place_of_a_number_hides_no_refusal(good: DictConfig, values: dict[str, str]) -> None:
+    """Hydra turns what its callback raises into a warning, and verl's legacy trainer would start."""
+    with pytest.raises(ConfigError, match=r"trainer\.use_v1=False"):
+        refuse_other_method(change(good, trainer__use_v1=False, **values))
+
+
+def test_a_value_that_a_check_cannot_read_starts_nothing(good: DictConfig) -> None:
+    config = change(good, trainer__use_v1=False, reward__custom_reward_function__path=5)
+    with pytest.raises(SystemExit, match="refuses to start:\nthe check of the method could not be made"):
+        RefuseOtherMethod().on_job_start(config)

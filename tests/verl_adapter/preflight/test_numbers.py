@@ -125,9 +125,3 @@ def test_a_number_that_verl_reads_as_another_is_warned_about(
     (finding,) = check_numbers(change(good, **{option: value}))
     assert finding.warning
     assert said in finding.found
-
-
-def test_an_option_that_verl_ignores_is_warned_about(good: DictConfig) -> None:
-    (finding,) = check_numbers(change(good, **{f"{ROLLOUT}do_sample": False}))
-    assert finding.warning
-    assert "do_sample=False changes nothing" in finding.found

@@ -74,6 +74,7 @@ def test_the_validation_is_sampled_by_its_temperature_alone(
         ("data__reward_fn_key", "source", "data.reward_fn_key=source changes nothing"),
         ("algorithm__use_pf_ppo", True, "algorithm.use_pf_ppo=True changes nothing"),
         (f"{ROLLOUT}over_sample_rate", 0.5, "over_sample_rate=0.5 changes nothing"),
+        (f"{ROLLOUT}do_sample", False, "rollout.do_sample=False changes nothing"),
         (f"{ROLLOUT}repetition_penalty", 1.1, "repetition_penalty=1.1 changes nothing"),
         ("actor_rollout_ref__model__mtp__enable_train", True, "mtp.enable_train=True changes nothing"),
         (f"{ROLLOUT}moe_load_balance_metrics_interval", 5, "metrics_interval=5 changes nothing"),
