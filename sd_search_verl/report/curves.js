@@ -60,7 +60,7 @@ const curves = (() => {
   function key(label, index) {
     const svg = shape("svg", { width: 22, height: 6, style: "width: 22px" });
     svg.append(shape("path", {
-      d: "M0 3H22", "class": "line", style: `stroke: var(${series.length > 1 ? "--dim" : `--s${index}`})`,
+      d: "M0 3H22", "class": "line", style: `stroke: var(${series.length > 1 ? "--dim" : `--s${index % 8}`})`,
       "stroke-dasharray": series.length > 1 ? DASHES[index % 3] : "",
     }));
     return el("span", {}, svg, label);
@@ -161,7 +161,7 @@ const curves = (() => {
   /** Three to six round numbers around a range; from 0 where the values come near it. */
   function niceTicks(low, high) {
     if (low >= 0 && low <= high / 2) low = 0;
-    if (low === high) [low, high] = [low - (Math.abs(low) / 2 || 0), high + (Math.abs(high) / 2 || 1)];
+    if (low === high) [low, high] = [low - Math.abs(low) / 2, high + (Math.abs(high) / 2 || 1)];
     const rough = (high - low) / 4;
     const power = 10 ** Math.floor(Math.log10(rough));
     const size = power * [1, 2, 2.5, 5, 10].find((factor) => factor * power >= rough * 0.999);

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sd_search_verl.report.run_names import Run
-from sd_search_verl.report.segments import segments
+from sd_search_verl.report.segments import Segment, segments
 from sd_search_verl.runs.reader import TraceRef
 from sd_search_verl.runs.schema import Trace
 
@@ -93,13 +93,9 @@ def _group(trace: Trace, run: int, shared: _Texts) -> dict[str, Any]:
 
 
 def _rollout(trace: Trace, group: int, shared: _Texts) -> dict[str, Any]:
-    parts = [
-        (kind, shared.add(rest[0])) if kind in ("documents", "result", "notice") else (kind, *rest)
-        for kind, *rest in _finite_credits(segments(trace))
-    ]
     return {
         "group": group,
-        "parts": parts,
+        "parts": [_part(segment, shared) for segment in segments(trace)],
         "queries": trace.queries,
         "gold": [bool(value) for value in trace.gold_in_documents],
         "answer": trace.answer,
@@ -118,13 +114,12 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _finite_credits(parts: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    return [
-        (*part[:2], *(values and [_finite(value) for value in values] for values in part[2:]))
-        if part[0] == "query"
-        else part
-        for part in parts
-    ]
+def _part(segment: Segment, shared: _Texts) -> Segment:
+    """Return a segment without infinite numbers, and with the index of its text where that is the environment's."""
+    kind, content, *values = segment
+    if kind in ("documents", "result", "notice"):
+        return kind, shared.add(content)
+    return kind, content, *(of and [_finite(value) for value in of] for of in values)
 
 
 def _credit_scale(rollouts: Sequence[dict[str, Any]]) -> float | None:

@@ -75,7 +75,7 @@ const viewer = (() => {
       lowered[index] ??= [groupOf(index).question, rollout.answer || "", ...groupOf(index).golden, ...rollout.queries,
         ...rollout.parts.filter((part) => part[0] !== "query" && typeof part[1] === "string").map((part) => part[1])]
         .join("\n").toLowerCase();
-      return lowered[index].includes(needle) || rollout.parts.some((part) => hits[part[1]] === true);
+      return lowered[index].includes(needle) || rollout.parts.some(([, content]) => typeof content === "number" && hits[content]);
     };
   }
 
@@ -236,7 +236,7 @@ const viewer = (() => {
       ...(text(block) || "(empty)").split(/\b(CORRECT|INCORRECT)\b/).map((piece, i) => i % 2 ? el("span", { className: piece }, piece) : piece)));
   }
 
-  return { start, choose, count: () => shown.length };
+  return { start, choose };
 })();
 
 page.start();

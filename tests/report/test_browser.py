@@ -188,6 +188,18 @@ def test_credit_shades_tokens_and_orders_rollouts(make_run: MakeRun, tmp_path: P
     assert seen["largest"] == "Bronte"
 
 
+def test_the_filter_finds_texts_and_not_their_numbers(make_run: MakeRun, tmp_path: Path) -> None:
+    """An answer of "0" is no reference to the first shared text, the prompt, which is not searched."""
+    tokens = [("x", 1)] * 7 + [(" author", 1), (" Emma", 1), ("<answer>", 1), ("0", 1), ("</answer>", 1)]
+    run = make_run("demo", [{"search/em": 0.5}], answers=["0"], tokens=tokens)
+    steps = """
+    await type("answer the question"); seen.prompt = byId("count").textContent;
+    await type("emma"); seen.query = byId("count").textContent;
+    """
+    seen = drive(write_report([run], tmp_path / "page.html"), steps, tmp_path / "profile")
+    assert seen == {"prompt": "0 of 1 rollout", "query": "1 of 1 rollout"}
+
+
 def test_ten_thousand_rollouts_stay_few_elements(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run("demo", [{"search/em": 0.5}] * 100, answers=["Jane Austen"] * 100)
     steps = """
