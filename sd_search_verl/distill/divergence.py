@@ -144,7 +144,6 @@ def _plain(
         student.log_probs,
         student.probs,
         config.divergence,
-        None if support is None else support.valid_with_tail,
     )
     statistics = _statistics(student, teacher, logits, tokens)
     if out is not None:
@@ -205,17 +204,16 @@ def _teacher_log_probs(teacher: TeacherTargets, support: Support | None) -> Tens
     return log_probs_on_support(teacher.logits, support).log_probs
 
 
-def divergence_and_grad(
-    log_p: Tensor, log_q: Tensor, q: Tensor, kind: Divergence, valid: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def divergence_and_grad(log_p: Tensor, log_q: Tensor, q: Tensor, kind: Divergence) -> tuple[Tensor, Tensor]:
     """Return the divergence of each row and its derivative to ``log_q``, all entries of ``log_q`` taken as free.
+
+    An entry of -1e30 in both, as :mod:`.support` marks those that do not count, adds exactly 0 to either.
 
     Args:
         log_p: the teacher's log-probabilities, ``[N, K]`` fp32.
         log_q: the student's, ``[N, K]`` fp32.
         q: ``exp(log_q)``.
         kind: a formula of the module's head.
-        valid: ``[N, K]``, False at entries to leave out; None if there are none.
 
     Returns:
         ``[N]`` in nats (``mse``: squared probability), and ``[N, K]``.
@@ -240,7 +238,5 @@ def divergence_and_grad(
         grad, terms = 2 * difference * q, difference.square()
     else:
         raise ValueError(f"kind={kind!r} is not one of jsd, forward_kl, reverse_kl, mse")
-    if valid is not None:
-        grad, terms = grad.masked_fill(~valid, 0.0), terms.masked_fill(~valid, 0.0)
     # Rounding can leave a sum a few ulp below zero.
     return terms.sum(-1).clamp_min(0.0), grad

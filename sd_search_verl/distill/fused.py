@@ -83,7 +83,7 @@ def row_log_probs(
     width = 0 if index is None else count + bucket
     log_probs = logits.new_empty(rows, width, dtype=torch.float32)
     if rows:
-        pointers = (top1, top1, top1)
+        pointers = (top1, top1, top1)  # any: the kernel follows none of them without a support
         if index is not None:
             index = index.contiguous()
             pointers = (index, index if ascending is None else ascending.contiguous(), log_probs)

@@ -43,13 +43,6 @@ class Support:
         """``index`` with -1 at entries that are not valid."""
         return self.index if self.valid is None else self.index.masked_fill(~self.valid, -1)
 
-    @property
-    def valid_with_tail(self) -> Tensor | None:
-        """``valid`` in the shape of the compared log-probabilities, ``[N, K]`` or, with the bucket, ``[N, K + 1]``."""
-        if self.valid is None or self.tail == "renormalize":
-            return self.valid
-        return torch.cat([self.valid, self.valid.new_ones(len(self.valid), 1)], dim=-1)
-
 
 @dataclass(frozen=True)
 class SupportLogProbs:
@@ -247,6 +240,4 @@ def logits_gradient(values: SupportLogProbs, support: Support | None, grad_log_q
         dense, direct = values.tail_probs.mul_(direct[:, -1:]), direct[:, :-1]
     else:
         dense = values.tail_probs.zero_()
-    if support.valid is not None:
-        direct = direct.masked_fill(~support.valid, 0.0)
     return dense.scatter_add_(-1, support.index, direct)

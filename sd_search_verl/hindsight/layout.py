@@ -69,8 +69,7 @@ EXAMPLE = [
 def render(attempts: Sequence[Attempt], config: HindsightConfig) -> str:
     """Return the block's text for the attempts shown; without labels there is one layout."""
     if config.labels == "none":
-        numbered = [f"{number}. {attempt.text}" for number, attempt in enumerate(attempts, start=1)]
-        return "\n".join([HEADER_UNLABELLED, *numbered]) + "\n"
+        return "\n".join([HEADER_UNLABELLED, *_numbered(lambda attempt: attempt.text)(attempts)]) + "\n"
     attempts = list(attempts)
     if config.order != "sampling":
         attempts.sort(key=lambda attempt: attempt.correct, reverse=config.order == "correct_first")

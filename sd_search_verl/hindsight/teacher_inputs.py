@@ -102,7 +102,8 @@ def _build(
     encode: Callable[[Messages], list[int]],
     seed: int,
 ) -> list[TeacherInputs]:
-    summaries = _summarize(rollouts, config.hindsight, seed)
+    correct = [is_correct(rollout, config.hindsight) for rollout in rollouts]
+    summaries = _summarize(rollouts, correct, config.hindsight, seed)
     groups: dict[str, list[int]] = {}
     for index, rollout in enumerate(rollouts):
         groups.setdefault(rollout.prompt.group, []).append(index)
@@ -155,10 +156,8 @@ def _build(
                     teacher_row(prompt_ids, len(rollout.prompt.token_ids), rollout.response_ids, tokens)
                 )
                 blocks.append(block)
-        correct = [is_correct(rollouts[i], config.hindsight) for i in members]
-        weight = trajectory_weight(correct, config.weighting)
-        own = is_correct(rollout, config.hindsight)
-        inputs.append(TeacherInputs(rows, weight, blocks, num_dropped, own))
+        weight = trajectory_weight([correct[i] for i in members], config.weighting)
+        inputs.append(TeacherInputs(rows, weight, blocks, num_dropped, correct[index]))
     return inputs
 
 
@@ -259,12 +258,14 @@ def trajectory_weight(correct: Sequence[bool], weighting: str) -> float:
     return math.sqrt(share * (1 - share))
 
 
-def _summarize(rollouts: Sequence[Rollout], config: HindsightConfig, seed: int) -> list[RolloutSummary]:
-    labels = [is_correct(rollout, config) for rollout in rollouts]
+def _summarize(
+    rollouts: Sequence[Rollout], correct: Sequence[bool], config: HindsightConfig, seed: int
+) -> list[RolloutSummary]:
+    labels = correct
     if config.labels == "shuffled":
-        labels = shuffled_labels(labels, seed)
+        labels = shuffled_labels(correct, seed)
     elif config.labels == "flipped":
-        labels = [not label for label in labels]
+        labels = [not label for label in correct]
     return [
         RolloutSummary(rollout.queries, rollout.f1, rollout.response, label)
         for rollout, label in zip(rollouts, labels, strict=True)

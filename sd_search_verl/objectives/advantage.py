@@ -34,4 +34,4 @@ def advantage_factors(
     count = sums(scored.to(gaps.dtype), turns)
     gap = sums(torch.where(scored, gaps.detach(), 0.0), turns) / count.clamp_min(1)
     weight = (advantages.sign() * gap).exp().clamp(1 - bound, 1 + bound)
-    return torch.where(count > 0, 1 + alpha * (weight - 1), 1.0)
+    return 1 + alpha * (weight - 1)

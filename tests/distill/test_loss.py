@@ -12,12 +12,13 @@ from sd_search_verl.distill.schedule import alpha_at
 
 
 def test_mean_over_tokens_then_over_trajectories() -> None:
-    values = [[0.1, 0.3], [], [0.5, 0.6, 0.7]]
-    weights = [1.0, 1.0, 0.5]
-    naive = sum(w * sum(v) / len(v) for v, w in zip(values, weights, strict=True) if v) / 2
+    values = [[0.1, 0.3], [], [0.5, 0.6, 0.7], [0.4]]
+    weights = [1.0, 1.0, 0.5, 2.0]
+    naive = sum(w * sum(v) / len(v) for v, w in zip(values, weights, strict=True) if v) / 3
     flat = torch.tensor([x for trajectory in values for x in trajectory])
-    per_token = token_weights(torch.tensor([2, 0, 3]), torch.tensor(weights))
-    assert math.isclose(float(sd_loss(flat, per_token, 2)), naive, rel_tol=1e-6)
+    per_token = token_weights(torch.tensor([2, 0, 3, 1]), torch.tensor(weights))
+    assert math.isclose(float(sd_loss(flat, per_token, 3)), naive, rel_tol=1e-6)
+    assert sd_loss(flat[-1:], per_token[-1:], 1) == 2 * flat[-1]  # one token of one trajectory
 
 
 def test_parts_add_up_to_the_whole() -> None:

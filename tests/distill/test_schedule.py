@@ -38,7 +38,7 @@ def test_without_alpha_there_is_no_stage_of_distillation() -> None:
 
 
 def test_a_measure_is_taken_in_the_first_step_with_alpha_and_then_at_intervals() -> None:
-    config = SDSearchConfig(alpha=0.5, warmup_steps=5)
-    assert [step for step in range(1, 40) if is_measured(step, 10, config)] == [6, 16, 26, 36]
+    config = SDSearchConfig(alpha=0.5, warmup_steps=4)
+    assert [step for step in range(1, 40) if is_measured(step, 10, config)] == [5, 15, 25, 35]
     assert not any(is_measured(step, None, config) for step in range(200))
     assert not any(is_measured(step, 10, config.replace(alpha=0.0)) for step in range(200))

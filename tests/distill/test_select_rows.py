@@ -108,6 +108,30 @@ def test_no_gradient_is_larger_than_the_rows(monkeypatch: pytest.MonkeyPatch) ->
     assert [None if size is None else tuple(size.shape) for size in sizes] == [(2, 7), None]
 
 
+def test_a_gradient_that_is_a_view_of_one_number_is_added_to() -> None:
+    logits = torch.zeros(5, 7, requires_grad=True)
+    scaled = logits * 1.0
+    (2 * select_rows(scaled.unsqueeze(0), INDEX).sum() + scaled.sum()).backward()
+    assert logits.grad is not None
+    assert logits.grad[:, 0].tolist() == [1.0, 3.0, 1.0, 3.0, 1.0]
+
+
+def test_a_second_backward_adds_the_same_once_more() -> None:
+    logits = torch.zeros(5, 7, requires_grad=True)
+    scaled = logits * 1.0
+    total = select_rows(scaled.unsqueeze(0), INDEX).sum() + scaled.square().sum()
+    total.backward(retain_graph=True)
+    total.backward()
+    assert logits.grad is not None
+    assert logits.grad[:, 0].tolist() == [0.0, 2.0, 0.0, 2.0, 0.0]
+
+
+def test_logits_without_a_gradient() -> None:
+    rows = select_rows(torch.arange(10.0).view(1, 5, 2), INDEX)
+    assert rows.tolist() == [[2.0, 3.0], [6.0, 7.0]]
+    assert not rows.requires_grad
+
+
 def test_no_rows() -> None:
     logits = torch.randn(5, 7, requires_grad=True)
     scaled = logits * 1.0

@@ -58,7 +58,9 @@ def test_labels() -> None:
 def test_the_label_is_f1_em_or_the_reward() -> None:
     near = Rollout(Prompt("g", [], []), f1=0.4, em=0.0, reward=0.0)
     assert is_correct(near, HindsightConfig())
+    assert not is_correct(near, HindsightConfig(correct_above_f1=0.4))
     assert not is_correct(near, HindsightConfig(label="em"))
+    assert is_correct(replace(near, em=1.0, f1=0.0), HindsightConfig(label="em"))
     assert not is_correct(near, HindsightConfig(label="reward"))
     assert is_correct(replace(near, reward=0.1), HindsightConfig(label="reward"))
     with pytest.raises(UserError, match="label=reward needs rollouts with a reward"):
@@ -149,6 +151,7 @@ def test_none_is_empty_and_documents_have_their_own_function() -> None:
     with pytest.raises(ValueError, match="documents_block"):
         block(content="current_documents")
     assert documents_block("Doc 1(Title: t) x\n") == "Documents found for this question:\nDoc 1(Title: t) x\n"
+    assert documents_block(" Doc 1\n\n") == documents_block("Doc 1")
     assert documents_block(" ") == ""
 
 
@@ -184,6 +187,12 @@ def test_shortening_keeps_the_focal_rollout_longest(queries: list[list[str]], da
     if dropped < len(rollouts):
         assert f"q{focal}" in text
         assert sum(line[0].isdigit() for line in text.splitlines()) == len(rollouts) - dropped
+        if dropped:  # the block without one less would be too long
+            order = [focal, *(i for i in range(len(rollouts)) if i != focal)]
+            more = sorted(order[: len(rollouts) - dropped + 1])
+            assert (
+                len(render_block([rollouts[i] for i in more], more.index(focal), config)) > config.max_tokens
+            )
     else:
         assert text == ""
         assert len(render_block([rollouts[focal]], 0, config)) > config.max_tokens

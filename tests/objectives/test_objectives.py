@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -32,23 +33,26 @@ def test_a_turn_is_an_unbroken_run_of_policy_tokens_of_one_row() -> None:
     assert row_numbers(MASK).tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 2]
 
 
-@pytest.mark.parametrize("kind", ["llds", "llds_response", "sapo"])
-def test_penalties_and_their_gradient_are_those_of_a_loop(kind: str) -> None:
-    log_probs, old = draw(3, 5).requires_grad_(), draw(3, 5, seed=1)
-    advantages = torch.tensor([[1.0], [-1.0], [0.0]]).expand(3, 5)
-    units = row_numbers if kind == "llds_response" else turn_numbers
-    total = penalties(kind, log_probs[MASK], old[MASK], advantages[MASK], units(MASK)).sum()
-    (ours,) = torch.autograd.grad(total, log_probs)
-    expected = torch.zeros(())
-    for row in range(3):
-        turns = turns_of(MASK[row].tolist())
-        grouped = [[at for turn in turns for at in turn]] if kind == "llds_response" else turns
-        arguments = (old[row].tolist(), advantages[row].tolist())
-        expected = expected + naive_penalty(kind, grouped, log_probs[row], *arguments)
-    (theirs,) = torch.autograd.grad(expected, log_probs)
-    assert float(total) == pytest.approx(float(expected), rel=1e-6)
-    assert float(total) > 0
-    assert torch.equal(ours, theirs)
+def test_penalties_and_their_gradient_are_those_of_a_loop() -> None:
+    totals: dict[str, list[float]] = {"llds": [], "llds_response": [], "sapo": []}
+    for seed, kind in itertools.product(range(10), totals):
+        log_probs, old = (0.3 * draw(3, 5, seed=seed)).requires_grad_(), 0.3 * draw(3, 5, seed=seed + 10)
+        advantages = draw(3, 5, seed=seed + 20).round().clamp(-1, 1)  # signs differ within a turn
+        units = row_numbers if kind == "llds_response" else turn_numbers
+        total = penalties(kind, log_probs[MASK], old[MASK], advantages[MASK], units(MASK)).sum()
+        (ours,) = torch.autograd.grad(total, log_probs)
+        expected = torch.zeros(())
+        for row in range(3):
+            turns = turns_of(MASK[row].tolist())
+            grouped = [[at for turn in turns for at in turn]] if kind == "llds_response" else turns
+            arguments = (old[row].tolist(), advantages[row].tolist())
+            expected = expected + naive_penalty(kind, grouped, log_probs[row], *arguments)
+        (theirs,) = torch.autograd.grad(expected, log_probs)
+        assert float(total) == pytest.approx(float(expected), rel=1e-5)
+        assert torch.equal(ours, theirs)
+        totals[kind].append(float(total))
+    assert all(max(values) > 0 for values in totals.values())
+    assert len(set(map(tuple, totals.values()))) == 3
 
 
 @pytest.mark.parametrize("kind", ["llds", "llds_response", "sapo"])
@@ -85,9 +89,11 @@ def test_the_gate_of_labels_is_open_where_all_credit_turns_with_them_and_closed_
 
 
 def test_factors_are_those_of_a_loop_bounded_and_keep_every_sign() -> None:
-    gaps, advantages = 3 * draw(3, 5, seed=2), draw(3, 5, seed=3)
-    scored = MASK & (draw(3, 5, seed=4) > 0)
-    for alpha, bound in ((1.0, 0.5), (0.5, 0.2), (1.9, 0.5)):
+    advantages, scored = draw(3, 5, seed=3), MASK & (draw(3, 5, seed=4) > -0.5)
+    clipped: list[bool] = []
+    sizes = itertools.product((0.3, 3.0), ((1.0, 0.5), (0.5, 0.2), (1.9, 0.5)))
+    for size, (alpha, bound) in sizes:
+        gaps = size * draw(3, 5, seed=2)
         factors = advantage_factors(
             advantages[MASK], gaps[MASK], scored[MASK], turn_numbers(MASK), alpha, bound
         )
@@ -100,7 +106,9 @@ def test_factors_are_those_of_a_loop_bounded_and_keep_every_sign() -> None:
             expected += [value for value, wrote in zip(values, MASK[row].tolist(), strict=True) if wrote]
         assert scaled.tolist() == pytest.approx(expected, rel=1e-5)
         assert (factors - 1).abs().max() <= alpha * bound + 1e-6
+        clipped += torch.isclose((factors - 1).abs(), torch.tensor(alpha * bound)).tolist()
         assert torch.equal(scaled.sign(), advantages[MASK].sign())
+    assert 10 < sum(clipped) < len(clipped) - 10
     unscored = torch.zeros(10, dtype=torch.bool)
     untouched = advantage_factors(advantages[MASK], gaps[MASK], unscored, turn_numbers(MASK), 1, 0.5)
     assert torch.equal(untouched, torch.ones(10))
@@ -174,8 +182,17 @@ def test_the_notice_of_a_failed_search_is_no_document() -> None:
     def read(inputs: list[Any]) -> str:
         return "".join(tokenizer.decode(ids).rsplit("<search>", 1)[1] for item in inputs for ids in item.rows)
 
+    assert all("</information>" in text for text in read(found).split("<answer>")[:-1])
     assert f">{search.documents}<" in read(before)
     assert f">{search.documents}<" not in read(found)
+
+
+def test_a_query_that_was_never_sent_is_known_by_what_follows_it() -> None:
+    rows = rows_for_gain()
+    before = gain_inputs(rows)
+    for row in rows:
+        row.rollout = replace(row.rollout, searches=[])
+    assert gain_inputs(rows) == before
 
 
 def test_a_question_alone_and_one_without_an_answer_have_no_gain() -> None:
@@ -186,9 +203,9 @@ def test_a_question_alone_and_one_without_an_answer_have_no_gain() -> None:
 
 
 def test_the_gain_is_the_difference_to_the_mean_of_the_others_shaped_by_a_logarithm() -> None:
-    own, others = [-1.0, -3.0], [[-4.0, -4.0], [-6.0, -6.0], [-5.0, -5.0]]
-    assert gains([own, *others]) == pytest.approx([1.3862944])  # log(1 + 3)
-    assert gains([[-6.0], [-4.0], [-4.0], [-4.0]]) == pytest.approx([-1.0986123])
+    better = [[-1.0, -3.0], [-4.0, -4.0], [-7.0, -7.0], [-4.0, -4.0]]
+    worse = [[-6.0], [-2.0], [-4.0], [-6.0]]
+    assert gains([*better, *worse]) == pytest.approx([1.3862944, -1.0986123])  # log(1 + 3), -log(1 + 2)
     assert gains([]) == []
 
 
