@@ -54,6 +54,8 @@ def test_a_prompt_in_the_text_gives_no_answer(tmp_path: Path) -> None:
     assert scored.sets["rows.jsonl"]["EM"] == [0.0, 0.0, 1.0, 0.0]
     assert scored.unanswered == 3
     assert response_of("no prompt", R1) == "no prompt"
+    said = "For example <answer>Rome</answer> is wrong."
+    assert response_of(prompt + said, R1).endswith(said)
 
 
 PROMPTS = [
@@ -135,6 +137,7 @@ def test_malformed_rows_are_named_and_the_others_scored(
     assert "2 rows scored, 0 of them without an answer; 3 malformed" in shown.out
     assert "66.7 [66.7, 66.7]" in shown.out  # F1
     assert "100.0 [100.0, 100.0]" in shown.out  # cover-EM
+    assert "average" not in shown.out
 
 
 def test_a_misnamed_field_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,7 +162,17 @@ def test_sets_get_a_line_each_and_both_averages(tmp_path: Path, capsys: pytest.C
     assert "68.2 [" in lines["micro average"]
 
 
+def test_a_set_without_a_name_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"response": "<answer>x</answer>", "golden_answers": "x"}
+    path = write(tmp_path / "rows.jsonl", [row | {"source": "nq"}, row | {"source": 5}])
+    assert main(["score", str(path), "--by", "source"]) == 1
+    shown = capsys.readouterr()
+    assert "line 2, field 'source': is a number" in shown.err
+    assert "1 rows scored" in shown.out
+
+
 def test_a_file_without_rows_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", str(write(tmp_path / "rows.jsonl", []))]) == 1
+    assert "rows.jsonl has no row" in capsys.readouterr().err
     assert main(["score", str(tmp_path / "none.jsonl")]) == 1
     assert "none.jsonl is missing" in capsys.readouterr().err

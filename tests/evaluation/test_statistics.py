@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 
@@ -12,6 +13,7 @@ from sd_search_verl.evaluation.statistics import (
     macro_average,
     mean_and_sd,
     micro_average,
+    t_interval,
     undo_batch_mean,
 )
 
@@ -85,6 +87,30 @@ def test_the_same_seed_gives_the_same_interval() -> None:
 def test_mean_and_sd_over_seeds() -> None:
     assert mean_and_sd([0.40, 0.42, 0.44]) == pytest.approx((0.42, 0.02))
     assert mean_and_sd([0.4]) == (0.4, None)
+
+
+def share_within(quantile: float, freedom: int) -> float:
+    """The probability of Student's t between -quantile and quantile, by the trapezoids of its density."""
+    scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(freedom * math.pi)
+    points = [quantile * place / 5000 for place in range(5001)]
+    density = [scale * (1 + x * x / freedom) ** (-(freedom + 1) / 2) for x in points]
+    return 2 * quantile / 5000 * (sum(density) - (density[0] + density[-1]) / 2)
+
+
+@pytest.mark.parametrize("freedom", range(1, 31))
+def test_the_interval_over_seeds_holds_95_per_cent_of_students_t(freedom: int) -> None:
+    values = [float(value) for value in range(freedom + 1)]
+    found = t_interval(values)
+    assert found.n == freedom + 1
+    assert found.mean == pytest.approx(freedom / 2)
+    assert found.mean - found.low == pytest.approx(found.high - found.mean)
+    quantile = (found.high - found.mean) * math.sqrt(freedom + 1) / statistics.stdev(values)
+    assert share_within(quantile, freedom) == pytest.approx(0.95, abs=6e-5)
+
+
+def test_one_seed_has_no_interval() -> None:
+    with pytest.raises(ValueError, match="at least two values, not 1"):
+        t_interval([0.5])
 
 
 def test_nothing_to_average_is_an_error() -> None:
