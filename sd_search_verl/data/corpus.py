@@ -109,16 +109,12 @@ def plan(part: Part) -> Plan:
     return Plan(part, [hub.find(part.repository, name) for name in part.files])
 
 
-def fetch(job: Plan, out: Path) -> Path:
-    """Download, verify and unpack a part; return the finished file. A repeated call resumes a broken download.
+def fetch(job: Plan, out: Path) -> None:
+    """Download, verify and unpack a part into a folder. A repeated call resumes a broken download.
 
     Raises:
         UserError: the disk is too small, a download failed, or what was downloaded cannot be unpacked.
     """
-    result = out / job.part.result
-    if result.exists():
-        return result
-    out.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(out).free
     kept = [out / f"{file.name}{suffix}" for file in job.files for suffix in ("", ".part")]
     there = sum(path.stat().st_size for path in kept if path.is_file())
@@ -131,13 +127,12 @@ def fetch(job: Plan, out: Path) -> Path:
         for file in job.files
     ]
     try:
-        assemble(downloaded, result)
+        assemble(downloaded, out / job.part.result)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(
             f"{downloaded[0]} is not a whole gzip file ({on_one_line(error)}), as it is on the hub. Fix: remove it, "
             "and set HF_ENDPOINT to another mirror"
         ) from error
-    return result
 
 
 def assemble(sources: Sequence[Path], result: Path) -> None:

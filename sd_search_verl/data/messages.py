@@ -28,8 +28,7 @@ def message_problem(number: int, name: str, messages: Any) -> Problem | None:
             ):
                 return Problem(number, f"{where}.content", f"has a part that is no text: {str(part)[:60]}")
         (joined,) = text_messages([{**message, "content": content}])
-        text = joined["content"]
-        if (problem := check_text(number, f"{where}.content", text)) is not None:
+        if (problem := check_text(number, f"{where}.content", joined["content"])) is not None:
             return problem
     if messages[-1]["role"] != "user":
         return Problem(

@@ -133,18 +133,16 @@ def _of_levels(history: Sequence[Mapping[str, float]], config: HealthConfig) -> 
         if low is not None and searches[-1] < low:
             yield Alarm("searches", f"{searches[-1]:.3g} searches per rollout, below {low:g}")
         if high is not None and searches[-1] > high * searches[0]:
-            yield Alarm(
-                "searches", f"{searches[-1]:.3g} searches per rollout, {_against(searches)}, above {high:g} x"
-            )
+            change = f"{searches[-1]:.3g} searches per rollout, first {searches[0]:.3g}"
+            yield Alarm("searches", f"{change}, above {high:g} x")
     for name, metric, ends in (
         ("response_length", LENGTH, config.response_length_range),
         ("entropy", ENTROPY, config.entropy_range),
     ):
         found = level(metric)
         if ends is not None and found and not ends[0] * found[0] <= found[-1] <= ends[1] * found[0]:
-            yield Alarm(
-                name, f"{metric} {found[-1]:.3g}, {_against(found)}, outside {ends[0]:g} to {ends[1]:g} x"
-            )
+            change = f"{metric} {found[-1]:.3g}, first {found[0]:.3g}"
+            yield Alarm(name, f"{change}, outside {ends[0]:g} to {ends[1]:g} x")
     rewards = level(REWARD)
     if rewards and config.max_reward_drop is not None:
         best = max(rewards)
@@ -161,7 +159,3 @@ def _of_levels(history: Sequence[Mapping[str, float]], config: HealthConfig) -> 
                 f"CORRECT rollouts have lost {drop:.3g} nats a token ({max(likely):.3g} to {likely[-1]:.3g}); "
                 "sd_search.regularizer=llds or sapo holds them",
             )
-
-
-def _against(found: Sequence[float]) -> str:
-    return f"first {found[0]:.3g}"

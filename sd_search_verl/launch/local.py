@@ -112,20 +112,22 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def setting(job: LocalRun, key: str, config: str = "") -> Any:
+def setting(job: LocalRun, key: str) -> Any:
     """Return what an override says, else the config, else the last of its defaults in the same folder; or None."""
-    if not config:
-        given = [text.partition("=") for text in job.overrides]
-        said = [value for name, _, value in given if name.lstrip("+") == key]
-        return said[-1] if said else setting(job, key, job.config)
-    path = job.config_dir / f"{config}.yaml"
+    given = [text.partition("=") for text in job.overrides]
+    said = [value for name, _, value in given if name.lstrip("+") == key]
+    return said[-1] if said else _configured(job.config_dir, job.config, key)
+
+
+def _configured(folder: Path, config: str, key: str) -> Any:
+    path = folder / f"{config}.yaml"
     if not path.exists():
         return None  # verl's own
     content = read_yaml(path)
     found = OmegaConf.select(content, key)
-    others = [name for name in reversed(content.get("defaults", [])) if isinstance(name, str)]
-    for name in others:
-        found = setting(job, key, name) if found is None and name != "_self_" else found
+    for name in reversed(content.get("defaults", [])):
+        if found is None and isinstance(name, str) and name != "_self_":
+            found = _configured(folder, name, key)
     return found
 
 

@@ -6,7 +6,8 @@ import re
 
 # Our own errors, in Ray's traceback or in a line that Ray forwards: up to the end of the message.
 _OURS = re.compile(
-    r"\b(?:UserError|ConfigError|SearchUnavailableError|NonFiniteError): (?P<message>.+?)"
+    r"\b(?:UserError|ConfigError|TokenizerError|DisagreementError|RetrieverUnavailableError|SearchUnavailableError"
+    r"|NonFiniteError): (?P<message>.+?)"
     r"(?=\n\s*\n|\n\(|\nTraceback|\n\S*Error\b|\n\s+File |\Z)",
     re.DOTALL,
 )

@@ -29,7 +29,7 @@ def blocks(config: HindsightConfig, names: str) -> dict[str, HindsightConfig]:
 
     ``names`` is ``all`` or ``needed``. Without a block there is nothing to change.
     """
+    chosen = CHANGES if names == "all" else NEEDED
     if config.content == "none":
-        return dict.fromkeys((*(CHANGES if names == "all" else NEEDED), EMPTY), _EMPTY)
-    chosen = CHANGES if names == "all" else {name: CHANGES[name] for name in NEEDED}
-    return {name: config.replace(**changes) for name, changes in chosen.items()} | {EMPTY: _EMPTY}
+        return dict.fromkeys((*chosen, EMPTY), _EMPTY)
+    return {name: config.replace(**CHANGES[name]) for name in chosen} | {EMPTY: _EMPTY}

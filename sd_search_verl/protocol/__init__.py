@@ -12,13 +12,13 @@ from typing import Literal, overload
 
 from sd_search_verl.errors import UserError
 from sd_search_verl.protocol.autorefine import AUTOREFINE
-from sd_search_verl.protocol.base import ParsedTrajectory, Protocol
+from sd_search_verl.protocol.base import Protocol
 from sd_search_verl.protocol.families import FAMILIES
 from sd_search_verl.protocol.search_r1 import SEARCH_R1
 from sd_search_verl.protocol.tags import TagProtocol
 from sd_search_verl.protocol.tool_call import ToolCallProtocol
 
-__all__ = ["ParsedTrajectory", "Protocol", "detect", "explained_instead", "get", "names", "tool_call"]
+__all__ = ["Protocol", "detect", "explained_instead", "get", "names", "tool_call"]
 
 _TAGS: dict[str, Protocol] = {protocol.name: protocol for protocol in (SEARCH_R1, AUTOREFINE)}
 _ANY_CALL = ToolCallProtocol("tool_call", tuple(FAMILIES.values()))

@@ -48,7 +48,7 @@ class Family:
 def hermes(text: str) -> Iterator[Call]:
     """Yield calls like ``<tool_call>{"name": "search", "arguments": {"query": "…"}}</tool_call>``."""
     for block in re.finditer(r"<tool_call>(.*?)</tool_call>", text, re.DOTALL):
-        start = block.start(1) + len(block[1]) - len(block[1].lstrip(" \t\n\r"))
+        start, _ = _stripped(text, *block.span(1))
         if not is_json(block[1]) or text[start] != "{":
             continue
         call = {member.key: member for member in members(text, start)}

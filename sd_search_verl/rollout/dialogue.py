@@ -118,15 +118,10 @@ class TagDialogue(Dialogue):
     malformed_kinds = ("empty_query", "unfinished", "no_action")
     tools: Mapping[str, Tool] = {}
 
-    def __init__(self, tokenizer: Any, protocol: TagProtocol, max_observation_tokens: int) -> None:
+    def __init__(self, tokenizer: Any, protocol: Protocol, max_observation_tokens: int) -> None:
+        assert isinstance(protocol, TagProtocol), f"{protocol.name} needs verl's parser and token builder"
         self._tokenizer, self._protocol = tokenizer, protocol
         self._encoder = ObservationEncoder(tokenizer, protocol, max_observation_tokens)
-
-    @classmethod
-    def of(cls, tokenizer: Any, protocol: Protocol, config: SearchConfig) -> TagDialogue:
-        """Return the dialogue of a protocol of tags."""
-        assert isinstance(protocol, TagProtocol), f"{protocol.name} needs verl's parser and token builder"
-        return cls(tokenizer, protocol, config.max_observation_tokens)
 
     async def read(self, token_ids: Sequence[int]) -> SampledTurn:
         """Read the turn up to its first closing tag."""

@@ -24,7 +24,7 @@ def retrieve_url(url: str) -> str:
     """Return the URL that queries are sent to; a bare ``http://host:port`` gets the path ``/retrieve``.
 
     Raises:
-        UserError: not an HTTP URL with a host, or its port is none.
+        UserError: not an HTTP URL with a host, or its port is invalid.
     """
     url = url.strip()
     try:
@@ -32,7 +32,7 @@ def retrieve_url(url: str) -> str:
         whole = (
             parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
         )
-    except ValueError:  # brackets that are not closed, or a port that is none
+    except ValueError:  # unclosed brackets, or an invalid port
         whole = False
     if not whole or any(map(str.isspace, url)):
         raise UserError(

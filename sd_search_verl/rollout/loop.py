@@ -79,7 +79,7 @@ async def run_rollout(
         max_response_tokens: room for everything after the prompt.
         dialogue: of a protocol of tool calls; None for tags.
     """
-    dialogue = dialogue or TagDialogue.of(tokenizer, protocol, config)
+    dialogue = dialogue or TagDialogue(tokenizer, protocol, config.max_observation_tokens)
     rollout = Rollout(prompt, malformed=dict.fromkeys(dialogue.malformed_kinds, 0))
 
     async def execute(request: Request) -> Result:

@@ -16,7 +16,6 @@ from weakref import WeakKeyDictionary
 import aiohttp
 from yarl import URL
 
-from sd_search_verl.errors import UserError
 from sd_search_verl.rollout.endpoints import Endpoint, by_preference, document_url
 from sd_search_verl.rollout.read_tool import read_document
 from sd_search_verl.rollout.retriever_reply import Document, SearchResult
@@ -49,7 +48,7 @@ class UnavailableError(Exception):
 
 
 class _FaultyAnswerError(UnavailableError):
-    """Servers answered to the last, but not as they should: one query of the batch may be the cause."""
+    """In the last round a server answered with a fault: one query of the batch may be the cause."""
 
 
 class RetrieverClient:
@@ -63,16 +62,10 @@ class RetrieverClient:
             answered with faults get one more round, each alone.
 
     Raises:
-        UserError: no URL, or an argument out of range.
+        UserError: a URL is not valid.
     """
 
     def __init__(self, urls: Sequence[str], top_k: int, timeout_s: float, max_retries: int) -> None:
-        if isinstance(urls, str) or not urls:
-            raise UserError(f"retriever_urls={urls!r} must be a list with at least one URL")
-        if top_k < 1 or timeout_s <= 0 or max_retries < 0:
-            raise UserError(
-                f"top_k={top_k} and timeout_s={timeout_s} must be positive, max_retries not negative"
-            )
         self.endpoints = [Endpoint.at(url) for url in urls]
         self.stats = RetrieverStats()
         self._top_k, self._timeout_s, self._max_retries = top_k, timeout_s, max_retries

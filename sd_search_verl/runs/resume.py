@@ -58,12 +58,12 @@ def add_to_last_step(folder: Path, step: int, metrics: Mapping[str, Any]) -> Non
 
 def _set_aside(folder: Path) -> None:
     """Rename the files, both with the same ending; those of earlier runs keep theirs."""
-    names = [name for name in (METRICS, TRACES) if (folder / name).exists()]
+    files = [folder / METRICS, folder / TRACES]
     endings = (f".old{number if number > 1 else ''}" for number in count(1))
-    free = (end for end in endings if not any((folder / f"{n}{end}").exists() for n in (METRICS, TRACES)))
-    ending = next(free)
-    for name in names:
-        (folder / name).replace(folder / f"{name}{ending}")
+    free = next(end for end in endings if not any(Path(f"{file}{end}").exists() for file in files))
+    for file in files:
+        if file.exists():
+            file.replace(f"{file}{free}")
 
 
 def _truncate(path: Path, step: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 from uuid import uuid4
 
@@ -30,17 +31,12 @@ from sd_search_verl.verl_adapter.settings import read_search
 from sd_search_verl.verl_adapter.tool_dialogue import ToolDialogue
 from sd_search_verl.verl_adapter.tools import callable_tools, run_protocol, template_kwargs
 
-_clients: dict[tuple[Any, ...], RetrieverClient] = {}
+_client = cache(RetrieverClient)
 
 
 def shared_client(config: SearchConfig) -> RetrieverClient:
     """Return this process's client for the configured retrievers; verl makes a loop per rollout, so it is shared."""
-    key = (tuple(config.retriever_urls), config.top_k, config.timeout_s, config.max_retries)
-    if key not in _clients:
-        _clients[key] = RetrieverClient(
-            config.retriever_urls, config.top_k, config.timeout_s, config.max_retries
-        )
-    return _clients[key]
+    return _client(tuple(config.retriever_urls), config.top_k, config.timeout_s, config.max_retries)
 
 
 class SearchAgentLoop(AgentLoopBase):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -63,8 +62,3 @@ def by_span(rollout: Rollout, inputs: TeacherInputs, values: Values) -> SpanCred
         ]
 
     return SpanCredit(spread(0), spread(1))
-
-
-def merge(ranks: Sequence[dict[int, Values]]) -> dict[int, Values]:
-    """Return the traces of all ranks."""
-    return {trace: values for rank in ranks for trace, values in rank.items()}

@@ -6,7 +6,7 @@ The only module that calls ``transfer_queue``, so that a change of verl's data p
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,8 +31,6 @@ _FIELDS = [
     "rm_scores",
     "old_log_probs",
 ]
-
-_VALUES = ["rm_scores", "rollout_log_probs", "old_log_probs", "ref_log_prob", "advantages"]
 
 
 @dataclass(frozen=True)
@@ -118,10 +116,10 @@ def drop_trained(partition: str = "train") -> int:
     return len(left)
 
 
-def read_values(batch: Any, rows: Sequence[int]) -> dict[str, list[Tensor]]:
-    """Return the inputs of the policy update: per field one tensor ``[response tokens]`` for each of ``rows``."""
+def read_values(batch: Any, rows: Sequence[int], names: Iterable[str]) -> dict[str, list[Tensor]]:
+    """Return those of the fields that the batch has: one tensor ``[response tokens]`` for each of ``rows``."""
     known = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id)
-    values = {name: known[name].unbind() for name in _VALUES if name in known}
+    values = {name: known[name].unbind() for name in names if name in known}
     return {name: [field[row].float() for row in rows] for name, field in values.items()}
 
 

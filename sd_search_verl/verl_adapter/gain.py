@@ -43,7 +43,7 @@ def add_information_gain(
         settings: as in :func:`~.teacher_pass.run_teacher_pass`.
         group: data-parallel process group.
     """
-    batch = TeacherMiniBatch([], [], [], *torch.zeros(3, 0))
+    batch = TeacherMiniBatch([], [], [], *torch.zeros(3, 0))  # the teacher pass reads rows and positions only
     for rows in zip(*(data[name].cpu().unbind() for name in ROWS), strict=True):
         batch.add_rows(*rows)
     # Little to store: only the gold token counts.

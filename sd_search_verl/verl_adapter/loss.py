@@ -44,7 +44,7 @@ class SDLossInputs:
         weights: ``[num_slots]`` weight of each scored token in L_SD.
         num_trajectories: with scored tokens, over all ranks.
         num_tokens: scored tokens over all ranks.
-        credit: receives the credit of each position; None if no trajectory is traced.
+        credit: receives the credit of each position; None if nothing reads it.
         policy_weight: factor of verl's own loss, regularizer included; 0 leaves alpha * L_SD alone.
     """
 

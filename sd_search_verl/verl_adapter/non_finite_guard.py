@@ -28,7 +28,7 @@ def stop_on_non_finite(
     losses = non_finite_losses(metrics)
     if not losses:
         return
-    values = data_plane.read_values(batch, step.rows)
+    values = data_plane.read_values(batch, step.rows, _SUSPECTS)
     rows = non_finite_rows(values)
     path = folder / f"non_finite_step_{number}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)

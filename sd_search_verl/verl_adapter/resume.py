@@ -11,6 +11,8 @@ from __future__ import annotations
 import logging
 import shutil
 import zipfile
+from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -45,7 +47,8 @@ def checkpoint_to_resume(config: DictConfig) -> Path | None:
 
 def step_of(checkpoint: Path | None) -> int:
     """Return the step in a checkpoint folder's name, 0 for None and for other names, such as a copy's."""
-    return _number(checkpoint.name.rpartition("global_step_")[2]) if checkpoint else 0
+    number = checkpoint.name.rpartition("global_step_")[2] if checkpoint else ""
+    return int(number) if number.isdecimal() else 0
 
 
 def is_whole(checkpoint: Path) -> bool:
@@ -58,13 +61,13 @@ def is_whole(checkpoint: Path) -> bool:
     if not has_model or not all(zipfile.is_zipfile(file) for file in [checkpoint / "data.pt", *shards]):
         return False
     # model_world_size_8_rank_3.pt: weights, optimizer and the rest have files of the same ranks, those of this machine.
-    ranks: dict[str, set[str]] = {}
+    ranks: defaultdict[str, defaultdict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for shard in shards:
-        kind, _, rank = shard.stem.rpartition("_rank_")
-        if "_world_size_" in kind:
-            ranks.setdefault(kind, set()).add(rank)
-    sizes = {kind.rpartition("_")[2] for kind in ranks}
-    return all(_are_equal([ranks[kind] for kind in ranks if kind.endswith(f"_{size}")]) for size in sizes)
+        kind, _, size_and_rank = shard.stem.partition("_world_size_")
+        if size_and_rank:
+            size, _, rank = size_and_rank.partition("_rank_")
+            ranks[size][kind].add(rank)
+    return all(one == other for kinds in ranks.values() for one, other in pairwise(kinds.values()))
 
 
 def processes_of(checkpoint: Path) -> set[int]:
@@ -123,11 +126,3 @@ def remove_surplus(run: Path, step: int, trainer: DictConfig) -> None:
             if part != BUFFER:  # verl has removed those of this process, so this is one of an earlier one
                 logger.warning("%s is removed: %d newer ones are kept", folder / part, most)
             shutil.rmtree(folder / part, ignore_errors=True)
-
-
-def _are_equal(sets: list[set[str]]) -> bool:
-    return all(one == sets[0] for one in sets)
-
-
-def _number(text: str) -> int:
-    return int(text) if text.isdecimal() else 0

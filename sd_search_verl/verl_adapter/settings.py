@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TypeVar
 
 from omegaconf import DictConfig, OmegaConf
@@ -44,7 +43,7 @@ def read_health(config: DictConfig) -> HealthConfig:
 
 def _read(cls: type[T], config: DictConfig, name: str) -> T:
     section = config.get(name)
-    if not isinstance(section, (Mapping, DictConfig)):
+    if not isinstance(section, DictConfig):
         # Hydra turns an unknown group into a plain string: then the plugin was not loaded where the config was made.
         found = "is missing" if section is None else f"is {section!r}, so the plugin was not loaded"
         raise ConfigError(

@@ -125,7 +125,7 @@ def jsd_by_staleness(traces: Sequence[Trace], version: int) -> dict[str, float]:
                 if value is not None and starts:
                     sampled = trace.versions[bisect_right(starts, token) - 1][1]
                     found[version - sampled].append(value)
-    if not any(found.keys() - {0}):
+    if not any(found):
         return {}
     return {f"sd_search/jsd_at_staleness/{age}": _mean(values) for age, values in sorted(found.items())}
 

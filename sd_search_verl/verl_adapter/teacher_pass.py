@@ -124,7 +124,7 @@ def _teacher_batch(batch: TeacherMiniBatch, settings: dict[str, Any], group: Any
     sizes = [len(positions) for positions in batch.positions]
     slots = torch.arange(sum(sizes)).split(sizes) if sizes else ()
     longest = len(batch.rows[order[0]]) if order else 2
-    count, longest = _agree_on_maximum([max(len(order), 1), longest], group)
+    count, longest = reduce_over_ranks([max(len(order), 1), longest], dist.ReduceOp.MAX, group)
     if not settings["use_dynamic_bsz"]:
         micro_batch = settings["micro_batch_size_per_gpu"]
         count = -(-count // micro_batch) * micro_batch
@@ -145,7 +145,8 @@ def _teacher_batch(batch: TeacherMiniBatch, settings: dict[str, Any], group: Any
     )
 
 
-def _agree_on_maximum(values: list[int], group: Any) -> list[int]:
+def reduce_over_ranks(values: list[int], op: dist.ReduceOp.RedOpType, group: Any) -> list[int]:
+    """Return the sum or maximum of each value over the ranks of a group."""
     tensor = torch.tensor(values, device=get_device_id())
-    dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=group)
+    dist.all_reduce(tensor, op=op, group=group)
     return [int(value) for value in tensor.tolist()]

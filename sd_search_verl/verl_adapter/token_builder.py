@@ -37,7 +37,7 @@ def context_builder(
         model_family=_builder_family(tokenizer, model_type),
         chat_template_kwargs={k: v for k, v in template_kwargs.items() if k != "tools"},
     )
-    setattr(builder, "render_delta_token_id", _TextDelta(builder, tokenizer))  # noqa: B010  of the instance
+    builder.render_delta_token_id = _TextDelta(builder, tokenizer)
     return builder
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import ChainMap
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ from sd_search_verl.runs.console import format_step
 from sd_search_verl.runs.resume import add_to_last_step, save_with_checkpoint, truncate_after
 from sd_search_verl.runs.schema import Trace
 from sd_search_verl.verl_adapter import data_plane, resume, step_metrics
-from sd_search_verl.verl_adapter.credit import by_span, merge
+from sd_search_verl.verl_adapter.credit import by_span
 from sd_search_verl.verl_adapter.fields import ALPHA, MEASURE_GRAD_SHARE, MEASURE_LABELS, POLICY_WEIGHT, pack
 from sd_search_verl.verl_adapter.gain import pack_gain
 from sd_search_verl.verl_adapter.loss import PREFIX
@@ -58,11 +59,7 @@ logger = logging.getLogger("verl.sd_search")
 
 
 class SDSearchMixin(PPOTrainer):
-    """verl's loop, extended in ``_update_actor`` (teacher rows, traces), ``_compute_metrics`` (metrics, alarms) and in
-    loading and saving of checkpoints.
-
-    The first base of a trainer, before the one of verl that says when rollouts are made.
-    """
+    """First base of a trainer, before verl's. docs/architecture.md lists what is added to each step of verl's loop."""
 
     worker_cls: type[SDActorRolloutRefWorker] = SDActorRolloutRefWorker
 
@@ -225,13 +222,14 @@ class SDSearchMixin(PPOTrainer):
         step = data_plane.read_rollouts(batch, self._questions)
         step_metrics.check_failure_rate(step.rollouts, self._search)
         require_unchanged(self._search.retriever_urls, self._retriever)
+        group_size = self.config.actor_rollout_ref.rollout.n
         groups = self.config.data.train_batch_size // self.parameter_sync_step
-        sizes = self.config.actor_rollout_ref.rollout.n, groups
+        hindsight = self._sd_search.hindsight
         return step, {
             f"{PREFIX}alpha": alpha,
             **step_metrics.search_metrics(step.rollouts),
-            **step_metrics.group_metrics(step.rollouts, self._sd_search.hindsight),
-            **step_metrics.health_metrics(step, *sizes, self._sd_search.hindsight),
+            **step_metrics.group_metrics(step.rollouts, hindsight),
+            **step_metrics.health_metrics(step, group_size, groups, hindsight),
             **step_metrics.staleness_metrics(step.rollouts, self._policy_version),
         }
 
@@ -239,7 +237,7 @@ class SDSearchMixin(PPOTrainer):
         self, step: data_plane.StepRollouts, inputs: list[TeacherInputs] | None, traced: list[int]
     ) -> dict[str, float]:
         """Append the step's traces, and return the metrics that are known of traced rollouts only."""
-        credits = merge(self.actor_rollout_wg.take_credits()) if inputs is not None and traced else {}
+        credits = ChainMap(*self.actor_rollout_wg.take_credits()) if inputs is not None and traced else {}
         traces = []
         for i in traced:
             rollout = step.rollouts[i]

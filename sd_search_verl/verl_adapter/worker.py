@@ -39,7 +39,7 @@ from sd_search_verl.verl_adapter.labels import contrast, label_metrics
 from sd_search_verl.verl_adapter.loss import PREFIX, SDLossInputs, SDSearchLoss
 from sd_search_verl.verl_adapter.process_group import initialize_alone
 from sd_search_verl.verl_adapter.settings import read_sd_search
-from sd_search_verl.verl_adapter.teacher_pass import run_teacher_pass
+from sd_search_verl.verl_adapter.teacher_pass import reduce_over_ranks, run_teacher_pass
 
 
 @dataclass(frozen=True)
@@ -62,32 +62,23 @@ class TeacherOutput:
 class SDTrainingWorker(TrainingWorker):
     """A training worker whose loss function is an :class:`SDSearchLoss`."""
 
-    _teacher_seconds = 0.0
-    _measure = False
-    _measure_labels = False
-    _label_metrics: dict[str, float]
-    _grad_share: float | None = None
-    _credits: dict[int, Values]
-
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._average = MovingAverage()
+        # Of the current call of train_mini_batch.
+        self._measured: dict[str, float] = {}
+        self._credits: dict[int, Values] = {}
+        self._measure_grad_share = self._measure_labels = False
 
     @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="train"), blocking=False)
     def train_mini_batch(self, data: TensorDict) -> TensorDict:
-        self._teacher_seconds, self._credits, self._grad_share = 0.0, {}, None
-        self._label_metrics = {}
-        self._measure = tu.get(data, MEASURE_GRAD_SHARE, default=False)
+        self._measured, self._credits = {}, {}
+        self._measure_grad_share = tu.get(data, MEASURE_GRAD_SHARE, default=False)
         self._measure_labels = tu.get(data, MEASURE_LABELS, default=False)
         output = super().train_mini_batch(data)
-        found = {
-            "teacher_s": self._teacher_seconds or None,
-            "grad_share": self._grad_share,
-            **self._label_metrics,
-        }
         if output is not None:
             metrics = tu.get(output, "metrics")
-            metrics.update({PREFIX + name: [value] for name, value in found.items() if value is not None})
+            metrics.update({PREFIX + name: [value] for name, value in self._measured.items()})
         return output
 
     @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="train"), blocking=False)
@@ -105,16 +96,19 @@ class SDTrainingWorker(TrainingWorker):
         taught = self._ask_teacher(data, config) if tu.get(data, ALPHA, default=0.0) else None
         if config.information_gain or taught is not None:
             get_torch_device().synchronize()  # once a mini-batch, for a time that means something
-            self._teacher_seconds += time.perf_counter() - start
+            seconds = time.perf_counter() - start
+            self._measured["teacher_s"] = self._measured.get("teacher_s", 0.0) + seconds
         if taught is None:
             return super().train_batch(data)
         data = taught.batch.with_slots(data)
         tu.assign_non_tensor(data, distillation_use_topk=True)
         teacher = self._loss_inputs(taught, data, config)
-        if self._measure:
-            self._measure = False
+        if self._measure_grad_share:
+            self._measure_grad_share = False
             with self._train_mode(data):
-                self._grad_share = grad_share(self.engine, self._with_options(data), self.loss_fn, teacher)
+                share = grad_share(self.engine, self._with_options(data), self.loss_fn, teacher)
+            if share is not None:
+                self._measured["grad_share"] = share
         with self.loss_fn.with_teacher(teacher):
             output = super().train_batch(data)
         if teacher.credit is not None:
@@ -126,7 +120,8 @@ class SDTrainingWorker(TrainingWorker):
         batch = TeacherMiniBatch.read(data)
         counts = batch.tokens_per_trajectory
         group = self.engine.get_data_parallel_group()
-        num_trajectories, num_tokens = _sum_over_ranks([int((counts > 0).sum()), int(counts.sum())], group)
+        own = [int((counts > 0).sum()), int(counts.sum())]
+        num_trajectories, num_tokens = reduce_over_ranks(own, dist.ReduceOp.SUM, group)
         if num_tokens == 0:
             return None
         with self._train_mode(data), self._teachers_weights(config):
@@ -164,9 +159,7 @@ class SDTrainingWorker(TrainingWorker):
         if self._measure_labels and taught.flipped is not None:
             self._measure_labels = False
             group = self.engine.get_data_parallel_group()
-            self._label_metrics = label_metrics(
-                credit.credits(), taught.targets, taught.flipped, batch, group
-            )
+            self._measured |= label_metrics(credit.credits(), taught.targets, taught.flipped, batch, group)
 
     def _train_mode(self, data: TensorDict) -> AbstractContextManager[Any]:
         return self.engine.train_mode(
@@ -209,14 +202,9 @@ class SDTrainingWorker(TrainingWorker):
     def _with_options(self, data: TensorDict) -> TensorDict:
         """Fill in the options of verl's update that the batch leaves out, as verl's ``train_batch`` does."""
         present = set(data.keys())
-        options = {"use_remove_padding": self.model_config.get("use_remove_padding", False)}
-        for name in (
-            "use_dynamic_bsz",
-            "max_token_len_per_gpu",
-            "micro_batch_size_per_gpu",
-            "use_fused_kernels",
-        ):
-            options[name] = getattr(self.engine_config, name)
+        names = ("use_dynamic_bsz", "max_token_len_per_gpu", "micro_batch_size_per_gpu", "use_fused_kernels")
+        options = {name: getattr(self.engine_config, name) for name in names}
+        options["use_remove_padding"] = self.model_config.get("use_remove_padding", False)
         tu.assign_non_tensor(data, **{name: value for name, value in options.items() if name not in present})
         return data
 
@@ -278,9 +266,3 @@ def _storage(tensor: torch.Tensor) -> int:
     """Return the address of a tensor's memory, of a sharded one's the shard's."""
     local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     return local.untyped_storage().data_ptr()
-
-
-def _sum_over_ranks(values: list[int], group: Any) -> list[int]:
-    tensor = torch.tensor(values, device=get_device_id())
-    dist.all_reduce(tensor, group=group)
-    return [int(value) for value in tensor.tolist()]

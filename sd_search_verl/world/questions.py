@@ -39,7 +39,7 @@ def questions(world: World, split: str) -> list[Question]:
 
 def _numbered(number: int, subjects: Sequence[str], relations: Sequence[str], hops: int) -> Question:
     """Return question ``number`` of all with ``hops`` hops, ordered by subject, then by each relation."""
-    number, free, chosen = number, list(relations), []
+    free, chosen = list(relations), []
     subject, number = divmod(number, math.perm(len(free), hops))
     for left in range(hops - 1, -1, -1):
         index, number = divmod(number, math.perm(len(free) - 1, left))

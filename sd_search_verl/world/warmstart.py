@@ -14,7 +14,7 @@ from sd_search_verl.world.files import write_difficulty
 from sd_search_verl.world.model import build_model, load_model
 from sd_search_verl.world.probe import initial_success, probe
 from sd_search_verl.world.supervised import Encoded, fit
-from sd_search_verl.world.tokenizer import build_tokenizer, save_tokenizer
+from sd_search_verl.world.tokenizer import build_tokenizer
 from sd_search_verl.world.words import RELATIONS
 
 
@@ -97,7 +97,7 @@ def make_checkpoint(
     model.eval().bfloat16()  # half the size
     report = check(model.float(), tokenizer, world)  # of what is stored
     model.bfloat16().save_pretrained(directory)
-    save_tokenizer(directory)
+    tokenizer.save_pretrained(directory)
     write_difficulty(world, directory)
     return report
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from sd_search_verl.errors import UserError
 from sd_search_verl.launch.log_diagnosis import diagnose
+from sd_search_verl.protocol.token_bytes import TokenizerError
+from sd_search_verl.rollout.retriever_identity import DisagreementError, RetrieverUnavailableError
 
 RAY = """Error executing job with overrides: []
 Traceback (most recent call last):
@@ -19,6 +22,13 @@ Set the environment variable HYDRA_FULL_ERROR=1 for a complete stack trace.
 
 def test_our_own_message_is_found_in_rays_traceback() -> None:
     assert diagnose(RAY) == "data.train_files: none. Fix: build it\nvocabulary: too large. Fix: resize it"
+
+
+@pytest.mark.parametrize("error", [DisagreementError, RetrieverUnavailableError, TokenizerError])
+def test_errors_of_the_user_are_found_by_their_class(error: type[UserError]) -> None:
+    assert diagnose(f"Traceback\n{error.__module__}.{error.__name__}: It is wrong. Fix: mend it\n\n") == (
+        "It is wrong. Fix: mend it"
+    )
 
 
 @pytest.mark.parametrize(

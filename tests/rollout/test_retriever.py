@@ -105,13 +105,9 @@ def test_close_ends_searches_under_way_and_the_client_works_on_another_loop() ->
     asyncio.run(second())
 
 
-@pytest.mark.parametrize(
-    ("urls", "message"),
-    [([], "at least one URL"), ("http://a", "must be a list"), (["localhost:80"], "must start with http")],
-)
-def test_bad_urls_are_named(urls: list[str], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        RetrieverClient(urls, 3, 1.0, 0)
+def test_a_bad_url_is_named() -> None:
+    with pytest.raises(UserError, match="'localhost:80' must start with http"):
+        RetrieverClient(["localhost:80"], 3, 1.0, 0)
 
 
 def test_importing_the_client_starts_nothing_heavy() -> None:

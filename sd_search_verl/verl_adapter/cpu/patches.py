@@ -7,17 +7,13 @@ vLLM's worker, is a configured class: :mod:`sd_search_verl.verl_adapter.cpu.vllm
 from __future__ import annotations
 
 import importlib.metadata
+from functools import cache
 from typing import Any
 
-_applied = False
 
-
+@cache
 def apply() -> None:
     """Apply all patches to this process, once."""
-    global _applied
-    if _applied:
-        return
-    _applied = True
     vllm_version()
     process_group()
     pinned_memory()

@@ -20,6 +20,10 @@ def register() -> None:
     os.environ.setdefault("VERL_ENGINE_DEVICE", "cuda")
 
 
+def _nothing(*_: Any, **__: Any) -> None:
+    """Do nothing: a CPU has no devices to choose from, no queue of work, no cache and no profiler."""
+
+
 class _CpuModule(types.ModuleType):
     """``torch.cpu`` with the further names of ``torch.cuda`` that verl calls on its device module."""
 
@@ -58,13 +62,7 @@ class _CpuModule(types.ModuleType):
         page = os.sysconf("SC_PAGE_SIZE")
         return os.sysconf("SC_AVPHYS_PAGES") * page, os.sysconf("SC_PHYS_PAGES") * page
 
-    def _nothing(self, *_: Any, **__: Any) -> None:
-        return None
-
     set_device = synchronize = empty_cache = ipc_collect = reset_peak_memory_stats = _nothing
-
-
-_device_module = _CpuModule("sd_search_verl_cpu_device")
 
 
 class PlatformCPU(PlatformBase):
@@ -72,7 +70,7 @@ class PlatformCPU(PlatformBase):
 
     device_name = "cpu"
     vendor_name = "cpu"
-    device_module = _device_module
+    device_module = _CpuModule("sd_search_verl_cpu_device")
 
     def is_available(self) -> bool:
         return True
@@ -84,23 +82,10 @@ class PlatformCPU(PlatformBase):
     def device_count(self) -> int:
         return 1
 
-    def set_device(self, device_index: int) -> None:
-        return None
-
-    def synchronize(self, device_index: int | None = None) -> None:
-        return None
-
     def manual_seed(self, seed: int) -> None:
         torch.manual_seed(seed)
 
-    def manual_seed_all(self, seed: int) -> None:
-        torch.manual_seed(seed)
-
-    def set_allocator_settings(self, settings: str) -> None:
-        return None
-
-    def empty_cache(self) -> None:
-        return None
+    manual_seed_all = manual_seed
 
     def get_device_capability(self, device_index: int = 0) -> tuple[int | None, int | None]:
         return None, None
@@ -115,12 +100,6 @@ class PlatformCPU(PlatformBase):
     def nvtx_range(self, msg: str) -> Iterator[None]:
         yield
 
-    def profiler_start(self) -> None:
-        return None
-
-    def profiler_stop(self) -> None:
-        return None
-
     def ray_resource_name(self) -> str:
         return "GPU"
 
@@ -131,5 +110,5 @@ class PlatformCPU(PlatformBase):
         # False makes verl send weights through shared memory.
         return False
 
-    def cudart(self) -> Any:
-        return None
+    set_device = synchronize = set_allocator_settings = empty_cache = _nothing
+    profiler_start = profiler_stop = cudart = _nothing
