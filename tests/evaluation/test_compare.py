@@ -76,6 +76,35 @@ def test_questions_are_paired_by_id_not_by_line(tmp_path: Path) -> None:
     assert result["metrics"]["em"]["macro"]["mean"] == pytest.approx(macro)
 
 
+def test_the_text_holds_every_set_both_averages_and_the_questions_that_changed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a = save(tmp_path / "a", {"nq": [0, 0, 1, 1], "bamboogle": [0, 1]})
+    b = save(tmp_path / "b", {"nq": [1, 0, 1, 0], "bamboogle": [1, 1]})
+    assert main(["compare", str(a), str(b)]) == 0
+    shown = capsys.readouterr().out
+    em, f1, cover, changed, *_ = shown.split("\n\n")[1:]
+    assert em.splitlines() == [
+        "EM             n     A      B                 B - A",
+        "-------------  -  ----  -----  --------------------",
+        "nq             4  50.0   50.0   +0.0 [-75.0, +75.0]",
+        "bamboogle      2  50.0  100.0  +50.0 [+0.0, +100.0]",
+        "macro average  6               +25.0 [-25.0, +75.0]",
+        "micro average  6               +16.7 [-33.3, +66.7]",
+    ]
+    assert [part.split()[0] for part in (f1, cover)] == ["F1", "cover-EM"]
+    assert changed.splitlines()[:11] == [
+        "2 questions gained in EM (B is right more often than A)",
+        *("  nq/0  q0", "    A: x  B: x", "    golden: g"),
+        *("  bamboogle/0  q0", "    A: x  B: x", "    golden: g"),
+        "1 questions lost in EM (A is right more often than B)",
+        *("  nq/3  q3", "    A: x  B: x", "    golden: g"),
+    ]
+    one = save(tmp_path / "one", {"nq": [0, 0, 1, 1]})
+    assert main(["compare", str(one), str(one)]) == 0
+    assert "average" not in capsys.readouterr().out
+
+
 def test_questions_without_ids_are_paired_by_text(tmp_path: Path) -> None:
     """Their ids are line numbers, which name other questions in a file of another order."""
     a = save(tmp_path / "a", {"s": [1, 0, 0]}, texts=["Linus?", "Oscar?", "Nora?"])

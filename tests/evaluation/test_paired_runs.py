@@ -92,6 +92,16 @@ def test_reward_stands_in_for_a_missing_exact_match(make_run: MakeRun) -> None:
     assert sentence(grpo, sd).startswith("Reward of training rollouts")
 
 
+def test_the_metric_is_one_that_every_pair_has(make_run: MakeRun) -> None:
+    def values(alpha: float, **metrics: float) -> list[dict[str, float]]:
+        return [{"critic/score/mean": 0.1 + alpha, "sd_search/alpha": alpha, **metrics}]
+
+    em = {"search/em": 0.5}
+    runs = [make_run("grpo-seed0", values(0.0, **em)), make_run("sd-seed0", values(0.3, **em))]
+    runs += [make_run("grpo-seed1", values(0.0)), make_run("sd-seed1", values(0.3, **em))]
+    assert sentence(*runs).startswith("Reward of training rollouts")
+
+
 def test_nothing_is_said_without_one_grpo_series(make_run: MakeRun) -> None:
     sd = make_run("sd", steps([0.6], 0.3))
     assert paired_runs.sentences(read_runs([sd])) == []
