@@ -128,6 +128,7 @@ def test_a_small_share_of_the_gradient_is_an_alarm_after_three_measurements() ->
     (alarm,) = alarms(small, HealthConfig())
     assert alarm.name == "grad_share"
     assert "0.40% of GRPO's gradient" in alarm.text
+    assert alarms([{GRAD_SHARE: 0.5}] * 2 + small, HealthConfig()) == [alarm]
     assert alarms(small[:4], HealthConfig()) == []
     assert alarms([*small, {GRAD_SHARE: 0.02}], HealthConfig()) == []
     assert alarms(small, HealthConfig(min_grad_share=None)) == []
@@ -138,6 +139,7 @@ def test_a_teacher_that_only_copies_is_an_alarm() -> None:
         return [alarm.name for alarm in alarms([{"sd_search/copy_share": s} for s in shares], HealthConfig())]
 
     assert names([0.99, 0.97, 0.98]) == ["copying"]
+    assert names([0.2, 0.3, 0.99, 0.97, 0.98]) == ["copying"]
     assert names([0.99, 0.98]) == []
     assert names([0.99, 0.5, 0.98]) == []
     assert alarms([{"sd_search/copy_share": 1.0}] * 3, HealthConfig(max_copy_share=None)) == []
