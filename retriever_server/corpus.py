@@ -188,10 +188,16 @@ class CorpusDocuments:
         """Return the passages' JSON objects, byte for byte as in the corpus.
 
         Raises:
-            CorpusError: the file was changed after it was opened, so offsets may point to other passages.
+            CorpusError: the file cannot be read, or was changed after it was opened: offsets may point to others.
         """
-        lines = [self._line(row) for row in rows]
-        if self._now() != self._state:
+        try:
+            lines = [self._line(row) for row in rows]
+            now = self._now()
+        except OSError as error:  # such as a stale handle of a network file system
+            raise CorpusError(
+                f"{self._path} cannot be read any more: {error.strerror}. Fix: restart."
+            ) from error
+        if now != self._state:
             raise CorpusError(f"{self._path} was changed while it is served. Fix: restore it and restart.")
         return lines
 

@@ -187,7 +187,7 @@ def _layers(folder: Path, modules: list[tuple[str, str]], library: dict[str, Any
     for name, path in modules:
         config = _json(folder / path / "config.json")
         names = (config.get("module_input_name"), config.get("module_output_name"))
-        if not {*names} <= {None, "sentence_embedding"}:
+        if any(name not in (None, "sentence_embedding") for name in names):
             raise _unsupported(folder / path, "another input or output than the sentence's embedding")
         if name == "Normalize":
             layers.append("normalize")

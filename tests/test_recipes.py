@@ -158,6 +158,20 @@ def test_the_comparison_is_paired(tmp_path: Path) -> None:
     ] * 2 + ["report"]
 
 
+def test_the_comparison_in_the_world_makes_one_update_a_step(tmp_path: Path) -> None:
+    calls = commands("world_compare.sh", "0 1", "runs", "3", folder=tmp_path)
+    runs = [call for call in calls if call[:2] == ["sd-search", "local"]]
+    assert [call[call.index("--run") + 1] for call in runs] == [
+        f"runs/{arm}-seed{seed}" for seed in (0, 1) for arm in ("grpo", "sd")
+    ]
+    for call in runs:
+        config = composed("--config-name=cpu_demo", *(word for word in call if "=" in word))
+        assert config.actor_rollout_ref.actor.ppo_mini_batch_size == config.data.train_batch_size == 8
+        assert config.sd_search.alpha == (0.3 if "runs/sd" in " ".join(call) else 0)
+    (table,) = [call for call in calls if "--csv" in call]
+    assert table[table.index("--csv") + 1] == "runs/world.csv"
+
+
 METHODS = re.findall(r"^  \[(\w+)\]=", (REPO / "recipes" / "compare_methods.sh").read_text(), re.MULTILINE)
 
 

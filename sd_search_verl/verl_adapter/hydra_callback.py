@@ -29,8 +29,8 @@ class RefuseOtherMethod(Callback):
     """
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """Check the config of a job before Hydra saves it."""
-        _refuse(config)
+        """Check for a key before Hydra saves the config; ``${hydra:...}`` can be read only once the job starts."""
+        _refuse_keys(config)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Check the config that the jobs of a sweep share."""
@@ -43,8 +43,8 @@ class RefuseOtherMethod(Callback):
 
 def _refuse(config: DictConfig) -> None:
     if has_sections(config):
-        _refuse_keys(config)
         try:
+            _refuse_keys(config)
             refuse_other_method(config)
         except ConfigError as error:
             _end(str(error))

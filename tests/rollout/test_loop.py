@@ -161,6 +161,8 @@ def test_context_overflow() -> None:
     assert rollout.status == "context_overflow"
     assert text(rollout, 0) == ""  # an observation that leaves no room to react is not appended
     assert len(contexts) == 1
+    none, contexts = play(["never"], room=0)
+    assert (none.status, none.response_ids, contexts) == ("context_overflow", [], [])
     full, contexts = play(["x" * 50], room=20)
     check(full, contexts, room=20)
     assert full.status == "context_overflow"

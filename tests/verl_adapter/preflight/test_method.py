@@ -33,6 +33,15 @@ def main_ppo(folder: Path, *arguments: str) -> tuple[int | None, str]:
     return process.exitcode, (folder / "log").read_text()
 
 
+def typed_main_ppo(folder: Path, *arguments: str) -> tuple[int | None, str]:
+    """The same in a new interpreter, in which verl has to load the plugin."""
+    command = [sys.executable, "-m", "verl.trainer.main_ppo", *arguments, f"hydra.run.dir={folder}/hydra"]
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, cwd=folder
+    )
+    return done.returncode, done.stdout
+
+
 @pytest.mark.parametrize(
     ("text", "arguments"),
     [
@@ -48,7 +57,7 @@ def test_verls_command_refuses_sections_of_ours_with_its_own_trainer(
     if text is not None:
         (tmp_path / "mine.yaml").write_text(text + "hydra: {searchpath: ['pkg://verl.trainer.config']}\n")
         arguments = [f"--config-dir={tmp_path}", "--config-name=mine", *arguments]
-    code, printed = main_ppo(tmp_path, *arguments)
+    code, printed = (typed_main_ppo if text is None else main_ppo)(tmp_path, *arguments)
     assert code == 1
     assert "sd_search_verl refuses to start:\ntrainer.v1.trainer_mode=sync is verl's own trainer" in printed
     assert "Fix: set trainer.v1.trainer_mode=sd_search" in printed
@@ -288,7 +297,15 @@ def test_a_word_in_place_of_a_number_hides_no_refusal(good: DictConfig, values: 
         refuse_other_method(change(good, trainer__use_v1=False, **values))
 
 
-def test_a_value_that_a_check_cannot_read_starts_nothing(good: DictConfig) -> None:
-    config = change(good, trainer__use_v1=False, reward__custom_reward_function__path=5)
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("reward__custom_reward_function__path", 5),
+        ("search__retriever_urls", 5),
+        ("search__retriever_urls", "${nowhere}"),
+    ],
+)
+def test_a_value_that_a_check_cannot_read_starts_nothing(good: DictConfig, option: str, value: Any) -> None:
+    config = change(good, trainer__use_v1=False, **{option: value})
     with pytest.raises(SystemExit, match="refuses to start:\nthe check of the method could not be made"):
         RefuseOtherMethod().on_job_start(config)
