@@ -46,6 +46,14 @@ def test_parse(response: str, queries: list[str], answer: str | None) -> None:
     assert parsed.answer == answer
 
 
+def test_query_and_answer_of_a_turn_are_stripped_on_both_sides() -> None:
+    assert R1.query("<think>a</think><search>\n who wrote it \n</search>") == "who wrote it"
+    assert R1.answer("<answer>\t Emma \n</answer>") == "Emma"
+    assert R1.query("<search> \n </search>") is None
+    assert R1.query("<search> never closed") is None
+    assert R1.answer("<search> q </search>") is None
+
+
 def test_prompt_ends_with_one_question_mark() -> None:
     for question in ("who was it", "who was it?", " who was it? "):
         (message,) = R1.prompt(question)
