@@ -30,7 +30,8 @@ class RefuseOtherMethod(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Check for a key before Hydra saves the config; ``${hydra:...}`` can be read only once the job starts."""
-        _refuse_keys(config)
+        if has_sections(config):
+            _refuse_keys(config)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Check the config that the jobs of a sweep share."""

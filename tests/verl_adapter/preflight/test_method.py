@@ -10,76 +10,14 @@ from typing import Any
 
 import pytest
 from omegaconf import DictConfig, OmegaConf, open_dict
-from support.forked import start
 from support.good_run import change
 from verl.trainer.ppo.v1 import PPOTrainer, get_trainer_cls
 
 from sd_search_verl.config import ConfigError
 from sd_search_verl.launch.environment import ENVIRONMENT
 from sd_search_verl.verl_adapter import preflight
-from sd_search_verl.verl_adapter.hydra_callback import RefuseOtherMethod
 from sd_search_verl.verl_adapter.preflight.method import check_method, refuse_other_method
 from sd_search_verl.verl_adapter.settings import SECTIONS
-
-ABOVE = "defaults: [{sd_search: default}, ppo_trainer, _self_]\nalgorithm: {adv_estimator: grpo}\n"
-BY_HAND = "defaults: [ppo_trainer, _self_]\nsd_search: {alpha: 0.3}\nsearch: {}\nhealth: {}\n"
-
-
-def main_ppo(folder: Path, *arguments: str) -> tuple[int | None, str]:
-    """Run verl's own command in ``folder``; return its exit status and what it printed."""
-    code = f"import os, runpy; os.chdir({str(folder)!r}); runpy.run_module('verl.trainer.main_ppo', {{}}, '__main__')"
-    process = start(code, [*arguments, f"hydra.run.dir={folder}/hydra"], {}, folder / "log")
-    process.join(120)
-    return process.exitcode, (folder / "log").read_text()
-
-
-def typed_main_ppo(folder: Path, *arguments: str) -> tuple[int | None, str]:
-    """The same in a new interpreter, in which verl has to load the plugin."""
-    command = [sys.executable, "-m", "verl.trainer.main_ppo", *arguments, f"hydra.run.dir={folder}/hydra"]
-    done = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, cwd=folder
-    )
-    return done.returncode, done.stdout
-
-
-@pytest.mark.parametrize(
-    ("text", "arguments"),
-    [
-        (None, ["+sd_search=default", "trainer.v1.trainer_mode=sync", "sd_search.alpha=0.3"]),
-        (ABOVE, []),
-        (BY_HAND, []),
-    ],
-    ids=["command line", "below ppo_trainer", "sections by hand"],
-)
-def test_verls_command_refuses_sections_of_ours_with_its_own_trainer(
-    tmp_path: Path, text: str | None, arguments: list[str]
-) -> None:
-    if text is not None:
-        (tmp_path / "mine.yaml").write_text(text + "hydra: {searchpath: ['pkg://verl.trainer.config']}\n")
-        arguments = [f"--config-dir={tmp_path}", "--config-name=mine", *arguments]
-    code, printed = (typed_main_ppo if text is None else main_ppo)(tmp_path, *arguments)
-    assert code == 1
-    assert "sd_search_verl refuses to start:\ntrainer.v1.trainer_mode=sync is verl's own trainer" in printed
-    assert "Fix: set trainer.v1.trainer_mode=sd_search" in printed
-    assert "Traceback" not in printed
-    assert "ray init kwargs" not in printed  # nothing was started
-
-
-def test_a_key_in_an_address_is_refused_before_it_is_saved(tmp_path: Path) -> None:
-    code, printed = main_ppo(
-        tmp_path, "+sd_search=default", "search.retriever_urls=['http://:hidden@host:8000']"
-    )
-    assert code == 1
-    assert "http://host:8000 is given with a key" in printed
-    assert "RETRIEVER_API_KEY" in printed
-    assert not [path for path in tmp_path.rglob("*") if path.is_file() and "hidden" in path.read_text()]
-
-
-def test_verls_command_is_left_alone_without_sections_of_ours(tmp_path: Path) -> None:
-    code, printed = main_ppo(tmp_path, "trainer.v1.trainer_mode=sync", "data.train_batch_size=0")
-    assert code
-    assert "AssertionError" in printed or "ValueError" in printed  # verl's own complaint
-    assert "sd_search_verl refuses" not in printed
 
 
 @pytest.mark.parametrize("mode", ["sync", "colocate_async", "separate_async"])
@@ -295,17 +233,3 @@ def test_a_word_in_place_of_a_number_hides_no_refusal(good: DictConfig, values: 
     """Hydra turns what its callback raises into a warning, and verl's legacy trainer would start."""
     with pytest.raises(ConfigError, match=r"trainer\.use_v1=False"):
         refuse_other_method(change(good, trainer__use_v1=False, **values))
-
-
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [
-        ("reward__custom_reward_function__path", 5),
-        ("search__retriever_urls", 5),
-        ("search__retriever_urls", "${nowhere}"),
-    ],
-)
-def test_a_value_that_a_check_cannot_read_starts_nothing(good: DictConfig, option: str, value: Any) -> None:
-    config = change(good, trainer__use_v1=False, **{option: value})
-    with pytest.raises(SystemExit, match="refuses to start:\nthe check of the method could not be made"):
-        RefuseOtherMethod().on_job_start(config)
