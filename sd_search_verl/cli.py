@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -112,6 +113,7 @@ def _check(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     from sd_search_verl.finding import show
     from sd_search_verl.verl_adapter.preflight import check_run, compose, describe_run
 
+    warnings.filterwarnings("ignore", ".* engine is not available")  # of every engine of verl's but ours
     config = compose(arguments)
     findings = check_run(config)
     print("\n".join([show(findings), "", "This run:", *describe_run(config)]))

@@ -180,6 +180,23 @@ NAMES = [
     Name(f"{ALGORITHMS}:ADV_ESTIMATOR_REGISTRY", None, "verl_adapter/preflight/names.py"),
     Name(f"{ALGORITHMS}:POLICY_LOSS_REGISTRY", None, "verl_adapter/preflight/names.py"),
     Name("verl.utils.tracking:Tracking.supported_backend", None, "verl_adapter/preflight/names.py"),
+    # verl's command, composed as Hydra does it.
+    Name("hydra._internal.utils:get_args_parser", (), "verl_adapter/preflight/command.py"),
+    Name(
+        "hydra._internal.utils:create_automatic_config_search_path",
+        ("calling_file", "calling_module", "config_path"),
+        "verl_adapter/preflight/command.py",
+    ),
+    Name(
+        "hydra._internal.hydra:Hydra.create_main_hydra2",
+        ("task_name", "config_search_path"),
+        "verl_adapter/preflight/command.py",
+    ),
+    Name(
+        "hydra._internal.hydra:Hydra.compose_config",
+        ("self", "config_name", "overrides", "run_mode"),
+        "verl_adapter/preflight/command.py",
+    ),
     Name("omegaconf:DictConfig._get_node", ("self", "key"), "verl_adapter/preflight/options.py"),
     Name("omegaconf:DictConfig._is_none", ("self",), "verl_adapter/preflight/options.py"),
     Name("omegaconf:DictConfig._is_interpolation", ("self",), "verl_adapter/preflight/options.py"),

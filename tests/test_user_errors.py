@@ -148,7 +148,7 @@ def test_inputs_of_a_run_without_a_part_are_named(tmp_path: Path, part: str) -> 
         (["--config-dir=/nowhere", "--config-name=mine"], "/nowhere"),
         (["--config-dir=FOLDER", "--config-name=none"], "'none'"),
         (["--config-dir=FOLDER", "--config-name=broken"], "broken"),
-        (["--config-name"], "Cannot find primary config ''"),
+        (["--config-name"], "--config-name/-cn: expected one argument"),
         (["sd_search.alpha"], "sd_search.alpha"),
     ],
 )

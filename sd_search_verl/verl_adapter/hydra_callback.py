@@ -1,4 +1,4 @@
-"""A Hydra callback that refuses a config with our sections and another trainer, agent loop or reward.
+"""A Hydra callback that refuses a config with our sections and another trainer, agent loop or reward, or other files.
 
 verl's command composes its config with Hydra and then starts the trainer that the config names, so a config that names
 another trainer never calls ours. Hydra calls this callback in the command's own process before verl sees the config.
@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sd_search_verl.config import ConfigError
 from sd_search_verl.errors import on_one_line
+from sd_search_verl.verl_adapter.preflight.command import hidden_files
 from sd_search_verl.verl_adapter.preflight.method import has_sections, refuse_other_method
 from sd_search_verl.verl_adapter.preflight.retrievers import check_addresses
 
@@ -23,7 +24,7 @@ FIX = "Fix: correct the option that the message names; `sd-search check` with th
 
 
 class RefuseOtherMethod(Callback):
-    """Ends the process when the job would not be SD-Search, or would save a key.
+    """Ends the process when the job would not be SD-Search, would save a key, or leaves out a file of the user's.
 
     Configs without our sections pass.
     """
@@ -46,6 +47,8 @@ def _refuse(config: DictConfig) -> None:
     if has_sections(config):
         try:
             _refuse_keys(config)
+            for finding in hidden_files(config):
+                _end(finding.text)
             refuse_other_method(config)
         except ConfigError as error:
             _end(str(error))

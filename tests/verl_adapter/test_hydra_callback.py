@@ -68,6 +68,13 @@ def test_a_key_in_an_address_is_refused_before_it_is_saved(tmp_path: Path) -> No
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and "hidden" in path.read_text()]
 
 
+def test_a_config_that_another_one_hides_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "cpu_demo.yaml").write_text("defaults: [demo, _self_]\nsd_search: {alpha: 0.1}\n")
+    code, printed = main_ppo(tmp_path, f"--config-dir={tmp_path}", "--config-name=cpu_demo")
+    assert code == 1
+    assert "refuses to start:\n" + f"{tmp_path}/cpu_demo.yaml is not read: " in printed
+
+
 def test_verls_command_is_left_alone_without_sections_of_ours(tmp_path: Path) -> None:
     code, printed = main_ppo(tmp_path, "trainer.v1.trainer_mode=sync", "data.train_batch_size=0")
     assert code

@@ -12,12 +12,13 @@ from omegaconf import DictConfig
 from sd_search_verl.config import ConfigError
 from sd_search_verl.finding import Finding, Rule
 from sd_search_verl.verl_adapter.preflight.checkpoint import check_checkpoint
+from sd_search_verl.verl_adapter.preflight.command import compose
 from sd_search_verl.verl_adapter.preflight.data import check_data
 from sd_search_verl.verl_adapter.preflight.disk import check_disk
 from sd_search_verl.verl_adapter.preflight.hindsight import check_hindsight
 from sd_search_verl.verl_adapter.preflight.method import check_method
 from sd_search_verl.verl_adapter.preflight.names import check_names
-from sd_search_verl.verl_adapter.preflight.options import check_keys, check_verl, compose
+from sd_search_verl.verl_adapter.preflight.options import check_keys, check_verl
 from sd_search_verl.verl_adapter.preflight.plan import describe_run
 from sd_search_verl.verl_adapter.preflight.policy import check_policy
 from sd_search_verl.verl_adapter.preflight.retrievers import (

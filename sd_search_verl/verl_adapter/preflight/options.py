@@ -1,4 +1,4 @@
-"""The config itself: composed as the command line does it, accepted by verl and by us, without unknown keys."""
+"""The config itself: accepted by verl and by us, without unknown keys."""
 
 from __future__ import annotations
 
@@ -7,57 +7,16 @@ import difflib
 import importlib
 import importlib.metadata
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from functools import cache
-from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from sd_search_verl.config import ConfigError
-from sd_search_verl.errors import on_one_line, without_credentials
 from sd_search_verl.finding import Finding, Rule
 from sd_search_verl.verl_adapter.cpu import accelerator_visible, patches
+from sd_search_verl.verl_adapter.preflight.command import compose
 from sd_search_verl.verl_adapter.settings import read_health, read_sd_search, read_search
-
-
-def compose(arguments: Sequence[str]) -> DictConfig:
-    """Compose the config that ``python -m verl.trainer.main_ppo ARGUMENTS`` would run.
-
-    Raises:
-        ConfigError: Hydra's own message about what cannot be composed.
-    """
-    import verl  # noqa: F401  (loads the plugin)
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir, initialize_config_module
-    from hydra.errors import HydraException
-    from yaml import YAMLError
-
-    name, folder, overrides = "ppo_trainer", None, []
-    rest = list(arguments)
-    while rest:
-        flag, given, value = rest.pop(0).partition("=")
-        if flag in ("--config-name", "-cn", "--config-dir", "-cd"):
-            value = value if given else (rest or [""]).pop(0)
-            name, folder = (value, folder) if flag in ("--config-name", "-cn") else (name, value)
-        elif flag.startswith("hydra."):
-            pass  # where Hydra writes; not part of the config
-        else:
-            overrides.append(flag + given + value)
-    where = (
-        initialize_config_dir(str(Path(folder).resolve()), version_base=None)
-        if folder
-        else initialize_config_module("verl.trainer.config", version_base=None)
-    )
-    if folder:
-        overrides.append("hydra.searchpath=[pkg://verl.trainer.config]")
-    try:
-        with where:
-            return hydra_compose(name.removesuffix(".yaml"), overrides=overrides)
-    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
-        cause = f" ({on_one_line(error.__cause__)})" if error.__cause__ else ""
-        raise ConfigError(without_credentials(f"{error}{cause}")) from error
 
 
 def check_verl(config: DictConfig) -> Iterator[Finding]:

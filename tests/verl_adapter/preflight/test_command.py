@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig
 from support.good_run import UNLISTENED
+from support.recipes import REPO
 
 from sd_search_verl.cli import main
+from sd_search_verl.config import ConfigError
+from sd_search_verl.verl_adapter.preflight import compose
 
 
 def test_the_command_takes_what_main_ppo_takes(good: DictConfig, capsys: pytest.CaptureFixture[str]) -> None:
@@ -33,6 +37,37 @@ def test_the_command_takes_what_main_ppo_takes(good: DictConfig, capsys: pytest.
     assert f"retriever {UNLISTENED}: start one with" in shown
     assert main(["check", "--config-name=nothing"]) == 1
     assert "Cannot find primary config 'nothing'" in capsys.readouterr().err
+
+
+EDITED = "defaults: [/start/search_r1, _self_]\nseed: 7\n"
+
+
+@pytest.mark.parametrize("flag", ["--config-dir=FOLDER", "-cd FOLDER"])
+def test_a_file_that_a_package_hides_is_named(tmp_path: Path, flag: str) -> None:
+    """Hydra looks for the name in the user's folder last: a copy of ours under its name would not be read."""
+    given = [*flag.replace("FOLDER", str(tmp_path)).split(), "--config-name=paper"]
+    (tmp_path / "paper.yaml").write_text((REPO / "hydra_configs" / "paper.yaml").read_text())
+    assert compose(given).seed == 0  # the same text
+    (tmp_path / "paper.yaml").write_text(EDITED)
+    with pytest.raises(
+        ConfigError, match=r"paper.yaml is not read: sd_search_verl.hydra_configs has another"
+    ):
+        compose(given)
+    (tmp_path / "paper.yaml").rename(tmp_path / "mine.yaml")
+    assert compose([*given[:-1], "--config-name=mine"]).seed == 7
+    (tmp_path / "actor").mkdir()
+    (tmp_path / "actor" / "actor.yaml").write_text("strategy: fsdp\n")
+    with pytest.raises(ConfigError, match=r"verl.trainer.config has another actor/actor.yaml"):
+        compose([*given[:-1], "--config-name=mine"])
+
+
+def test_options_of_hydras_command_are_taken(tmp_path: Path) -> None:
+    (tmp_path / "paper.yaml").write_text(EDITED)
+    primary = [f"--config-path={tmp_path}", "--config-name=paper"]
+    assert compose(primary).seed == compose([*primary, "--cfg", "job"]).seed == 7
+    with pytest.raises(ConfigError, match=r"paper.yaml is not read"):
+        compose([f"hydra.searchpath=[file://{tmp_path}]", "--config-name=paper"])
+    assert "hydra" not in compose(["hydra.run.dir=elsewhere", "hydra.verbose=True"])
 
 
 PAPER = "from sd_search_verl.verl_adapter.preflight import check_verl, compose\n"
