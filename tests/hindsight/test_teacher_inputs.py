@@ -15,6 +15,7 @@ from support.tiny import byte_tokenizer
 from support.tool_calls import written_turn
 
 from sd_search_verl.errors import UserError
+from sd_search_verl.hindsight.block import is_correct, shuffled_labels
 from sd_search_verl.hindsight.teacher_inputs import (
     build_teacher_inputs,
     spans_to_first_difference,
@@ -124,6 +125,53 @@ def test_scoring_ends_at_the_first_token_on_which_the_groups_queries_differ() ->
     assert [spans_to_first_difference(one, group) for one in group] == [[(0, 6)]] * 3
     assert spans_to_first_difference(group[0], [group[0], group[2]]) == [(0, 11)]
     assert spans_to_first_difference(rollout("dune"), [rollout("dune"), rollout("dune author")]) == [(0, 4)]
+
+
+def test_only_tokens_before_the_first_difference_are_scored_where_it_is_so_configured() -> None:
+    scored = []
+    for row, item in zip(
+        ROWS, teacher_inputs(ROWS, settings(positions="first_difference"), TOKENIZER), strict=True
+    ):
+        group = [other.rollout for other in ROWS if other.rollout.prompt.group == row.rollout.prompt.group]
+        spans = spans_to_first_difference(row.rollout, group)
+        first = len(row.rollout.prompt.token_ids) - 1
+        found = [position - first for teacher in item.rows for position in teacher.student_positions]
+        assert found == [j for start, end in spans for j in range(start, end)]
+        scored.append(spans != row.rollout.spans)
+    assert any(scored)
+
+
+def test_shuffled_labels_are_those_of_other_rollouts_of_the_step() -> None:
+    def labels(**hindsight: str) -> list[bool]:
+        shown = {}
+        for row, item in zip(
+            ROWS, teacher_inputs(ROWS, settings(hindsight=hindsight), TOKENIZER), strict=True
+        ):
+            for block in item.blocks:
+                shown[row.rollout.prompt.group] = re.findall(r"^\d+\. ((?:IN)?CORRECT)", block, re.MULTILINE)
+        assert len({len(lines) for lines in shown.values()}) == 1
+        return [label == "CORRECT" for lines in shown.values() for label in lines]
+
+    true = [is_correct(row.rollout, settings().hindsight) for row in ROWS]
+    assert labels() == true
+    assert labels(labels="shuffled") == shuffled_labels(true, seed=1) != true
+
+
+def test_rows_behind_inverted_labels_are_made_where_they_are_read() -> None:
+    inverted = [
+        item.rows for item in teacher_inputs(ROWS, settings(hindsight={"labels": "flipped"}), TOKENIZER)
+    ]
+    for changes, asked, made in [
+        ({}, False, False),
+        ({}, True, True),
+        ({"target": "contrast"}, False, True),
+        ({"gate": "labels"}, False, True),
+    ]:
+        found = teacher_inputs(ROWS, settings(**changes), TOKENIZER, flipped=asked)
+        assert [item.flipped for item in found] == (inverted if made else [[]] * len(ROWS)), changes
+        assert [item.rows for item in found] == [
+            item.rows for item in teacher_inputs(ROWS, settings(), TOKENIZER)
+        ]
 
 
 def test_flipped_labels_invert_every_line_and_another_questions_block_is_shown() -> None:

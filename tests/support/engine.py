@@ -158,7 +158,11 @@ def settings(**changes: Any) -> SDSearchConfig:
 
 
 def teacher_inputs(
-    rows: Sequence[Row], config: SDSearchConfig, tokenizer: Any, name: str = "search_r1"
+    rows: Sequence[Row],
+    config: SDSearchConfig,
+    tokenizer: Any,
+    name: str = "search_r1",
+    flipped: bool = False,
 ) -> list[TeacherInputs]:
     """What the trainer prepares for these rows."""
     kwargs = get(name).template_kwargs
@@ -168,6 +172,7 @@ def teacher_inputs(
         tokenizer,
         lambda messages: encode_messages(messages, tokenizer, kwargs),
         seed=1,
+        flipped=flipped,
     )
 
 
