@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import ipaddress
 import os
 import random
 import re
@@ -60,6 +61,15 @@ def without_key(url: str) -> str:
     except ValueError:
         has_host = False
     return re.sub(r"(?<=://)[^/]*@", "", url) if has_host else without_credentials(url)
+
+
+def is_own_machine(url: str) -> bool:
+    """Return whether ``url`` names the machine that asks, whichever that is, such as 127.0.0.1."""
+    try:
+        host = urllib.parse.urlsplit(url).hostname or ""
+        return host == "localhost" or (ip := ipaddress.ip_address(host)).is_loopback or ip.is_unspecified
+    except ValueError:  # a name, or no address at all
+        return False
 
 
 def auth_headers(url: str) -> dict[str, str]:

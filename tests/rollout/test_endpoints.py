@@ -6,7 +6,13 @@ import pytest
 
 from sd_search_verl.errors import UserError
 from sd_search_verl.rollout import endpoints
-from sd_search_verl.rollout.endpoints import OPEN_AFTER, Endpoint, by_preference, document_url
+from sd_search_verl.rollout.endpoints import (
+    OPEN_AFTER,
+    Endpoint,
+    by_preference,
+    document_url,
+    is_own_machine,
+)
 
 
 def test_the_circuit_opens_after_failures_in_a_row_and_closes_with_a_success() -> None:
@@ -75,3 +81,20 @@ def test_what_follows_the_path_stays_behind_it(url: str, searched: str, document
 def test_an_address_with_a_space_in_it_is_refused(url: str) -> None:
     with pytest.raises(UserError, match="must start with http"):
         Endpoint.at(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "own"),
+    [
+        ("http://127.0.0.1:8000/retrieve", True),
+        ("http://localhost:8000", True),
+        ("http://[::1]:8000", True),
+        ("http://0.0.0.0:8000", True),
+        ("http://10.0.0.5:8000", False),
+        ("http://head:8000", False),
+        ("http://[::1", False),
+        ("", False),
+    ],
+)
+def test_an_address_of_the_machine_that_asks(url: str, own: bool) -> None:
+    assert is_own_machine(url) is own

@@ -24,6 +24,7 @@ from sd_search_verl.verl_adapter.preflight.policy import check_policy
 from sd_search_verl.verl_adapter.preflight.retrievers import (
     check_addresses,
     check_identities,
+    check_machines,
     check_retrievers,
 )
 from sd_search_verl.verl_adapter.preflight.reward_function import check_reward_function
@@ -38,6 +39,7 @@ __all__ = [
     "check_hindsight",
     "check_identities",
     "check_keys",
+    "check_machines",
     "check_method",
     "check_names",
     "check_policy",
@@ -58,6 +60,7 @@ CHECKS: tuple[Check, ...] = (
     check_reward_function,
     check_keys,
     check_addresses,
+    check_machines,
     check_checkpoint,
     check_disk,
 )

@@ -9,10 +9,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from sd_search_verl.errors import UserError, without_credentials
 from sd_search_verl.finding import Finding, Rule
-from sd_search_verl.rollout.endpoints import KEY_VARIABLE, without_key
+from sd_search_verl.rollout.endpoints import KEY_VARIABLE, is_own_machine, without_key
 from sd_search_verl.rollout.retriever_check import check_retriever, is_loading
 from sd_search_verl.rollout.retriever_identity import DisagreementError, describe, identify, stored
 from sd_search_verl.verl_adapter import resume
+from sd_search_verl.verl_adapter.preflight.numbers import number
 
 LOADING = Rule(
     "retriever {url}",
@@ -29,6 +30,13 @@ KEY_IN_URL = Rule(
     "{url} is given with a key, which would stand in every saved config and log of the run",
     f"put the key into the environment variable {KEY_VARIABLE}, on every node, and leave it out of the address",
 )
+EACH_ITS_OWN = Rule(
+    "search.retriever_urls",
+    "{url} is another server on every machine, and trainer.nnodes={nodes}: rollouts of a machine without one get no "
+    "documents",
+    "give an address that all machines reach, unless each has that server",
+    warns=True,
+)
 CHANGED = Rule(
     "search.retriever_urls",
     "the run in {folder} was started with another retriever: {before}; the servers now have {now}",
@@ -38,10 +46,22 @@ CHANGED = Rule(
 
 def check_addresses(config: DictConfig) -> Iterator[Finding]:
     """Check that no address holds a key."""
+    for url in _addresses(config):
+        if without_credentials(url) != url:
+            yield KEY_IN_URL.finding(url=without_credentials(url))
+
+
+def check_machines(config: DictConfig) -> Iterator[Finding]:
+    """Check that a run on several machines does not ask each machine's own address."""
+    nodes = number(config, "trainer.nnodes") or 1
+    for url in _addresses(config):
+        if nodes > 1 and is_own_machine(url):
+            yield EACH_ITS_OWN.finding(url=without_key(url), nodes=nodes)
+
+
+def _addresses(config: DictConfig) -> list[str]:
     urls = OmegaConf.select(config, "search.retriever_urls") or ()
-    for url in [urls] if isinstance(urls, str) else urls:
-        if without_credentials(str(url)) != str(url):
-            yield KEY_IN_URL.finding(url=without_credentials(str(url)))
+    return [str(url) for url in ([urls] if isinstance(urls, str) else urls)]
 
 
 def check_retrievers(config: DictConfig) -> Iterator[Finding]:

@@ -249,3 +249,16 @@ def test_a_key_in_an_address_that_is_no_list_is_refused(good: DictConfig) -> Non
     (finding,) = preflight.check_addresses(change(good, search__retriever_urls="http://:hidden@b:1/retrieve"))
     assert "http://b:1/retrieve is given with a key" in finding.found
     assert "hidden" not in str(finding)
+
+
+def test_several_machines_with_an_address_of_their_own_are_warned_about(good: DictConfig) -> None:
+    urls = ["http://:hidden@127.0.0.1:8000/retrieve", "http://head:8000/retrieve"]
+    two = change(good, trainer__nnodes=2, search__retriever_urls=urls)
+    (finding,) = preflight.check_machines(two)
+    assert finding.warning
+    assert (
+        "http://127.0.0.1:8000/retrieve is another server on every machine, and trainer.nnodes=2"
+        in finding.found
+    )
+    assert not [*preflight.check_machines(change(two, trainer__nnodes=1))]
+    assert not [*preflight.check_machines(change(two, trainer__nnodes="two", search__retriever_urls=urls[1]))]
