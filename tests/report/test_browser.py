@@ -200,6 +200,20 @@ def test_the_filter_finds_texts_and_not_their_numbers(make_run: MakeRun, tmp_pat
     assert seen == {"prompt": "0 of 1 rollout", "query": "1 of 1 rollout"}
 
 
+def test_the_legend_of_more_runs_than_colours_has_the_colours_of_their_lines(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    runs = [make_run(f"run{number}", [{"search/em": 0.1}, {"search/em": 0.2}]) for number in range(10)]
+    steps = """
+    seen.legend = [...document.querySelectorAll("#legend .swatch")].map((one) => getComputedStyle(one).backgroundColor);
+    seen.lines = [...document.querySelectorAll("#panels path.line")].map((one) => getComputedStyle(one).stroke);
+    """
+    seen = drive(write_report(runs, tmp_path / "page.html"), steps, tmp_path / "profile")
+    assert seen["legend"] == seen["lines"][::-1]  # the first is drawn above the others
+    assert len(seen["legend"]) == 10
+    assert len(set(seen["legend"])) == 8
+
+
 def test_ten_thousand_rollouts_stay_few_elements(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run("demo", [{"search/em": 0.5}] * 100, answers=["Jane Austen"] * 100)
     steps = """
