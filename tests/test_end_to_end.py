@@ -15,12 +15,14 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file
 from support.cli import local
 from support.processes import has_ended
 
 from sd_search_verl.protocol import get
 from sd_search_verl.scoring import exact_match, token_f1
+from sd_search_verl.verl_adapter.preflight.begun_with import check_begun_with
 
 REPO = Path(__file__).resolve().parents[1]
 STEPS = 3
@@ -106,6 +108,16 @@ def test_every_metric_is_present_and_finite(run: Path) -> None:
     assert all(math.isfinite(step["actor/kl_loss"]) for step in steps)
     # Validation runs the same agent loop and the same scorer.
     assert any(name.startswith("val-") and name.endswith("/em/mean@1") for name in steps[-1])
+
+
+def test_the_same_command_would_go_on_with_the_options_it_began_with(run: Path) -> None:
+    config = OmegaConf.load(run / "hydra" / ".hydra" / "config.yaml")
+    assert isinstance(config, DictConfig)
+    config.trainer.resume_mode = "auto"
+    assert [*check_begun_with(config)] == []
+    config.sd_search.alpha = 0
+    (finding,) = check_begun_with(config)
+    assert "sd_search.alpha=0 (was 0.3)" in finding.found
 
 
 def test_loggers_get_the_same_numbers(run: Path) -> None:

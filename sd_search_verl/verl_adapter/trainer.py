@@ -48,6 +48,7 @@ from sd_search_verl.verl_adapter.gain import pack_gain
 from sd_search_verl.verl_adapter.loss import PREFIX
 from sd_search_verl.verl_adapter.non_finite_guard import stop_on_non_finite
 from sd_search_verl.verl_adapter.preflight import refuse_bad_start
+from sd_search_verl.verl_adapter.preflight.begun_with import keep_options, options_of
 from sd_search_verl.verl_adapter.preflight.schedule import refuse_schedule
 from sd_search_verl.verl_adapter.settings import TRAINERS, read_health, read_sd_search, read_search
 from sd_search_verl.verl_adapter.tools import prompt_kwargs
@@ -72,6 +73,7 @@ class SDSearchMixin(PPOTrainer):
             buffered = TRAINERS.get(config.trainer.v1.trainer_mode) != "sync"
             resume.point_to_whole_checkpoint(self._folder, buffered)
         refuse_bad_start(config)
+        self._options = options_of(config)  # as the user gave them
         with open_dict(config):
             # verl compares this string in many places; all but the trainer's class is its own mode.
             config.trainer.v1.trainer_mode = TRAINERS[config.trainer.v1.trainer_mode]
@@ -105,8 +107,10 @@ class SDSearchMixin(PPOTrainer):
             data_plane.drop_trained()
         if self.config.trainer.get("val_only", False):
             return  # no training, so the run files stay unchanged
+        resumed = self.global_steps > 0
         self._retriever = identify(self._search.retriever_urls)
-        require_same(self._folder, self._retriever, resumed=self.global_steps > 0)
+        require_same(self._folder, self._retriever, resumed)
+        keep_options(self._folder, self._options, resumed)
         checkpoint = resume.folder_of(self._folder, self.global_steps)
         self._history = truncate_after(self._folder, self.global_steps, checkpoint)
 

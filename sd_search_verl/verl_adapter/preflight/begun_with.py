@@ -1,0 +1,77 @@
+"""The options that a run began with: kept in its folder, and compared when it goes on from a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sd_search_verl.files import read_json, write_json
+from sd_search_verl.finding import Finding, Rule
+from sd_search_verl.verl_adapter import resume
+
+FILE = "options.json"
+"""In the run folder: every option by its dotted name."""
+
+OTHER_OPTIONS = Rule(
+    "trainer.resume_mode",
+    "the run goes on from {checkpoint} with other options than it began with: {changed}",
+    "give those that it began with, unless this is meant; another run needs another trainer.default_local_dir",
+    warns=True,
+)
+# Where a run goes on from says so itself, retrievers are compared by what they search, and verl switches its queue on.
+_OWN = {
+    "transfer_queue.enable",
+    "trainer.resume_mode",
+    "trainer.resume_from_path",
+    "trainer.default_local_dir",
+    "search.retriever_urls",
+}
+_SHOWN = 8
+
+
+def options_of(config: DictConfig) -> dict[str, Any]:
+    """Return the value of every option by its dotted name, as JSON holds it.
+
+    Raises:
+        OmegaConfBaseException: an interpolation cannot be resolved.
+    """
+    plain = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+    return json.loads(json.dumps(dict(_leaves(plain)), default=str))
+
+
+def keep_options(folder: Path, options: dict[str, Any], resumed: bool) -> None:
+    """Write the options into the folder of a run that begins; one that goes on keeps those of its beginning."""
+    if not resumed or not (folder / FILE).is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / FILE, options)
+
+
+def check_begun_with(config: DictConfig) -> Iterator[Finding]:
+    """Compare the options with those that the run of the checkpoint to go on from began with."""
+    checkpoint = resume.checkpoint_to_resume(config)
+    if checkpoint is None or not (checkpoint.parent / FILE).is_file():
+        return
+    before = read_json(checkpoint.parent / FILE)
+    try:
+        now = options_of(config)
+    except OmegaConfBaseException:
+        return  # what cannot be resolved is named by what reads it
+    names = sorted((before.keys() | now.keys()) - _OWN)
+    changed = [name for name in names if before.get(name) != now.get(name)]
+    if changed:
+        shown = [f"{name}={now.get(name)} (was {before.get(name)})" for name in changed[:_SHOWN]]
+        more = [f"and {len(changed) - _SHOWN} more"] if changed[_SHOWN:] else []
+        yield OTHER_OPTIONS.finding(checkpoint=checkpoint, changed=", ".join([*shown, *more]))
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value
