@@ -20,9 +20,9 @@ _BEGIN, _END = "<!-- table: made by docs/refused_table.py -->", "<!-- end of tab
 def page(text: str) -> str:
     """Return the page with its table replaced: what is checked, what is said, the fix; refusals first."""
     head, _, rest = text.partition(_BEGIN)
-    rules = [*_rules()]
+    every = [*rules()]
     lines = ["| what | start | it says | fix |", "| --- | --- | --- | --- |"]
-    for rule in (*[r for r in rules if not r.warns], *[r for r in rules if r.warns]):
+    for rule in (*[r for r in every if not r.warns], *[r for r in every if r.warns]):
         start = "warned about" if rule.warns else "refused"
         lines.append(f"| {_text(rule.name)} | {start} | {_text(rule.broken)} | {_text(rule.fix)} |")
     table = "\n".join(lines)
@@ -35,7 +35,8 @@ def _modules() -> Iterator[ModuleType]:
     yield from (preflight, retriever_check)
 
 
-def _rules() -> Iterator[Rule]:
+def rules() -> Iterator[Rule]:
+    """Yield every rule of the start checks."""
     seen: set[Rule] = set()
     for module in _modules():
         for value in vars(module).values():

@@ -87,7 +87,7 @@ def read_config(model: type[Model], values: Any, section: str) -> Model:
     Args:
         model: the option set.
         values: mapping of field names to values.
-        section: dotted name of the section, for messages.
+        section: dotted name of the section, for messages; "" where fields are given by their own names.
 
     Raises:
         ConfigError: unknown fields or values that are not allowed, every one of them.
@@ -138,7 +138,7 @@ def _message(error: ErrorDetails, model: type[BaseModel], section: str) -> str:
     """Return one of pydantic's errors as ``section.field=value must be RULE. Fix: ...``."""
     path, owner, field = section, model, None
     for part in error["loc"]:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}"
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
         if isinstance(part, str):
             field = owner.model_fields.get(part)
             owner = (field and section_model(field)) or owner
@@ -150,7 +150,7 @@ def _message(error: ErrorDetails, model: type[BaseModel], section: str) -> str:
         return f"{path}={_shown(error['input'])} must be a section. Fix: give it fields: {fields}"
     # A rule about several fields names them itself.
     if field is None or section_model(field) is not None:
-        return f"{path}.{rule}"
+        return f"{path}.{rule}" if path else rule
     rule += ", or null" if isinstance(part, str) and type(None) in get_args(field.annotation) else ""
     fix = f"set {path.partition('[')[0]}, default {default_text(field)}: {description(field)}"
     if error["type"] == "list_type" and isinstance(error["input"], str):
@@ -164,7 +164,7 @@ def _shown(value: Any) -> str:
 
 
 def _unknown(path: str, value: Any, owner: type[BaseModel]) -> str:
-    parent, _, name = path.rpartition(".")
+    parent, dot, name = path.rpartition(".")
     near = get_close_matches(name, owner.model_fields, 1)
-    fix = f"write {parent}.{near[0]}" if near else "remove it"
+    fix = f"write {parent}{dot}{near[0]}" if near else "remove it"
     return f"{path}={_shown(value)} is not a field. Fix: {fix}; the fields are {', '.join(sorted(owner.model_fields))}"

@@ -74,6 +74,17 @@ def write_text(path: Path, text: str) -> None:
     part.replace(path)
 
 
+def make_new_folder(path: Path) -> None:
+    """Make a folder for results, before the work that they take; one that is empty will do.
+
+    Raises:
+        UserError: it holds files, which the results would overwrite.
+    """
+    if path.is_dir() and any(path.iterdir()):
+        raise UserError(f"{path} holds files, which would be overwritten. Fix: give a new folder")
+    path.mkdir(parents=True, exist_ok=True)
+
+
 def check_writable(path: Path) -> None:
     """Check that a file can be written, before the work whose result it gets; its content stays.
 

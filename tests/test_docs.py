@@ -139,9 +139,17 @@ def test_make_targets_exist(page: Path) -> None:
 def test_config_keys_exist(page: Path) -> None:
     for text in code(page):
         sections = "|".join((*SECTIONS, *VERL))
-        for key in re.findall(rf"(?<![\w/.])\+{{0,2}}((?:{sections})(?:\.\w+)+)(?![\w./(])", text):
+        keys = rf"(?<![\w/.+])(\+{{0,2}})((?:{sections})(?:\.\w+)+)(?![\w./(])(=?)"
+        for plus, key, value in re.findall(keys, text):
             if not NOT_KEYS.search(key):
-                assert in_config(key), key
+                assert in_config(key, overridable=bool(value) and not plus), key
+
+
+def test_fixes_give_options_as_hydra_takes_them() -> None:
+    for rule in maker("refused_table").rules():
+        keys = rf"(?<![\w/.+])(\+{{0,2}})((?:{'|'.join((*SECTIONS, *VERL))})(?:\.\w+)+)="
+        for plus, key in re.findall(keys, rule.fix):
+            assert plus or in_config(key, overridable=True), f"{rule.name}: {key}"
 
 
 @current_page
@@ -192,6 +200,7 @@ def test_identifiers_exist(page: Path) -> None:
         (test_make_targets_exist, "`make nothing`"),
         (test_config_keys_exist, "`sd_search.no_such=1`"),
         (test_config_keys_exist, "`actor_rollout_ref.no_such=1`"),
+        (test_config_keys_exist, "`data.apply_chat_template_kwargs.enable_thinking=false`"),
         (test_metrics_exist, "`sd_search/nosuchmetric`"),
         (test_environment_variables_exist, "`SD_SEARCH_NO_SUCH`"),
         (test_identifiers_exist, "`noSuchName`"),

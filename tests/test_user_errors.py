@@ -140,6 +140,24 @@ def test_inputs_of_a_run_without_a_part_are_named(tmp_path: Path, part: str) -> 
     for command, arguments in ((SD, ["local", *run]), (step_overhead.main, [])):
         said = complaint(command, [*arguments, "--inputs", str(tmp_path)])
         assert f"{tmp_path / part} is missing" in said, said
+    assert "Fix: put it there" in complaint(SD, ["local", *run, "--inputs", str(tmp_path)])
+
+
+def test_inputs_that_are_nowhere_are_advised_to_be_the_demos(tmp_path: Path) -> None:
+    command = [
+        "local",
+        "--run",
+        str(tmp_path / "run"),
+        "--config",
+        "cpu_demo",
+        "--inputs",
+        str(tmp_path / "none"),
+    ]
+    said = complaint(SD, command)
+    assert f"Fix: `sd-search world build --out {tmp_path / 'none'}` writes the demo's" in said, said
+    assert f"--corpus={tmp_path / 'mine'} is missing" in complaint(
+        SD, [*command, f"--corpus={tmp_path / 'mine'}"]
+    )
 
 
 @pytest.mark.parametrize(

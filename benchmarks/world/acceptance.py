@@ -69,6 +69,7 @@ def start(out: Path, seed: int = START.seed) -> Path:
     if not checkpoint.exists():
         torch.set_num_threads(1)
         part = out / "start.part"
+        shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
         try:
             print(make_checkpoint(part, config, WorldConfig(), head_dim=HEAD_DIM))
         except WarmStartError:

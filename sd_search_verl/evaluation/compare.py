@@ -222,14 +222,17 @@ def _spread(runs: Sequence[Run], metric: str) -> dict[str, Any]:
 def _changed(a: Sequence[Run], b: Sequence[Run]) -> list[dict[str, Any]]:
     """Return the questions whose mean EM differs, with the answers of both sides."""
     before, after = _common(_mean_scores(a, "em"), _mean_scores(b, "em"))
-    answers = [
-        {key[:2]: row for run in reversed(runs) for key, row in reversed(run.rows.items())} for runs in (a, b)
-    ]
+    rows = [_by_question(runs) for runs in (a, b)]
     found = []
     for name, questions in before.items():
         for question, score in questions.items():
             if (difference := after[name][question] - score) != 0:
-                first, second = (rows[name, question] for rows in answers)
+                # Of several seeds, answers that show the difference.
+                picks = (min, max) if difference > 0 else (max, min)
+                first, second = (
+                    pick(of_side[name, question], key=lambda row: row["em"])
+                    for pick, of_side in zip(picks, rows, strict=True)
+                )
                 found.append(
                     {
                         "set": name,
@@ -242,6 +245,14 @@ def _changed(a: Sequence[Run], b: Sequence[Run]) -> list[dict[str, Any]]:
                     }
                 )
     return found
+
+
+def _by_question(runs: Sequence[Run]) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
+    rows: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for run in runs:
+        for key, row in run.rows.items():
+            rows.setdefault(key[:2], []).append(row)
+    return rows
 
 
 def _warnings(a: Sequence[Run], b: Sequence[Run]) -> list[str]:

@@ -118,8 +118,8 @@ def read_settings(
     values = read_set(overrides, known)
     if retriever_urls and isinstance(search := values.get("search", {}), dict):
         values["search"] = {**search, "retriever_urls": list(retriever_urls)}
-    config = read_config(EvaluationConfig, values, "evaluation")
-    return ResolvedConfig(config, read_config(EvaluationConfig, known, "evaluation") if training else None)
+    config = read_config(EvaluationConfig, values, section="")
+    return ResolvedConfig(config, read_config(EvaluationConfig, known, section="") if training else None)
 
 
 def find_training_config(model: Path) -> Path | None:

@@ -57,11 +57,16 @@ def run_local(job: LocalRun) -> Path:
         RetrieverFailedError, TrainingFailedError: with the end of the log.
     """
     corpus = job.corpus or job.inputs / "corpus.jsonl"
-    for part in (corpus, job.inputs / "train.parquet", job.inputs / "val.parquet", job.inputs / "model"):
+    if job.corpus is not None and not job.corpus.exists():
+        raise UserError(f"--corpus={job.corpus} is missing")
+    indexed = [corpus] if job.retriever is None else []
+    for part in (*indexed, *(job.inputs / name for name in ("train.parquet", "val.parquet", "model"))):
         if not part.exists():
-            raise UserError(
-                f"{part} is missing; `sd-search world build --out {job.inputs}` writes the inputs of the demo"
+            others = job.inputs.is_dir() and any(job.inputs.iterdir())
+            fix = (
+                "put it there" if others else f"`sd-search world build --out {job.inputs}` writes the demo's"
             )
+            raise UserError(f"{part} is missing. Fix: {fix}")
     device = str(setting(job, "trainer.device") or "cpu")
     if device == "cuda" and not _has_gpu():
         raise UserError(

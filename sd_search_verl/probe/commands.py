@@ -62,7 +62,7 @@ def add_commands(commands: Any) -> None:
 def _probe(arguments: argparse.Namespace) -> int:
     from sd_search_verl.probe.run import Probe, probe, table
 
-    config = read_config(ProbeConfig, read_set(arguments.overrides), "probe")
+    config = read_config(ProbeConfig, read_set(arguments.overrides), section="")
     if arguments.json:
         check_writable(arguments.json)
     found = probe(Probe(arguments.model, config, arguments.traces, arguments.questions, arguments.retriever))
@@ -75,7 +75,7 @@ def _probe(arguments: argparse.Namespace) -> int:
 def _lessons(arguments: argparse.Namespace) -> int:
     from sd_search_verl.probe.lessons import give_lessons
 
-    config = read_config(LessonsConfig, read_set(arguments.overrides), "lessons")
+    config = read_config(LessonsConfig, read_set(arguments.overrides), section="")
     losses = give_lessons(arguments.model, arguments.out, arguments.traces, config)
     print(f"{arguments.out}: loss {losses[0]:.3f} at first, {losses[-1]:.3f} at last")
     return 0

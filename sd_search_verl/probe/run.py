@@ -41,14 +41,25 @@ def probe(job: Probe) -> dict[str, Any]:
         ``verdict`` in words, ``reasons``, ``conditions`` with the means of every block, and what was scored.
 
     Raises:
-        UserError: no model, no groups, or nothing to make them from.
+        UserError: no model, no groups of several rollouts, nothing to make them from, or too much.
     """
+    if job.traces and (job.questions or job.retrievers):
+        raise UserError(
+            "--traces gives the rollouts: --questions and --retriever would make others. Fix: leave out either"
+        )
     with tempfile.TemporaryDirectory() as folder:
         path = resolve_model(job.model, Path(folder))
         traces = job.traces or _make_rollouts(job, path, Path(folder))
         model, tokenizer = load_model(path, job.config)
         protocol, template = protocols.get(job.config.protocol), json.loads(job.config.chat_template_kwargs)
-        groups = _chosen(read_groups(traces, tokenizer, protocol, template), job.config)
+        read = read_groups(traces, tokenizer, protocol, template)
+    several = [group for group in read if len(group) > 1]
+    if not several:
+        raise UserError(
+            f"{traces} holds one rollout of each question, and a block is made of a group's. Fix: rollouts of several "
+            "seeds at a temperature above 0"
+        )
+    groups = _chosen(several, job.config)
     scored = score_groups(model, tokenizer, groups, job.config)
     if not any(scored):
         raise UserError(f"{traces}: no rollout has a query that fits the model's context")
@@ -60,6 +71,7 @@ def probe(job: Probe) -> dict[str, Any]:
         "reasons": reasons,
         "conditions": describe(scored),
         "groups": len(groups),
+        "groups_of_one": len(read) - len(several),
         "mixed_groups": sum(_mixed(group, job.config) for group in groups),
         "rollouts": sum(map(len, groups)),
         "scored_rollouts": sum(map(len, scored)),
@@ -86,6 +98,8 @@ def table(found: dict[str, Any]) -> str:
         f"{found['scored_rollouts']} of {found['rollouts']} rollouts scored, in {found['groups']} groups, "
         f"{found['mixed_groups']} with both outcomes; {found['query_tokens']} query tokens"
     )
+    if found["groups_of_one"]:
+        counts += f"; {found['groups_of_one']} questions with one rollout left out"
     reasons = [f"- {reason}" for reason in found["reasons"]]
     verdict_line = f"This policy {found['verdict']}."
     return "\n".join([render(conditions), "", render(numbers), "", counts, "", verdict_line, *reasons])

@@ -20,6 +20,7 @@ from sd_search_verl.rollout.retriever_reply import decode_reply, parse_reply
 TIMEOUT_S = 10
 SHOWN = 200
 """Characters of a reply or a passage in a message."""
+_NEEDS_KEY = (401, 403)
 DEFAULT_TOP_K = SearchConfig().top_k
 
 NO_ANSWER = Rule(
@@ -28,6 +29,11 @@ NO_ANSWER = Rule(
     "start one with `python -m retriever_server` (--help lists its options), and give its address, "
     "http://host:port; where it requires a key, put it into the environment variable RETRIEVER_API_KEY, or for one "
     "command into the address, http://:KEY@host:port; a server of your own must reply as docs/extending.md says",
+)
+REFUSED = Rule(
+    NO_ANSWER.name,
+    "answers HTTP {status} to {request}: {error}",
+    "correct what it names: topk is search.top_k of a run, and a path that it does not know is the address's",
 )
 OTHER_REPLY = Rule(
     NO_ANSWER.name,
@@ -55,6 +61,9 @@ def check_retriever(url: str, top_k: int = DEFAULT_TOP_K) -> Finding:
     try:
         reply = open_url(retrieve_url(url), body)
     except (UserError, OSError, ValueError) as error:
+        if isinstance(error, HTTPError) and 400 <= error.code < 500 and error.code not in _NEEDS_KEY:
+            values = {"status": error.code, "request": json.dumps(body)}
+            return REFUSED.finding(url=shown, error=" ".join(error.msg.split()), **values)
         return NO_ANSWER.finding(url=shown, kind=type(error).__name__, error=on_one_line(error))
     try:
         (hits,) = parse_reply(reply, num_queries=1, top_k=top_k)
@@ -102,8 +111,9 @@ async def _exchange(url: str, body: Any) -> Any:
             session.request(method, without_key(url), json=body, headers=auth_headers(url)) as response,
         ):
             if not response.ok:
-                status = response.status
-                raise HTTPError(str(response.url), status, response.reason or "", hdrs=None, fp=None)  # type: ignore[arg-type]
+                said = (await response.content.read(SHOWN)).decode(errors="replace")
+                text = f"{response.reason}: {said}" if said else response.reason or ""
+                raise HTTPError(str(response.url), response.status, text, hdrs=None, fp=None)  # type: ignore[arg-type]
             return decode_reply(await response.read())
     except TimeoutError:
         raise TimeoutError(f"no answer within {TIMEOUT_S:g} s") from None

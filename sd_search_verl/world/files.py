@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from sd_search_verl.config import read_config
 from sd_search_verl.errors import UserError
-from sd_search_verl.files import read_json, write_json
+from sd_search_verl.files import make_new_folder, read_json, write_json
 from sd_search_verl.world import text
 from sd_search_verl.world.config import CHECKPOINT, DIFFICULTY, WorldConfig
 from sd_search_verl.world.facts import Question, World
@@ -20,6 +20,8 @@ from sd_search_verl.world.questions import questions
 
 WORLD_FILE = "world.json"
 """File in a checkpoint's folder: the kind of world that it was trained for."""
+ORACLE = "oracle.json"
+"""File in a world's folder: its config and right phrasings."""
 
 
 def write_difficulty(config: WorldConfig, checkpoint: Path) -> None:
@@ -37,8 +39,8 @@ def difficulty(checkpoint: Path) -> WorldConfig:
     path = checkpoint / WORLD_FILE
     if not path.is_file():
         raise UserError(
-            f"{checkpoint} holds no {WORLD_FILE}; make a model for a world with: "
-            f"sd-search world warmstart --out {checkpoint}"
+            f"{checkpoint} holds no {WORLD_FILE}, so it was not made for a world; make one that is with: "
+            "sd-search world warmstart --out NEW_FOLDER"
         )
     return read_config(WorldConfig, read_json(path), str(path))
 
@@ -47,20 +49,21 @@ def write_world(world: World, directory: Path, checkpoint: Path = CHECKPOINT) ->
     """Write ``corpus.jsonl``, ``{train,val}.parquet``, ``oracle.json`` and ``model/`` into ``directory``.
 
     Raises:
-        UserError: ``checkpoint`` is no model.
+        UserError: ``checkpoint`` is no model, or ``directory`` holds files and no world.
     """
     if not (checkpoint / "config.json").is_file():
         raise UserError(
-            f"{checkpoint} holds no model; make one with: sd-search world warmstart --out {checkpoint}"
+            f"{checkpoint} holds no model; make one with: sd-search world warmstart --out NEW_FOLDER"
         )
-    directory.mkdir(parents=True, exist_ok=True)
+    if not (directory / ORACLE).is_file():
+        make_new_folder(directory)
+    write_json(directory / ORACLE, oracle(world))  # first: it marks a world's folder
     with (directory / "corpus.jsonl").open("w") as file:
         for index, contents in enumerate(world.passages()):
             file.write(json.dumps({"id": str(index), "contents": contents}) + "\n")
     for split in ("train", "val"):
         rows = [row(world, question, split, i) for i, question in enumerate(questions(world, split))]
         pq.write_table(pa.Table.from_pylist(rows), directory / f"{split}.parquet")
-    write_json(directory / "oracle.json", oracle(world))
     model = directory / "model"
     model.mkdir(exist_ok=True)
     for source in checkpoint.iterdir():

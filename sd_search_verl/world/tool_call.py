@@ -16,6 +16,7 @@ from tokenizers import AddedToken
 from transformers import Qwen2Tokenizer
 
 from sd_search_verl import protocol as protocols
+from sd_search_verl.files import make_new_folder
 from sd_search_verl.protocol.tools import SCHEMAS
 from sd_search_verl.world import text
 from sd_search_verl.world.config import CHECKPOINT, FitConfig
@@ -127,9 +128,13 @@ class ToolEncoder:
 
 
 def make_tool_checkpoint(directory: Path, config: FitConfig, begin: Path = CHECKPOINT) -> list[float]:
-    """Train a warm-started model on to tool calls and write it into ``directory``; returns the losses."""
+    """Train a warm-started model on to tool calls and write it into ``directory``; returns the losses.
+
+    Raises:
+        UserError: ``directory`` holds files.
+    """
     world = difficulty(begin)
-    directory.mkdir(parents=True, exist_ok=True)  # before the training, where it cannot be written
+    make_new_folder(directory)
     tokenizer, model = build_tool_tokenizer(), load_model(begin)
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     draw, encode = Random(f"tool calls/{config.seed}"), ToolEncoder(tokenizer)

@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 
 from sd_search_verl.errors import UserError
+from sd_search_verl.files import make_new_folder
 from sd_search_verl.world.config import HEAD_DIM, FitConfig, WorldConfig
 from sd_search_verl.world.demonstrations import Demonstration, demonstration, stage
 from sd_search_verl.world.files import write_difficulty
@@ -88,10 +89,11 @@ def make_checkpoint(
         The measured abilities, as a line of text.
 
     Raises:
+        UserError: ``directory`` holds files.
         WarmStartError: the probe fails; no model is written.
     """
     tokenizer = build_tokenizer()
-    directory.mkdir(parents=True, exist_ok=True)  # before the training, where it cannot be written
+    make_new_folder(directory)
     model = build_model(tokenizer, config.seed, head_dim) if begin is None else load_model(begin)
     train(model, tokenizer, config, world)
     model.eval().bfloat16()  # half the size

@@ -105,6 +105,25 @@ def test_the_text_holds_every_set_both_averages_and_the_questions_that_changed(
     assert "average" not in capsys.readouterr().out
 
 
+def test_of_several_seeds_the_answers_shown_are_those_that_differ(tmp_path: Path) -> None:
+    sides = {"wrong": save(tmp_path / "wrong", {"s": [0]}), "right": save(tmp_path / "right", {"s": [1]})}
+    for answer, folder in sides.items():
+        file = folder / "trajectories.jsonl"
+        file.write_text(file.read_text().replace('"answer": "x"', f'"answer": "{answer}"'))
+    wrong, right = (read_run(folder) for folder in sides.values())
+    ((gained,), (lost,)) = (
+        compare(*pair)["changed"]
+        for pair in (([wrong, wrong], [wrong, right]), ([wrong, right], [wrong, wrong]))
+    )
+    assert (gained["difference"], gained["a"], gained["b"]) == (0.5, "wrong", "right")
+    assert (lost["difference"], lost["a"], lost["b"]) == (-0.5, "right", "wrong")
+
+
+def test_a_negative_number_of_questions_to_list_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "a", "b", "--changed", "-1"]) == 1
+    assert "--changed=-1 must be at least 0" in capsys.readouterr().err
+
+
 def test_questions_without_ids_are_paired_by_text(tmp_path: Path) -> None:
     """Their ids are line numbers, which name other questions in a file of another order."""
     a = save(tmp_path / "a", {"s": [1, 0, 0]}, texts=["Linus?", "Oscar?", "Nora?"])

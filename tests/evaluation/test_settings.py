@@ -145,13 +145,13 @@ def test_a_new_field_of_the_agent_loop_enters_the_hash_unless_it_is_marked() -> 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("temprature=1", "evaluation.temprature=1 is not a field. Fix: write evaluation.temperature"),
+        ("temprature=1", "temprature=1 is not a field. Fix: write temperature"),
         ("temperature=-1", "temperature=-1 must be greater than or equal to 0"),
         ("temperature=hot", "temperature='hot' must be a valid number"),
         ("seeds=[0,1]", "a single seed at temperature 0"),
         ("seeds=[]", "must have at least 1 item"),
         ("seeds=[1,1]", "must be distinct seeds"),
-        ("search.protocol=react", "evaluation.search.protocol='react' must be 'search_r1', 'autorefine' or"),
+        ("search.protocol=react", "search.protocol='react' must be 'search_r1', 'autorefine' or"),
         ("search.max_turns=0", "must be greater than or equal to 1"),
         ("chat_template_kwargs=3", "chat_template_kwargs=3 must be a JSON object"),
         ("chat_template_kwargs='[3]'", "must be a JSON object"),

@@ -117,6 +117,16 @@ def test_an_empty_block_gives_zero_exactly(traces: Path) -> None:
     assert found["verdict"] == "cannot be its own teacher"
 
 
+def test_groups_of_one_are_left_out_and_counted(traces: Path, tmp_path: Path, capsys: Any) -> None:
+    lines = traces.read_text().splitlines()
+    (tmp_path / "some.jsonl").write_text("\n".join(lines[: 2 * SIZE] + lines[2 * SIZE :: SIZE][:3]) + "\n")
+    options = ["--traces", str(tmp_path / "some.jsonl"), "--json", str(tmp_path / "probe.json")]
+    assert main(["probe", str(CHECKPOINT), *options, "--set", "conditions=needed"]) == 0
+    found = json.loads((tmp_path / "probe.json").read_text())
+    assert (found["groups"], found["groups_of_one"], found["rollouts"]) == (2, 3, 2 * SIZE)
+    assert "; 3 questions with one rollout left out" in capsys.readouterr().out
+
+
 def test_the_command_writes_the_numbers(traces: Path, tmp_path: Path, capsys: Any) -> None:
     out = tmp_path / "probe.json"
     assert (
@@ -149,7 +159,16 @@ def test_the_command_writes_the_numbers(traces: Path, tmp_path: Path, capsys: An
         ([str(CHECKPOINT), "--traces", "bad.jsonl"], "bad.jsonl:1 has no field 'question'"),
         ([str(CHECKPOINT), "--traces", "silent.jsonl"], "holds no rollout with a query"),
         (["nowhere", "--traces", "bad.jsonl"], "nowhere holds no model"),
-        ([str(CHECKPOINT), "--set", "group=4"], "probe.group=4 is not a field. Fix: write probe.groups"),
+        ([str(CHECKPOINT), "--traces", "single.jsonl"], "single.jsonl holds one rollout of each question"),
+        (
+            [str(CHECKPOINT), "--traces", "single.jsonl", "--questions", "q.jsonl"],
+            "--questions and --retriever would make others",
+        ),
+        (
+            [str(CHECKPOINT), "--set", "groups=0"],
+            "groups=0 must be greater than or equal to 1, or null. Fix: set groups",
+        ),
+        ([str(CHECKPOINT), "--set", "group=4"], "group=4 is not a field. Fix: write groups"),
     ],
 )
 def test_what_cannot_be_probed_is_one_line(
@@ -159,6 +178,8 @@ def test_what_cannot_be_probed_is_one_line(
     Path("bad.jsonl").write_text('{"response": "<search> a </search>"}\n')
     silent = {"question": "q", "response": "<answer> a </answer>", "golden_answers": ["a"]}
     Path("silent.jsonl").write_text(json.dumps(silent) + "\n")
+    single = {**silent, "response": "<search> a </search>"}
+    Path("single.jsonl").write_text("".join(json.dumps({**single, "question": q}) + "\n" for q in "ab"))
     assert main(["probe", *arguments]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert message in error

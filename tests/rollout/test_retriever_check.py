@@ -77,6 +77,18 @@ def test_a_missing_key_is_named_and_a_wrong_one_never_shown(host: str) -> None:
     asyncio.run(search())
 
 
+def test_what_a_server_refuses_is_said_in_its_own_words(host: str) -> None:
+    url = f"http://:{ENCODED}@{host}"
+    finding = check_retriever(url, top_k=1000)
+    assert "answers HTTP 422 to {" in finding.found
+    assert '"topk": 1000' in finding.found
+    assert "topk must be a whole number from 1 to 100, not 1000" in finding.found
+    assert "search.top_k" in finding.fix
+    finding = check_retriever(f"{url}/elsewhere")
+    assert "answers HTTP 404" in finding.found
+    assert "the address's" in finding.fix
+
+
 def test_a_bad_address_is_a_finding() -> None:
     assert "must start with http" in check_retriever("localhost:8000").found
     assert without_key("http://a:b@h:1/x@y") == "http://h:1/x@y"

@@ -108,12 +108,13 @@ def composed_config() -> Any:
     return OmegaConf.to_container(config)
 
 
-def in_config(key: str) -> bool:
+def in_config(key: str, overridable: bool = False) -> bool:
+    """Whether verl's config has a key; ``overridable``: so that ``key=value`` overrides it without a plus."""
     node: Any = composed_config()
     for part in key.split("."):
         if node is None or isinstance(node, str | int | float) or part not in node:
             # verl leaves open sections whose keys are not listed.
-            return node is not None and hasattr(node, "keys") and not list(node.keys())
+            return not overridable and node is not None and hasattr(node, "keys") and not list(node.keys())
         node = node[part]
     return True
 

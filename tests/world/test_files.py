@@ -76,8 +76,22 @@ def test_the_model_is_the_shipped_one(built: Path) -> None:
         assert (built / "model" / file.name).read_bytes() == file.read_bytes()
 
 
+def test_a_folder_of_something_else_is_left_as_it_is(
+    built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "corpus.jsonl").write_text("mine")
+    for command in ("build", "warmstart", "tool-call"):
+        assert main(["world", command, "--out", str(tmp_path)]) == 1
+        assert f"{tmp_path} holds files, which would be overwritten" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus.jsonl"]
+    assert (tmp_path / "corpus.jsonl").read_text() == "mine"
+    (tmp_path / "corpus.jsonl").rename(tmp_path / "oracle.json")  # as a build that was killed leaves it
+    assert main(["world", "build", "--out", str(tmp_path), *OPTIONS.split()]) == 0
+    assert (tmp_path / "corpus.jsonl").read_bytes() == (built / "corpus.jsonl").read_bytes()
+
+
 def test_errors_are_one_line_and_say_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["world", "build", "--out", str(tmp_path / "a"), "--names", "3"]) == 1
     assert "world.names=3" in capsys.readouterr().err
     assert main(["world", "build", "--out", str(tmp_path / "b"), "--model", str(tmp_path / "none")]) == 1
-    assert "warmstart --out" in capsys.readouterr().err
+    assert "warmstart --out NEW_FOLDER" in capsys.readouterr().err

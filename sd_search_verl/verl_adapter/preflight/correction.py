@@ -35,7 +35,7 @@ LATE_REJECTION = Rule(
     f"{_LOSS}.rollout_correction.rollout_rs",
     f"{_LOSS}.loss_mode=bypass_mode rejects tokens inside verl's policy loss (rollout_rs={{value}}), after the scored "
     "tokens were chosen: rejected rollouts would stay in L_SD",
-    f"set {_LOSS}.rollout_correction.rollout_rs=null, and reject by {_CORRECTION}.rollout_rs without bypass_mode",
+    f"leave {_LOSS}.rollout_correction.rollout_rs out, and reject by {_CORRECTION}.rollout_rs without bypass_mode",
 )
 NOT_COMPUTED = Rule(
     "algorithm.adv_estimator",

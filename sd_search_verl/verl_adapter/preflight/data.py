@@ -19,8 +19,8 @@ FORMATS = (".parquet", ".json", ".jsonl")
 
 MISSING = Rule(
     "data.{option}",
-    "{path} does not exist",
-    "build it with `sd-search data build --out DIR`, or give another path",
+    "{path} is {what}",
+    "build a file with `sd-search data build --out DIR`, or give another path",
 )
 OTHER_FORMAT = Rule(
     "data.{option}",
@@ -98,7 +98,8 @@ def _canonical(name: str) -> str:
 
 def _open(path: Path, option: str) -> DataFile | Finding:
     if not path.is_file():
-        return MISSING.finding(option=option, path=path)
+        what = "a folder" if path.is_dir() else "missing"
+        return MISSING.finding(option=option, path=path, what=what)
     if path.suffix not in FORMATS:
         return OTHER_FORMAT.finding(option=option, path=path)
     try:

@@ -47,7 +47,7 @@ UNREADABLE_LOOPS = Rule(
 OTHER_MANAGER = Rule(
     _MANAGER,
     f"{_MANAGER}={{value}} runs rollouts in its own way, which this package does not know",
-    f"set {_MANAGER}=null",
+    f"leave {_MANAGER} out",
 )
 NOT_GRPO = Rule(
     "algorithm.adv_estimator",

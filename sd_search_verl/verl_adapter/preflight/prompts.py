@@ -49,7 +49,7 @@ WRITES_TIME = Rule(
     "chat template",
     "the chat template writes the time: prompts are others on another day, and the teacher's may differ from the "
     "student's",
-    "set +data.apply_chat_template_kwargs.date_string='26 Jul 2024' if the template reads date_string, or "
+    "set ++data.apply_chat_template_kwargs.date_string='26 Jul 2024' if the template reads date_string, or "
     "actor_rollout_ref.model.custom_chat_template to one without a date",
     warns=True,
 )

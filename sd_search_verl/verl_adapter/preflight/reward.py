@@ -32,9 +32,9 @@ OTHER_METRIC = Rule(
 )
 OTHER_REWARD = Rule(
     f"{_FUNCTION}.path",
-    f"{_FUNCTION}.path={{path}} is a reward of your own; CORRECT and INCORRECT in the hindsight block stay the "
-    "token F1's unless sd_search.hindsight.label=reward",
-    f"nothing, if this is meant; else set {_FUNCTION}.path={REWARD}",
+    f"{_FUNCTION}.path={{path}} is a reward of your own, while sd_search.hindsight.label={{label}} makes CORRECT and "
+    "INCORRECT in the hindsight block",
+    "nothing, if this is meant; else set sd_search.hindsight.label=reward",
     warns=True,
 )
 OTHER_LABEL = Rule(
@@ -70,19 +70,21 @@ def check_reward(config: DictConfig) -> Iterator[Finding]:
     for section in ("custom_reward_function", "reward_model", "sandbox_fusion"):
         for option, value in _given(OmegaConf.select(config, section) or {}, section):
             yield LEGACY.finding(option=option, value=value)
+    label = (
+        OmegaConf.select(config, OTHER_LABEL.name) if OmegaConf.select(config, "sd_search.alpha") else None
+    )
     if not path:
         yield NO_REWARD.finding()
     elif is_ours(path):
         if name != _NAME:
             yield NO_FUNCTION.finding(name=name)
         metric = OmegaConf.select(config, f"{_FUNCTION}.reward_kwargs.metric") or DEFAULT_METRIC
-        label = OmegaConf.select(config, OTHER_LABEL.name)
         if metric not in METRICS:
             yield OTHER_METRIC.finding(metric=metric)
-        elif label not in (metric, "reward") and OmegaConf.select(config, "sd_search.alpha"):
+        elif label not in (None, metric, "reward"):
             yield OTHER_LABEL.finding(label=label, metric=metric)
-    else:
-        yield OTHER_REWARD.finding(path=path)
+    elif label not in (None, "reward"):
+        yield OTHER_REWARD.finding(path=path, label=label)
     source, manager = (OmegaConf.select(config, f"{_MANAGER}.{option}") for option in ("source", "name"))
     if (source, manager) != ("register", "naive"):
         yield OTHER_MANAGER.finding(manager=manager if source == "register" else source)

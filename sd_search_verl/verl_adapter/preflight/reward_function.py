@@ -14,6 +14,7 @@ from sd_search_verl.errors import on_one_line
 from sd_search_verl.finding import Finding, Rule
 from sd_search_verl.scoring import compute_score
 from sd_search_verl.verl_adapter.preflight.reward import is_ours
+from sd_search_verl.verl_adapter.settings import REWARD
 
 _FUNCTION = "reward.custom_reward_function"
 ARGUMENTS = ("data_source", "solution_str", "ground_truth", "extra_info")
@@ -27,6 +28,11 @@ NOT_LOADED = Rule(
     "{error}",
     f"give the path of a Python file, or pkg:// and a module that every node can import, and in {_FUNCTION}.name a "
     "function that stands in it",
+)
+ONLY_IMPORTED = Rule(
+    f"{_FUNCTION}.name",
+    f"{_FUNCTION}.name={{name}} is this package's own reward, which {{path}} only imports",
+    f"give the name of the file's function in {_FUNCTION}.name, or {_FUNCTION}.path={REWARD}",
 )
 OTHER_CALL = Rule(
     f"{_FUNCTION}.name",
@@ -56,6 +62,8 @@ def check_reward_function(config: DictConfig) -> Iterator[Finding]:
         return
     finally:
         sys.path.remove(here)
+    if function is compute_score and not is_ours(path):
+        yield ONLY_IMPORTED.finding(path=path, name=name)
     if OmegaConf.select(config, "reward.reward_manager.source") != "register":
         return  # a manager of the user's own calls it in its own way
     names = ARGUMENTS + (OF_A_MODEL if OmegaConf.select(config, "reward.reward_model.enable") else ())

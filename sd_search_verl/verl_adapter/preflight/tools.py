@@ -41,7 +41,7 @@ NO_END = Rule(
 THINKS = Rule(
     "search.tool_call.parallel",
     "the policy thinks before it acts, and a {stops} in its thinking ends the turn",
-    "set search.tool_call.parallel=true, or data.apply_chat_template_kwargs.enable_thinking=false",
+    "set search.tool_call.parallel=true, or ++data.apply_chat_template_kwargs.enable_thinking=false",
     warns=True,
 )
 

@@ -136,7 +136,7 @@ FAILURES: list[tuple[Callable[[DictConfig, Path], str], list[str]]] = [
             "set sd_search.hindsight.max_tokens to at least 5632, better 28160 for a group of 5",
         ],
     ),
-    (no_such_file, ["none.parquet does not exist", "build it with `sd-search data build --out DIR`"]),
+    (no_such_file, ["none.parquet is missing", "build a file with `sd-search data build --out DIR`"]),
     (not_parquet, ["text.parquet is not parquet", "build it with `sd-search data build --out DIR`"]),
     (
         other_protocol,

@@ -90,7 +90,11 @@ def test_verls_own_rewards_are_refused_and_a_users_own_is_said(good: DictConfig)
     own = change(good, reward__custom_reward_function__path="mine.py")
     (finding,) = check_method(own)
     assert finding.warning
-    assert "mine.py is a reward of your own" in finding.found
+    assert (
+        "mine.py is a reward of your own, while sd_search.hindsight.label=em makes CORRECT" in finding.found
+    )
+    for answered in ({"sd_search__hindsight__label": "reward"}, {"sd_search__alpha": 0}):
+        assert [*check_method(change(own, **answered))] == []
     (finding,) = check_method(change(good, reward__reward_model__enable=True))
     assert finding.warning
 

@@ -130,7 +130,7 @@ def test_a_template_that_writes_the_time_is_a_warning(good: DictConfig) -> None:
     dated = "{{ date_string if date_string is defined else strftime_now('%d %b') }}" + PLAIN
     (finding,) = findings(good, with_template("qwen", dated))
     assert finding.warning
-    assert "+data.apply_chat_template_kwargs.date_string=" in finding.fix
+    assert "++data.apply_chat_template_kwargs.date_string=" in finding.fix
     fixed = change(good, data__apply_chat_template_kwargs={"date_string": "26 Jul 2024"})
     assert findings(fixed, with_template("qwen", dated)) == []
 

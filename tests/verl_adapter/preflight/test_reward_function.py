@@ -49,6 +49,17 @@ def test_a_function_that_loses_every_rollout_is_refused(
     assert "reward.custom_reward_function." in finding.fix
 
 
+def test_our_own_function_that_a_file_imports_is_not_taken_for_the_files(
+    good: DictConfig, tmp_path: Path
+) -> None:
+    text = "from sd_search_verl.scoring import compute_score\n" + GOOD.replace("compute_score", "brief")
+    (file := tmp_path / "brief.py").write_text(text)
+    assert found(good, file, name="brief", reward_kwargs={}) == []
+    (finding,) = found(good, file)
+    assert finding.fatal
+    assert "name=compute_score is this package's own reward, which" in finding.found
+
+
 @pytest.mark.parametrize("path", ["/no/file.py", "file:///no/file.py", "pkg://no_such.module"])
 def test_a_function_that_is_nowhere_is_refused_once(good: DictConfig, path: str) -> None:
     findings = check_config(change(good, **{f"{OPTION}path": path}))
