@@ -28,7 +28,7 @@ NO_FUNCTION = Rule(
 OTHER_METRIC = Rule(
     f"{_FUNCTION}.reward_kwargs.metric",
     f"{_FUNCTION}.reward_kwargs.metric={{metric}} is none of {', '.join(METRICS)}",
-    f"set {_FUNCTION}.reward_kwargs.metric=em",
+    f"set ++{_FUNCTION}.reward_kwargs.metric=em",
 )
 OTHER_REWARD = Rule(
     f"{_FUNCTION}.path",
