@@ -29,6 +29,9 @@ class RefuseOtherMethod(Callback):
     Configs without our sections pass.
     """
 
+    def __init__(self) -> None:
+        self._folders: set[str] = set()  # of the jobs of a sweep so far
+
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Check for a key before Hydra saves the config; ``${hydra:...}`` can be read only once the job starts."""
         if has_sections(config):
@@ -39,8 +42,16 @@ class RefuseOtherMethod(Callback):
         _refuse_keys(config)
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
-        """Check the config of a job, also of a sweep's."""
+        """Check the config of a job, and that no job of a sweep goes on from the checkpoint of another."""
         _refuse(config)
+        if has_sections(config):
+            folder = str(OmegaConf.select(config, "trainer.default_local_dir"))
+            if folder in self._folders:
+                _end(
+                    f"trainer.default_local_dir={folder} is that of an earlier job of this sweep, from whose checkpoint "
+                    "this one would go on. Fix: one for each, trainer.default_local_dir='runs/${hydra:job.num}'"
+                )
+            self._folders.add(folder)
 
 
 def _refuse(config: DictConfig) -> None:

@@ -75,6 +75,20 @@ def test_a_config_that_another_one_hides_is_refused(tmp_path: Path) -> None:
     assert "refuses to start:\n" + f"{tmp_path}/cpu_demo.yaml is not read: " in printed
 
 
+def test_jobs_of_a_sweep_do_not_go_on_from_each_other(tmp_path: Path) -> None:
+    code = "import verl.trainer.main_ppo as m; m.run_ppo = lambda config, **_: print('ran', config.sd_search.alpha); m.main()"
+    sweep = ["-m", "--config-name=cpu_demo", "sd_search.alpha=0,0.5", f"hydra.sweep.dir={tmp_path}"]
+    printed = []
+    for name, folder in (("one", "runs/x"), ("each", "runs/${hydra:job.num}")):
+        process = start(code, [*sweep, f"trainer.default_local_dir='{folder}'"], {}, tmp_path / name)
+        process.join(120)
+        printed.append((tmp_path / name).read_text())
+    assert "ran 0\n" in printed[0]
+    assert "runs/x is that of an earlier job of this sweep" in printed[0]
+    assert "ran 0.5" not in printed[0]
+    assert "ran 0.5" in printed[1]
+
+
 def test_verls_command_is_left_alone_without_sections_of_ours(tmp_path: Path) -> None:
     code, printed = main_ppo(tmp_path, "trainer.v1.trainer_mode=sync", "data.train_batch_size=0")
     assert code
