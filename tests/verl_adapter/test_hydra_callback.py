@@ -76,7 +76,8 @@ def test_a_config_that_another_one_hides_is_refused(tmp_path: Path) -> None:
 
 
 def test_jobs_of_a_sweep_do_not_go_on_from_each_other(tmp_path: Path) -> None:
-    code = "import verl.trainer.main_ppo as m; m.run_ppo = lambda config, **_: print('ran', config.sd_search.alpha); m.main()"
+    code = "import verl.trainer.main_ppo as m\n"
+    code += "m.run_ppo = lambda config, **_: print('ran', config.sd_search.alpha)\nm.main()"
     sweep = ["-m", "--config-name=cpu_demo", "sd_search.alpha=0,0.5", f"hydra.sweep.dir={tmp_path}"]
     printed = []
     for name, folder in (("one", "runs/x"), ("each", "runs/${hydra:job.num}")):
