@@ -49,7 +49,7 @@ class RefuseOtherMethod(Callback):
             if folder in self._folders:
                 _end(
                     f"trainer.default_local_dir={folder} is that of an earlier job of this sweep, from whose "
-                    "checkpoint this one would go on. Fix: one for each, trainer.default_local_dir='runs/${hydra:job.num}'"
+                    "checkpoint this one would go on. Fix: trainer.default_local_dir='runs/${hydra:job.num}'"
                 )
             self._folders.add(folder)
 
