@@ -89,7 +89,8 @@ def scan(path: Path, copy_to: Path | None = None, progress: Callable[[int, int],
         The scan without the bad lines, which are counted; the first ones are in ``bad_lines``.
 
     Raises:
-        CorpusError: the file is not whole gzip or has no passage or no text, or two passages share an id.
+        CorpusError: the file is of another encoding, is not whole gzip or has no passage or no text, or two passages
+            share an id.
     """
     starts, hashes, digest, position = array("Q"), array("Q"), hashlib.sha256(), 0
     bad_lines: list[tuple[int, str]] = []
@@ -99,6 +100,8 @@ def scan(path: Path, copy_to: Path | None = None, progress: Callable[[int, int],
         copy = stack.enter_context(copy_to.open("wb")) if copy_to else None
         try:
             for number, line in enumerate(lines, start=1):
+                if number == 1:
+                    _refuse_encoding(path, line[:2])
                 digest.update(line)
                 if copy:
                     copy.write(line)
@@ -129,6 +132,16 @@ def scan(path: Path, copy_to: Path | None = None, progress: Callable[[int, int],
     _refuse_duplicates(ids, path)
     documents, sha256 = copy_to or path, digest.hexdigest()
     return Scan(documents, offsets, ids, sha256, position, bad_lines, bad_line_count, untitled)
+
+
+def _refuse_encoding(path: Path, head: bytes) -> None:
+    """Raise where the first two bytes show what would make a bad line of every line."""
+    if head == b"\x1f\x8b" and path.suffix != ".gz":
+        raise CorpusError(f"{path} is compressed by gzip. Fix: rename it to {path.name}.gz.")
+    if head in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) or b"\0" in head:
+        raise CorpusError(
+            f"{path} is not UTF-8; it looks like UTF-16. Fix: `iconv -f UTF-16 -t UTF-8` makes UTF-8 of it."
+        )
 
 
 def _without_mark(line: bytes, number: int) -> bytes:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from sd_search_verl.config_base import ConfigError, default_text, description, fields_of, section_model, unit
+from sd_search_verl.config_base import (
+    ConfigError,
+    Model,
+    default_text,
+    description,
+    fields_of,
+    read_config,
+    section_model,
+    unit,
+)
 
 
 def add_options(parser: Any, model: type[BaseModel], only: Collection[str] | None = None) -> None:
@@ -38,7 +48,27 @@ def given_options(
 ) -> dict[str, Any]:
     """Return the values that the command line gives for the fields of ``model``, or for those in ``only``."""
     wanted = model.model_fields if only is None else only
-    return {name: value for name, value in vars(arguments).items() if name in wanted}
+    given = {name: value for name, value in vars(arguments).items() if name in wanted}
+    return {name: None if value == [None] else value for name, value in given.items()}  # null for a list
+
+
+def read_options(
+    arguments: argparse.Namespace,
+    model: type[Model],
+    only: Collection[str] | None = None,
+    base: Mapping[str, Any] | None = None,
+) -> Model:
+    """Return the option set that the command line gives over the values of ``base``.
+
+    Raises:
+        ConfigError: values that are not allowed; it names options as they are typed.
+    """
+    given = given_options(arguments, model, only)
+    try:
+        return read_config(model, {**(base or {}), **given}, section="-")
+    except ConfigError as error:
+        typed = re.sub(r"(?<!\S)-\.(\w+)", lambda found: f"--{found[1].replace('_', '-')}", str(error))
+        raise ConfigError(typed) from None
 
 
 def add_set(command: Any, model: type[BaseModel], example: str, default: str) -> None:
@@ -90,17 +120,29 @@ def _help(field: FieldInfo) -> str:
 def _kind(name: str, field: FieldInfo) -> dict[str, Any]:
     """Return argparse's keywords for a field's type."""
     kind: Any = field.annotation
-    if type(None) in get_args(kind):
+    nullable = type(None) in get_args(kind)
+    if nullable:
         kind = next(inner for inner in get_args(kind) if inner is not type(None))
     if hasattr(kind, "__metadata__"):  # Annotated
         kind = kind.__origin__
     if kind is bool:
         return {"action": argparse.BooleanOptionalAction}
     if get_origin(kind) is Literal:  # checked by the model, whose message says more
-        return {"metavar": "{" + ",".join(get_args(kind)) + "}"}
+        choices = [*get_args(kind), *["null"] * nullable]
+        return {"type": _or_null(str) if nullable else str, "metavar": "{" + ",".join(choices) + "}"}
     many = {}
     if get_origin(kind) is list:
         (kind,), many = get_args(kind), {"nargs": "*"}
         kind = getattr(kind, "__origin__", kind)
     metavar = (unit(field) or name).upper().replace(" ", "")
-    return {"type": kind, "metavar": metavar, **many}
+    return {"type": _or_null(kind) if nullable else kind, "metavar": metavar, **many}
+
+
+def _or_null(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return a reader of texts that takes ``null`` as a config file does."""
+
+    def read(text: str) -> Any:
+        return None if text == "null" else kind(text)
+
+    read.__name__ = f"{kind.__name__} or null"  # argparse's message names the type by it
+    return read

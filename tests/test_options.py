@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sd_search_verl import cli
 from sd_search_verl.cli_options import add_options, given_options, listing
-from sd_search_verl.config import SDSearchConfig, SearchConfig, read_config
+from sd_search_verl.config import HealthConfig, SDSearchConfig, SearchConfig, read_config
+from sd_search_verl.config_base import ConfigModel
 
 REPO = Path(__file__).resolve().parents[1]
 PROGRAMS = sorted(
@@ -87,3 +90,34 @@ def test_options_come_from_the_fields_and_back() -> None:
     assert given == {"top_k": 5, "retriever_urls": ["http://a", "http://b"], "sampling_seed": 3}
     assert read_config(SearchConfig, given, "search").top_k == 5
     assert "hindsight.max_tokens" in listing(SDSearchConfig)
+
+
+@pytest.mark.parametrize(
+    ("model", "field", "value"),
+    [
+        (SearchConfig, "sampling_seed", 3),
+        (SearchConfig, "max_failure_rate", 0.5),
+        (HealthConfig, "response_length_range", [0.5, 2.0]),
+    ],
+)
+def test_null_is_given_as_the_messages_say(
+    model: type[ConfigModel], field: str, value: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = argparse.ArgumentParser()
+    add_options(parser, model, [field])
+    option = f"--{field.replace('_', '-')}"
+    for words, expected in ((["null"], None), (str(value).strip("[]").replace(",", "").split(), value)):
+        given = given_options(parser.parse_args([option, *words]), model)
+        assert given == {field: expected}
+        assert getattr(read_config(model, given, "s"), field) == expected
+    with pytest.raises(SystemExit):
+        parser.parse_args([option, "some"])
+    assert re.search(r"invalid (int|float) or null value: 'some'", capsys.readouterr().err)
+
+
+def test_null_is_a_word_where_a_field_has_to_have_a_value(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    add_options(parser, SearchConfig, ["top_k"])
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--top-k", "null"])
+    assert "invalid int value: 'null'" in capsys.readouterr().err

@@ -17,9 +17,8 @@ from benchmarks.world.experiment import EvaluationRow, run
 from benchmarks.world.from_runs import read_stack_runs
 from benchmarks.world.plot import plot_learning, plot_oracle
 from benchmarks.world.summary import summarize, table
-from sd_search_verl.cli_options import add_options, given_options
+from sd_search_verl.cli_options import add_options, given_options, read_options
 from sd_search_verl.command_line import Parser, add_command, run_command
-from sd_search_verl.config import read_config
 from sd_search_verl.errors import UserError
 from sd_search_verl.files import check_writable
 from sd_search_verl.world.config import CHECKPOINT
@@ -97,7 +96,7 @@ def _add_training(command: argparse.ArgumentParser) -> None:
 
 
 def _training(arguments: argparse.Namespace) -> TrainConfig:
-    return read_config(TrainConfig, given_options(arguments, TrainConfig), "train")
+    return read_options(arguments, TrainConfig)
 
 
 def _run(arguments: argparse.Namespace) -> int:

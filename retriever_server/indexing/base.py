@@ -46,5 +46,8 @@ class BuildOptions(EngineOptions):
     """dense, hybrid: FAISS factory string of an approximate index, such as IVF4096,SQ8; exact search if not given."""
 
 
-Builder = Callable[[Scan, Path, BuildOptions, Progress], dict[str, Any]]
-"""Called with (scan of the corpus, output folder, options, progress); returns the settings of the build."""
+Build = Callable[[Scan, Path, Progress], dict[str, Any]]
+"""Called with (scan of the corpus, output folder, progress); returns the settings of the build."""
+
+Builder = Callable[[BuildOptions], Build]
+"""Refuses what can be known to fail before the corpus is read, which takes minutes; returns the build."""

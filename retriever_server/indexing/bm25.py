@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ..backends.bm25 import LuceneIndex
 from ..corpus import CorpusError, Scan, id_hash, passages
 from ..errors import first_line
 from ..java import jvm
-from .base import WORK, BuildError, BuildOptions, Progress, no_words
+from .base import WORK, Build, BuildError, BuildOptions, Progress, no_words
 
 SHARD_PASSAGES = 500_000
 # A program that becomes another one, which the kernel kills (PR_SET_PDEATHSIG, SIGKILL) when the build dies: Java would
@@ -31,7 +32,17 @@ if os.getppid() == int(sys.argv[1]):
 """
 
 
-def build(scan: Scan, folder: Path, options: BuildOptions, progress: Progress) -> dict[str, Any]:
+def prepare(options: BuildOptions) -> Build:
+    """Return the build.
+
+    Raises:
+        JavaError: no runtime, jar or pyjnius.
+    """
+    jvm.installed()
+    return partial(_build, options)
+
+
+def _build(options: BuildOptions, scan: Scan, folder: Path, progress: Progress) -> dict[str, Any]:
     """Write ``lucene/`` and ``rows.npy`` into ``folder``; finished shards of an interrupted build are reused.
 
     Returns:

@@ -5,18 +5,31 @@ The scores need the document frequencies of the whole corpus, and bm25s writes n
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..backends.bm25s import Tokenizer, import_bm25s
 from ..corpus import Scan, passages
-from .base import BuildOptions, Progress, no_words
+from .base import Build, BuildOptions, Progress, no_words
 
 
-def build(scan: Scan, folder: Path, options: BuildOptions, progress: Progress) -> dict[str, Any]:
-    """Write ``bm25s/``. bm25s applies k1 and b when it indexes."""
-    tokenize = Tokenizer()
-    model = import_bm25s().BM25(method="lucene", k1=options.k1, b=options.b)
+def prepare(options: BuildOptions) -> Build:
+    """Return the build.
+
+    Raises:
+        ImportError: bm25s or PyStemmer is not installed.
+    """
+    # bm25s applies k1 and b when it indexes.
+    return partial(
+        _build, options, Tokenizer(), import_bm25s().BM25(method="lucene", k1=options.k1, b=options.b)
+    )
+
+
+def _build(
+    options: BuildOptions, tokenize: Tokenizer, model: Any, scan: Scan, folder: Path, progress: Progress
+) -> dict[str, Any]:
+    """Write ``bm25s/``."""
     words = [tokenize(contents) for _, contents in passages(scan.documents)]
     if not any(words):
         raise no_words()

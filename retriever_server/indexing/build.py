@@ -25,18 +25,24 @@ from ..corpus import CorpusError, Scan, ids_by_hash
 from ..corpus import scan as scan_corpus
 from ..errors import explain
 from . import bm25, bm25s, dense
-from .base import WORK, Builder, BuildError, BuildOptions, Progress
+from .base import WORK, Build, Builder, BuildError, BuildOptions, Progress
 from .place import LOCK, check_place, locked, put_in_place, remove, remove_all_but
 
 BuilderName = Literal["bm25", "bm25s", "dense", "hybrid"]
 
 
-def _hybrid(scan: Scan, folder: Path, options: BuildOptions, progress: Progress) -> dict[str, Any]:
-    return bm25.build(scan, folder, options, progress) | dense.build(scan, folder, options, progress)
+def _hybrid(options: BuildOptions) -> Build:
+    words = bm25.prepare(options)
+    dense.prepare(options)  # checked here, and loaded again later: Java needs the memory first
+
+    def build(scan: Scan, folder: Path, progress: Progress) -> dict[str, Any]:
+        return words(scan, folder, progress) | dense.prepare(options)(scan, folder, progress)
+
+    return build
 
 
 BUILDERS: dict[BuilderName, Builder] = {
-    "bm25": bm25.build, "bm25s": bm25s.build, "dense": dense.build, "hybrid": _hybrid,
+    "bm25": bm25.prepare, "bm25s": bm25s.prepare, "dense": dense.prepare, "hybrid": _hybrid,
 }  # fmt: skip
 # Index bytes per corpus byte, passages per second on one core, resident GiB: as measured, see docs/retriever.md.
 NEEDS: dict[BuilderName, tuple[float, int, float]] = {
@@ -80,12 +86,14 @@ def build(
 
     Raises:
         CorpusError: the corpus is unusable. BuildError: the build failed, or the disk is too small.
-        JavaError: BM25 without a usable Java runtime.
+        JavaError: BM25 without a usable Java runtime. EncoderError: the encoder cannot be used.
+        ImportError: a library of the back end is not installed.
     """
     if not corpus.is_file():
         raise CorpusError(f"--corpus {corpus} is not a file. Fix: give a .jsonl or .jsonl.gz corpus.")
     inputs = {"--corpus": corpus, "--encoder": options.encoder, "--vectors": options.vectors}
     check_place(index, overwrite, inputs)
+    run = BUILDERS[backend](options)
     partial, old = (index.with_name(index.name + suffix) for suffix in (".partial", ".old"))
     (partial / WORK).mkdir(parents=True, exist_ok=True)
     with locked(partial), _report_full_disk(partial):
@@ -96,7 +104,7 @@ def build(
         np.save(partial / IDS, ids_by_hash(scan))
         print(f"indexing {scan.passages:,} passages with {backend}", file=out)
         with _progress_bar(out) as progress:
-            settings = BUILDERS[backend](scan, partial, options, progress)
+            settings = run(scan, partial, progress)
         print("writing the manifest", file=out)
         manifest = manifests.Manifest(
             backend=backend, passages=scan.passages, corpus_name=corpus.name, corpus_size=scan.size,
@@ -168,8 +176,9 @@ def _scan(corpus: Path, folder: Path, skip_bad_lines: bool, out: TextIO) -> Scan
         rest = f"\n  and {more} more" if more else ""
         message = f"{corpus}: {scan.bad_line_count} bad lines\n{shown}{rest}"
         if not skip_bad_lines or not scan.passages:
-            fix = 'correct them (every line {"id", "contents"}) or add --skip-bad-lines'
-            raise CorpusError(f"{message}\nFix: {fix}.")
+            fix = 'correct them (every line {"id", "contents"})'
+            skip = " or add --skip-bad-lines" if scan.passages else ""
+            raise CorpusError(f"{message}\nFix: {fix}{skip}.")
         print(f"{message}\n  skipped", file=out)
     if scan.untitled:
         print(

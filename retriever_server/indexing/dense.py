@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from ..encoder import Encoder
 from ..encoder_spec import EncoderSpec
 from ..manifest import sample_hash
 from . import faiss_approximate
-from .base import WORK, BuildError, BuildOptions, Progress
-from .faiss_flat import check_vectors, read_flat
+from .base import WORK, Build, BuildError, BuildOptions, Progress
+from .faiss_flat import check_vectors, open_flat, read_flat
 
 VECTORS = "vectors.npy"
 CHUNK = 2048  # passages encoded between two checkpoints
@@ -25,19 +26,35 @@ CHUNK = 2048  # passages encoded between two checkpoints
 MIN_CHECKED, CHECK_EVERY = 64, 512
 
 
-def build(scan: Scan, folder: Path, options: BuildOptions, progress: Progress) -> dict[str, Any]:
-    """Write ``vectors.npy`` (float32 ``[passages, d]``) and, with a factory string, ``faiss.index``.
+def prepare(options: BuildOptions) -> Build:
+    """Load the encoder, and return the build.
 
-    Returns:
-        The settings of the build, for the manifest.
+    Raises:
+        BuildError: no encoder, or ``vectors`` or ``factory`` cannot be used with it.
+        EncoderError: the encoder cannot be used.
     """
     if options.encoder is None:
         raise BuildError("--encoder is missing: the folder of the encoder.")
     spec = EncoderSpec.of(options.encoder, options.encoder_prefixes)
     encoder = Encoder(options.encoder, spec, options.encoder_runtime, options.device, options.threads)
-    work = folder / WORK
-    path, checkpoint = work / VECTORS, work / "encoded.json"
     width = encoder.passages(["width"]).shape[1]
+    if options.vectors is not None:
+        open_flat(options.vectors, width)
+    if options.factory:
+        faiss_approximate.new_index(options.factory, None, width)
+    return partial(_build, options, encoder, width)
+
+
+def _build(
+    options: BuildOptions, encoder: Encoder, width: int, scan: Scan, folder: Path, progress: Progress
+) -> dict[str, Any]:
+    """Write ``vectors.npy`` (float32 ``[passages, d]``) and, with a factory string, ``faiss.index``.
+
+    Returns:
+        The settings of the build, for the manifest.
+    """
+    spec, work = encoder.spec, folder / WORK
+    path, checkpoint = work / VECTORS, work / "encoded.json"
     shape = (scan.passages, width)
     given = None
     if options.vectors is not None:

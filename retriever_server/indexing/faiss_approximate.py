@@ -44,8 +44,11 @@ def build(vectors: np.ndarray, factory: str, source: str, work: Path, path: Path
     _write(index, path)
 
 
-def new_index(factory: str, passages: int, width: int) -> tuple[Any, int]:
+def new_index(factory: str, passages: int | None, width: int) -> tuple[Any, int]:
     """Return an untrained index and the number of its IVF lists, 0 without IVF.
+
+    Args:
+        passages: None where the corpus has not been read.
 
     Raises:
         BuildError: FAISS does not know the factory string, it numbers vectors, or it has more lists than there are
@@ -61,7 +64,7 @@ def new_index(factory: str, passages: int, width: int) -> tuple[Any, int]:
         raise BuildError(f"--factory {factory} numbers the vectors itself. Fix: leave IDMap out.")
     inverted = faiss.try_extract_index_ivf(index)
     lists = inverted.nlist if inverted is not None else 0
-    if lists > passages:
+    if passages is not None and lists > passages:
         fix = f"use about IVF{max(1, round(4 * passages**0.5)):d}, or no --factory: exact search is fast here"
         raise BuildError(f"--factory {factory} has {lists:,} lists for {passages:,} passages. Fix: {fix}.")
     return index, lists

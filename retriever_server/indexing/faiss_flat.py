@@ -14,11 +14,11 @@ from .base import BuildError
 MIN_COSINE, MAX_STRETCH = 0.99, 0.02  # the given vectors are often computed in 16 bits
 
 
-def read_flat(path: Path, passages: int, width: int) -> tuple[np.ndarray, Any]:
-    """Return the vectors, float32 ``[passages, width]``, memory-mapped, and the index that owns their memory.
+def open_flat(path: Path, width: int) -> Any:
+    """Return a flat index, memory-mapped.
 
     Raises:
-        BuildError: the file is not a flat index, or its size differs from the corpus' or the encoder's.
+        BuildError: the file is not one, or its vectors have not the encoder's ``width``.
     """
     import faiss
 
@@ -30,10 +30,27 @@ def read_flat(path: Path, passages: int, width: int) -> tuple[np.ndarray, Any]:
         raise BuildError(f"--vectors {path} is not a FAISS index: {first_line(error)}") from None
     if not isinstance(index, faiss.IndexFlat):
         raise BuildError(f"--vectors {path} holds {type(index).__name__}; only a flat index has all vectors.")
-    if (index.ntotal, index.d) != (passages, width):
+    if index.d != width:
         raise BuildError(
-            f"--vectors {path} has {index.ntotal:,} vectors of {index.d} numbers; the corpus has {passages:,} "
-            f"passages and the encoder gives {width}. Fix: give the corpus that was encoded, and its encoder."
+            f"--vectors {path} has vectors of {index.d} numbers, the encoder gives {width}. "
+            "Fix: give the encoder that they were made with."
+        )
+    return index
+
+
+def read_flat(path: Path, passages: int, width: int) -> tuple[np.ndarray, Any]:
+    """Return the vectors, float32 ``[passages, width]``, memory-mapped, and the index that owns their memory.
+
+    Raises:
+        BuildError: as :func:`open_flat`, or there is not one for each passage.
+    """
+    import faiss
+
+    index = open_flat(path, width)
+    if index.ntotal != passages:
+        raise BuildError(
+            f"--vectors {path} has {index.ntotal:,} vectors, the corpus has {passages:,} passages. "
+            "Fix: give the corpus that was encoded."
         )
     vectors: np.ndarray = faiss.rev_swig_ptr(index.get_xb(), passages * width).reshape(passages, width)
     return vectors, index

@@ -92,6 +92,18 @@ def anserini_jar() -> Path:
     return jars[-1]
 
 
+def installed() -> tuple[Path, Path]:
+    """Return the Java runtime and the Anserini jar, without starting Java.
+
+    Raises:
+        JavaError: one of them or pyjnius is missing.
+    """
+    home, jar = java_home(), anserini_jar()
+    if importlib.util.find_spec("jnius_config") is None:
+        raise JavaError("pyjnius is not installed. Fix: pip install pyjnius==1.9.0.")
+    return home, jar
+
+
 def environment() -> dict[str, str]:
     """Return the environment for a Java process: without foreign variables, which are logged, and in UTF-8."""
     foreign = [name for name in FOREIGN_VARIABLES if os.environ.get(name)]
@@ -114,14 +126,12 @@ def start(heap_mb: int = DEFAULT_HEAP_MB) -> None:
     with _lock:
         if _started:
             return
-        home, jar = java_home(), anserini_jar()
+        home, jar = installed()
         os.environ.update(environment())  # the runtime in this process reads it too
         for name in FOREIGN_VARIABLES:
             os.environ.pop(name, None)
-        try:
-            import jnius_config
-        except ImportError as error:
-            raise JavaError("pyjnius is not installed. Fix: pip install pyjnius==1.9.0.") from error
+        import jnius_config
+
         jnius_config.add_classpath(str(jar))
         jnius_config.add_options(
             "-Xrs",  # the JVM installs no handlers for SIGTERM and SIGINT, which Python handles

@@ -70,9 +70,14 @@ def build_own(path: Path, name: str, protocol: str, out: Path) -> dict[str, Any]
     """Write ``NAME.parquet`` from JSON lines with ``question`` and ``golden_answers``; add it to the manifest.
 
     Raises:
-        UserError: no such file.
+        UserError: no such file, or ``name`` cannot be the name of one in ``out``.
         MalformedRowsError: malformed rows, named by line and field; nothing is written.
     """
+    if not name.strip(" .") or not name.isprintable() or set("/\\") & set(name):
+        raise UserError(
+            f"NAME {name!r} cannot be the name of a file. Fix: give letters and digits, such as train; --out names "
+            "the folder"
+        )
     format_ = protocols.get(protocol)
     count = 0
     for _ in tqdm(_own(path, name, format_), desc=f"checking {name}", unit="row"):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import re
+import sys
 from pathlib import Path
 from typing import Any
 
-from sd_search_verl.cli_options import add_options, given_options
+from sd_search_verl.cli_options import add_options, read_options
 from sd_search_verl.command_line import add_command, add_group
-from sd_search_verl.config import ConfigError, read_config
 from sd_search_verl.data.config import DataConfig
 from sd_search_verl.errors import UserError
 
@@ -66,29 +65,15 @@ def add_commands(commands: Any) -> None:
 def _build(arguments: argparse.Namespace) -> int:
     from sd_search_verl.data.build import build
 
-    build(_read_options(arguments), arguments.out)
+    build(read_options(arguments, DataConfig), arguments.out)
     return 0
 
 
 def _own(arguments: argparse.Namespace) -> int:
     from sd_search_verl.data.build import build_own
 
-    build_own(arguments.file, arguments.name, _read_options(arguments).protocol, arguments.out)
+    build_own(arguments.file, arguments.name, read_options(arguments, DataConfig).protocol, arguments.out)
     return 0
-
-
-def _read_options(arguments: argparse.Namespace) -> DataConfig:
-    """Return the checked options.
-
-    Raises:
-        ConfigError: values that are not allowed; it names options as they are typed.
-    """
-    try:
-        return read_config(DataConfig, given_options(arguments, DataConfig), "data")
-    except ConfigError as error:
-        names = "|".join(DataConfig.model_fields)
-        typed = re.sub(rf"\bdata\.({names})\b", lambda found: f"--{found[1].replace('_', '-')}", str(error))
-        raise ConfigError(typed) from None
 
 
 def _verify(arguments: argparse.Namespace) -> int:
@@ -124,7 +109,13 @@ def _check(arguments: argparse.Namespace) -> int:
     file = arguments.file
     if has_titles(file):
         raise UserError(f"{file} has titles and texts. Fix: `sd-search corpus convert {file}`")
-    print(f"{file}: the first {check_corpus(file)} lines are a corpus")
+    checked = check_corpus(file)
+    print(
+        f"{file}: the first {checked.lines:,} lines are a corpus; build_index checks every line, and every id against "
+        "all others"
+    )
+    if warning := checked.warning():
+        print(warning, file=sys.stderr)
     print(PARTS["corpus"].next_step(file))
     return 0
 

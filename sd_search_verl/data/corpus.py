@@ -19,7 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 from sd_search_verl.data import hub
-from sd_search_verl.data.jsonl import MalformedRowsError, Problem, check_text, read_objects
+from sd_search_verl.data.jsonl import MalformedRowsError, Problem, check_text, parse_object, read_lines
 from sd_search_verl.errors import UserError, on_one_line
 
 GB = 10**9
@@ -151,23 +151,59 @@ def assemble(sources: Sequence[Path], result: Path) -> None:
         source.unlink()
 
 
-def check_corpus(path: Path) -> int:
-    """Check the first lines of a corpus; return their number.
+@dataclass(frozen=True)
+class Checked:
+    """The beginning of a corpus that ``build_index`` takes.
+
+    Attributes:
+        lines: number of the last line that was read.
+        passages: how many are in these lines.
+        untitled: how many of them have no line end between title and text.
+    """
+
+    lines: int
+    passages: int
+    untitled: int
+
+    def warning(self) -> str:
+        """Return what ``build_index`` warns about, or an empty text."""
+        if not self.untitled:
+            return ""
+        return (
+            f"warning: {self.untitled:,} of {self.passages:,} passages have no line end between title and text; a "
+            'policy reads them as titles without text. Fix: write "contents" as "title\\ntext"'
+        )
+
+
+def check_corpus(path: Path) -> Checked:
+    """Check the first lines of a corpus by the rules of ``retriever_server.corpus.scan``, which reads all of them.
 
     Raises:
-        UserError: no such file.
-        MalformedRowsError: a line is no ``{"id", "contents": "title\\ntext"}``.
+        UserError: no such file, or no passage or no text in it.
+        MalformedRowsError: a line is no ``{"id", "contents"}``, or has the id of another.
     """
     problems: list[Problem] = []
-    count = 0
-    for number, row in islice(read_objects(path), _CHECKED):
-        count = number
-        problems += [row] if isinstance(row, Problem) else _problems(number, row)
+    first: dict[str, int] = {}
+    number = untitled = 0
+    has_text = False
+    for number, line in islice(_lines(path), _CHECKED):
+        if isinstance(found := _passage(number, line), Problem):
+            problems.append(found)
+            continue
+        identity, contents = found
+        if (earlier := first.setdefault(identity, number)) != number:
+            problems.append(Problem(number, "id", f"{identity!r} stands in line {earlier} already"))
+        untitled += "\n" not in contents
+        has_text = has_text or bool(contents.strip())
     if problems:
         raise MalformedRowsError(path, problems)
-    if not count:
-        raise UserError(f"{path} is empty")
-    return count
+    if not number:
+        raise UserError(f"{path} holds no passage. Fix: give JSON lines with id and contents")
+    if not has_text:
+        raise UserError(
+            f"{path}: the contents of the first {len(first):,} passages are empty. Fix: give their text"
+        )
+    return Checked(number, len(first), untitled)
 
 
 def convert(path: Path, result: Path) -> int:
@@ -185,16 +221,18 @@ def convert(path: Path, result: Path) -> int:
     count = 0
     try:
         with part.open("w") as file, tqdm(unit="passage", unit_scale=True, desc=result.name) as bar:
-            for count, row in read_objects(path):
+            for number, line in _lines(path):
+                row = parse_object(number, line)
                 if isinstance(row, Problem):
                     raise MalformedRowsError(path, [row])
-                if problem := next(_title_problems(count, row), None):
+                if problem := next(_title_problems(number, row), None):
                     raise MalformedRowsError(path, [problem])
                 title = row["title"].strip()
                 quoted = title if title.startswith('"') and title.endswith('"') else f'"{title}"'
                 contents = f"{quoted}\n{row['text'].strip()}"
                 file.write(json.dumps({"id": str(row[_id_name(row)]), "contents": contents}) + "\n")
                 bar.update()
+                count += 1
         if not count:
             raise UserError(f"{path} is empty")
         part.replace(result)
@@ -205,7 +243,8 @@ def convert(path: Path, result: Path) -> int:
 
 def has_titles(path: Path) -> bool:
     """Return whether a corpus' first line has the form that :func:`convert` takes."""
-    for _, row in read_objects(path):
+    for number, line in _lines(path):
+        row = parse_object(number, line)
         return not isinstance(row, Problem) and "contents" not in row and {"title", "text"} <= set(row)
     return False
 
@@ -225,11 +264,25 @@ def _id_name(row: dict[str, Any]) -> str:
     return next((name for name in ("id", "_id", "doc_id") if row.get(name) is not None), "id")
 
 
-def _problems(number: int, row: dict[str, object]) -> Iterator[Problem]:
-    contents = row.get("contents")
-    if (problem := check_text(number, "contents", contents)) is not None:
-        yield problem
-    elif "\n" not in str(contents):
-        yield Problem(number, "contents", "has no line end between title and text")
-    elif (problem := check_text(number, "id", row.get("id"))) is not None:
-        yield problem
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield number and bytes of the lines that are not blank, which ``build_index`` leaves out."""
+    return ((number, line) for number, line in read_lines(path) if not line.isspace())
+
+
+def _passage(number: int, line: bytes) -> tuple[str, str] | Problem:
+    """Return id and contents of a line, or what ``build_index`` refuses it for.
+
+    Its parser, which is not installed everywhere, is stricter than Python's (NaN, half a surrogate pair) and than
+    :func:`parse_object` more lenient (a field that stands twice, an empty text).
+    """
+    try:
+        row = json.loads(line.decode())
+        json.dumps(row, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError) as error:
+        return Problem(number, None, f"not JSON in UTF-8 ({str(error)[:80]})")
+    if not isinstance(row, dict):
+        return Problem(number, None, "is no object; each line must be one with id and contents")
+    for name in ("id", "contents"):
+        if not isinstance(row.get(name), str):
+            return Problem(number, name, "is no text" if name in row else "is missing; a text is needed")
+    return row["id"], row["contents"]

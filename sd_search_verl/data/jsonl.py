@@ -8,6 +8,7 @@ objects read here with it instead costs 1.1 times as much and saves no lines.
 from __future__ import annotations
 
 import ast
+import codecs
 import gzip
 import json
 import zlib
@@ -41,7 +42,15 @@ class MalformedRowsError(UserError):
 
 
 def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any] | Problem]]:
-    """Yield line number and object, or problem, for every line of a file (gzipped if ``.gz``).
+    """Yield line number and object, or problem, for every line of a file.
+
+    Raises: as :func:`read_lines`.
+    """
+    return ((number, parse_object(number, line)) for number, line in read_lines(path))
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield number and bytes of every line of a file (gzipped if ``.gz``), without a byte order mark at its start.
 
     Raises:
         UserError: no such file, or one of another encoding; the file ends before its compressed data do.
@@ -49,7 +58,6 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any] | Problem]]:
     if not path.is_file():
         kind = "a folder" if path.is_dir() else "no regular file" if path.exists() else "missing"
         raise UserError(f"{path} is {kind}; give a file, which is read more than once")
-    _refuse_encoding(path)
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         lines = enumerate(file, start=1)
         while True:
@@ -59,18 +67,19 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any] | Problem]]:
                 return
             except (EOFError, OSError, zlib.error) as error:
                 raise UserError(f"{path} cannot be read to its end ({error}); copy it again") from error
-            yield number, _object(number, line)
+            if number == 1:
+                _refuse_encoding(path, line[:2])
+                line = line.removeprefix(codecs.BOM_UTF8)
+            yield number, line
 
 
-def _refuse_encoding(path: Path) -> None:
-    """Raise where the file's first bytes show what would make a problem of every line."""
-    with path.open("rb") as file:
-        head = file.read(2)
+def _refuse_encoding(path: Path, head: bytes) -> None:
+    """Raise where the file's first two bytes show what would make a problem of every line."""
     if head == b"\x1f\x8b" and path.suffix != ".gz":
         raise UserError(f"{path} is compressed by gzip. Fix: rename it to {path.name}.gz")
-    if head in (b"\xff\xfe", b"\xfe\xff") or b"\0" in head:
+    if head in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) or b"\0" in head:
         raise UserError(
-            f"{path} is not UTF-8; it looks like UTF-16. Fix: `iconv -f UTF-16 -t UTF-8 {path} > NEW`, and give NEW"
+            f"{path} is not UTF-8; it looks like UTF-16. Fix: `iconv -f UTF-16 -t UTF-8` makes UTF-8 of it"
         )
 
 
@@ -124,10 +133,10 @@ def _is_written_list(text: str) -> bool:
     return isinstance(value, (list, dict)) and any(isinstance(item, str) for item in value)
 
 
-def _object(number: int, line: bytes) -> dict[str, Any] | Problem:
+def parse_object(number: int, line: bytes) -> dict[str, Any] | Problem:
     """Return the line's object, or its problem."""
     try:
-        text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        text = line.decode()
     except UnicodeDecodeError as error:
         return Problem(number, None, f"not UTF-8 (byte {error.start + 1} of the line)")
     if not text.strip():

@@ -117,7 +117,8 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _question(
     number: int, row: dict[str, Any], name: str | None, stem: str, protocol: Protocol
 ) -> Question | Problem:
-    if "reward_model" in row or "prompt" in row:  # verl's format
+    # A column of texts that is named prompt stands in files of other formats too.
+    if row.get("reward_model") is not None or isinstance(row.get("prompt"), list):
         return _verl_question(number, row, name, stem)
     text, golden = row.get("question"), row.get("golden_answers")
     problem = check_text(number, "question", text) or check_answers(number, "golden_answers", golden)

@@ -8,9 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sd_search_verl.cli_options import add_options, add_set, given_options
+from sd_search_verl.cli_options import add_options, add_set, read_options
 from sd_search_verl.command_line import add_command
-from sd_search_verl.config import read_config
 from sd_search_verl.errors import UserError
 from sd_search_verl.evaluation.config import (
     EvaluationConfig,
@@ -108,7 +107,7 @@ def _add_model(command: argparse.ArgumentParser) -> None:
 def _score(arguments: argparse.Namespace) -> int:
     from sd_search_verl.evaluation.score import score_file, table
 
-    fields = read_config(ScoreFields, given_options(arguments, ScoreFields), "score")
+    fields = read_options(arguments, ScoreFields)
     scored = score_file(arguments.file, fields, arguments.protocol)
     for complaint in scored.complaints():
         print(f"{arguments.file}: {complaint}", file=sys.stderr)

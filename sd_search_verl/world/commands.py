@@ -6,9 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from sd_search_verl.cli_options import add_options, given_options
+from sd_search_verl.cli_options import add_options, read_options
 from sd_search_verl.command_line import add_command, add_group
-from sd_search_verl.config import read_config
 from sd_search_verl.world.config import (
     CHECKPOINT,
     DIFFICULTY,
@@ -73,8 +72,8 @@ def _build(arguments: argparse.Namespace) -> int:
 
     shipped = TOOL_CHECKPOINT if arguments.protocol == "tool_call" else CHECKPOINT
     model = arguments.model or shipped
-    changed = {**dict(difficulty(model)), **given_options(arguments, WorldConfig)}
-    write_world(World(read_config(WorldConfig, changed, "world")), arguments.out, model)
+    config = read_options(arguments, WorldConfig, base=dict(difficulty(model)))
+    write_world(World(config), arguments.out, model)
     print(f"{arguments.out}: corpus.jsonl, train.parquet, val.parquet, oracle.json, model/")
     return 0
 
@@ -85,8 +84,8 @@ def _warmstart(arguments: argparse.Namespace) -> int:
     from sd_search_verl.world.warmstart import make_checkpoint
 
     torch.set_num_threads(1)
-    fit = read_config(FitConfig, given_options(arguments, FitConfig), "fit")
-    world = read_config(WorldConfig, given_options(arguments, WorldConfig, DIFFICULTY), "world")
+    fit = read_options(arguments, FitConfig)
+    world = read_options(arguments, WorldConfig, DIFFICULTY)
     print(
         f"{arguments.out}: {make_checkpoint(arguments.out, fit, world, arguments.begin, arguments.head_dim)}"
     )
@@ -99,7 +98,7 @@ def _tool_call(arguments: argparse.Namespace) -> int:
     from sd_search_verl.world.tool_call import make_tool_checkpoint
 
     torch.set_num_threads(1)
-    fit = read_config(FitConfig, given_options(arguments, FitConfig), "fit")
+    fit = read_options(arguments, FitConfig)
     losses = make_tool_checkpoint(arguments.out, fit, arguments.begin)
     print(f"{arguments.out}: loss {losses[0]:.3f} at the first step, {losses[-1]:.3f} at the last")
     return 0

@@ -152,6 +152,8 @@ def test_samples_follow_the_seed(source: Path, tmp_path: Path) -> None:
     assert len(set(a)) == 40
     assert ids(tmp_path / "a" / "eval" / "nq.parquet") == [f"nq_{i}" for i in range(10)]
     assert pq.read_table(tmp_path / "a" / "train.parquet").num_rows == 8
+    assert data(source, tmp_path / "all", "--train-sample", "null", "--sample", "null") == 0
+    assert len(ids(tmp_path / "all" / "eval" / "bamboogle.parquet")) == 125
 
 
 def test_parquet_of_a_mirror(source: Path, tmp_path: Path) -> None:
@@ -250,3 +252,14 @@ def test_own_questions_in_verls_format_need_the_question_alone(tmp_path: Path) -
     build_own(tmp_path / "alone.parquet", "mine", "autorefine", tmp_path / "out")
     (built,) = pq.read_table(tmp_path / "out" / "mine.parquet").to_pylist()
     assert built["prompt"] == get("autorefine").prompt("who wrote Emma")
+
+
+@pytest.mark.parametrize("name", ["", " ", ".", "..", "../x2", "a/b", "a\\b", "a\0b", "a\nb", "\udcff"])
+def test_a_name_that_is_no_file_name_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text(json.dumps({"question": "who?", "golden_answers": "Bo"}))
+    assert main(["data", "own", name, str(path), "--out", str(tmp_path / "out")]) == 1
+    assert f"NAME {name!r} cannot be the name of a file. Fix: " in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [path]

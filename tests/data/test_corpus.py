@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from retriever_server.corpus import CorpusError, scan
 from sd_search_verl.cli import main
 from sd_search_verl.data.corpus import PARTS, Plan, assemble, check_corpus, convert, fetch
 from sd_search_verl.data.hub import RemoteFile, agrees
@@ -35,7 +36,7 @@ def test_packed_and_split_files_become_one(tmp_path: Path) -> None:
     assemble(parts, tmp_path / "e5_Flat.index")
     assert (tmp_path / "e5_Flat.index").read_bytes() == b"\0" * 1000 + b"\1" * 1000
     assert sorted(path.name for path in tmp_path.iterdir()) == ["e5_Flat.index", "wiki-18.jsonl"]
-    assert check_corpus(tmp_path / "wiki-18.jsonl") == 50
+    assert check_corpus(tmp_path / "wiki-18.jsonl").passages == 50
 
 
 def test_a_damaged_download_leaves_no_corpus(tmp_path: Path) -> None:
@@ -110,20 +111,86 @@ def test_a_corpus_that_the_user_has(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert f"{path}: the first 50 lines are a corpus" in shown
     assert f"build_index --backend bm25 --corpus {path}" in shown
     assert "ready" not in shown, "the rest has not been read"
-    bad = [ROWS[0], {"id": "1", "contents": "no title"}, {"contents": "T\nt"}, {"id": 3}]
-    bad += [{"id": 7, "contents": "T\nt"}]  # which build_index refuses too
+    bad = [ROWS[0], {"contents": "T\nt"}, {"id": 3}, {"id": 7, "contents": "T\nt"}, ROWS[0], {"id": "8"}]
     path.write_text("".join(json.dumps(row) + "\n" for row in bad))
     with pytest.raises(MalformedRowsError) as error:
         check_corpus(path)
     assert [(p.line, p.field) for p in error.value.problems] == [
-        (2, "contents"),
+        (2, "id"),
         (3, "id"),
-        (4, "contents"),
+        (4, "id"),
         (5, "id"),
+        (6, "contents"),
     ]
-    path.write_text("")
-    with pytest.raises(UserError, match="is empty"):
-        check_corpus(path)
+    assert "line 5, field 'id': '0' stands in line 1 already" in str(error.value)
+    for nothing in ("", "\n \n"):
+        path.write_text(nothing)
+        with pytest.raises(UserError, match="holds no passage"):
+            check_corpus(path)
+
+
+GOOD = '{"id": "a", "contents": "T\\nt"}'
+SAME_VERDICT: dict[str, tuple[bytes, int | None]] = {
+    "good": (GOOD.encode(), 0),
+    "a line end at the end": (f"{GOOD}\n\n \t\r\n".encode(), 0),
+    "a blank line first": (f"\n{GOOD}".encode(), 0),
+    "a byte order mark": (f"\ufeff{GOOD}".encode(), 0),
+    "a byte order mark alone on its line": (f"\ufeff\n{GOOD}".encode(), 0),
+    "no title": (GOOD.replace("\\n", " ").encode(), 1),
+    "no text": (f'{GOOD}\n{{"id": "b", "contents": ""}}'.encode(), 1),
+    "no text anywhere": (GOOD.replace("T\\nt", " \\n").encode(), None),
+    "an empty id": (GOOD.replace('"a"', '""').encode(), 0),
+    "a NUL": (GOOD.replace("T", "\\u0000").encode(), 0),
+    "a field twice": (GOOD.replace("{", '{"id": "b", ').encode(), 0),
+    "an id twice": (f"{GOOD}\n{GOOD}".encode(), None),
+    "not a number": (GOOD.replace("{", '{"score": NaN, ').encode(), None),
+    "too large a number": (GOOD.replace("{", '{"score": 1e999, ').encode(), None),
+    "half a surrogate pair": (GOOD.replace("{", '{"more": ["\\ud800"], ').encode(), None),
+    "not UTF-8": (GOOD.encode() + b"\n\xff", None),
+    "a second byte order mark": (f"{GOOD}\n\ufeff{GOOD.replace('a', 'b')}".encode(), None),
+    "another kind of space": (f"{GOOD}\n\u3000".encode(), None),
+    "a list": (f"{GOOD}\n[]".encode(), None),
+    "no object": (f"{GOOD}\nnull".encode(), None),
+    "a number as id": (GOOD.replace('"a"', "1").encode(), None),
+    "null as contents": (f'{GOOD}\n{{"id": "b", "contents": null}}'.encode(), None),
+    "gzip": (gzip.compress(GOOD.encode()), None),
+    "UTF-16": (GOOD.encode("utf-16"), None),
+}
+"""Kind of corpus -> its bytes and the passages without a title, None where it is refused."""
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("kind", SAME_VERDICT)
+def test_check_and_build_index_say_the_same(tmp_path: Path, kind: str, suffix: str) -> None:
+    content, expected = SAME_VERDICT[kind]
+    path = tmp_path / f"corpus.jsonl{suffix}"
+    path.write_bytes(gzip.compress(content) if suffix else content)
+
+    def checked() -> int | None:
+        try:
+            return check_corpus(path).untitled
+        except UserError:
+            return None
+
+    def scanned() -> int | None:
+        try:
+            found = scan(path)
+        except CorpusError:
+            return None
+        return None if found.bad_line_count else found.untitled
+
+    assert (checked(), scanned()) == (expected, expected)
+
+
+def test_passages_without_a_title_are_warned_about(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "corpus.jsonl"
+    path.write_text('{"id": "1", "contents": "no title"}\n' + json.dumps(ROWS[0]) + "\n\n")
+    assert main(["corpus", "check", str(path)]) == 0
+    shown = capsys.readouterr()
+    assert "warning: 1 of 2 passages have no line end between title and text" in shown.err
+    assert "build_index checks every line, and every id against all others" in shown.out
 
 
 def test_the_corrected_corpus_is_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,19 +200,21 @@ def test_the_corrected_corpus_is_converted(tmp_path: Path, capsys: pytest.Captur
         {"doc_id": "0", "title": '"Ohm\'s law"', "text": "It is."},
         {"doc_id": 21015324, "title": "Añadido", "text": " New text.\n", "more": 1},
     ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text("\n" + "".join(json.dumps(row) + "\n" for row in rows) + "\n")
     assert main(["corpus", "convert", str(path), "--out", str(tmp_path / "out")]) == 0
     made = tmp_path / "out" / "wiki-fixed.contents.jsonl"
-    assert f"--corpus {made}" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"--corpus {made}" in shown
+    assert ": 2 passages" in shown
     assert [json.loads(line) for line in made.read_text().splitlines()] == [
         {"id": "0", "contents": '"Ohm\'s law"\nIt is.'},
         {"id": "21015324", "contents": '"Añadido"\nNew text.'},
     ]
-    assert check_corpus(made) == 2
+    assert check_corpus(made).passages == 2
     path.write_text(path.read_text() + '{"doc_id": "2", "title": "no text"}\n')
     made.unlink()
     assert main(["corpus", "convert", str(path), "--out", str(tmp_path / "out")]) == 1
-    assert "line 3, field 'text': is missing" in capsys.readouterr().err
+    assert "line 5, field 'text': is missing" in capsys.readouterr().err
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -176,7 +245,7 @@ def test_the_hubs_checksums(tmp_path: Path) -> None:
 
 
 def test_the_real_passages_are_a_corpus(real_data: Path) -> None:
-    assert check_corpus(real_data / "wiki18-mini" / "corpus.jsonl") == 9654
+    assert check_corpus(real_data / "wiki18-mini" / "corpus.jsonl").passages == 9654
 
 
 def test_a_broken_part_that_is_there_is_not_taken_as_whole(tmp_path: Path) -> None:

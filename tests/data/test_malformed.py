@@ -127,18 +127,29 @@ def test_a_file_cut_in_its_compressed_data_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "says"),
+    ("name", "written", "says"),
     [
-        (gzip.compress(line() + b"\n"), "is compressed by gzip. Fix: rename it to mine.jsonl.gz"),
+        (
+            "mine.jsonl",
+            gzip.compress(line() + b"\n"),
+            "is compressed by gzip. Fix: rename it to mine.jsonl.gz",
+        ),
         *(
-            (line().decode().encode(encoding), "is not UTF-8; it looks like UTF-16. Fix: `iconv")
+            (
+                name,
+                packed(line().decode().encode(encoding)),
+                "is not UTF-8; it looks like UTF-16. Fix: `iconv",
+            )
             for encoding in ("utf-16", "utf-16-le", "utf-16-be")
+            for name, packed in (("mine.jsonl", bytes), ("mine.jsonl.gz", gzip.compress))
         ),
     ],
-    ids=["gzip", "utf-16", "utf-16-le", "utf-16-be"],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_file_of_another_encoding_is_one_error(tmp_path: Path, written: bytes, says: str) -> None:
-    (file := tmp_path / "mine.jsonl").write_bytes(written)
+def test_a_file_of_another_encoding_is_one_error(
+    tmp_path: Path, name: str, written: bytes, says: str
+) -> None:
+    (file := tmp_path / name).write_bytes(written)
     with pytest.raises(UserError) as error:
         read_questions(file, None, R1)
     assert says in str(error.value)

@@ -37,6 +37,16 @@ def test_own_questions(tmp_path: Path) -> None:
     assert read_questions(tmp_path / "mine.jsonl", "nq", R1)[0].set == "nq"
 
 
+def test_a_column_named_prompt_does_not_make_verls_format(tmp_path: Path) -> None:
+    row = {"question": "who?", "golden_answers": ["Bo"], "reward_model": None}
+    rows = [{**row, "prompt": prompt} for prompt in ("hi", None, {"system": "hi"})]
+    found = read_questions(write(tmp_path / "mine.jsonl", rows), None, R1)
+    pq.write_table(pa.Table.from_pylist(rows[:2]), tmp_path / "mine.parquet")
+    found += read_questions(tmp_path / "mine.parquet", None, R1)
+    assert {(q.question, *q.golden_answers) for q in found} == {("who?", "Bo")}
+    assert [q.messages for q in found] == [R1.prompt("who?")] * 5
+
+
 def test_the_parquet_of_the_training_keeps_its_prompts(tmp_path: Path) -> None:
     rows = [
         {
@@ -70,6 +80,8 @@ def test_a_sample_is_always_the_same_and_per_set(tmp_path: Path) -> None:
         ({"question": "q", "golden_answers": ["x", None]}, r"field 'golden_answers\[1\]': is missing"),
         ({"question": "q", "golden_answers": ["x"], "id": "0"}, "field 'id': '0' stands in line 1"),
         ({"reward_model": {}, "prompt": "p"}, "field 'reward_model.ground_truth': is missing"),
+        ({"prompt": [{"role": "user", "content": "p"}]}, "field 'reward_model.ground_truth': is missing"),
+        ({"prompt": "p"}, "field 'question': is missing.*; the fields there are prompt"),
         (
             {"reward_model": {"ground_truth": "x"}, "prompt": "p"},
             "field 'prompt': is a text; a list of messages is needed",

@@ -92,6 +92,6 @@ def test_a_folder_of_something_else_is_left_as_it_is(
 
 def test_errors_are_one_line_and_say_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["world", "build", "--out", str(tmp_path / "a"), "--names", "3"]) == 1
-    assert "world.names=3" in capsys.readouterr().err
+    assert "--names=3" in capsys.readouterr().err
     assert main(["world", "build", "--out", str(tmp_path / "b"), "--model", str(tmp_path / "none")]) == 1
     assert "warmstart --out NEW_FOLDER" in capsys.readouterr().err

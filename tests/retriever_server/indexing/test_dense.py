@@ -208,7 +208,7 @@ def test_vectors_of_others_are_taken_over_and_checked(
     for wrong, message in (
         *((rows, "the vector of passage 17 is zero or not finite") for rows in bad.values()),
         (swapped, "passage 20 has another vector"),
-        (theirs[:-1], "has 39 vectors of 384 numbers; the corpus has 40"),
+        (theirs[:-1], "has 39 vectors, the corpus has 40 passages"),
         (theirs[::-1], "passage 0 has another vector"),
         (theirs * 1.5, "the vector of passage 0 has the length 1.500, the encoder's has 1.000"),
     ):
