@@ -110,10 +110,10 @@ def _check(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     if {"-h", "--help"} & {*arguments}:
         parser.print_help()
         return 0
+    warnings.filterwarnings("ignore", ".* engine is not available")  # of every engine of verl's but ours
     from sd_search_verl.finding import show
     from sd_search_verl.verl_adapter.preflight import check_run, compose, describe_run
 
-    warnings.filterwarnings("ignore", ".* engine is not available")  # of every engine of verl's but ours
     config = compose(arguments)
     findings = check_run(config)
     print("\n".join([show(findings), "", "This run:", *describe_run(config)]))

@@ -15,7 +15,7 @@ def load_model_config(config: DictConfig) -> Any:
 
     model = config.actor_rollout_ref.model
     name = os.path.expanduser(model.get("hf_config_path") or model.path)
-    policy = AutoConfig.from_pretrained(name, trust_remote_code=model.trust_remote_code)
+    policy = _once(AutoConfig, name, model.trust_remote_code)
     given: Any = OmegaConf.to_container(OmegaConf.create(model.get("override_config") or {}), resolve=True)
     update_model_config(policy, given.get("model_config", given))
     return policy
@@ -27,10 +27,25 @@ def load_tokenizer(config: DictConfig) -> Any:
 
     model = config.actor_rollout_ref.model
     name = os.path.expanduser(model.tokenizer_path or model.path)
-    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=model.trust_remote_code)
+    tokenizer = _once(AutoTokenizer, name, model.trust_remote_code)
     if model.custom_chat_template:
         tokenizer.chat_template = model.custom_chat_template
     return tokenizer
+
+
+_failed: dict[str, OSError] = {}
+
+
+def _once(kind: Any, name: str, trust_remote_code: bool) -> Any:
+    """Load from a folder or a hub; one that did not answer is not asked again, which takes half a minute each time."""
+    if name in _failed:
+        raise _failed[name]
+    try:
+        return kind.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except OSError as error:
+        if not os.path.exists(name):
+            _failed[name] = error
+        raise
 
 
 def try_tokenizer(config: DictConfig) -> Any:
