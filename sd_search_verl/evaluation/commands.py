@@ -152,7 +152,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     from sd_search_verl.evaluation.compare import compare, read_run, table
 
     if arguments.changed < 0:
-        raise UserError(f"--changed={arguments.changed} must be at least 0")
+        raise UserError(f"--changed={arguments.changed} must be at least 0. Fix: 0 lists none")
     a, b = (arguments.a, arguments.b) if arguments.b else (arguments.a[:1], arguments.a[1:])
     if not b or (not arguments.b and len(b) > 1):
         raise UserError("give two evaluations, or several of each side: compare A1 A2 --with B1 B2")

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 from urllib.error import HTTPError, URLError
 
@@ -20,7 +21,8 @@ from sd_search_verl.rollout.retriever_reply import decode_reply, parse_reply
 TIMEOUT_S = 10
 SHOWN = 200
 """Characters of a reply or a passage in a message."""
-_NEEDS_KEY = (401, 403)
+_ELSEWHERE = (401, 403, 408, 429)
+"""Refusals for a key or for load, not for what was asked."""
 DEFAULT_TOP_K = SearchConfig().top_k
 
 NO_ANSWER = Rule(
@@ -61,7 +63,7 @@ def check_retriever(url: str, top_k: int = DEFAULT_TOP_K) -> Finding:
     try:
         reply = open_url(retrieve_url(url), body)
     except (UserError, OSError, ValueError) as error:
-        if isinstance(error, HTTPError) and 400 <= error.code < 500 and error.code not in _NEEDS_KEY:
+        if isinstance(error, HTTPError) and 400 <= error.code < 500 and error.code not in _ELSEWHERE:
             values = {"status": error.code, "request": json.dumps(body)}
             return REFUSED.finding(url=shown, error=" ".join(error.msg.split()), **values)
         return NO_ANSWER.finding(url=shown, kind=type(error).__name__, error=on_one_line(error))
@@ -111,7 +113,9 @@ async def _exchange(url: str, body: Any) -> Any:
             session.request(method, without_key(url), json=body, headers=auth_headers(url)) as response,
         ):
             if not response.ok:
-                said = (await response.content.read(SHOWN)).decode(errors="replace")
+                said = ""
+                with suppress(aiohttp.ClientError):  # a body that breaks off
+                    said = (await response.content.read(SHOWN)).decode(errors="replace")
                 text = f"{response.reason}: {said}" if said else response.reason or ""
                 raise HTTPError(str(response.url), response.status, text, hdrs=None, fp=None)  # type: ignore[arg-type]
             return decode_reply(await response.read())

@@ -6,6 +6,7 @@ another trainer never calls ours. Hydra calls this callback in the command's own
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -44,12 +45,13 @@ class RefuseOtherMethod(Callback):
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """Check the config of a job, and that no job of a sweep goes on from the checkpoint of another."""
         _refuse(config)
-        if has_sections(config):
-            folder = str(OmegaConf.select(config, "trainer.default_local_dir"))
+        if has_sections(config) and not OmegaConf.select(config, "trainer.val_only"):
+            folder = os.path.abspath(OmegaConf.select(config, "trainer.default_local_dir"))
             if folder in self._folders:
                 _end(
-                    f"trainer.default_local_dir={folder} is that of an earlier job of this sweep, from whose "
-                    "checkpoint this one would go on. Fix: trainer.default_local_dir='runs/${hydra:job.num}'"
+                    f"trainer.default_local_dir={folder} is that of an earlier job of this sweep: this one would go on "
+                    "from its checkpoint, or write over its files. Fix: name what the jobs differ in, such as "
+                    "trainer.default_local_dir='runs/alpha-${sd_search.alpha}'"
                 )
             self._folders.add(folder)
 
@@ -59,7 +61,9 @@ def _refuse(config: DictConfig) -> None:
         try:
             _refuse_keys(config)
             for finding in hidden_files(config):
-                _end(finding.text)
+                if finding.fatal:
+                    _end(finding.text)
+                print(f"sd_search_verl: warning: {finding.text}", file=sys.stderr)
             refuse_other_method(config)
         except ConfigError as error:
             _end(str(error))

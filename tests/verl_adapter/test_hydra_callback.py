@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -73,21 +74,48 @@ def test_a_config_that_another_one_hides_is_refused(tmp_path: Path) -> None:
     code, printed = main_ppo(tmp_path, f"--config-dir={tmp_path}", "--config-name=cpu_demo")
     assert code == 1
     assert "refuses to start:\n" + f"{tmp_path}/cpu_demo.yaml is not read: " in printed
+    (tmp_path / "cpu_demo.yaml").unlink()
+    (tmp_path / "actor").mkdir()
+    (tmp_path / "actor" / "dp_actor.yaml").write_text("strategy: fsdp\n")
+    code, printed = main_ppo(tmp_path, f"--config-dir={tmp_path}", "--config-name=cpu_demo")
+    assert code == 1
+    assert "verl/trainer/config has another actor/dp_actor.yaml" in printed
 
 
 def test_jobs_of_a_sweep_do_not_go_on_from_each_other(tmp_path: Path) -> None:
-    code = "import verl.trainer.main_ppo as m\n"
-    code += "m.run_ppo = lambda config, **_: print('ran', config.sd_search.alpha)\nm.main()"
+    code = "import verl.trainer.main_ppo as m\nfrom omegaconf import OmegaConf\n"
+    # As verl does in a process of Ray's, where Hydra's own resolver is not known.
+    code += "def run(config, **_):\n    OmegaConf.clear_resolver('hydra')\n    OmegaConf.resolve(config)\n"
+    code += "    print('ran', config.trainer.default_local_dir)\nm.run_ppo = run\nm.main()"
     sweep = ["-m", "--config-name=cpu_demo", "sd_search.alpha=0,0.5", f"hydra.sweep.dir={tmp_path}"]
     printed = []
-    for name, folder in (("one", "runs/x"), ("each", "runs/${hydra:job.num}")):
+    for name, folder in (("one", "runs/x"), ("each", "runs/alpha-${sd_search.alpha}")):
         process = start(code, [*sweep, f"trainer.default_local_dir='{folder}'"], {}, tmp_path / name)
         process.join(120)
         printed.append((tmp_path / name).read_text())
-    assert "ran 0\n" in printed[0]
+    assert printed[0].count("ran runs/x\n") == 1
     assert "runs/x is that of an earlier job of this sweep" in printed[0]
-    assert "ran 0.5" not in printed[0]
-    assert "ran 0.5" in printed[1]
+    assert "ran runs/alpha-0\n" in printed[1]
+    assert "ran runs/alpha-0.5\n" in printed[1]
+
+
+def test_jobs_in_folders_of_their_own_or_that_train_nothing_may_share_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = change(good_config(tmp_path), trainer__default_local_dir="runs/x")
+    for folder, values, refused in [
+        ("a", {}, False),
+        ("b", {}, False),
+        ("b", {"trainer__val_only": True}, False),
+        ("b", {"trainer__default_local_dir": "runs/x/"}, True),
+    ]:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        monkeypatch.chdir(tmp_path / folder)
+        with pytest.raises(SystemExit, match="earlier job") if refused else nullcontext():
+            CALLBACK.on_job_start(change(config, **values))
+
+
+CALLBACK = RefuseOtherMethod()
 
 
 def test_verls_command_is_left_alone_without_sections_of_ours(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sd_search_verl.errors import UserError, without_credentials
 from sd_search_verl.files import read_json, write_json
 from sd_search_verl.finding import Finding, Rule
 from sd_search_verl.verl_adapter import resume
@@ -18,18 +19,28 @@ FILE = "options.json"
 """In the run folder: every option by its dotted name."""
 
 OTHER_OPTIONS = Rule(
-    "trainer.resume_mode",
+    FILE,
     "the run goes on from {checkpoint} with other options than it began with: {changed}",
     "give those that it began with, unless this is meant; another run needs another trainer.default_local_dir",
     warns=True,
 )
-# Where a run goes on from says so itself, retrievers are compared by what they search, and verl switches its queue on.
+UNREADABLE = Rule(
+    FILE,
+    "{error}; the options of this start cannot be compared with those that the run began with",
+    "compare them yourself, and remove the file",
+    warns=True,
+)
 _OWN = {
-    "transfer_queue.enable",
+    # They say what they change, and where to.
     "trainer.resume_mode",
     "trainer.resume_from_path",
     "trainer.default_local_dir",
-    "search.retriever_urls",
+    "trainer.experiment_name",
+    "actor_rollout_ref.rollout.trace.experiment_name",
+    "search.retriever_urls",  # compared by what they search
+    # verl's command sets them itself.
+    "transfer_queue.enable",
+    "trainer.device",
 }
 _SHOWN = 8
 
@@ -37,11 +48,14 @@ _SHOWN = 8
 def options_of(config: DictConfig) -> dict[str, Any]:
     """Return the value of every option by its dotted name, as JSON holds it.
 
+    Those of ``ray_kwargs``, which change no result and may hold keys, are left out.
+
     Raises:
         OmegaConfBaseException: an interpolation cannot be resolved.
     """
     plain = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
-    return json.loads(json.dumps(dict(_leaves(plain)), default=str))
+    options = {name: value for name, value in _leaves(plain) if not name.startswith("ray_kwargs.")}
+    return json.loads(json.dumps(options, default=str))
 
 
 def keep_options(folder: Path, options: dict[str, Any], resumed: bool) -> None:
@@ -54,17 +68,22 @@ def keep_options(folder: Path, options: dict[str, Any], resumed: bool) -> None:
 def check_begun_with(config: DictConfig) -> Iterator[Finding]:
     """Compare the options with those that the run of the checkpoint to go on from began with."""
     checkpoint = resume.checkpoint_to_resume(config)
-    if checkpoint is None or not (checkpoint.parent / FILE).is_file():
+    if checkpoint is None or config.trainer.get("val_only") or not (checkpoint.parent / FILE).is_file():
         return
-    before = read_json(checkpoint.parent / FILE)
     try:
-        now = options_of(config)
+        before, now = read_json(checkpoint.parent / FILE), options_of(config)
+        if not isinstance(before, dict):
+            raise UserError(f"{checkpoint.parent / FILE} holds no options")
+    except UserError as error:
+        yield UNREADABLE.finding(error=error)
+        return
     except OmegaConfBaseException:
         return  # what cannot be resolved is named by what reads it
     names = sorted((before.keys() | now.keys()) - _OWN)
     changed = [name for name in names if before.get(name) != now.get(name)]
     if changed:
         shown = [f"{name}={now.get(name)} (was {before.get(name)})" for name in changed[:_SHOWN]]
+        shown = [*map(without_credentials, shown)]
         more = [f"and {len(changed) - _SHOWN} more"] if changed[_SHOWN:] else []
         yield OTHER_OPTIONS.finding(checkpoint=checkpoint, changed=", ".join([*shown, *more]))
 

@@ -19,9 +19,10 @@ FORMATS = (".parquet", ".json", ".jsonl")
 
 MISSING = Rule(
     "data.{option}",
-    "{path} is {what}",
-    "build a file with `sd-search data build --out DIR`, or give another path",
+    "{path} does not exist",
+    "build it with `sd-search data build --out DIR`, or give another path",
 )
+FOLDER = Rule("data.{option}", "{path} is a folder", "give the files in it, [{path}/train.parquet]")
 OTHER_FORMAT = Rule(
     "data.{option}",
     "{path} is neither .parquet nor .json nor .jsonl, which are all that verl reads",
@@ -98,8 +99,7 @@ def _canonical(name: str) -> str:
 
 def _open(path: Path, option: str) -> DataFile | Finding:
     if not path.is_file():
-        what = "a folder" if path.is_dir() else "missing"
-        return MISSING.finding(option=option, path=path, what=what)
+        return (FOLDER if path.is_dir() else MISSING).finding(option=option, path=path)
     if path.suffix not in FORMATS:
         return OTHER_FORMAT.finding(option=option, path=path)
     try:

@@ -33,18 +33,18 @@ def load_tokenizer(config: DictConfig) -> Any:
     return tokenizer
 
 
-_failed: dict[str, OSError] = {}
+_failed: dict[tuple[Any, str], OSError] = {}
 
 
 def _once(kind: Any, name: str, trust_remote_code: bool) -> Any:
     """Load from a folder or a hub; one that did not answer is not asked again, which takes half a minute each time."""
-    if name in _failed:
-        raise _failed[name]
+    if (kind, name) in _failed:
+        raise _failed[kind, name]
     try:
         return kind.from_pretrained(name, trust_remote_code=trust_remote_code)
     except OSError as error:
         if not os.path.exists(name):
-            _failed[name] = error
+            _failed[kind, name] = error
         raise
 
 

@@ -32,11 +32,12 @@ KEY_IN_URL = Rule(
 )
 EACH_ITS_OWN = Rule(
     "search.retriever_urls",
-    "{url} is another server on every machine, and trainer.nnodes={nodes}: rollouts of a machine without one get no "
+    "{url} is another server on every machine, and {option}={nodes}: rollouts of a machine without one get no "
     "documents",
     "give an address that all machines reach, unless each has that server",
     warns=True,
 )
+_MACHINES = ("trainer.nnodes", "actor_rollout_ref.rollout.nnodes")
 CHANGED = Rule(
     "search.retriever_urls",
     "the run in {folder} was started with another retriever: {before}; the servers now have {now}",
@@ -53,10 +54,11 @@ def check_addresses(config: DictConfig) -> Iterator[Finding]:
 
 def check_machines(config: DictConfig) -> Iterator[Finding]:
     """Check that a run on several machines does not ask each machine's own address."""
-    nodes = number(config, "trainer.nnodes") or 1
+    several = {option: number(config, option) or 1 for option in _MACHINES}
+    option, nodes = max(several.items(), key=lambda item: item[1])
     for url in _addresses(config):
         if nodes > 1 and is_own_machine(url):
-            yield EACH_ITS_OWN.finding(url=without_key(url), nodes=nodes)
+            yield EACH_ITS_OWN.finding(url=without_key(url), option=option, nodes=nodes)
 
 
 def _addresses(config: DictConfig) -> list[str]:

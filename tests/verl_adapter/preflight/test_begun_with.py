@@ -8,7 +8,6 @@ import pytest
 from omegaconf import DictConfig
 from support.good_run import change
 
-from sd_search_verl.errors import UserError
 from sd_search_verl.verl_adapter.preflight.begun_with import FILE, check_begun_with, keep_options, options_of
 from sd_search_verl.verl_adapter.resume import TRACKER
 
@@ -24,7 +23,9 @@ def begun(good: DictConfig, tmp_path: Path) -> DictConfig:
 
 def test_the_same_options_elsewhere_are_the_same(begun: DictConfig, tmp_path: Path) -> None:
     assert [*check_begun_with(begun)] == []
+    assert not any(name.startswith("ray_kwargs") for name in options_of(begun))  # which may hold keys
     branch = {"trainer__resume_mode": "resume_path", "trainer__default_local_dir": str(tmp_path / "other")}
+    branch |= {"trainer__experiment_name": "other"}
     branch |= {"trainer__resume_from_path": str(tmp_path / "run" / "global_step_5")}
     assert [*check_begun_with(change(begun, search__retriever_urls=["http://h:1/retrieve"], **branch))] == []
     (finding,) = check_begun_with(change(begun, sd_search__alpha=0.0, **branch))
@@ -51,9 +52,13 @@ def test_changed_new_and_removed_options_are_shown_with_both_values(begun: DictC
 def test_runs_that_start_anew_or_kept_none_say_nothing(begun: DictConfig, tmp_path: Path) -> None:
     assert [*check_begun_with(change(begun, trainer__resume_mode="disable", sd_search__alpha=0))] == []
     assert [*check_begun_with(change(begun, trainer__mine="${nowhere}"))] == []  # named by what reads it
-    (tmp_path / "run" / FILE).write_text("{")
-    with pytest.raises(UserError, match=FILE):
-        [*check_begun_with(begun)]
+    validated = change(begun, trainer__val_only=True, sd_search__alpha=0)
+    assert [*check_begun_with(validated)] == []  # it trains nothing
+    for damaged in ("{", "[]", ""):
+        (tmp_path / "run" / FILE).write_text(damaged)
+        (finding,) = check_begun_with(begun)
+        assert finding.warning
+        assert str(tmp_path / "run" / FILE) in finding.found
     (tmp_path / "run" / FILE).unlink()
     assert [*check_begun_with(change(begun, sd_search__alpha=0))] == []
 

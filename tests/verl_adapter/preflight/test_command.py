@@ -49,16 +49,44 @@ def test_a_file_that_a_package_hides_is_named(tmp_path: Path, flag: str) -> None
     (tmp_path / "paper.yaml").write_text((REPO / "hydra_configs" / "paper.yaml").read_text())
     assert compose(given).seed == 0  # the same text
     (tmp_path / "paper.yaml").write_text(EDITED)
-    with pytest.raises(
-        ConfigError, match=r"paper.yaml is not read: sd_search_verl.hydra_configs has another"
-    ):
+    with pytest.raises(ConfigError, match=r"paper.yaml is not read: .*/hydra_configs has another"):
         compose(given)
     (tmp_path / "paper.yaml").rename(tmp_path / "mine.yaml")
     assert compose([*given[:-1], "--config-name=mine"]).seed == 7
     (tmp_path / "actor").mkdir()
-    (tmp_path / "actor" / "actor.yaml").write_text("strategy: fsdp\n")
-    with pytest.raises(ConfigError, match=r"verl.trainer.config has another actor/actor.yaml"):
-        compose([*given[:-1], "--config-name=mine"])
+    (tmp_path / "actor" / "dp_actor.yaml").write_text("strategy: fsdp\n")
+    with pytest.raises(ConfigError, match=r"verl/trainer/config has another actor/dp_actor.yaml"):
+        compose([*given[:-1], "--config-name=paper"])
+
+
+def test_a_hidden_file_that_nothing_chooses_is_warned_about(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("mine", "demo", "nobodys"):
+        (tmp_path / f"{name}.yaml").write_text("defaults: [paper, _self_]\nseed: 7\n")
+    assert compose([f"--config-dir={tmp_path}", "--config-name=mine"]).seed == 7
+    shown = capsys.readouterr().err
+    assert f"warning: {tmp_path}/demo.yaml is not read: " in shown
+    assert "nobodys" not in shown
+
+
+def test_the_first_folder_is_read_and_a_package_that_is_nowhere_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "policy" / "mine.yaml").write_text("# @package _global_\nmine: 7\n")
+    path = f"hydra.searchpath=[pkg://nowhere.at.all,file://{tmp_path},pkg://sd_search_verl.hydra_configs]"
+    assert compose(["--config-name=paper", path, "policy=mine"]).mine == 7
+
+
+def test_hydra_composes_as_it_does_for_verls_command(tmp_path: Path) -> None:
+    """It has modes of its earlier versions, which accept what the command refuses."""
+    (tmp_path / "mine.yaml").write_text("defaults: [paper, {logs: nope, optional: true}, _self_]\n")
+    with pytest.raises(ConfigError, match="Too many keys"):
+        compose([f"--config-dir={tmp_path}", "--config-name=mine"])
+
+
+def test_a_sweep_is_several_runs() -> None:
+    with pytest.raises(ConfigError, match="check one of them"):
+        compose(["-m", "--config-name=paper", "seed=0,1"])
 
 
 def test_options_of_hydras_command_are_taken(tmp_path: Path) -> None:

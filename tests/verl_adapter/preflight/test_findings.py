@@ -136,7 +136,7 @@ FAILURES: list[tuple[Callable[[DictConfig, Path], str], list[str]]] = [
             "set sd_search.hindsight.max_tokens to at least 5632, better 28160 for a group of 5",
         ],
     ),
-    (no_such_file, ["none.parquet is missing", "build a file with `sd-search data build --out DIR`"]),
+    (no_such_file, ["none.parquet does not exist", "build it with `sd-search data build --out DIR`"]),
     (not_parquet, ["text.parquet is not parquet", "build it with `sd-search data build --out DIR`"]),
     (
         other_protocol,
@@ -261,4 +261,7 @@ def test_several_machines_with_an_address_of_their_own_are_warned_about(good: Di
         in finding.found
     )
     assert not [*preflight.check_machines(change(two, trainer__nnodes=1))]
+    rollouts = change(two, trainer__nnodes=1, actor_rollout_ref__rollout__nnodes=3)
+    (finding,) = preflight.check_machines(rollouts)
+    assert "actor_rollout_ref.rollout.nnodes=3" in finding.found
     assert not [*preflight.check_machines(change(two, trainer__nnodes="two", search__retriever_urls=urls[1]))]
