@@ -11,15 +11,16 @@ import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
+from sd_search_verl.config import Divergence
 from sd_search_verl.distill import kernels
 
 _BLOCK, _WARPS = 4096, 16
-_KINDS = {"jsd": 0, "forward_kl": 1, "reverse_kl": 2, "mse": 3}
+_KINDS = {kind: number for number, kind in enumerate(get_args(Divergence))}  # as of kernels.terms
 
 
 def usable(logits: Tensor) -> bool:

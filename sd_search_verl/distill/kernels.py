@@ -114,7 +114,10 @@ def finite(z):
 
 @_jit
 def terms(log_p, log_q, KIND: tl.constexpr):
-    """Return each entry's part of the divergence, and the derivative to its ``log_q``."""
+    """Return each entry's part of the divergence, and the derivative to its ``log_q``.
+
+    ``KIND`` is the divergence's place in the type ``Divergence`` of the config.
+    """
     p = tl.exp(log_p)
     q = tl.exp(log_q)
     if KIND == 0:
@@ -128,9 +131,11 @@ def terms(log_p, log_q, KIND: tl.constexpr):
     elif KIND == 2:
         term = q * (log_q - log_p)
         gradient = term + q
-    else:
+    elif KIND == 3:
         gradient = 2.0 * (q - p) * q
         term = (q - p) * (q - p)
+    else:
+        tl.static_assert(False, "a divergence without a branch")
     return term, gradient
 
 

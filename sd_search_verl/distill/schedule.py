@@ -10,6 +10,7 @@ After the warm-up, with t = 0, 1, ... the steps since:
 from __future__ import annotations
 
 import math
+from typing import assert_never
 
 from sd_search_verl.config import SDSearchConfig
 
@@ -19,12 +20,16 @@ def alpha_at(step: int, config: SDSearchConfig) -> float:
     since = step - config.warmup_steps - 1
     if since < 0:
         return 0.0
-    if config.schedule == "cosine":
-        return config.alpha * (1 + math.cos(math.pi * min(since / config.distil_steps, 1.0))) / 2
-    if config.schedule == "stages":
-        place = since if config.rl_steps is None else since % (config.distil_steps + config.rl_steps)
-        return config.alpha if place < config.distil_steps else 0.0
-    return config.alpha
+    match config.schedule:
+        case "constant":
+            return config.alpha
+        case "cosine":
+            return config.alpha * (1 + math.cos(math.pi * min(since / config.distil_steps, 1.0))) / 2
+        case "stages":
+            place = since if config.rl_steps is None else since % (config.distil_steps + config.rl_steps)
+            return config.alpha if place < config.distil_steps else 0.0
+        case other:
+            assert_never(other)
 
 
 def is_measured(step: int, every: int | None, config: SDSearchConfig) -> bool:

@@ -93,6 +93,8 @@ class ResolvedConfig:
     config: EvaluationConfig
     training: EvaluationConfig | None
     """The training's values of everything that the policy sees; None = unknown."""
+    foreign_tools: str | None = None
+    """File of the training's with tools of verl's registry, which an evaluation does not have."""
 
     def warnings(self) -> list[str]:
         """Return the settings that differ from the policy's training; empty if none does."""
@@ -103,7 +105,12 @@ class ResolvedConfig:
             ]
         here, there = seen_by_policy(self.config), seen_by_policy(self.training)
         changed = [name for name in here if here[name] != there[name]]
-        return [f"{name} is not the training's: {_short(here[name], there[name])}" for name in changed]
+        found = [f"{name} is not the training's: {_short(here[name], there[name])}" for name in changed]
+        if self.foreign_tools:
+            found.append(
+                f"the training's tools of {self.foreign_tools} are not shown: an evaluation has none"
+            )
+        return found
 
 
 def read_settings(
@@ -119,7 +126,10 @@ def read_settings(
     if retriever_urls and isinstance(search := values.get("search", {}), dict):
         values["search"] = {**search, "retriever_urls": list(retriever_urls)}
     config = read_config(EvaluationConfig, values, section="")
-    return ResolvedConfig(config, read_config(EvaluationConfig, known, section="") if training else None)
+    if training is None:
+        return ResolvedConfig(config, None)
+    known_config = read_config(EvaluationConfig, known, section="")
+    return ResolvedConfig(config, known_config, _foreign_tools(training))
 
 
 def find_training_config(model: Path) -> Path | None:
@@ -213,6 +223,19 @@ def _training_values(path: Path) -> dict[str, Any]:
     if template:
         values["chat_template_kwargs"] = OmegaConf.to_container(template)
     return values
+
+
+def _foreign_tools(training: Path) -> str | None:
+    from omegaconf import OmegaConf
+
+    whole = read_yaml(training)
+    if OmegaConf.select(whole, "search.protocol") != "tool_call":
+        return None
+    turns = "actor_rollout_ref.rollout.multi_turn"
+    paths = (
+        OmegaConf.select(whole, f"{turns}.{name}") for name in ("tool_config_path", "function_tool_path")
+    )
+    return next((str(path) for path in paths if path), None)
 
 
 def _short(here: Any, there: Any) -> str:

@@ -24,7 +24,6 @@ from sd_search_verl.protocol.base import Protocol
 from sd_search_verl.protocol.prompt import encode_messages, leaves_out, render_messages, writes_time
 from sd_search_verl.protocol.token_bytes import byte_table
 from sd_search_verl.protocol.tool_call import ToolCallProtocol
-from sd_search_verl.protocol.tools import READ
 from sd_search_verl.rollout.dialogue import Dialogue, Tool, protocol_of
 from sd_search_verl.rollout.loop import Generation, stop_params
 from sd_search_verl.rollout.retriever import RetrieverClient
@@ -136,7 +135,7 @@ async def open_session(
         tokenizer = load_tokenizer(model)
         byte_table(tokenizer)
         check_prompts(model, tokenizer, config, questions)
-        dialogue = dialogue_of(model, tokenizer, config, {READ: client.read})
+        dialogue = dialogue_of(model, tokenizer, config, client.tools)
         print(f"loading {model} into vLLM", file=sys.stderr)
         with kill_children_on_death(), closing(Engine(model, config, tokenizer)) as engine:
             yield Session(engine.generate, client.search, tokenizer, dialogue)

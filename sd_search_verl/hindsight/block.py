@@ -16,6 +16,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import assert_never
 
 from sd_search_verl.config import HindsightConfig
 from sd_search_verl.errors import UserError
@@ -182,7 +183,12 @@ def _best_sibling(
 
 
 def _content(rollout: RolloutSummary, config: HindsightConfig) -> str:
-    if config.content == "full":
-        return rollout.response.strip()
-    # A query may hold line breaks; in the block it is one line.
-    return SEPARATOR.join(" ".join(query.split()) for query in rollout.queries) or NO_SEARCH
+    match config.content:
+        case "full":
+            return rollout.response.strip()
+        case "queries":  # one may hold line breaks; in the block it is one line
+            return SEPARATOR.join(" ".join(query.split()) for query in rollout.queries) or NO_SEARCH
+        case "none" | "current_documents":
+            raise ValueError(f"hindsight.content={config.content} shows no rollout")
+        case other:
+            assert_never(other)

@@ -21,7 +21,7 @@ from sd_search_verl.protocol.tool_call import ToolCallProtocol
 __all__ = ["Protocol", "detect", "explained_instead", "get", "names", "tool_call"]
 
 _TAGS: dict[str, Protocol] = {protocol.name: protocol for protocol in (SEARCH_R1, AUTOREFINE)}
-_ANY_CALL = ToolCallProtocol("tool_call", tuple(FAMILIES.values()))
+_ANY_CALL = "tool_call"
 
 
 @overload
@@ -37,11 +37,11 @@ def get(name: str) -> Protocol:
     kind, _, family = name.partition(":")
     if name in _TAGS:
         return _TAGS[name]
-    if name == _ANY_CALL.name:
-        return _ANY_CALL
-    if kind == _ANY_CALL.name and family in FAMILIES:
+    if name == _ANY_CALL:
+        return ToolCallProtocol(_ANY_CALL, tuple(FAMILIES.values()))
+    if kind == _ANY_CALL and family in FAMILIES:
         return tool_call(family)
-    known = [*names(), *(f"{_ANY_CALL.name}:{family}" for family in FAMILIES)]
+    known = [*names(), *(f"{_ANY_CALL}:{family}" for family in FAMILIES)]
     raise UserError(f"protocol {name!r} is unknown; choose one of {', '.join(sorted(known))}")
 
 
@@ -52,7 +52,7 @@ def tool_call(family: str) -> ToolCallProtocol:
 
 def names() -> tuple[str, ...]:
     """Return the names of all protocols; that of tool calls stands for its families."""
-    return (*_TAGS, _ANY_CALL.name)
+    return (*_TAGS, _ANY_CALL)
 
 
 def explained_instead(prompt: str, ours: str) -> str | None:

@@ -126,7 +126,7 @@ class Protocol(ABC):
         question = question.strip()
         if question and not question.endswith("?"):
             question += "?"
-        return [{"role": "user", "content": self.prompt_template.format(question=question)}]
+        return [{"role": "user", "content": self.prompt_template.replace("{question}", question)}]
 
     def documents(self, contents: Sequence[str], ids: Sequence[str] = ()) -> str:
         """Render retrieved passages, each ``"title\\ntext"``, as the policy reads them, with their ids if given."""

@@ -16,6 +16,8 @@ from weakref import WeakKeyDictionary
 import aiohttp
 from yarl import URL
 
+from sd_search_verl.protocol.tools import READ
+from sd_search_verl.rollout.dialogue import Tool
 from sd_search_verl.rollout.endpoints import Endpoint, by_preference, document_url
 from sd_search_verl.rollout.read_tool import read_document
 from sd_search_verl.rollout.retriever_reply import Document, SearchResult
@@ -88,6 +90,11 @@ class RetrieverClient:
         if documents is None:
             self.stats.failures += 1
         return SearchResult(documents, time.monotonic() - start, error)
+
+    @property
+    def tools(self) -> dict[str, Tool]:
+        """The package's tools that ask the server, beside ``search``, by name."""
+        return {READ: self.read}
 
     async def read(self, arguments: Mapping[str, Any]) -> str:
         """Return what the tool ``read`` answers to a call with these arguments. Never raises."""

@@ -20,7 +20,6 @@ from sd_search_verl.config import SearchConfig
 from sd_search_verl.errors import UserError
 from sd_search_verl.protocol.prompt import text_messages
 from sd_search_verl.protocol.tool_call import ToolCallProtocol
-from sd_search_verl.protocol.tools import READ
 from sd_search_verl.rollout.loop import Generation, run_rollout, stop_params
 from sd_search_verl.rollout.record import to_plain
 from sd_search_verl.rollout.retriever import RetrieverClient
@@ -103,7 +102,7 @@ class SearchAgentLoop(AgentLoopBase):
         client = shared_client(search)
         dialogue = None
         if isinstance(protocol, ToolCallProtocol):
-            tools = {READ: client.read, **callable_tools(self._tools, kwargs.get("tools_kwargs") or {})}
+            tools = {**client.tools, **callable_tools(self._tools, kwargs.get("tools_kwargs") or {})}
             limit = search.max_observation_tokens
             dialogue = ToolDialogue(self.tokenizer, protocol, self._model_type, options, limit, tools)
         rollout = await run_rollout(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -11,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.reference import naive_divergence
 
-from sd_search_verl.config import SDSearchConfig
+from sd_search_verl.config import Divergence, SDSearchConfig
 from sd_search_verl.distill.divergence import StudentStats, divergence
 
-KINDS = ("jsd", "forward_kl", "reverse_kl", "mse")
+KINDS = get_args(Divergence)
 GRID = list(itertools.product(KINDS, (1, 2, 7, 50, None), ("teacher", "union"), ("bucket", "renormalize")))
 CHUNK_GRID = list(itertools.product(KINDS, (1, 5, None), ("teacher", "union"), ("bucket", "renormalize")))
 

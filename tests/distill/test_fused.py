@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from support.reference import naive_divergence
 
-from sd_search_verl.config import SDSearchConfig
+from sd_search_verl.config import Divergence, SDSearchConfig
 from sd_search_verl.distill import fused, kernels
 from sd_search_verl.distill.divergence import StudentStats, divergence
 from sd_search_verl.distill.support import teacher_targets
 
-KINDS = ("jsd", "forward_kl", "reverse_kl", "mse")
+KINDS = get_args(Divergence)
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
 VOCAB = 9000  # three blocks, the last one not full

@@ -6,11 +6,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 
+from sd_search_verl.config import Divergence
 from sd_search_verl.distill import fused, kernels
 
 needs_triton = pytest.mark.skipif(
@@ -59,7 +60,7 @@ def test_a_kernel_compiles_without_a_gpu(name: str, dtype: str, capability: int)
 
     kernel = getattr(kernels, name)
     signature = {k: dtype if v == "L" else v for k, v in SIGNATURES[name].items()}
-    for kind in range(4) if "KIND" in kernel.arg_names else (0,):
+    for kind in range(len(get_args(Divergence))) if "KIND" in kernel.arg_names else (0,):
         constants = {k: v for k, v in {**SIZES, "KIND": kind}.items() if k in kernel.arg_names}
         source = ASTSource(kernel, signature | dict.fromkeys(constants, "constexpr"), constants)
         compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 8})

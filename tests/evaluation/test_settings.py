@@ -189,3 +189,16 @@ def test_a_config_of_another_training_is_refused(tmp_path: Path) -> None:
         read_settings(tmp_path / "config.yaml", [])
     with pytest.raises(UserError, match="is missing"):
         read_settings(tmp_path / "none.yaml", [])
+
+
+def test_tools_of_verls_that_the_training_had_are_a_warning(tmp_path: Path) -> None:
+    training: dict[str, Any] = {
+        "search": {"protocol": "tool_call"},
+        "actor_rollout_ref": {"rollout": {"multi_turn": {"function_tool_path": "tools.py"}}},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(training))
+    (warning,) = read_settings(tmp_path / "config.yaml", []).warnings()
+    assert "the training's tools of tools.py are not shown" in warning
+    training["search"]["protocol"] = "search_r1"  # which never shows them
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(training))
+    assert read_settings(tmp_path / "config.yaml", []).warnings() == []

@@ -48,7 +48,8 @@ def test_a_family_is_added_in_thirty_lines(monkeypatch: pytest.MonkeyPatch) -> N
     text = (
         "<think>hm</think><tool_call>search\n<arg_key>query</arg_key>\n<arg_value>who, é?</arg_value>\n</tool_call>"
         "<tool_call>search<arg_key>top_k</arg_key><arg_value>3</arg_value><arg_key>query</arg_key>"
-        "<arg_value>\nHattusa\n</arg_value></tool_call><tool_call>none</tool_call><|observation|>"
+        "<arg_value>\nHattusa\n</arg_value></tool_call><tool_call>none</tool_call>"
+        '<tool_call>search<arg_key>query</arg_key><arg_value>"who \\u0041"</arg_value></tool_call><|observation|>'
     )
     tokenizer = tokenizer_of("llama-3")
     ids = tokenizer.encode(text, add_special_tokens=False)
@@ -56,5 +57,5 @@ def test_a_family_is_added_in_thirty_lines(monkeypatch: pytest.MonkeyPatch) -> N
     _, calls = asyncio.run(parser.extract_tool_calls(ids, []))
     assert [call.tool for call in protocol.read(text).calls] == [call.name for call in calls]
     queries = [json.loads(call.arguments).get("query") for call in calls]
-    assert protocol.parse(text).queries == queries[:2] == ["who, é?", "Hattusa"]
-    assert len(query_spans(ids, tokenizer, protocol, [1] * len(ids))) == 2
+    assert protocol.parse(text).queries == [one for one in queries if one] == ["who, é?", "Hattusa", "who A"]
+    assert len(query_spans(ids, tokenizer, protocol, [1] * len(ids))) == 3

@@ -89,3 +89,9 @@ def test_values_in_code_are_not_converted() -> None:
 def test_every_name_of_a_back_end_can_be_opened_or_built() -> None:
     assert {*RANKERS, *REMOTE_ENGINES} == set(get_args(BackendName))
     assert set(BUILDERS) == set(get_args(BuilderName)) == set(RANKERS)
+
+
+def test_help_and_manifest_name_every_back_end() -> None:
+    for model, names in ((Settings, BackendName), (BuildCommand, BuilderName)):
+        described = str(model.model_fields["backend"].description)
+        assert all(re.search(rf"\b{name}\b", described) for name in get_args(names)), described

@@ -6,12 +6,15 @@ import asyncio
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from aiohttp import web
 from support.small_servers import Handler, answer, client, good, server
 
+from sd_search_verl.config import ToolName
 from sd_search_verl.errors import UserError
+from sd_search_verl.protocol.tools import SCHEMAS
 from sd_search_verl.rollout.retriever import RetrieverClient
 
 
@@ -119,3 +122,8 @@ def test_importing_the_client_starts_nothing_heavy() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=root, timeout=60
     )
     assert run.stdout.split() == ["False", "False"], run.stderr
+
+
+def test_every_tool_of_the_config_has_a_schema_and_something_that_answers() -> None:
+    client = RetrieverClient(["http://127.0.0.1:9"], 3, 1.0, 0)
+    assert {*get_args(ToolName)} == {*SCHEMAS} == {"search", *client.tools}

@@ -85,7 +85,7 @@ def test_verls_own_tools_are_executed_and_only_the_query_is_distilled(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(agent_loop, "shared_client", lambda _: SimpleNamespace(search=found, read=None))
+    monkeypatch.setattr(agent_loop, "shared_client", lambda _: SimpleNamespace(search=found, tools={}))
     config, coder = with_tools(tmp_path, family), chat_tokenizer(tokenizer_of("llama-3"), family)
     texts = [
         call(family, "20+22", tool="add", argument="numbers"),

@@ -25,7 +25,7 @@ from support.engine import (
 from support.tiny import byte_tokenizer
 from verl.workers.engine.fsdp.transformer_impl import _scale_logits_by_temperature
 
-from sd_search_verl.config import ConfigError, HindsightConfig, SDSearchConfig
+from sd_search_verl.config import ConfigError, Divergence, HindsightConfig, SDSearchConfig
 from sd_search_verl.config_base import ConfigModel
 from sd_search_verl.hindsight.teacher_inputs import TeacherInputs
 from sd_search_verl.verl_adapter.teacher_pass import scaled
@@ -33,7 +33,7 @@ from sd_search_verl.verl_adapter.teacher_pass import scaled
 COMBINATIONS = [
     {"kind": kind, "top_k": top_k, "support": support, "tail": tail}
     for kind, top_k, support, tail in itertools.product(
-        ("jsd", "forward_kl", "reverse_kl", "mse"),
+        get_args(Divergence),
         (1, 50, None),
         ("teacher", "union"),
         ("bucket", "renormalize"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 from collections.abc import Callable, Iterable
@@ -265,3 +266,14 @@ def test_several_machines_with_an_address_of_their_own_are_warned_about(good: Di
     (finding,) = preflight.check_machines(rollouts)
     assert "actor_rollout_ref.rollout.nnodes=3" in finding.found
     assert not [*preflight.check_machines(change(two, trainer__nnodes="two", search__retriever_urls=urls[1]))]
+
+
+def test_every_check_of_the_package_is_made() -> None:
+    """A check that nobody calls would stand in docs/refused.md and refuse nothing."""
+    folder = Path(preflight.__file__).parent
+    texts = {path: path.read_text() for path in folder.glob("[!_]*.py")}
+    made = {check.__name__ for check in (*preflight.CHECKS, *preflight.READING, *preflight.SLOW)}
+    for path, text in texts.items():
+        for name in re.findall(r"^def (check_\w+)\(", text, re.MULTILINE):
+            called = any(f"{name}(" in other.replace(f"def {name}(", "") for other in texts.values())
+            assert name in made or called, f"{path.name}: {name}"

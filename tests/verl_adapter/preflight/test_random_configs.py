@@ -134,7 +134,8 @@ def check_one(base: list[str], seed: int) -> bool:
     assert lines[0].startswith("trainer:   sd_search on "), lines
     assert f"agent loop sd_search_agent, reward {reward.path}:{reward.name}" in lines[0], lines
     if reward.path == scoring.__file__:
-        assert "reward.custom_reward_function.path" in warned, given
+        said = "reward.custom_reward_function.path" in warned
+        assert said == (method.alpha > 0 and method.hindsight.label != "reward"), given
     else:
         scored = get_custom_reward_fn(config)
         assert scored is not None
