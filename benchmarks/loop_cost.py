@@ -115,7 +115,7 @@ def rollouts(tokenizer: Any, protocol: str, cls: type[Any], texts: Sequence[str]
     async def verls_search(query: str) -> str:
         return shown
 
-    agent_loop.shared_client = lambda _: SimpleNamespace(search=search, read=None)  # type: ignore[assignment, return-value]
+    agent_loop.shared_client = lambda _: SimpleNamespace(search=search, tools={})  # type: ignore[assignment, return-value]
     schema = OpenAIFunctionToolSchema.model_validate(SCHEMAS["search"])
     tools = [FunctionTool("search", verls_search, schema, is_async=True)] if cls is ToolAgentLoop else []
     turns = [tokenizer.encode(text, add_special_tokens=False) for text in written(protocol)]

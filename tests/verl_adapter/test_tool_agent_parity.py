@@ -54,7 +54,7 @@ def test_verls_tool_agent_makes_the_same_tokens(
 
     schema = OpenAIFunctionToolSchema.model_validate(SCHEMAS["search"])
     tool = FunctionTool("search", look, schema, is_async=True)
-    monkeypatch.setattr(agent_loop, "shared_client", lambda _: SimpleNamespace(search=found, read=None))
+    monkeypatch.setattr(agent_loop, "shared_client", lambda _: SimpleNamespace(search=found, tools={}))
 
     theirs, asked = run_agent_loop(ToolAgentLoop, config, coder, family, turns, [tool])
     ours, asked_too = run_agent_loop(agent_loop.SearchAgentLoop, config, coder, family, turns)
