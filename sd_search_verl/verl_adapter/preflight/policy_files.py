@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from huggingface_hub.errors import LocalEntryNotFoundError
 from omegaconf import DictConfig, OmegaConf
 
 
@@ -33,18 +34,18 @@ def load_tokenizer(config: DictConfig) -> Any:
     return tokenizer
 
 
-_failed: dict[tuple[Any, str], OSError] = {}
+_unanswered: dict[str, OSError] = {}
 
 
 def _once(kind: Any, name: str, trust_remote_code: bool) -> Any:
     """Load from a folder or a hub; one that did not answer is not asked again, which takes half a minute each time."""
-    if (kind, name) in _failed:
-        raise _failed[kind, name]
+    if name in _unanswered:
+        raise _unanswered[name]
     try:
         return kind.from_pretrained(name, trust_remote_code=trust_remote_code)
     except OSError as error:
-        if not os.path.exists(name):
-            _failed[kind, name] = error
+        if isinstance(error.__cause__, LocalEntryNotFoundError):  # neither a hub nor its cache
+            _unanswered[name] = error
         raise
 
 

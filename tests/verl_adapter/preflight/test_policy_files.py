@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import transformers
+from huggingface_hub.errors import LocalEntryNotFoundError
 from omegaconf import DictConfig
 from support.good_run import change
 
@@ -20,7 +21,8 @@ def test_a_hub_that_does_not_answer_is_asked_once(
 
     def refuse(name: str, **_: Any) -> None:
         asked.append(name)
-        raise OSError("no connection")
+        # As transformers does, where neither the hub answers nor its cache holds the file.
+        raise OSError("no connection") from None if Path(name).is_dir() else LocalEntryNotFoundError("")
 
     for kind in (transformers.AutoConfig, transformers.AutoTokenizer):
         monkeypatch.setattr(kind, "from_pretrained", refuse)
@@ -28,6 +30,6 @@ def test_a_hub_that_does_not_answer_is_asked_once(
     (finding,) = [one for one in check_config(config) if one.fatal]
     assert "someone/model cannot be read: no connection" in finding.found
     assert "policy:    unknown (no connection)" in "\n".join(describe_run(config))
-    assert asked == ["someone/model"] * 2  # tokenizer and configuration
+    assert asked == ["someone/model"]
     check_config(change(good, actor_rollout_ref__model__path=str(tmp_path)))
-    assert len(asked) > 3  # a folder may be mended between two tries
+    assert len(asked) > 2  # a folder may be mended between two tries
