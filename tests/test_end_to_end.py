@@ -22,7 +22,7 @@ from support.processes import has_ended
 
 from sd_search_verl.protocol import get
 from sd_search_verl.scoring import exact_match, token_f1
-from sd_search_verl.verl_adapter.preflight.begun_with import check_begun_with
+from sd_search_verl.verl_adapter.preflight.changed_options import check_changed_options
 
 REPO = Path(__file__).resolve().parents[1]
 STEPS = 3
@@ -114,9 +114,9 @@ def test_the_same_command_would_go_on_with_the_options_it_began_with(run: Path) 
     config = OmegaConf.load(run / "hydra" / ".hydra" / "config.yaml")
     assert isinstance(config, DictConfig)
     config.trainer.resume_mode = "auto"
-    assert [*check_begun_with(config)] == []
+    assert [*check_changed_options(config)] == []
     config.sd_search.alpha = 0
-    (finding,) = check_begun_with(config)
+    (finding,) = check_changed_options(config)
     assert "sd_search.alpha=0 (was 0.3)" in finding.found
 
 

@@ -121,15 +121,15 @@ def read_settings(
     Raises:
         ConfigError: an unknown option or a value that is not allowed.
     """
-    known = _training_values(training) if training else {}
+    whole = _read_training(training) if training else None
+    known = {} if whole is None else _training_values(whole)
     values = read_set(overrides, known)
     if retriever_urls and isinstance(search := values.get("search", {}), dict):
         values["search"] = {**search, "retriever_urls": list(retriever_urls)}
     config = read_config(EvaluationConfig, values, section="")
-    if training is None:
+    if whole is None:
         return ResolvedConfig(config, None)
-    known_config = read_config(EvaluationConfig, known, section="")
-    return ResolvedConfig(config, known_config, _foreign_tools(training))
+    return ResolvedConfig(config, read_config(EvaluationConfig, known, section=""), _foreign_tools(whole))
 
 
 def find_training_config(model: Path) -> Path | None:
@@ -203,8 +203,12 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _training_values(path: Path) -> dict[str, Any]:
-    """Return the values that an evaluation shares with the training whose Hydra config is at ``path``."""
+def _read_training(path: Path) -> Any:
+    """Return the Hydra config of a training.
+
+    Raises:
+        UserError: no such file, or a config of something else.
+    """
     from omegaconf import OmegaConf
 
     if not path.is_file():
@@ -212,6 +216,13 @@ def _training_values(path: Path) -> dict[str, Any]:
     whole = read_yaml(path)
     if OmegaConf.select(whole, "search") is None:
         raise ConfigError(f"{path} has no section 'search': it is not a config of an SD-Search training")
+    return whole
+
+
+def _training_values(whole: Any) -> dict[str, Any]:
+    """Return the values that an evaluation shares with the training of a Hydra config."""
+    from omegaconf import OmegaConf
+
     values: dict[str, Any] = {"search": OmegaConf.to_container(whole.search, resolve=True)}
     for name, key in (
         ("max_prompt_tokens", "data.max_prompt_length"),
@@ -225,10 +236,9 @@ def _training_values(path: Path) -> dict[str, Any]:
     return values
 
 
-def _foreign_tools(training: Path) -> str | None:
+def _foreign_tools(whole: Any) -> str | None:
     from omegaconf import OmegaConf
 
-    whole = read_yaml(training)
     if OmegaConf.select(whole, "search.protocol") != "tool_call":
         return None
     turns = "actor_rollout_ref.rollout.multi_turn"

@@ -21,7 +21,7 @@ from sd_search_verl.rollout.retriever_reply import decode_reply, parse_reply
 TIMEOUT_S = 10
 SHOWN = 200
 """Characters of a reply or a passage in a message."""
-_ELSEWHERE = (401, 403, 408, 429)
+_NOT_OF_THE_REQUEST = (401, 403, 408, 429)
 """Refusals for a key or for load, not for what was asked."""
 DEFAULT_TOP_K = SearchConfig().top_k
 
@@ -63,7 +63,7 @@ def check_retriever(url: str, top_k: int = DEFAULT_TOP_K) -> Finding:
     try:
         reply = open_url(retrieve_url(url), body)
     except (UserError, OSError, ValueError) as error:
-        if isinstance(error, HTTPError) and 400 <= error.code < 500 and error.code not in _ELSEWHERE:
+        if isinstance(error, HTTPError) and 400 <= error.code < 500 and error.code not in _NOT_OF_THE_REQUEST:
             values = {"status": error.code, "request": json.dumps(body)}
             return REFUSED.finding(url=shown, error=" ".join(error.msg.split()), **values)
         return NO_ANSWER.finding(url=shown, kind=type(error).__name__, error=on_one_line(error))

@@ -46,7 +46,7 @@ class RefuseOtherMethod(Callback):
         """Check the config of a job, and that no job of a sweep goes on from the checkpoint of another."""
         _refuse(config)
         if has_sections(config) and not OmegaConf.select(config, "trainer.val_only"):
-            folder = os.path.abspath(OmegaConf.select(config, "trainer.default_local_dir"))
+            folder = os.path.abspath(str(OmegaConf.select(config, "trainer.default_local_dir")))
             if folder in self._folders:
                 _end(
                     f"trainer.default_local_dir={folder} is that of an earlier job of this sweep: this one would go on "

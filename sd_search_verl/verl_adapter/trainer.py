@@ -48,7 +48,7 @@ from sd_search_verl.verl_adapter.gain import pack_gain
 from sd_search_verl.verl_adapter.loss import PREFIX
 from sd_search_verl.verl_adapter.non_finite_guard import stop_on_non_finite
 from sd_search_verl.verl_adapter.preflight import refuse_bad_start
-from sd_search_verl.verl_adapter.preflight.begun_with import keep_options, options_of
+from sd_search_verl.verl_adapter.preflight.changed_options import keep_options, options_of
 from sd_search_verl.verl_adapter.preflight.schedule import refuse_schedule
 from sd_search_verl.verl_adapter.settings import TRAINERS, read_health, read_sd_search, read_search
 from sd_search_verl.verl_adapter.tools import prompt_kwargs

@@ -102,7 +102,7 @@ def test_jobs_of_a_sweep_do_not_go_on_from_each_other(tmp_path: Path) -> None:
 def test_jobs_in_folders_of_their_own_or_that_train_nothing_may_share_a_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = change(good_config(tmp_path), trainer__default_local_dir="runs/x")
+    config, callback = change(good_config(tmp_path), trainer__default_local_dir="runs/x"), RefuseOtherMethod()
     for folder, values, refused in [
         ("a", {}, False),
         ("b", {}, False),
@@ -112,10 +112,7 @@ def test_jobs_in_folders_of_their_own_or_that_train_nothing_may_share_a_name(
         (tmp_path / folder).mkdir(exist_ok=True)
         monkeypatch.chdir(tmp_path / folder)
         with pytest.raises(SystemExit, match="earlier job") if refused else nullcontext():
-            CALLBACK.on_job_start(change(config, **values))
-
-
-CALLBACK = RefuseOtherMethod()
+            callback.on_job_start(change(config, **values))
 
 
 def test_verls_command_is_left_alone_without_sections_of_ours(tmp_path: Path) -> None:

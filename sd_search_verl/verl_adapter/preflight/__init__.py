@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from sd_search_verl.config import ConfigError
 from sd_search_verl.finding import Finding, Rule
-from sd_search_verl.verl_adapter.preflight.begun_with import check_begun_with
+from sd_search_verl.verl_adapter.preflight.changed_options import check_changed_options
 from sd_search_verl.verl_adapter.preflight.checkpoint import check_checkpoint
 from sd_search_verl.verl_adapter.preflight.command import compose
 from sd_search_verl.verl_adapter.preflight.data import check_data
@@ -33,7 +33,7 @@ from sd_search_verl.verl_adapter.settings import read_sd_search, read_search
 
 __all__ = [
     "check_addresses",
-    "check_begun_with",
+    "check_changed_options",
     "check_checkpoint",
     "check_config",
     "check_data",
@@ -64,7 +64,7 @@ CHECKS: tuple[Check, ...] = (
     check_addresses,
     check_machines,
     check_checkpoint,
-    check_begun_with,
+    check_changed_options,
     check_disk,
 )
 READING: tuple[Check, ...] = (check_method, check_hindsight, check_data, check_policy)

@@ -11,7 +11,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from omegaconf import DictConfig
 from support.good_run import change
 
-from sd_search_verl.verl_adapter.preflight import check_config, describe_run
+from sd_search_verl.verl_adapter.preflight import check_config, describe_run, policy_files
 
 
 def test_a_hub_that_does_not_answer_is_asked_once(
@@ -26,6 +26,7 @@ def test_a_hub_that_does_not_answer_is_asked_once(
 
     for kind in (transformers.AutoConfig, transformers.AutoTokenizer):
         monkeypatch.setattr(kind, "from_pretrained", refuse)
+    monkeypatch.setattr(policy_files, "_unanswered", {})
     config = change(good, actor_rollout_ref__model__path="someone/model")
     (finding,) = [one for one in check_config(config) if one.fatal]
     assert "someone/model cannot be read: no connection" in finding.found

@@ -65,7 +65,7 @@ def keep_options(folder: Path, options: dict[str, Any], resumed: bool) -> None:
         write_json(folder / FILE, options)
 
 
-def check_begun_with(config: DictConfig) -> Iterator[Finding]:
+def check_changed_options(config: DictConfig) -> Iterator[Finding]:
     """Compare the options with those that the run of the checkpoint to go on from began with."""
     checkpoint = resume.checkpoint_to_resume(config)
     if checkpoint is None or config.trainer.get("val_only") or not (checkpoint.parent / FILE).is_file():

@@ -8,7 +8,12 @@ import pytest
 from omegaconf import DictConfig
 from support.good_run import change
 
-from sd_search_verl.verl_adapter.preflight.begun_with import FILE, check_begun_with, keep_options, options_of
+from sd_search_verl.verl_adapter.preflight.changed_options import (
+    FILE,
+    check_changed_options,
+    keep_options,
+    options_of,
+)
 from sd_search_verl.verl_adapter.resume import TRACKER
 
 
@@ -22,13 +27,15 @@ def begun(good: DictConfig, tmp_path: Path) -> DictConfig:
 
 
 def test_the_same_options_elsewhere_are_the_same(begun: DictConfig, tmp_path: Path) -> None:
-    assert [*check_begun_with(begun)] == []
+    assert [*check_changed_options(begun)] == []
     assert not any(name.startswith("ray_kwargs") for name in options_of(begun))  # which may hold keys
     branch = {"trainer__resume_mode": "resume_path", "trainer__default_local_dir": str(tmp_path / "other")}
     branch |= {"trainer__experiment_name": "other"}
     branch |= {"trainer__resume_from_path": str(tmp_path / "run" / "global_step_5")}
-    assert [*check_begun_with(change(begun, search__retriever_urls=["http://h:1/retrieve"], **branch))] == []
-    (finding,) = check_begun_with(change(begun, sd_search__alpha=0.0, **branch))
+    assert [
+        *check_changed_options(change(begun, search__retriever_urls=["http://h:1/retrieve"], **branch))
+    ] == []
+    (finding,) = check_changed_options(change(begun, sd_search__alpha=0.0, **branch))
     assert finding.warning
 
 
@@ -36,7 +43,7 @@ def test_changed_new_and_removed_options_are_shown_with_both_values(begun: DictC
     alpha = begun.sd_search.alpha
     changed = change(begun, sd_search__alpha=0, data__train_files=["a", "b"], trainer__mine={"x": 1})
     del changed.trainer.save_freq
-    (finding,) = check_begun_with(changed)
+    (finding,) = check_changed_options(changed)
     assert finding.warning
     assert "goes on from" in finding.found
     assert "global_step_5 with other options than it began with: " in finding.found
@@ -45,22 +52,22 @@ def test_changed_new_and_removed_options_are_shown_with_both_values(begun: DictC
     assert "trainer.mine.x=1 (was None)" in finding.found
     assert f"trainer.save_freq=None (was {begun.trainer.save_freq})" in finding.found
     many = change(begun, **{f"trainer__mine{number}": number for number in range(10)})
-    (finding,) = check_begun_with(many)
+    (finding,) = check_changed_options(many)
     assert finding.found.endswith("trainer.mine7=7 (was None), and 2 more")
 
 
 def test_runs_that_start_anew_or_kept_none_say_nothing(begun: DictConfig, tmp_path: Path) -> None:
-    assert [*check_begun_with(change(begun, trainer__resume_mode="disable", sd_search__alpha=0))] == []
-    assert [*check_begun_with(change(begun, trainer__mine="${nowhere}"))] == []  # named by what reads it
+    assert [*check_changed_options(change(begun, trainer__resume_mode="disable", sd_search__alpha=0))] == []
+    assert [*check_changed_options(change(begun, trainer__mine="${nowhere}"))] == []  # named by what reads it
     validated = change(begun, trainer__val_only=True, sd_search__alpha=0)
-    assert [*check_begun_with(validated)] == []  # it trains nothing
+    assert [*check_changed_options(validated)] == []  # it trains nothing
     for damaged in ("{", "[]", ""):
         (tmp_path / "run" / FILE).write_text(damaged)
-        (finding,) = check_begun_with(begun)
+        (finding,) = check_changed_options(begun)
         assert finding.warning
         assert str(tmp_path / "run" / FILE) in finding.found
     (tmp_path / "run" / FILE).unlink()
-    assert [*check_begun_with(change(begun, sd_search__alpha=0))] == []
+    assert [*check_changed_options(change(begun, sd_search__alpha=0))] == []
 
 
 def test_a_run_that_goes_on_keeps_the_options_of_its_beginning(tmp_path: Path) -> None:
