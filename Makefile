@@ -17,6 +17,10 @@ FLASH_ATTN_WHEEL ?=
 # Oldest NVIDIA driver branch for CUDA 13, for which torch and vLLM of requirements/gpu.txt are built; 0 = do not check.
 MIN_DRIVER ?= 580
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
+# Of 30,000 files some 5,000 are ever imported; these write their bytecode then. An image, which keeps none, compiles all.
+COMPILE ?= --no-compile
+INSTALL = $(PIP) install $(COMPILE)
+unexport PYTHONDONTWRITEBYTECODE
 SETS = requirements/versions.txt requirements/cpu.txt
 export PIP_NO_INPUT = 1
 
@@ -67,22 +71,22 @@ $(VENV)/bin/python:
 # --no-deps: the set is complete, see its head.
 $(VENV)/.cpu: $(SETS) setup.py | $(VENV)/bin/python
 	@echo "installing the CPU set into $(VENV) (2 to 4 minutes, 4 GB; once)"
-	@$(if $(TORCH_INDEX),$(PIP) install --no-deps --index-url $(TORCH_INDEX) -c requirements/versions.txt "$$(grep '^torch==' requirements/cpu.txt)")
-	@$(PIP) install --no-deps -r requirements/cpu.txt
-	@$(PIP) install --no-deps -e .
+	@$(if $(TORCH_INDEX),$(INSTALL) --no-deps --index-url $(TORCH_INDEX) -c requirements/versions.txt "$$(grep '^torch==' requirements/cpu.txt)")
+	@$(INSTALL) --no-deps -r requirements/cpu.txt
+	@$(INSTALL) --no-deps -e .
 	@$(VENV)/bin/python -c "import torch" 2>/dev/null || { \
 	  echo "the package index gave a CUDA build of torch; remove $(VENV) and run make again with"; \
 	  echo "TORCH_INDEX=<address of PyTorch's CPU wheel index>"; exit 1; }
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.cpu
-	@$(PIP) install --no-deps -r requirements/dev.txt
+	@$(INSTALL) --no-deps -r requirements/dev.txt
 	@touch $@
 
 # The retrieval server alone, without torch or verl.
 install-retriever: | $(VENV)/bin/python
-	@$(PIP) install -r requirements/retriever.txt
-	@$(PIP) install --no-deps -c requirements/versions.txt pyserini
+	@$(INSTALL) -r requirements/retriever.txt
+	@$(INSTALL) --no-deps -c requirements/versions.txt pyserini
 
 # Into the Python environment that is active; for machines with an accelerator. flash-attn publishes no wheel for this torch
 # with CUDA 13, so it is compiled (nvcc 13, an hour and more) unless it is there already or FLASH_ATTN_WHEEL is given. pip

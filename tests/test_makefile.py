@@ -41,3 +41,15 @@ def test_a_demo_runs_in_the_environment_that_was_made_for_it(target: str, tmp_pa
     folder = tmp_path / "a b"
     assert f'PATH="{folder}/.venv/bin:$PATH"' in would_run(target, folder)
     assert 'PATH="/opt/venv/bin:$PATH"' in would_run(target, tmp_path / "c", "VENV=/opt/venv")
+
+
+@pytest.mark.parametrize("target", ["install", "install-retriever"])
+def test_only_an_image_compiles_what_it_installs(target: str, tmp_path: Path) -> None:
+    """A virtual environment writes bytecode at the first import; an image would write it again at every start."""
+    lines = would_run(target, tmp_path / "venv").splitlines()
+    image = would_run(target, tmp_path / "image", "COMPILE=--compile").splitlines()
+    assert all("--no-compile" in line for line in lines if "pip" in line and " install " in line)
+    assert [line.replace("--compile", "--no-compile") for line in image] == [
+        line.replace(str(tmp_path / "venv"), str(tmp_path / "image")) for line in lines
+    ]
+    assert "--compile" in "".join(image)
