@@ -13,7 +13,7 @@ from collections import OrderedDict, deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from .backends.base import Engine, Hit
+from .backends.base import Engine, Hit, search
 from .errors import RetrieverError
 from .metrics import Metrics
 
@@ -165,7 +165,7 @@ class Batcher:
         queries, topk = [entry.key[0] for entry in batch], batch[0].key[1]
         cache, start = self._cache, time.perf_counter()
         try:
-            found = await self._loop.run_in_executor(self._threads, self._engine.search, queries, topk)
+            found = await self._loop.run_in_executor(self._threads, search, self._engine, queries, topk)
             for entry, hits in zip(batch, found, strict=True):
                 entry.resolve(hits)
                 self._cache_answer(cache, entry)

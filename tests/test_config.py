@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
 
+import sd_search_verl
 from sd_search_verl.config import (
     ConfigError,
     HealthConfig,
@@ -216,3 +219,25 @@ def test_inverting_labels_needs_a_block_that_shows_true_ones(
         read_config(SDSearchConfig, {"hindsight": hindsight, **switch}, "sd_search")
     assert SDSearchConfig(hindsight=hindsight).hindsight.without_labels()
     assert not SDSearchConfig().hindsight.without_labels()
+
+
+def test_every_option_is_read() -> None:
+    """An option that nothing reads is taken, written down with the run, and changes nothing."""
+    package = Path(sd_search_verl.__file__).parent
+    declared, read = set(), set()
+    for path in package.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        if path.name == "config.py":
+            models = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+            inside = [(model, node) for model in models for node in model.body]
+            declared |= {
+                (path.parent.name, model.name, ast.unparse(node.target))
+                for model, node in inside
+                if isinstance(node, ast.AnnAssign)
+            }
+            functions = [node for _, node in inside if isinstance(node, ast.FunctionDef)]
+            # Validators read every option; other functions read them for the rest of the package.
+            tree = ast.Module([f for f in functions if "validator" not in ast.unparse(f)], [])
+        read |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert len(declared) > 100
+    assert [name for name in sorted(declared) if name[-1] not in read] == []

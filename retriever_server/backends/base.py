@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -61,7 +62,9 @@ class Engine(Protocol):
     version: str
     """Differs between engines that may answer differently."""
 
-    def search(self, queries: Sequence[str], topk: int) -> list[list[Hit]]: ...
+    def search(self, queries: Sequence[str], topk: int) -> list[list[Hit]]:
+        """Return for each query its best ``topk`` hits, best first; fewer where fewer match. Scores are finite."""
+        ...
 
     def refresh(self) -> None:
         """Read ``passages`` and ``version`` again where other servers have them: those may be restarted otherwise.
@@ -76,6 +79,29 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+def search(engine: Engine, queries: Sequence[str], topk: int) -> list[list[Hit]]:
+    """Return the engine's hits.
+
+    Raises:
+        RetrieverError: they are not what :meth:`Engine.search` promises.
+    """
+    found = engine.search(queries, topk)
+    if len(found) != len(queries):
+        raise RetrieverError(
+            f"{len(found)} lists of hits for {len(queries)} queries. Fix: one list per query"
+        )
+    for query, hits in zip(queries, found, strict=True):
+        if len(hits) > topk:
+            raise RetrieverError(f"{len(hits)} hits for topk={topk}. Fix: return at most topk")
+        last = sys.float_info.max
+        for hit in hits:
+            if not -sys.float_info.max <= hit.score <= last:  # false for NaN too
+                scores = ", ".join(f"{hit.score:g}" for hit in hits[:10])
+                raise RetrieverError(f"scores {scores} of {query!r}. Fix: finite ones, the best hit first")
+            last = hit.score
+    return found
 
 
 class LocalEngine:

@@ -1,11 +1,16 @@
 """Clients that ask again and again share batches; a lone one waits for nobody."""
 
 import asyncio
+import math
+import re
 import time
 from collections.abc import Sequence
 
+import pytest
+
 from retriever_server.backends.base import Hit
 from retriever_server.batcher import Batcher
+from retriever_server.errors import RetrieverError
 from retriever_server.metrics import Metrics
 
 
@@ -76,3 +81,33 @@ def test_an_answer_that_was_under_way_when_answers_are_forgotten_is_not_cached()
 
     asyncio.run(twice())
     assert engine.sizes == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("scores", "says"),
+    [
+        ([[3.0, 2.0, 1.0], [2.0, 1.0]], "3 hits for topk=2. Fix: return at most topk"),
+        ([[2.0, 1.0]], "1 lists of hits for 2 queries"),
+        ([[1.0, 2.0], []], "scores 1, 2 of 'a'. Fix: finite ones, the best hit first"),
+        ([[1.0], [math.nan]], "scores nan of 'b'"),
+        ([[math.inf, 1.0], []], "scores inf, 1 of 'a'"),
+        ([[1.0, -math.inf], []], "scores 1, -inf of 'a'"),
+    ],
+)
+def test_hits_that_an_engine_may_not_return_are_an_error(scores: list[list[float]], says: str) -> None:
+    """Sent on, they would be other documents than the best for the model, or a null for a score."""
+
+    class Engine(SlowEngine):
+        def search(self, queries: Sequence[str], topk: int) -> list[list[Hit]]:
+            return [[Hit(b"{}", score) for score in hits] for hits in scores]
+
+    async def ask() -> None:
+        batcher = Batcher(Engine(0), Metrics(), max_queue=100, cache_entries=10)
+        pending = batcher.submit(["a", "b"], 2)
+        try:
+            await pending.future
+        finally:
+            await batcher.close()
+
+    with pytest.raises(RetrieverError, match=re.escape(says)):
+        asyncio.run(ask())
