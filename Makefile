@@ -70,7 +70,7 @@ $(VENV)/bin/python:
 
 # --no-deps: the set is complete, see its head.
 $(VENV)/.cpu: $(SETS) setup.py | $(VENV)/bin/python
-	@echo "installing the CPU set into $(VENV) (2 to 4 minutes, 4 GB; once)"
+	@echo "installing the CPU set into $(VENV) (2 to 3 minutes, 4 GB; once)"
 	@$(if $(TORCH_INDEX),$(INSTALL) --no-deps --index-url $(TORCH_INDEX) -c requirements/versions.txt "$$(grep '^torch==' requirements/cpu.txt)")
 	@$(INSTALL) --no-deps -r requirements/cpu.txt
 	@$(INSTALL) --no-deps -e .
