@@ -96,9 +96,15 @@ def test_order_instruction_and_demonstration() -> None:
         + "Search as attempts with a correct answer did, and not as attempts "
         "with a wrong answer did.\n"
     )
-    shown = block(demonstration=True)
-    assert shown.endswith(block())
-    assert "2. CORRECT: author of the novel dune\nThe next search was: author of the novel dune\n\n" in shown
+    assert block(demonstration=True) == (
+        "For example, the question was: who wrote the novel dune?\n"
+        "1. INCORRECT: novel dune\n"
+        "2. CORRECT: author of the novel dune\n"
+        "The next search was: author of the novel dune\n\n" + block()
+    )
+    assert "1. score 0.00: novel dune\n2. score 1.00: author of the novel dune\n" in block(
+        demonstration=True, layout="scores"
+    )
 
 
 def test_the_own_line_can_be_hidden() -> None:
