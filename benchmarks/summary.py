@@ -16,6 +16,7 @@ from benchmarks.table import read_rows, write_rows
 from benchmarks.world.arms import BASELINE
 from benchmarks.world.compare import read_csv
 from benchmarks.world.summary import Summary, summarize
+from sd_search_verl.evaluation.statistics import t_interval
 
 FOLDER = Path(__file__).parent
 CSV = FOLDER / "summary.csv"
@@ -134,6 +135,7 @@ def _real_model() -> Iterator[Figure]:
         about = ("probe.csv", command, "2026-11-27", row["device"])
         yield Figure("effect", f"SmolLM2, label sensitivity {when}, nats", f"{mean:.2f}", spread, *about)
     first, more = "real_model_effect.csv", "real_model_effect_lessons.csv"
+    units = {"margins": "groups", "gold": "questions"}
     command = "python -m benchmarks.real_model.effect run DATA_DIR"
     for figure, file, measure, beside in (
         ("held-out margin, SD-Search - GRPO, nats", first, "margins", "grpo_lessons"),
@@ -145,7 +147,9 @@ def _real_model() -> Iterator[Figure]:
         (row,) = (row for row in _rows(file) if (row["measure"], row["arm"], row["beside"]) == wanted)
         difference, low, high = (float(row[part]) for part in ("difference", "low", "high"))
         digits = 2 if measure == "margins" else 3
-        spread = f"{low:+.{digits}f} to {high:+.{digits}f}; {row['seeds']} seeds"
+        over_seeds = t_interval([float(value) for value in row["by_seed"].split()])
+        spread = f"± {over_seeds.mean - over_seeds.low:.{digits}f}; {row['seeds']} seeds"
+        spread += f"; {low:+.{digits}f} to {high:+.{digits}f} over {row['n']} held-out {units[measure]}"
         seeds = "" if file == first else " --seeds 5 6 7 8"
         about = (file, f"{command}{seeds}", "2026-11-27", "CPU, one thread of 2 shared cores, x86_64")
         yield Figure("effect", f"SmolLM2, {figure}", f"{difference:+.{digits}f}", spread, *about)
@@ -232,7 +236,10 @@ def _actor_on_gpu(row: dict[str, str], kit: str) -> Iterator[Figure]:
     about = ("actor_step.csv", f"{kit} --only {part}", "2026-11-27", row["device"])
     quartiles = f"quartiles {float(row['ratio_q25']):.2f} to {float(row['ratio_q75']):.2f}, "
     several = int(row["repeats"]) > 1
+    medians = [float(row[f"{part}_s"]) for part in ("old_log_prob", "reference", "update")]
+    grpo, taught = sum(medians), sum(medians[:2]) + float(row["update_with_sd_s"])
     spread = f"{quartiles}{row['repeats']} pairs" if several else "one pair of steps"
+    spread += f"; of the parts' medians {taught / grpo:.2f}"
     yield Figure("gpu", f"actor's part, GRPO = 1: {name}", f"{float(row['ratio']):.2f}", spread, *about)
     if row["loss_s"]:
         share = f"{float(row['loss_share_of_update']):.2%}"
@@ -250,7 +257,7 @@ def _divergence_on_gpu() -> Iterator[Figure]:
         fastest = min(value for value in seconds.values() if value == value)
         ratio = " and ".join(f"{value / fastest:.2f}" for value in ours)
         name = f"divergence of {size:,} rows, top 50 and all, fastest other = 1: {device}"
-        others = f"{len(seconds)} others"
+        others = f"{sum(value == value for value in seconds.values())} others"
         yield Figure("gpu", name, ratio, others, "divergence.csv", command, "2026-11-27", here[0]["device"])
 
 

@@ -129,7 +129,7 @@ def compare(a: Sequence[Run], b: Sequence[Run]) -> dict[str, Any]:
             },
             "macro": macro_average(differences).as_dict(),
             "micro": micro_average(differences).as_dict(),
-            "seeds": {"a": _spread(a, metric), "b": _spread(b, metric)},
+            "spread": {"a": _spread(a, metric, before), "b": _spread(b, metric, after)},
         }
     result["changed"] = _changed(a, b)
     return result
@@ -152,10 +152,11 @@ def table(result: Mapping[str, Any], shown: int) -> str:
                 estimate = Estimate(**values[average])
                 lines.append([f"{average} average", str(estimate.n), "", "", signed_percent(estimate)])
         parts.append(render(lines))
-        for side, spread in values["seeds"].items():
+        for side, spread in values["spread"].items():
             if len(spread["values"]) > 1:
                 mean, sd = 100 * spread["mean"], 100 * spread["sd"]
-                parts.append(f"{side.upper()}: {mean:.1f} ± {sd:.1f} (s.d. of {len(spread['values'])} seeds)")
+                count = f"{len(spread['values'])} {spread['over']}"
+                parts.append(f"{side.upper()}: macro average {mean:.1f} ± {sd:.1f} (s.d. of {count})")
         parts.append("")
     for direction in ("gained", "lost"):
         questions = [q for q in result["changed"] if (q["difference"] > 0) == (direction == "gained")]
@@ -212,11 +213,26 @@ def _common(a: Scores, b: Scores) -> tuple[Scores, Scores]:
     return first, second
 
 
-def _spread(runs: Sequence[Run], metric: str) -> dict[str, Any]:
-    """Return the macro average of every run and seed, their mean and sample standard deviation."""
-    values = [value for run in runs for value in run.results["seeds"][metric]["values"].values()]
+def _spread(runs: Sequence[Run], metric: str, compared: Scores) -> dict[str, Any]:
+    """Return the macro average over the compared questions of every run, or every seed of a single one, and their mean
+    and sample standard deviation."""
+    over, parts = "runs", [run.rows for run in runs]
+    if len(runs) == 1:
+        seeds = sorted({seed for _, _, seed in runs[0].rows})
+        over = "seeds"
+        parts = [{key: row for key, row in runs[0].rows.items() if key[2] == seed} for seed in seeds]
+    values = []
+    for rows in parts:
+        found = per_question(rows, metric)
+        asked = {
+            name: [found[name][q] for q in qs if q in found[name]]
+            for name, qs in compared.items()
+            if name in found
+        }
+        if any(asked.values()):
+            values.append(fmean(fmean(scores) for scores in asked.values() if scores))
     mean, sd = mean_and_sd(values)
-    return {"mean": mean, "sd": sd, "values": values}
+    return {"mean": mean, "sd": sd, "values": values, "over": over}
 
 
 def _changed(a: Sequence[Run], b: Sequence[Run]) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ Rows = Mapping[Key, Mapping[str, Any]]
 
 RATES: dict[str, Callable[[Mapping[str, Any]], float]] = {
     "searches_per_question": lambda row: len(row["latencies_s"]),
-    "gold_in_documents": lambda row: any(row["gold_in_documents"]),
+    "any_gold": lambda row: any(row["gold_in_documents"]),
     "malformed": lambda row: sum(row["malformed"].values()) > 0,
     "truncated_observations": lambda row: row["truncated_observations"] > 0,
     "truncated_prompts": lambda row: row["truncated_prompt"],
@@ -103,14 +103,14 @@ def table(summary: Mapping[str, Any]) -> str:
         "n",
         *METRICS.values(),
         "searches",
-        "gold found",
+        "any gold",
         "malformed",
         "cut",
         "no answer",
         "failed",
     ]
     lines = [head]
-    rates = ("gold_in_documents", "malformed", "truncated_observations", "no_answer", "search_failed")
+    rates = ("any_gold", "malformed", "truncated_observations", "no_answer", "search_failed")
     for name, of_set in summary["sets"].items():
         lines.append(
             [
@@ -127,8 +127,8 @@ def table(summary: Mapping[str, Any]) -> str:
             cells = [percent(Estimate(**summary[label][metric])) for metric in METRICS]
             lines.append([f"{label} average", total, *cells, *[""] * (len(head) - 2 - len(cells))])
     notes = [
-        "%, with 95% bootstrap intervals; gold found, malformed, cut (an observation), no answer, failed (a search): "
-        "% of questions"
+        "%, with 95% bootstrap intervals; any gold (in documents), malformed, cut (an observation), no answer, "
+        "failed (a search): % of rollouts"
     ]
     notes += [
         f"{name}: {100 * of_set[rate]:.1f} % {text}"

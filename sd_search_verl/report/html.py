@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -129,7 +129,14 @@ def _alpha(run: Run) -> str:
     alphas = {step: row[curves.ALPHA] for step, row in run.metrics.steps.items() if curves.ALPHA in row}
     if not alphas:
         return "α not recorded"
-    started = [step for step, alpha in alphas.items() if alpha > 0]
-    if not started:
+    taught = [step for step, alpha in alphas.items() if alpha > 0]
+    if not taught:
         return "α 0 throughout"
-    return f"α {alphas[max(alphas)]:g} from step {min(started)}"
+    until = "" if alphas[max(alphas)] > 0 else f" to {max(taught)}"
+    return f"α {_range(alphas[step] for step in taught)} from step {min(taught)}{until}"
+
+
+def _range(values: Iterable[float]) -> str:
+    """Return the value, or the smallest and the largest of several."""
+    low, *others = sorted(set(values))
+    return f"{low:g} to {others[-1]:g}" if others else f"{low:g}"

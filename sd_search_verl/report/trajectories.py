@@ -12,11 +12,12 @@ from sd_search_verl.report.run_names import Run
 from sd_search_verl.report.segments import Segment, segments
 from sd_search_verl.runs.reader import TraceRef
 from sd_search_verl.runs.schema import Trace
+from sd_search_verl.scoring import contains_answer
 
 _QUESTION = re.compile(r".*Question:\s*", re.DOTALL)
 _PLACED = {"step", "group", "prompt", "golden_answers"} | {
     *("response", "tokens", "mask", "spans", "credit", "divergence"),
-    *("queries", "gold_in_documents", "answer", "em", "f1", "score", "status", "blocks"),
+    *("queries", "answer", "em", "f1", "score", "status", "blocks"),
 }
 """Fields of a trace that have a place of their own on the page; all others are listed under the response."""
 
@@ -95,9 +96,8 @@ def _group(trace: Trace, run: int, shared: _Texts) -> dict[str, Any]:
 def _rollout(trace: Trace, group: int, shared: _Texts) -> dict[str, Any]:
     return {
         "group": group,
-        "parts": [_part(segment, shared) for segment in segments(trace)],
+        "parts": [_part(segment, shared, trace.golden_answers) for segment in segments(trace)],
         "queries": trace.queries,
-        "gold": [bool(value) for value in trace.gold_in_documents],
         "answer": trace.answer,
         "em": _finite(trace.em),
         "f1": _finite(trace.f1),
@@ -114,10 +114,16 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _part(segment: Segment, shared: _Texts) -> Segment:
-    """Return a segment without infinite numbers, and with the index of its text where that is the environment's."""
+def _part(segment: Segment, shared: _Texts, golden: Sequence[str]) -> Segment:
+    """Return a segment without infinite numbers, and with the index of its text where that is the environment's.
+
+    Documents are followed by whether a golden answer stands in them: a search that failed shows none, and one call may
+    search several times, so an entry of ``gold_in_documents`` has no place of its own here.
+    """
     kind, content, *values = segment
-    if kind in ("documents", "result", "notice"):
+    if kind == "documents":
+        return kind, shared.add(content), contains_answer([content], golden)
+    if kind in ("result", "notice"):
         return kind, shared.add(content)
     return kind, content, *(of and [_finite(value) for value in of] for of in values)
 

@@ -39,7 +39,7 @@ const viewer = (() => {
     options("filter-run", "All runs", DATA.runs.map((run, index) => [index, run.name]));
     options("filter-step", "All steps", [...new Set(groups.map((group) => group.step))].sort((a, b) => a - b).map((s) => [s, `Step ${s}`]));
     options("filter-outcome", "All outcomes", [
-      ["correct", "✓ exact match"], ["partial", "◐ F1 above 0"], ["wrong", "✗ F1 is 0"], ["mixed", "Groups with both"],
+      ["correct", "✓ exact match"], ["partial", "◐ F1 above 0"], ["wrong", "✗ F1 is 0"], ["mixed", "Groups with F1 0 and above"],
       ...[...new Set(rollouts.map((rollout) => rollout.status))].sort().map((status) => [`=${status}`, status.replaceAll("_", " ")]),
     ]);
     byId("filter-run").hidden = DATA.runs.length < 2;
@@ -182,13 +182,12 @@ const viewer = (() => {
   }
 
   function response(rollout, group) {
-    let search = 0;
     const parts = rollout.parts.map((part) => {
-      const [kind, content] = part;
-      if (kind === "query") return query(content, part[2], part[3]);
+      const [kind, content, found] = part;
+      if (kind === "query") return query(content, found, part[3]);
       if (kind === "blank") return content.includes("\n") ? el("span", { className: "break" }) : content;
       if (kind !== "documents") return el("span", { className: kind === "text" ? "text-part" : kind, title: TITLES[kind] || "" }, text(content));
-      const gold = rollout.gold[search++] ? "documents · a golden answer is among them" : "documents";
+      const gold = found ? "documents · a golden answer is among them" : "documents";
       return el("span", { className: "documents" }, el("span", { className: "badge" }, gold), ...marked(text(content), group.golden));
     });
     const scale = el("div", { className: "scale" }, `credit −${number(credit ?? 0)}`, el("i"), `+${number(credit ?? 0)}`,

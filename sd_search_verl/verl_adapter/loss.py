@@ -6,7 +6,7 @@ the advantages that verl's loss reads, in place of the second term.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -226,6 +226,19 @@ _MEANS = {
     "teacher_student_top1": "teacher_student_top1",
 }
 """Column of the hook, and the metric that is its mean over scored tokens."""
+
+
+def pool_mini_batches(metrics: dict[str, Any], tokens: Sequence[int]) -> None:
+    """Replace the mini-batches' means over scored tokens by the mean over those of all, of which verl's would differ.
+
+    Args:
+        metrics: values by metric, one of each mini-batch with scored tokens; changed in place.
+        tokens: scored tokens of each such mini-batch.
+    """
+    for name in (PREFIX + name for name in (*_MEANS.values(), "entropy_gap")):
+        if name in metrics:
+            pairs = zip(metrics[name], tokens, strict=True)
+            metrics[name] = [sum(mean * count for mean, count in pairs) / sum(tokens)]
 
 
 def _scatter(values: Tensor, index: Tensor, length: int) -> Tensor:

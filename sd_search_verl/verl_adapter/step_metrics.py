@@ -140,7 +140,7 @@ def prepared_metrics(inputs: Sequence[TeacherInputs]) -> dict[str, float]:
     return {
         "sd_search/query_tokens": float(sum(len(row.student_positions) for row in rows)),
         "sd_search/teacher_tokens": float(sum(len(row.input_ids) for row in rows)),
-        "sd_search/shortened_blocks": _total(item.num_dropped > 0 for item in inputs),
+        "sd_search/shortened_blocks": _total(item.num_dropped > 0 for item in scored),
         "sd_search/empty_blocks": _total(not any(item.blocks) for item in scored),
         "health/shortened_blocks": _total(item.num_dropped > 0 for item in scored) / max(len(scored), 1),
     }

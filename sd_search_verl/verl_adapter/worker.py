@@ -36,7 +36,7 @@ from sd_search_verl.verl_adapter.fields import (
 from sd_search_verl.verl_adapter.gain import add_information_gain
 from sd_search_verl.verl_adapter.grad_share import grad_share
 from sd_search_verl.verl_adapter.labels import contrast, label_metrics
-from sd_search_verl.verl_adapter.loss import PREFIX, SDLossInputs, SDSearchLoss
+from sd_search_verl.verl_adapter.loss import PREFIX, SDLossInputs, SDSearchLoss, pool_mini_batches
 from sd_search_verl.verl_adapter.process_group import initialize_alone
 from sd_search_verl.verl_adapter.settings import read_sd_search
 from sd_search_verl.verl_adapter.teacher_pass import reduce_over_ranks, run_teacher_pass
@@ -68,16 +68,18 @@ class SDTrainingWorker(TrainingWorker):
         # Of the current call of train_mini_batch.
         self._measured: dict[str, float] = {}
         self._credits: dict[int, Values] = {}
+        self._scored_tokens: list[int] = []  # of each mini-batch that has any
         self._measure_grad_share = self._measure_labels = False
 
     @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="train"), blocking=False)
     def train_mini_batch(self, data: TensorDict) -> TensorDict:
-        self._measured, self._credits = {}, {}
+        self._measured, self._credits, self._scored_tokens = {}, {}, []
         self._measure_grad_share = tu.get(data, MEASURE_GRAD_SHARE, default=False)
         self._measure_labels = tu.get(data, MEASURE_LABELS, default=False)
         output = super().train_mini_batch(data)
         if output is not None:
             metrics = tu.get(output, "metrics")
+            pool_mini_batches(metrics, self._scored_tokens)
             metrics.update({PREFIX + name: [value] for name, value in self._measured.items()})
         return output
 
@@ -100,6 +102,7 @@ class SDTrainingWorker(TrainingWorker):
             self._measured["teacher_s"] = self._measured.get("teacher_s", 0.0) + seconds
         if taught is None:
             return super().train_batch(data)
+        self._scored_tokens.append(taught.num_tokens)
         data = taught.batch.with_slots(data)
         tu.assign_non_tensor(data, distillation_use_topk=True)
         teacher = self._loss_inputs(taught, data, config)

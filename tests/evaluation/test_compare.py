@@ -156,10 +156,9 @@ def test_several_seeds_a_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     difference = fmean(means[3:]) - fmean(means[:3])
     result = json.loads(out.read_text())
     assert result["metrics"]["em"]["sets"]["nq"]["mean"] == pytest.approx(difference)
-    assert result["metrics"]["em"]["seeds"]["a"]["sd"] == pytest.approx(stdev(means[:3]))
-    assert f"A: {100 * fmean(means[:3]):.1f} ± {100 * stdev(means[:3]):.1f} (s.d. of 3 seeds)" in (
-        capsys.readouterr().out
-    )
+    assert result["metrics"]["em"]["spread"]["a"]["sd"] == pytest.approx(stdev(means[:3]))
+    spread = f"{100 * fmean(means[:3]):.1f} ± {100 * stdev(means[:3]):.1f}"
+    assert f"A: macro average {spread} (s.d. of 3 runs)" in capsys.readouterr().out
 
 
 def test_what_cannot_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -271,5 +270,6 @@ def test_trajectories_that_lost_rows_of_a_seed_are_not_compared(
 def test_questions_of_one_side_alone_are_counted(tmp_path: Path) -> None:
     a, b = save(tmp_path / "a", {"s": [1, 0, 1, 1]}), save(tmp_path / "b", {"s": [1, 0]})
     result = compare([read_run(a)], [read_run(b)])
+    assert result["metrics"]["em"]["spread"]["a"]["values"] == [0.5]  # 0.75 with those that B was not asked
     assert "2 questions of A and 0 of B are not in the other, and not compared" in result["warnings"]
     assert result["metrics"]["em"]["sets"]["s"]["n"] == 2

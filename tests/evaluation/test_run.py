@@ -172,7 +172,7 @@ def test_papers_report_the_macro_average() -> None:
     assert "17.8 [" in next(line for line in shown.splitlines() if line.startswith("micro average"))
 
 
-def test_rates_are_shares_of_questions() -> None:
+def test_rates_are_shares_of_rollouts() -> None:
     rows = rows_of({"nq": [1, 0, 0, 0]})
     assert "nq: " not in table(summarize(rows))
     keys = list(rows)
@@ -181,7 +181,7 @@ def test_rates_are_shares_of_questions() -> None:
     rows[keys[2]] |= {"answer": None, "status": "turn_limit", "failures": 1}
     rows[keys[3]] |= {"answer": "", "status": "answered"}
     found = summarize(rows)["sets"]["nq"]
-    expected = {"searches_per_question": 1.5, "gold_in_documents": 0.75, "malformed": 0.25, "no_answer": 0.25}
+    expected = {"searches_per_question": 1.5, "any_gold": 0.75, "malformed": 0.25, "no_answer": 0.25}
     expected |= {"truncated_observations": 0.25, "turn_limit": 0.25, "search_failed": 0.25}
     assert {name: found[name] for name in expected} == expected
     shown = [line for line in table(summarize(rows)).splitlines() if line.startswith("nq: ")]

@@ -111,6 +111,7 @@ def test_curves_viewer_and_keys(make_run: MakeRun, tmp_path: Path) -> None:
     seen.tokens = [...document.querySelectorAll(".token")].map((token) => token.textContent);
     seen.labels = [...document.querySelectorAll(".block .CORRECT")].length;
     seen.marked = document.querySelector(".documents mark").textContent;
+    seen.badge = document.querySelector(".documents .badge").textContent;
     """
     seen = drive(write_report([run], tmp_path / "page.html"), steps, tmp_path / "profile")
     assert seen == {
@@ -135,6 +136,7 @@ def test_curves_viewer_and_keys(make_run: MakeRun, tmp_path: Path) -> None:
         "tokens": [" author", " Emma"],
         "labels": 1,
         "marked": "Jane Austen",
+        "badge": "documents · a golden answer is among them",
     }
 
 

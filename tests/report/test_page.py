@@ -9,6 +9,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from sd_search_verl.report import write_report
 from sd_search_verl.report.html import fill, script_json
 from sd_search_verl.report.trajectories import question
@@ -105,6 +107,22 @@ def test_head_line_and_summary(make_run: MakeRun, tmp_path: Path) -> None:
     assert re.match(r"metrics\.jsonl of \d{4}-\d\d-\d\d \d\d:\d\d UTC$", summary["source"])
     assert summary["notes"] == []
     assert str(tmp_path) not in json.dumps(data)
+
+
+@pytest.mark.parametrize(
+    ("alphas", "says"),
+    [
+        ([0.0, 0.3, 0.3], "α 0.3 from step 2"),
+        ([0.3, 0.15, 0.0], "α 0.15 to 0.3 from step 1 to 2"),
+        ([0.0, 0.0], "α 0 throughout"),
+    ],
+    ids=str,
+)
+def test_the_weight_of_a_schedule_is_its_range(alphas: list[float], says: str, make_run: MakeRun) -> None:
+    """A cosine ends at 0, which says nothing of the run."""
+    run = make_run("run", [{"search/em": 0.5, "sd_search/alpha": alpha} for alpha in alphas])
+    page = write_report([run], run / "report.html")
+    assert embedded(page)["runs"][0]["alpha"] == says
 
 
 def test_a_validation_before_training_is_no_step_of_training(make_run: MakeRun, tmp_path: Path) -> None:
