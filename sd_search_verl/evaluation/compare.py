@@ -16,11 +16,11 @@ from pydantic import ValidationError
 from sd_search_verl.errors import UserError
 from sd_search_verl.evaluation.results import METRICS, per_question
 from sd_search_verl.evaluation.schema import Results, Row
+from sd_search_verl.evaluation.spread import over_pairs, spread_of
 from sd_search_verl.evaluation.statistics import (
     Estimate,
     bootstrap,
     macro_average,
-    mean_and_sd,
     micro_average,
     signed_percent,
 )
@@ -112,12 +112,14 @@ def compare(a: Sequence[Run], b: Sequence[Run]) -> dict[str, Any]:
         result["warnings"].append(
             f"{alone[0]} questions of A and {alone[1]} of B are not in the other, and not compared"
         )
+    rows = [[run.rows for run in side] for side in (a, b)]
     for metric in METRICS:
         before, after = _common(_mean_scores(a, metric), _mean_scores(b, metric))
         differences = {
             name: [after[name][question] - score for question, score in questions.items()]
             for name, questions in before.items()
         }
+        spread = {"a": spread_of(rows[0], metric, before), "b": spread_of(rows[1], metric, after)}
         result["metrics"][metric] = {
             "sets": {
                 name: {
@@ -129,7 +131,8 @@ def compare(a: Sequence[Run], b: Sequence[Run]) -> dict[str, Any]:
             },
             "macro": macro_average(differences).as_dict(),
             "micro": micro_average(differences).as_dict(),
-            "spread": {"a": _spread(a, metric, before), "b": _spread(b, metric, after)},
+            "spread": spread,
+            "over_pairs": over_pairs(spread["a"], spread["b"]),
         }
     result["changed"] = _changed(a, b)
     return result
@@ -157,6 +160,9 @@ def table(result: Mapping[str, Any], shown: int) -> str:
                 mean, sd = 100 * spread["mean"], 100 * spread["sd"]
                 count = f"{len(spread['values'])} {spread['over']}"
                 parts.append(f"{side.upper()}: macro average {mean:.1f} ± {sd:.1f} (s.d. of {count})")
+        if (pairs := values["over_pairs"]) is not None:
+            interval = f"(95% t interval over {pairs['n']} pairs of runs)"
+            parts.append(f"B - A, macro average: {signed_percent(Estimate(**pairs))} {interval}")
         parts.append("")
     for direction in ("gained", "lost"):
         questions = [q for q in result["changed"] if (q["difference"] > 0) == (direction == "gained")]
@@ -211,28 +217,6 @@ def _common(a: Scores, b: Scores) -> tuple[Scores, Scores]:
         raise UserError("the evaluations have no question in common; compare runs of the same question files")
     first, second = ({name: {q: s[name][q] for q in qs} for name, qs in both.items()} for s in (a, b))
     return first, second
-
-
-def _spread(runs: Sequence[Run], metric: str, compared: Scores) -> dict[str, Any]:
-    """Return the macro average over the compared questions of every run, or every seed of a single one, and their mean
-    and sample standard deviation."""
-    over, parts = "runs", [run.rows for run in runs]
-    if len(runs) == 1:
-        seeds = sorted({seed for _, _, seed in runs[0].rows})
-        over = "seeds"
-        parts = [{key: row for key, row in runs[0].rows.items() if key[2] == seed} for seed in seeds]
-    values = []
-    for rows in parts:
-        found = per_question(rows, metric)
-        asked = {
-            name: [found[name][q] for q in qs if q in found[name]]
-            for name, qs in compared.items()
-            if name in found
-        }
-        if any(asked.values()):
-            values.append(fmean(fmean(scores) for scores in asked.values() if scores))
-    mean, sd = mean_and_sd(values)
-    return {"mean": mean, "sd": sd, "values": values, "over": over}
 
 
 def _changed(a: Sequence[Run], b: Sequence[Run]) -> list[dict[str, Any]]:

@@ -158,7 +158,15 @@ def test_several_seeds_a_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert result["metrics"]["em"]["sets"]["nq"]["mean"] == pytest.approx(difference)
     assert result["metrics"]["em"]["spread"]["a"]["sd"] == pytest.approx(stdev(means[:3]))
     spread = f"{100 * fmean(means[:3]):.1f} ± {100 * stdev(means[:3]):.1f}"
-    assert f"A: macro average {spread} (s.d. of 3 runs)" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"A: macro average {spread} (s.d. of 3 runs)" in shown
+    pairs = result["metrics"]["em"]["over_pairs"]
+    half = 4.303 * stdev(b - a for a, b in zip(means[:3], means[3:], strict=True)) / 3**0.5
+    assert pairs["n"] == 3
+    assert pairs["mean"] == pytest.approx(difference)
+    assert pairs["high"] - pairs["mean"] == pytest.approx(half, rel=1e-3)
+    assert f"B - A, macro average: {100 * difference:+.1f} [" in shown
+    assert "(95% t interval over 3 pairs of runs)" in shown
 
 
 def test_what_cannot_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
