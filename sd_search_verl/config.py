@@ -45,7 +45,7 @@ class HindsightConfig(ConfigModel):
     the documents the scored query retrieved, one teacher row per query. none: no block, the teacher is the student."""
     label: Literal["f1", "em", "reward"] = "f1"
     """What makes a rollout CORRECT. f1: a token F1 above ``correct_above_f1``. em: an exact match. reward: a reward
-    above 0, whatever the reward function is."""
+    above ``correct_above_reward``, whatever the reward function is."""
     labels: Literal["outcome", "none", "shuffled", "flipped"] = "outcome"
     """outcome: CORRECT or INCORRECT per rollout. none: no label. Controls: shuffled, labels permuted over the whole
     batch; flipped, every label inverted."""
@@ -55,6 +55,8 @@ class HindsightConfig(ConfigModel):
     batch's next question, a control."""
     correct_above_f1: Annotated[float, Field(ge=0, lt=1), Unit("F1")] = 0.0
     """With ``label=f1`` a rollout is CORRECT when its answer's token F1 is greater than this."""
+    correct_above_reward: Annotated[float, Unit("reward")] = 0.0
+    """With ``label=reward`` a rollout is CORRECT when its reward is greater than this: the most of a wrong answer."""
     layout: Layout = "lines"
     """Wording of the attempts. lines: ``1. CORRECT: query``. outcome_last: ``1. query -> CORRECT``. sentences, tags:
     words of a text, or a tag. scores: the F1 in place of the label. sections: queries sorted by outcome."""

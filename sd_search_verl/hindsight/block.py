@@ -63,7 +63,7 @@ def is_correct(rollout: Rollout, config: HindsightConfig) -> bool:
         return rollout.f1 > config.correct_above_f1
     if rollout.reward is None:
         raise UserError("hindsight.label=reward needs rollouts with a reward. Fix: set label=f1 or label=em")
-    return rollout.reward > 0
+    return rollout.reward > config.correct_above_reward
 
 
 def shuffled_labels(correct: Sequence[bool], seed: int) -> list[bool]:

@@ -85,6 +85,15 @@ def test_layouts_say_the_same_in_other_words(layout: str, line: str) -> None:
     assert line not in render_block(flipped, 0, HindsightConfig(layout=layout))
 
 
+def test_a_reward_for_the_format_alone_makes_no_rollout_correct() -> None:
+    rollout = Rollout(Prompt("g", [], []), reward=0.2)
+    assert is_correct(rollout, HindsightConfig(label="reward"))
+    assert not is_correct(rollout, HindsightConfig(label="reward", correct_above_reward=0.2))
+    assert is_correct(
+        replace(rollout, reward=-0.1), HindsightConfig(label="reward", correct_above_reward=-0.5)
+    )
+
+
 def test_order_instruction_and_demonstration() -> None:
     first = [line.split()[1] for line in block(order="correct_first").splitlines()[1:]]
     assert first == ["CORRECT:", "CORRECT:", "INCORRECT:"]

@@ -15,6 +15,7 @@ from sd_search_verl.verl_adapter.preflight.changed_options import check_changed_
 from sd_search_verl.verl_adapter.preflight.checkpoint import check_checkpoint
 from sd_search_verl.verl_adapter.preflight.command import compose
 from sd_search_verl.verl_adapter.preflight.data import check_data
+from sd_search_verl.verl_adapter.preflight.device import check_device
 from sd_search_verl.verl_adapter.preflight.disk import check_disk
 from sd_search_verl.verl_adapter.preflight.hindsight import check_hindsight
 from sd_search_verl.verl_adapter.preflight.method import check_method
@@ -37,6 +38,7 @@ __all__ = [
     "check_checkpoint",
     "check_config",
     "check_data",
+    "check_device",
     "check_disk",
     "check_hindsight",
     "check_identities",
@@ -58,6 +60,7 @@ __all__ = [
 Check = Callable[[DictConfig], Iterable[Finding]]
 CHECKS: tuple[Check, ...] = (
     check_verl,
+    check_device,
     check_names,
     check_reward_function,
     check_keys,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +15,10 @@ from sd_search_verl.errors import UserError, without_credentials
 from sd_search_verl.files import read_json, write_json
 from sd_search_verl.finding import Finding, Rule
 from sd_search_verl.verl_adapter import resume
+from sd_search_verl.verl_adapter.preflight.files import data_files
 
 FILE = "options.json"
-"""In the run folder: every option by its dotted name."""
+"""In the run folder: every option by its dotted name, and a checksum of every file of questions and of the reward's."""
 
 OTHER_OPTIONS = Rule(
     FILE,
@@ -43,6 +45,7 @@ _OWN = {
     "trainer.device",
 }
 _SHOWN = 8
+_CONTENT = "content of "
 
 
 def options_of(config: DictConfig) -> dict[str, Any]:
@@ -55,7 +58,19 @@ def options_of(config: DictConfig) -> dict[str, Any]:
     """
     plain = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     options = {name: value for name, value in _leaves(plain) if not name.startswith("ray_kwargs.")}
-    return json.loads(json.dumps(options, default=str))
+    return json.loads(json.dumps(options, default=str)) | _contents(config)
+
+
+def _contents(config: DictConfig) -> dict[str, str]:
+    """Return the SHA-256 of every file of questions and of the reward's, by path: a name does not tell a change."""
+    files = [*data_files(config, "train_files"), *data_files(config, "val_files")]
+    files.append(str(OmegaConf.select(config, "reward.custom_reward_function.path")))
+    digests = {}
+    for path in map(Path, files):
+        if path.is_file():
+            with path.open("rb") as file:
+                digests[f"{_CONTENT}{path}"] = hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    return digests
 
 
 def keep_options(folder: Path, options: dict[str, Any], resumed: bool) -> None:
@@ -80,6 +95,8 @@ def check_changed_options(config: DictConfig) -> Iterator[Finding]:
     except OmegaConfBaseException:
         return  # what cannot be resolved is named by what reads it
     names = sorted((before.keys() | now.keys()) - _OWN)
+    # The content of a file of one start alone has another name, which is an option.
+    names = [name for name in names if not name.startswith(_CONTENT) or (name in before and name in now)]
     changed = [name for name in names if before.get(name) != now.get(name)]
     if changed:
         shown = [f"{name}={now.get(name)} (was {before.get(name)})" for name in changed[:_SHOWN]]

@@ -34,7 +34,8 @@ OTHER_REWARD = Rule(
     f"{_FUNCTION}.path",
     f"{_FUNCTION}.path={{path}} is a reward of your own, while sd_search.hindsight.label={{label}} makes CORRECT and "
     "INCORRECT in the hindsight block",
-    "nothing, if this is meant; else set sd_search.hindsight.label=reward",
+    "nothing, if this is meant; else set sd_search.hindsight.label=reward, and "
+    "sd_search.hindsight.correct_above_reward to the most that a wrong answer can get",
     warns=True,
 )
 OTHER_LABEL = Rule(

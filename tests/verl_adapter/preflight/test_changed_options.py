@@ -56,6 +56,30 @@ def test_changed_new_and_removed_options_are_shown_with_both_values(begun: DictC
     assert finding.found.endswith("trainer.mine7=7 (was None), and 2 more")
 
 
+def test_other_questions_or_another_reward_under_the_same_name_are_shown(
+    good: DictConfig, tmp_path: Path
+) -> None:
+    questions, reward = tmp_path / "train.parquet", tmp_path / "reward.py"
+    for file in (questions, reward):
+        file.write_text("first")
+    config = change(
+        good,
+        trainer__default_local_dir=str(tmp_path / "run"),
+        trainer__resume_mode="auto",
+        data__train_files=str(questions),
+        reward__custom_reward_function__path=str(reward),
+    )
+    keep_options(tmp_path / "run", options_of(config), resumed=False)
+    (tmp_path / "run" / TRACKER).write_text("5")
+    assert [*check_changed_options(config)] == []
+    questions.write_text("second")
+    reward.write_text("third")
+    (finding,) = check_changed_options(config)
+    assert finding.warning
+    for file in (questions, reward):
+        assert f"content of {file}=" in finding.found
+
+
 def test_runs_that_start_anew_or_kept_none_say_nothing(begun: DictConfig, tmp_path: Path) -> None:
     assert [*check_changed_options(change(begun, trainer__resume_mode="disable", sd_search__alpha=0))] == []
     assert [*check_changed_options(change(begun, trainer__mine="${nowhere}"))] == []  # named by what reads it

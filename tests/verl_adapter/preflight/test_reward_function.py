@@ -112,3 +112,33 @@ def test_a_reward_model_gives_two_arguments_more(good: DictConfig, tmp_path: Pat
 def test_a_manager_of_the_users_own_calls_in_its_own_way(good: DictConfig, tmp_path: Path) -> None:
     (file := tmp_path / "mine.py").write_text("def compute_score(answer): ...\n")
     assert found(change(good, reward__reward_manager__source="importlib"), file) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("return {'reward': 1.0}", "returns {'reward': 1.0} for a rollout that answers"),
+        ("return None", "returns None for"),
+        ("return '0.5'", "returns '0.5' for"),
+        ("return float('nan')", "returns nan for"),
+        ("return {'score': [1.0]}", "returns {'score': [1.0]} for"),
+    ],
+)
+def test_a_result_that_verl_cannot_read_is_refused(
+    good: DictConfig, tmp_path: Path, body: str, says: str
+) -> None:
+    (file := tmp_path / "mine.py").write_text(f"{GOOD.partition('    return')[0]}    {body}\n")
+    findings = found(good, file, reward_kwargs={})
+    assert all(finding.fatal for finding in findings)
+    assert says in findings[0].found
+    assert "'score'" in findings[0].fix
+
+
+def test_a_reward_that_fails_for_one_kind_of_rollout_is_told(good: DictConfig, tmp_path: Path) -> None:
+    """It may need a server that is not here, so it is a warning."""
+    body = "    assert ground_truth['target']\n    return len(extra_info['sd_search']['answer'])\n"
+    (file := tmp_path / "mine.py").write_text(GOOD.partition("    return")[0] + body)
+    (finding,) = found(good, file, reward_kwargs={})
+    assert finding.warning
+    assert "fails for a rollout that does not answer the first training question" in finding.found
+    assert "TypeError: object of type 'NoneType' has no len()" in finding.found
