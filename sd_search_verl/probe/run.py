@@ -14,11 +14,13 @@ from sd_search_verl.errors import UserError
 from sd_search_verl.evaluation.config import read_settings
 from sd_search_verl.evaluation.evaluate import Evaluation, evaluate
 from sd_search_verl.evaluation.model import resolve_model
+from sd_search_verl.files import read_json
 from sd_search_verl.hindsight.block import is_correct
 from sd_search_verl.probe.config import ProbeConfig
 from sd_search_verl.probe.groups import Group, read_groups
 from sd_search_verl.probe.measures import SENTENCES, Measures, describe, verdict
 from sd_search_verl.probe.scores import load_model, score_groups
+from sd_search_verl.runs.schema import OPTIONS
 from sd_search_verl.table import render
 
 
@@ -78,6 +80,7 @@ def probe(job: Probe) -> dict[str, Any]:
         "query_tokens": sum(len(rollout.tokens) for group in scored for rollout in group),
         "device": str(model.device),
         "config": json.loads(job.config.model_dump_json()),
+        "other_block": _other_block(job),
     }
 
 
@@ -101,8 +104,23 @@ def table(found: dict[str, Any]) -> str:
     if found["groups_of_one"]:
         counts += f"; {found['groups_of_one']} questions with one rollout left out"
     reasons = [f"- {reason}" for reason in found["reasons"]]
+    if found["other_block"]:
+        reasons.append(
+            f"- the run had another block: --set {' '.join(found['other_block'])} reads with that one"
+        )
     verdict_line = f"This policy {found['verdict']}."
     return "\n".join([render(conditions), "", render(numbers), "", counts, "", verdict_line, *reasons])
+
+
+def _other_block(job: Probe) -> list[str]:
+    """Return the run's options of the block that are not those of the probe, where a run folder holds them."""
+    folders = [path.parent for path in (job.traces, job.model) if path is not None]
+    options = next((folder / OPTIONS for folder in folders if (folder / OPTIONS).is_file()), None)
+    if options is None:
+        return []
+    run, read = read_json(options), json.loads(job.config.hindsight.model_dump_json())
+    values = {name: run[key] for name in read if (key := f"sd_search.hindsight.{name}") in run}
+    return [f"hindsight.{name}={value}" for name, value in values.items() if value != read[name]]
 
 
 def _number(value: float | None) -> str:

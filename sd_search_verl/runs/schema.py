@@ -16,6 +16,7 @@ from sd_search_verl.rollout.types import Rollout
 
 METRICS = "metrics.jsonl"
 TRACES = "traces.jsonl"
+OPTIONS = "options.json"
 FORMAT_VERSION = 1
 """Of a trace; a trace without a version has version 1."""
 

@@ -151,6 +151,20 @@ def test_the_command_writes_the_numbers(traces: Path, tmp_path: Path, capsys: An
     assert "leave one out gain" in shown
 
 
+def test_a_run_with_another_block_is_told(traces: Path, tmp_path: Path, capsys: Any) -> None:
+    """`label=reward` of the run against the probe's own f1 may give the opposite verdict."""
+    options = {"sd_search.hindsight.label": "em", "sd_search.hindsight.layout": "lines", "data.seed": 1}
+    (tmp_path / "options.json").write_text(json.dumps(options))
+    (mine := tmp_path / "traces.jsonl").write_text(traces.read_text())
+    arguments = ["probe", str(CHECKPOINT), "--traces", str(mine), "--set", "groups=2", "conditions=needed"]
+    assert main(arguments) == 0
+    assert (
+        "the run had another block: --set hindsight.label=em reads with that one" in capsys.readouterr().out
+    )
+    assert main([*arguments, "hindsight.label=em"]) == 0
+    assert "another block" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

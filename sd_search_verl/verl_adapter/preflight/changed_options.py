@@ -1,4 +1,7 @@
-"""The options that a run began with: kept in its folder, and compared when it goes on from a checkpoint."""
+"""The options that a run began with: kept in its folder, and compared when it goes on from a checkpoint.
+
+Beside them stands a checksum of every file of questions and of the reward's.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +17,18 @@ from omegaconf.errors import OmegaConfBaseException
 from sd_search_verl.errors import UserError, without_credentials
 from sd_search_verl.files import read_json, write_json
 from sd_search_verl.finding import Finding, Rule
+from sd_search_verl.runs.schema import OPTIONS
 from sd_search_verl.verl_adapter import resume
 from sd_search_verl.verl_adapter.preflight.files import data_files
 
-FILE = "options.json"
-"""In the run folder: every option by its dotted name, and a checksum of every file of questions and of the reward's."""
-
 OTHER_OPTIONS = Rule(
-    FILE,
+    OPTIONS,
     "the run goes on from {checkpoint} with other options than it began with: {changed}",
     "give those that it began with, unless this is meant; another run needs another trainer.default_local_dir",
     warns=True,
 )
 UNREADABLE = Rule(
-    FILE,
+    OPTIONS,
     "{error}; the options of this start cannot be compared with those that the run began with",
     "compare them yourself, and remove the file",
     warns=True,
@@ -75,20 +76,20 @@ def _contents(config: DictConfig) -> dict[str, str]:
 
 def keep_options(folder: Path, options: dict[str, Any], resumed: bool) -> None:
     """Write the options into the folder of a run that begins; one that goes on keeps those of its beginning."""
-    if not resumed or not (folder / FILE).is_file():
+    if not resumed or not (folder / OPTIONS).is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / FILE, options)
+        write_json(folder / OPTIONS, options)
 
 
 def check_changed_options(config: DictConfig) -> Iterator[Finding]:
     """Compare the options with those that the run of the checkpoint to go on from began with."""
     checkpoint = resume.checkpoint_to_resume(config)
-    if checkpoint is None or config.trainer.get("val_only") or not (checkpoint.parent / FILE).is_file():
+    if checkpoint is None or config.trainer.get("val_only") or not (checkpoint.parent / OPTIONS).is_file():
         return
     try:
-        before, now = read_json(checkpoint.parent / FILE), options_of(config)
+        before, now = read_json(checkpoint.parent / OPTIONS), options_of(config)
         if not isinstance(before, dict):
-            raise UserError(f"{checkpoint.parent / FILE} holds no options")
+            raise UserError(f"{checkpoint.parent / OPTIONS} holds no options")
     except UserError as error:
         yield UNREADABLE.finding(error=error)
         return
