@@ -31,7 +31,8 @@ EITHER = [
 
 
 class RetrieveRequest(BaseModel, strict=True, json_schema_extra={"oneOf": EITHER}):
-    """Either ``queries`` or ``query``, and how many documents are wanted. Other fields are ignored."""
+    """Either ``queries`` or ``query``, and how many documents are wanted. Other fields are ignored, but
+    for other spellings of ``topk``."""
 
     queries: list[Text] | None = None
     query: Text | None = None
@@ -48,6 +49,8 @@ class RetrieveRequest(BaseModel, strict=True, json_schema_extra={"oneOf": EITHER
             found = "neither is given" if values.get("query") is None else "both are given"
             message = f"give queries (a list of strings) or query (one string); {found}"
             raise RequestError(422, message, "queries")
+        if spelt := [name for name in values if name in ("top_k", "topK")]:
+            raise RequestError(422, f"{spelt[0]} is not read; the number of documents is topk", "topk")
         if isinstance(topk := values.get("topk"), float) and topk.is_integer():
             return values | {"topk": int(topk)}  # JSON has one kind of number
         return values

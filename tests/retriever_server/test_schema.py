@@ -32,6 +32,14 @@ def test_one_list_per_query_in_order(bm25: ServerProcess, count: int, scores: bo
         assert items[0]["id"] == f"doc-{number}"
 
 
+@pytest.mark.parametrize("name", ["top_k", "topK"])
+def test_another_spelling_of_topk_is_refused(bm25: ServerProcess, name: str) -> None:
+    """Ignored, it would give the default number of documents."""
+    status, answer = post(bm25.url, {"queries": ["castle"], name: 1})
+    assert status == 422
+    assert f"{name} is not read; the number of documents is topk" in json.dumps(answer)
+
+
 def test_defaults_are_three_documents_without_scores(bm25: ServerProcess) -> None:
     for body in ({"queries": ["castle"]}, {"queries": ["castle"], "topk": None, "return_scores": None}):
         status, answer = post(bm25.url, body)
