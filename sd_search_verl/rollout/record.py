@@ -9,6 +9,9 @@ from typing import Any
 from sd_search_verl.protocol.base import Messages
 from sd_search_verl.rollout.types import Prompt, Rollout, Search
 
+EXTRA = "sd_search"
+"""Key of the rollout in the agent loop's extra fields, and so in a reward's ``extra_info``."""
+
 
 def to_plain(rollout: Rollout) -> dict[str, Any]:
     """Return everything but the messages and the token tensors, which verl carries itself (see :func:`from_plain`)."""

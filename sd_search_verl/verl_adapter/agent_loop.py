@@ -21,10 +21,9 @@ from sd_search_verl.errors import UserError
 from sd_search_verl.protocol.prompt import text_messages
 from sd_search_verl.protocol.tool_call import ToolCallProtocol
 from sd_search_verl.rollout.loop import Generation, run_rollout, stop_params
-from sd_search_verl.rollout.record import to_plain
+from sd_search_verl.rollout.record import EXTRA, to_plain
 from sd_search_verl.rollout.retriever import RetrieverClient
 from sd_search_verl.rollout.types import Prompt
-from sd_search_verl.verl_adapter.data_plane import EXTRA
 from sd_search_verl.verl_adapter.server_client import ATTEMPTS
 from sd_search_verl.verl_adapter.settings import read_search
 from sd_search_verl.verl_adapter.tool_dialogue import ToolDialogue

@@ -15,12 +15,9 @@ from torch import Tensor
 from verl.utils import tensordict_utils as tu
 
 from sd_search_verl.protocol.prompt import text_messages
-from sd_search_verl.rollout.record import from_plain
+from sd_search_verl.rollout.record import EXTRA, from_plain
 from sd_search_verl.rollout.types import Rollout
 from sd_search_verl.verl_adapter.fields import nested
-
-EXTRA = "sd_search"
-"""Key of the rollout in the agent loop's extra fields."""
 
 _FIELDS = [
     "prompts",

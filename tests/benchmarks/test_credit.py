@@ -74,7 +74,10 @@ def test_the_pages_shares_are_those_of_the_csv(recorded: list[Decision]) -> None
     failed = by_kind["all incorrect"]
     assert f"{failed['queries']} queries in\n  such groups" in PAGE
     assert f"right in {100 * float(str(failed['credit'])):.1f} %" in PAGE
-    assert f"({by_kind['all correct']['queries']} queries) the divergence is" in PAGE
+    assert (
+        f"({by_kind['all correct']['queries']} queries) the divergence, summed over a query's tokens, is"
+        in PAGE
+    )
     punished = [d for d in recorded if d.kind == "mixed" and d.outcome == "INCORRECT" and d.right]
     assert f"INCORRECT rollouts with a right query: {len(punished)} of them" in PAGE
     assert all(d.advantage < 0 < d.credit for d in punished)

@@ -14,8 +14,7 @@ from transfer_queue import KVBatchMeta
 from verl.utils import tensordict_utils as tu
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
-from sd_search_verl.rollout.record import to_plain
-from sd_search_verl.verl_adapter.data_plane import EXTRA
+from sd_search_verl.rollout.record import EXTRA, to_plain
 from support.engine import Row, batch_of
 
 PLAIN = {"uid", "raw_prompt", "extra_fields", "num_turns"}

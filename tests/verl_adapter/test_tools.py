@@ -22,9 +22,8 @@ from sd_search_verl.hindsight.teacher_inputs import build_teacher_inputs
 from sd_search_verl.protocol.families import FAMILIES
 from sd_search_verl.protocol.prompt import encode_messages
 from sd_search_verl.protocol.token_bytes import decode
-from sd_search_verl.rollout.record import from_plain
+from sd_search_verl.rollout.record import EXTRA, from_plain
 from sd_search_verl.verl_adapter import agent_loop
-from sd_search_verl.verl_adapter.data_plane import EXTRA
 from sd_search_verl.verl_adapter.tools import load_tools, prompt_kwargs
 
 FUNCTIONS = '''

@@ -17,10 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from sd_search_verl.errors import on_one_line
 from sd_search_verl.finding import Finding, Rule
-from sd_search_verl.rollout.record import to_plain
+from sd_search_verl.rollout.record import EXTRA, to_plain
 from sd_search_verl.rollout.types import Prompt, Rollout
 from sd_search_verl.scoring import compute_score, golden_answers
-from sd_search_verl.verl_adapter.data_plane import EXTRA
 from sd_search_verl.verl_adapter.preflight.files import data_files, open_file
 from sd_search_verl.verl_adapter.preflight.reward import is_ours
 from sd_search_verl.verl_adapter.settings import REWARD
