@@ -120,7 +120,8 @@ def _other_block(job: Probe) -> list[str]:
         return []
     run, read = read_json(options), json.loads(job.config.hindsight.model_dump_json())
     values = {name: run[key] for name in read if (key := f"sd_search.hindsight.{name}") in run}
-    return [f"hindsight.{name}={value}" for name, value in values.items() if value != read[name]]
+    changed = {name: value for name, value in values.items() if value != read[name]}
+    return [f"hindsight.{name}={'null' if value is None else value}" for name, value in changed.items()]
 
 
 def _number(value: float | None) -> str:

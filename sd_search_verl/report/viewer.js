@@ -183,11 +183,11 @@ const viewer = (() => {
 
   function response(rollout, group) {
     const parts = rollout.parts.map((part) => {
-      const [kind, content, found] = part;
-      if (kind === "query") return query(content, found, part[3]);
+      const [kind, content] = part;
+      if (kind === "query") return query(content, part[2], part[3]);
       if (kind === "blank") return content.includes("\n") ? el("span", { className: "break" }) : content;
       if (kind !== "documents") return el("span", { className: kind === "text" ? "text-part" : kind, title: TITLES[kind] || "" }, text(content));
-      const gold = found ? "documents · a golden answer is among them" : "documents";
+      const gold = part[2] ? "documents · a golden answer is among them" : "documents";
       return el("span", { className: "documents" }, el("span", { className: "badge" }, gold), ...marked(text(content), group.golden));
     });
     const scale = el("div", { className: "scale" }, `credit −${number(credit ?? 0)}`, el("i"), `+${number(credit ?? 0)}`,

@@ -209,25 +209,6 @@ def test_cutting_into_micro_batches_changes_nothing(worker: Any, rows: list[Row]
     assert relative_difference(ours, expected) < 1e-5
 
 
-def test_means_over_scored_tokens_are_those_of_the_step(worker: Any, rows: list[Row]) -> None:
-    """Mini-batches hold different numbers of scored tokens, and verl takes the mean of what each reports."""
-    config = settings()
-    use(worker, config)
-    inputs = teacher_inputs(rows, config, byte_tokenizer())
-    middle = len(rows) // 2
-    halves = [slice(0, middle), slice(middle, None)]
-    tokens = [
-        sum(len(row.student_positions) for item in inputs[half] for row in item.rows) for half in halves
-    ]
-    alone = [gradients(worker, batch_of(rows[half], inputs[half], ALPHA))[1] for half in halves]
-    assert tokens[0] != tokens[1]
-    _, whole = gradients(worker, batch_of(rows, inputs, ALPHA, mini_batch_size=middle))
-    for name in ("jsd", "teacher_entropy", "student_entropy", "entropy_gap", "top_k_mass"):
-        means = [float(metrics[f"sd_search/{name}"][0]) for metrics in alone]
-        mean = sum(value * count for value, count in zip(means, tokens, strict=True)) / sum(tokens)
-        assert whole[f"sd_search/{name}"] == [pytest.approx(mean, rel=1e-5)], name
-
-
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_the_teacher_pass_may_be_cut_as_it_likes(
     model: Path, worker: Any, rows: list[Row], dynamic: bool

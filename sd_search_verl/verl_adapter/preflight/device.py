@@ -10,8 +10,8 @@ from sd_search_verl.finding import Finding, Rule
 
 NO_PLATFORM = Rule(
     "trainer.device",
-    "trainer.device=cpu, while verl takes this machine's device for {device}: without an accelerator it ends after "
-    "minutes, for want of NCCL",
+    "trainer.device=cpu, while verl takes this machine's device for {device}: without an accelerator it ends "
+    "when its processes meet, for want of NCCL",
     "give the command in an environment with VERL_PLATFORM=cpu (docs/quickstart.md has the other variables), or use a "
     "config for a GPU",
 )

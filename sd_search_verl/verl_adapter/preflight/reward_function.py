@@ -8,11 +8,9 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from sd_search_verl.errors import on_one_line
@@ -139,5 +137,8 @@ def _rollouts(config: DictConfig) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _has_score(result: Any) -> bool:
-    score = result.get("score") if isinstance(result, dict) else result
-    return isinstance(score, (Real, np.generic)) and math.isfinite(score)
+    score: Any = result.get("score") if isinstance(result, dict) else result
+    try:
+        return not isinstance(score, str) and math.isfinite(score)  # numbers, and arrays and tensors of one
+    except (TypeError, ValueError):
+        return False

@@ -122,6 +122,7 @@ def test_a_manager_of_the_users_own_calls_in_its_own_way(good: DictConfig, tmp_p
         ("return '0.5'", "returns '0.5' for"),
         ("return float('nan')", "returns nan for"),
         ("return {'score': [1.0]}", "returns {'score': [1.0]} for"),
+        ("import numpy; return numpy.str_('0.5')", "returns np.str_('0.5') for"),
     ],
 )
 def test_a_result_that_verl_cannot_read_is_refused(
@@ -132,6 +133,15 @@ def test_a_result_that_verl_cannot_read_is_refused(
     assert all(finding.fatal for finding in findings)
     assert says in findings[0].found
     assert "'score'" in findings[0].fix
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["return True", "import numpy; return numpy.float32(0.5)", "import torch; return torch.tensor(0.5)"],
+)
+def test_every_number_is_a_score(good: DictConfig, tmp_path: Path, body: str) -> None:
+    (file := tmp_path / "mine.py").write_text(f"{GOOD.partition('    return')[0]}    {body}\n")
+    assert found(good, file, reward_kwargs={}) == []
 
 
 def test_a_reward_that_fails_for_one_kind_of_rollout_is_told(good: DictConfig, tmp_path: Path) -> None:
