@@ -153,9 +153,10 @@ def _refuse_duplicates(id_hashes: np.ndarray, path: Path) -> None:
     order = np.argsort(id_hashes, kind="stable")
     same = np.flatnonzero(id_hashes[order][1:] == id_hashes[order][:-1])
     if len(same):
-        rows = sorted(int(order[same[0] + i]) for i in (0, 1))
+        pairs = sorted((int(order[first]), int(order[first + 1])) for first in same)[:SHOWN_BAD_LINES]
+        shown = ", ".join(f"{earlier} and {later}" for earlier, later in pairs)
         raise CorpusError(
-            f"{path}: {len(same)} ids occur more than once; the first are passages {rows[0]} and {rows[1]} "
+            f"{path}: {len(same)} passages have the id of an earlier one; the first are passages {shown} "
             "(counted from 0, blank and bad lines left out). Fix: make every id unique."
         )
 

@@ -25,6 +25,7 @@ from sd_search_verl.errors import UserError, on_one_line
 GB = 10**9
 _CHUNK = 1 << 24  # bytes
 _CHECKED = 10_000  # lines
+_NAMED = 20  # malformed lines
 
 
 @dataclass(frozen=True)
@@ -214,25 +215,24 @@ def convert(path: Path, result: Path) -> int:
 
     Raises:
         UserError: no such file, or an empty one.
-        MalformedRowsError: the first malformed line; no file is left behind.
+        MalformedRowsError: malformed lines, of which the first 20 are named; no file is left behind.
     """
     part = result.with_name(result.name + ".part")
     part.parent.mkdir(parents=True, exist_ok=True)
-    count = 0
+    count = bad = 0
+    named: list[Problem] = []
     try:
         with part.open("w") as file, tqdm(unit="passage", unit_scale=True, desc=result.name) as bar:
             for number, line in _lines(path):
-                row = parse_object(number, line)
-                if isinstance(row, Problem):
-                    raise MalformedRowsError(path, [row])
-                if problem := next(_title_problems(number, row), None):
-                    raise MalformedRowsError(path, [problem])
-                title = row["title"].strip()
-                quoted = title if title.startswith('"') and title.endswith('"') else f'"{title}"'
-                contents = f"{quoted}\n{row['text'].strip()}"
-                file.write(json.dumps({"id": str(row[_id_name(row)]), "contents": contents}) + "\n")
                 bar.update()
-                count += 1
+                if isinstance(passage := _titled_passage(number, line), Problem):
+                    bad += 1
+                    named += [passage] if len(named) < _NAMED else []
+                else:
+                    file.write(json.dumps(passage) + "\n")
+                    count += 1
+        if bad:
+            raise MalformedRowsError(path, named, bad)
         if not count:
             raise UserError(f"{path} is empty")
         part.replace(result)
@@ -247,6 +247,18 @@ def has_titles(path: Path) -> bool:
         row = parse_object(number, line)
         return not isinstance(row, Problem) and "contents" not in row and {"title", "text"} <= set(row)
     return False
+
+
+def _titled_passage(number: int, line: bytes) -> dict[str, str] | Problem:
+    """Return the passage of a line with title and text, or its first problem."""
+    row = parse_object(number, line)
+    if isinstance(row, Problem):
+        return row
+    if problem := next(_title_problems(number, row), None):
+        return problem
+    title = row["title"].strip()
+    quoted = title if title.startswith('"') and title.endswith('"') else f'"{title}"'
+    return {"id": str(row[_id_name(row)]), "contents": f"{quoted}\n{row['text'].strip()}"}
 
 
 def _title_problems(number: int, row: dict[str, Any]) -> Iterator[Problem]:

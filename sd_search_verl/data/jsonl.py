@@ -33,11 +33,17 @@ class Problem:
 
 
 class MalformedRowsError(UserError):
-    """A file has malformed rows. The message names every one of them."""
+    """A file has malformed rows.
 
-    def __init__(self, path: Path, problems: Sequence[Problem]) -> None:
-        bad = len({problem.line for problem in problems})
-        super().__init__("\n  ".join([f"{path}: {bad} malformed rows", *map(str, problems)]))
+    Args:
+        problems: the errors that the message names.
+        bad: number of malformed rows, where it does not name all.
+    """
+
+    def __init__(self, path: Path, problems: Sequence[Problem], bad: int | None = None) -> None:
+        shown = len({problem.line for problem in problems})
+        more = [f"and {bad - shown} more rows"] if bad and bad > shown else []
+        super().__init__("\n  ".join([f"{path}: {bad or shown} malformed rows", *map(str, problems), *more]))
         self.path, self.problems = path, list(problems)
 
 

@@ -80,6 +80,18 @@ def test_titles_and_texts_that_cannot_be_told_apart_are_refused(
     assert [problem.field for problem in error.value.problems] == [field]
 
 
+def test_every_malformed_line_of_a_conversion_is_counted(tmp_path: Path) -> None:
+    path = tmp_path / "titled.jsonl"
+    lines = [json.dumps({"id": str(n), "title": "a", "text": "b" if n % 2 else ""}) for n in range(50)]
+    path.write_text("\n".join(["no JSON", *lines]))
+    with pytest.raises(MalformedRowsError) as error:
+        convert(path, tmp_path / "result.jsonl")
+    assert [problem.line for problem in error.value.problems] == [1, *range(2, 40, 2)]
+    assert "26 malformed rows" in str(error.value)
+    assert str(error.value).endswith("and 6 more rows")
+    assert [file.name for file in tmp_path.iterdir()] == ["titled.jsonl"]
+
+
 def test_what_it_costs_is_said(tmp_path: Path) -> None:
     job = Plan(PARTS["e5-index"], [remote("part_aa", 40 * 10**9), remote("part_ab", 20 * 10**9)])
     said = job.describe(free=200 * 10**9)

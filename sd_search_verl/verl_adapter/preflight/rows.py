@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from random import Random
@@ -91,6 +91,7 @@ class Scan:
         checked: rows that were read.
         problems: the broken rules, each with the rows that break it.
         longest: the prompts with the most characters.
+        last_messages: the rows by the hash of the text of their last message, which holds the question.
         spoken: row and name of every protocol that prompts speak in place of the configured one.
     """
 
@@ -98,6 +99,7 @@ class Scan:
     checked: int = 0
     problems: dict[Rule, list[Problem]] = field(default_factory=lambda: defaultdict(list))
     longest: list[Messages] = field(default_factory=list)
+    last_messages: Counter[int] = field(default_factory=Counter)
     spoken: dict[str, list[Problem]] = field(default_factory=lambda: defaultdict(list))
 
     def findings(self, config: DictConfig) -> Iterator[Finding]:
@@ -139,6 +141,7 @@ def scan(file: DataFile, config: DictConfig, train: bool) -> Scan:
         messages = row[data.prompt_key]
         if message_problem(number, data.prompt_key, messages) is None:
             messages = text_messages(messages)
+            found.last_messages[hash(messages[-1]["content"].strip())] += 1
             text = "\n".join(message["content"] for message in messages)
             entry = (len(text), -number, messages)
             heapq.heappush(longest, entry) if len(longest) < _LONGEST else heapq.heappushpop(longest, entry)

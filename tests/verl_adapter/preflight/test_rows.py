@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +47,10 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def copied(path: Path) -> str:
-    return str(shutil.copy(path, path.with_stem("validation")))
+def others(path: Path) -> str:
+    """Return a file of other questions of the same length."""
+    rows = json.loads(json.dumps(pq.read_table(path).to_pylist()).replace("Emma", "Ivan"))
+    return str(write(path.with_stem("validation"), rows))
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
@@ -209,7 +210,7 @@ def test_prompts_that_are_too_long(
 ) -> None:
     path = write(tmp_path / "long.parquet", [plain_row()])
     data = {f"data__{name}": value for name, value in {"max_prompt_length": 8, **values}.items()}
-    found = failed(good, path, data__val_files=copied(path), **data)
+    found = failed(good, path, data__val_files=others(path), **data)
     assert [finding.fatal for finding in found] == ([fatal] if says else [])
     assert all(says in finding.found for finding in found if says)
 
@@ -228,7 +229,7 @@ def test_a_context_below_the_prompts(
     good: DictConfig, tmp_path: Path, context: int | None, says: str | None, fatal: bool
 ) -> None:
     path = write(tmp_path / "short.parquet", [plain_row()])
-    values = {"data__val_files": copied(path), "actor_rollout_ref__rollout__max_model_len": context}
+    values = {"data__val_files": others(path), "actor_rollout_ref__rollout__max_model_len": context}
     found = failed(good, path, **values)
     assert [finding.fatal for finding in found] == ([fatal] if says else [])
     assert all(says in finding.found for finding in found if says)
@@ -239,7 +240,7 @@ def test_a_length_of_the_engine_that_is_not_the_datas_is_refused(
     good: DictConfig, tmp_path: Path, name: str
 ) -> None:
     path = write(tmp_path / "short.parquet", [plain_row()])
-    values = {"data__val_files": copied(path), f"actor_rollout_ref__rollout__{name}": 100}
+    values = {"data__val_files": others(path), f"actor_rollout_ref__rollout__{name}": 100}
     (finding,) = failed(good, path, **values)
     assert finding.fatal
     assert f"actor_rollout_ref.rollout.{name}=100 is not data.max_{name}=" in finding.found
@@ -254,7 +255,7 @@ def test_prompts_of_every_protocol_tell_the_policy_of_it(good: DictConfig, tmp_p
         "actor_rollout_ref__rollout__max_model_len": None,
     }
     long["actor_rollout_ref__model__tokenizer_path"] = str(tmp_path / "tokenizer")
-    assert failed(good, path, search__protocol=name, **long, data__val_files=copied(path)) == []
+    assert failed(good, path, search__protocol=name, **long, data__val_files=others(path)) == []
 
 
 BARE = [{"role": "user", "content": "who wrote Emma"}]
@@ -293,3 +294,24 @@ def test_a_validation_on_the_training_files_is_warned_about(good: DictConfig, tm
     (finding,) = failed(good, path, data__val_files=[f"{tmp_path}/../{tmp_path.name}/rows.parquet"])
     assert finding.warning
     assert "rows.parquet is among data.train_files too" in finding.found
+
+
+def test_validation_questions_that_are_trained_on_are_counted(good: DictConfig, tmp_path: Path) -> None:
+    def asking(text: str, **changes: Any) -> dict[str, Any]:
+        return plain_row(prompt=[{"role": "user", "content": text}], **changes)
+
+    train = write(tmp_path / "train.parquet", [asking("who?"), asking("when?")])
+    own = write(
+        tmp_path / "own.parquet", [asking("who? ", data_source="b"), asking("where?"), asking("when?")]
+    )
+    clean = write(tmp_path / "clean.parquet", [asking("where?")])
+    (finding,) = failed(good, train, data__val_files=[str(own), str(clean)])
+    assert finding.warning
+    assert f"2 of the 3 rows that were read of {own}" in finding.found
+    assert failed(good, train, data__val_files=str(clean)) == []
+    prompts = [[{"role": "system", "content": text}, *TOLD[1:]] for text in (TOLD[0]["content"], "Answer.")]
+    files = [
+        str(write(tmp_path / f"{n}.parquet", [plain_row(prompt=prompt)])) for n, prompt in enumerate(prompts)
+    ]
+    (finding,) = failed(good, Path(files[0]), data__val_files=files[1])
+    assert "1 of the 1 rows" in finding.found, "the question is the last message"
