@@ -71,9 +71,9 @@ def train(
 def _train(
     overrides: Sequence[str], run: Path, steps: int, environment: Mapping[str, str], silence_s: float
 ) -> None:
-    log, metrics = run / "train.log", run / "metrics.jsonl"
+    log, metrics = _GrowingLog(run / "train.log"), run / "metrics.jsonl"
     seen = set(_lines(metrics))  # of a run that this one goes on from, or replaces
-    process = start([sys.executable, "-m", "verl.trainer.main_ppo", *overrides], log, environment)
+    process = start([sys.executable, "-m", "verl.trainer.main_ppo", *overrides], log.path, environment)
     begun = time.monotonic()
     last_growth, size = begun, 0
     every = 0.5 if sys.stderr.isatty() else 15.0  # a log file needs no animation
@@ -90,21 +90,50 @@ def _train(
                 bar.set_postfix_str("", refresh=False)
                 bar.write(format_step(step))
                 bar.update(step["step"] - bar.n)
-            text = _content(log)
+            log.read_on()
             if not bar.n:
-                bar.set_postfix_str(f"{_stage(text)}, {time.monotonic() - begun:.0f} s", refresh=False)
+                bar.set_postfix_str(f"{log.stage}, {time.monotonic() - begun:.0f} s", refresh=False)
                 bar.update(0)
-            if len(text) + len(seen) != size:
-                size, last_growth = len(text) + len(seen), time.monotonic()
+            if log.size + len(seen) != size:
+                size, last_growth = log.size + len(seen), time.monotonic()
             if status is not None:
                 break
-            if _DEADLY.search(text):
-                raise _failure("a worker died", process, log)
+            if log.is_deadly:
+                raise _failure("a worker died", process, log.path)
             if time.monotonic() - last_growth > silence_s:
-                raise _failure(f"nothing happened for {silence_s:.0f} s, see --silence", process, log)
+                raise _failure(f"nothing happened for {silence_s:.0f} s, see --silence", process, log.path)
             time.sleep(0.5)
     if status != 0:
-        raise _failure(f"status {status}", process, log)
+        raise _failure(f"status {status}", process, log.path)
+
+
+class _GrowingLog:
+    """A log that another process writes; each of its lines is read once.
+
+    Attributes:
+        size: bytes by now.
+        stage: what the training does before its first step.
+        is_deadly: a line says that a worker died.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.size = path, 0
+        self.stage, self.is_deadly = "importing", False
+        self._read = 0
+
+    def read_on(self) -> None:
+        """Read the lines that were added; one without its end is left for the next call."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            file.seek(self._read)
+            added = file.read()
+        self.size = self._read + len(added)
+        whole = added[: added.rfind(b"\n") + 1]
+        self._read += len(whole)
+        text = whole.decode(errors="replace")
+        self.stage = next((label for mark, label in reversed(_STAGES) if mark in text), self.stage)
+        self.is_deadly = self.is_deadly or _DEADLY.search(text) is not None
 
 
 def _content(path: Path) -> str:
@@ -118,11 +147,6 @@ def _content(path: Path) -> str:
 def _lines(path: Path) -> list[str]:
     """Return the whole lines of a file; what follows the last line end is still being written."""
     return _content(path).split("\n")[:-1]
-
-
-def _stage(log: str) -> str:
-    reached = [label for mark, label in _STAGES if mark in log]
-    return reached[-1] if reached else "importing"
 
 
 def _failure(why: str, process: subprocess.Popen[bytes], log: Path) -> TrainingFailedError:

@@ -106,6 +106,7 @@ class RetrieverClient:
         timeout = aiohttp.ClientTimeout(total=self._timeout_s)
         for endpoint in by_preference(self.endpoints):
             url = URL(document_url(endpoint.url, document_id), encoded=True)
+            endpoint.in_flight += 1
             try:
                 async with state.session.post(
                     url, json=wanted, headers=endpoint.headers, timeout=timeout
@@ -114,6 +115,10 @@ class RetrieverClient:
             except (TimeoutError, aiohttp.ClientError, OSError):
                 self.stats.circuits_opened += endpoint.failed()
                 continue
+            finally:
+                endpoint.in_flight -= 1
+            if answer[0] in (200, 404, 422):  # it works, also where it does not know the document
+                endpoint.succeeded()
             if answer[0] == 200:
                 break
         return answer

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sd_search_verl.launch.training import RAY_STARTS, TrainingFailedError, train
+from sd_search_verl.launch.training import RAY_STARTS, TrainingFailedError, _GrowingLog, train
 
 TOO_SLOW = "Exception: The current node timed out during startup. This could happen because some of the raylet failed"
 # In place of verl: notes its start, and fails so many times.
@@ -63,3 +63,30 @@ def test_a_silent_training_is_ended_after_the_given_time(
     (tmp_path / "verl" / "trainer" / "main_ppo.py").write_text("import time; time.sleep(600)")
     with pytest.raises(TrainingFailedError, match="nothing happened for 1 s, see --silence"):
         train([], tmp_path, 1, environment, silence_s=1.0)
+
+
+def test_each_line_of_the_log_is_read_once_and_whole(tmp_path: Path) -> None:
+    log = _GrowingLog(tmp_path / "train.log")
+    log.read_on()
+    assert (log.size, log.stage, log.is_deadly) == (0, "importing", False)
+    with log.path.open("w") as file:
+        for text, stage, is_deadly in (
+            ("Started a local Ray instance\nInitializing a V1 LLM", "Ray is up", False),
+            (" engine", "Ray is up", False),
+            (" (v0)\n", "starting vLLM", False),
+            ("other\nEngineDead", "starting vLLM", False),
+            ("Error\n", "starting vLLM", True),
+            ("more\n", "starting vLLM", True),
+        ):
+            file.write(text)
+            file.flush()
+            log.read_on()
+            assert (log.stage, log.is_deadly) == (stage, is_deadly), text
+            assert log.size == log.path.stat().st_size
+
+
+def test_a_training_whose_worker_died_is_ended(environment: Mapping[str, str], tmp_path: Path) -> None:
+    died = "import time; print('EngineDeadError', flush=True); time.sleep(600)"
+    (tmp_path / "verl" / "trainer" / "main_ppo.py").write_text(died)
+    with pytest.raises(TrainingFailedError, match="a worker died"):
+        train([], tmp_path, 1, environment)

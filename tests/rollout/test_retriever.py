@@ -15,6 +15,7 @@ from support.small_servers import Handler, answer, client, good, server
 from sd_search_verl.config import ToolName
 from sd_search_verl.errors import UserError
 from sd_search_verl.protocol.tools import SCHEMAS
+from sd_search_verl.rollout.read_tool import UNAVAILABLE
 from sd_search_verl.rollout.retriever import RetrieverClient
 
 
@@ -106,6 +107,32 @@ def test_close_ends_searches_under_way_and_the_client_works_on_another_loop() ->
 
     asyncio.run(first())
     asyncio.run(second())
+
+
+def test_reads_that_fail_now_and_then_do_not_open_the_circuit() -> None:
+    """As with searches, only failures in a row do; an unknown document is no failure."""
+    whole = {"document": {"id": "1", "contents": "text"}, "offset": 0, "total": 4}
+    script = ["lost", "lost", "there", "lost", "lost", "unknown", "lost", "lost", "lost"]
+
+    async def handler(request: web.Request) -> web.Response:
+        kind = script.pop(0)
+        if kind == "lost":
+            assert request.transport is not None
+            request.transport.close()
+        if kind == "unknown":
+            return web.json_response({"error": {"message": "no document '1'"}}, status=404)
+        return web.json_response(whole)
+
+    async def main() -> None:
+        async with server(handler) as url, client(url) as retriever:
+            answers = [await retriever.read({"id": "1"}) for _ in range(8)]
+            assert [text for text in answers if text != UNAVAILABLE] == ["text", "no document '1'"]
+            assert retriever.stats.circuits_opened == 0
+            assert retriever.endpoints[0].in_flight == 0
+            await retriever.read({"id": "1"})
+            assert retriever.stats.circuits_opened == 1
+
+    asyncio.run(main())
 
 
 def test_a_bad_url_is_named() -> None:

@@ -23,12 +23,10 @@ def good_config(folder: Path) -> DictConfig:
 
 def good_inputs(folder: Path) -> list[str]:
     """Write its questions and model into ``folder`` and return its command line."""
-    rows = [
-        verl_row("nq", "train", i, str(i), f"question {i}", ["yes"], protocols.get("search_r1"))
-        for i in range(8)
-    ]
-    write_parquet(folder / "questions.parquet", rows)
-    shutil.copy(folder / "questions.parquet", folder / "validation.parquet")
+    protocol = protocols.get("search_r1")
+    for name, word in (("questions", "question"), ("validation", "exercise")):  # of one length
+        rows = [verl_row("nq", "train", i, str(i), f"{word} {i}", ["yes"], protocol) for i in range(8)]
+        write_parquet(folder / f"{name}.parquet", rows)
     model = shutil.copytree(CHECKPOINT, folder / "model")
     described = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**described, "max_position_embeddings": 4096}))

@@ -20,9 +20,10 @@ def answer(queries: list[str], tag: str = "a") -> web.Response:
 
 @asynccontextmanager
 async def server(handler: Handler) -> AsyncIterator[str]:
-    """A server on a free port of this machine that answers POST /retrieve as ``handler`` says."""
+    """A server on a free port of this machine that answers POST /retrieve and /document/ID as ``handler`` says."""
     app = web.Application()
     app.router.add_post("/retrieve", handler)
+    app.router.add_post("/document/{id}", handler)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)

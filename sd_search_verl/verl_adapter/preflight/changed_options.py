@@ -67,7 +67,7 @@ def _contents(config: DictConfig) -> dict[str, str]:
     files = [*data_files(config, "train_files"), *data_files(config, "val_files")]
     files.append(str(OmegaConf.select(config, "reward.custom_reward_function.path")))
     digests = {}
-    for path in (Path(file).expanduser() for file in files):
+    for path in (Path(file) for file in files):
         if path.is_file():
             with path.open("rb") as file:
                 digests[f"{_CONTENT}{path}"] = hashlib.file_digest(file, "sha256").hexdigest()[:12]

@@ -75,7 +75,7 @@ def check_data(config: DictConfig) -> Iterator[Finding]:
             if is_remote(name):
                 yield Finding(f"data.{option}", True, f"{name}: not checked, verl downloads it")
             else:
-                opened = _open(Path(name).expanduser(), option)
+                opened = _open(Path(name), option)
                 if isinstance(opened, Finding):
                     yield opened
                 elif config.data.custom_cls.path:
@@ -111,7 +111,7 @@ def _check_overlap(config: DictConfig, scans: Sequence[tuple[str, Scan]]) -> Ite
 
 def _canonical(name: str) -> str:
     """Return one name for a file however its path is written: relative, with ~ or through a link."""
-    return name if is_remote(name) else str(Path(name).expanduser().resolve())
+    return name if is_remote(name) else str(Path(name).resolve())
 
 
 def _open(path: Path, option: str) -> DataFile | Finding:

@@ -51,7 +51,7 @@ def _check_folder(config: DictConfig, option: str) -> Iterator[Finding]:
     if "://" in value:
         yield REMOTE.finding(option=option, value=value, name=value.partition("/")[0])
         return
-    there = _existing(Path(value).expanduser())
+    there = _existing(Path(value))
     try:
         # Permissions do not tell: root has them for /sys, where nobody can write.
         with tempfile.TemporaryFile(dir=there):
@@ -67,9 +67,9 @@ def _existing(folder: Path) -> Path:
 
 
 def _check_room(config: DictConfig) -> Finding:
-    there = _existing(Path(str(config.trainer.default_local_dir)).expanduser())
+    there = _existing(Path(str(config.trainer.default_local_dir)))
     free = shutil.disk_usage(there).free / 2**30
-    parameters = _parameters(Path(str(config.actor_rollout_ref.model.path)).expanduser())
+    parameters = _parameters(Path(str(config.actor_rollout_ref.model.path)))
     steps, every = config.trainer.total_training_steps, config.trainer.save_freq
     if every <= 0 or not parameters:
         needed = 1.0

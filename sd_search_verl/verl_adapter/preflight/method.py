@@ -215,7 +215,7 @@ def _check_loop(config: DictConfig) -> Iterator[Finding]:
         yield OTHER_MANAGER.finding(value=manager)
     if path := OmegaConf.select(config, _LOOPS):
         try:
-            loops: Any = OmegaConf.load(Path(path).expanduser())
+            loops: Any = OmegaConf.load(Path(path))
             redefined = [loop for loop in loops if loop.name == AGENT_LOOP]
         except Exception as error:
             yield UNREADABLE_LOOPS.finding(value=path, error=on_one_line(error))

@@ -24,6 +24,12 @@ NO_FILE = Rule(
     "{option}={value} does not exist",
     "give the path of a Python file or of YAML, as the option wants it, or null",
 )
+HOME = Rule(
+    "{option}",
+    "{option}={value}: neither verl nor, behind the = of an option, the shell makes the home folder of ~",
+    "write {whole}",
+)
+SLASH = Rule("{option}", "{option}={value} ends with a slash, which verl refuses later", "write {whole}")
 NO_WEIGHTS = Rule(
     f"{_ACTOR}.checkpoint.save_contents",
     f"{_ACTOR}.checkpoint.save_contents={{value}} lacks 'model': checkpoints would hold no weights",
@@ -66,15 +72,32 @@ FILES = (
     f"{_ROLLOUT}.multi_turn.tool_config_path",
     f"{_ROLLOUT}.multi_turn.function_tool_path",
 )
+MODELS = tuple(f"actor_rollout_ref.model.{name}" for name in ("path", "tokenizer_path", "hf_config_path"))
+PATHS = (
+    *("data.train_files", "data.val_files", "reward.custom_reward_function.path"),
+    *MODELS,
+    *(f"trainer.{name}" for name in ("default_local_dir", "rollout_data_dir", "validation_data_dir")),
+    "trainer.resume_from_path",
+    f"{_ROLLOUT}.agent.agent_loop_config_path",
+    *FILES,
+)
+"""Options with paths that verl takes as they are written."""
 
 
 def check_names(config: DictConfig) -> Iterator[Finding]:
     """Check that verl will find what the config names."""
     yield from _check_functions(config)
     yield from _check_optimizer(config)
+    for option in PATHS:
+        for value in _names(OmegaConf.select(config, option)):
+            if value.startswith("~"):
+                yield HOME.finding(option=option, value=value, whole=Path(value).expanduser())
+    for option in MODELS:
+        if (value := str(OmegaConf.select(config, option))).endswith("/"):
+            yield SLASH.finding(option=option, value=value, whole=value.rstrip("/"))
     for option in FILES:
         value = OmegaConf.select(config, option)
-        if value and "://" not in str(value) and not Path(str(value)).expanduser().exists():
+        if value and "://" not in str(value) and not Path(str(value)).exists():
             yield NO_FILE.finding(option=option, value=value)
     saved, loaded = (OmegaConf.select(config, rule.name) for rule in (NO_WEIGHTS, UNLOADED))
     if config.trainer.save_freq >= 1:

@@ -79,7 +79,7 @@ def _family(tokenizer: Any) -> str:
 def _data(config: DictConfig) -> str:
     train, validation = (_num_rows(config, option) for option in ("train_files", "val_files"))
     first = data_files(config, "train_files")[0]
-    file = open_file(Path(first).expanduser())
+    file = open_file(Path(first))
     _, row = next(file.rows([config.data.prompt_key, "extra_info"], [0]))
     question = (row.get("extra_info") or {}).get("question")
     shown = str(question or text_messages(row[config.data.prompt_key])[-1]["content"].strip())
@@ -91,7 +91,7 @@ def _data(config: DictConfig) -> str:
 
 def _num_rows(config: DictConfig, option: str) -> str:
     files = data_files(config, option)
-    local = sum(open_file(Path(file).expanduser()).num_rows for file in files if not is_remote(file))
+    local = sum(open_file(Path(file)).num_rows for file in files if not is_remote(file))
     remote = sum(map(is_remote, files))
     return f"{local}" + (f" and those of {remote} remote files" if remote else "")
 
@@ -154,6 +154,6 @@ def _stages(method: SDSearchConfig, grpo: str, steps: int) -> str:
 
 def _steps(config: DictConfig) -> int | None:
     files = data_files(config, "train_files")
-    local = [Path(file).expanduser() for file in files if not is_remote(file)]
+    local = [Path(file) for file in files if not is_remote(file)]
     known = len(local) == len(files) and all(path.is_file() for path in local)
     return Schedule.of(config, sum(open_file(path).num_rows for path in local) if known else None).total

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from huggingface_hub.errors import LocalEntryNotFoundError
@@ -15,7 +14,7 @@ def load_model_config(config: DictConfig) -> Any:
     from verl.utils.model import update_model_config
 
     model = config.actor_rollout_ref.model
-    name = os.path.expanduser(model.get("hf_config_path") or model.path)
+    name = model.get("hf_config_path") or model.path
     policy = _once(AutoConfig, name, model.trust_remote_code)
     given: Any = OmegaConf.to_container(OmegaConf.create(model.get("override_config") or {}), resolve=True)
     update_model_config(policy, given.get("model_config", given))
@@ -27,7 +26,7 @@ def load_tokenizer(config: DictConfig) -> Any:
     from transformers import AutoTokenizer
 
     model = config.actor_rollout_ref.model
-    name = os.path.expanduser(model.tokenizer_path or model.path)
+    name = model.tokenizer_path or model.path
     tokenizer = _once(AutoTokenizer, name, model.trust_remote_code)
     if model.custom_chat_template:
         tokenizer.chat_template = model.custom_chat_template

@@ -174,7 +174,7 @@ def _prompts(config: DictConfig, option: str) -> dict[tuple[str, ...], Messages]
     key, found = config.data.prompt_key, dict[tuple[str, ...], Messages]()
     with suppress(Exception):  # check_data reports it
         for name in data_files(config, option):
-            for _, row in islice(open_file(Path(name).expanduser()).rows([key]), MOST_ROWS):
+            for _, row in islice(open_file(Path(name)).rows([key]), MOST_ROWS):
                 roles = tuple(message["role"] for message in row[key])
                 if roles not in found:
                     found[roles] = text_messages(row[key])

@@ -117,7 +117,7 @@ def _imports_from_here() -> Iterator[None]:
 def _rollouts(config: DictConfig) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield verl's arguments for an answered rollout of the first training question, and for one without an answer."""
     try:
-        file = open_file(Path(data_files(config, "train_files")[0]).expanduser())
+        file = open_file(Path(data_files(config, "train_files")[0]))
         ((_, row),) = file.rows(["data_source", "reward_model", "extra_info"], [0])
         truth = row["reward_model"]["ground_truth"]
         right = golden_answers(truth)[0]

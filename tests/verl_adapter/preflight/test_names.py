@@ -10,9 +10,10 @@ import torch
 from omegaconf import DictConfig
 from support.good_run import change
 from verl.trainer.ppo.core_algos import kl_penalty
+from verl.utils.fs import copy_to_local
 
 from sd_search_verl.verl_adapter.preflight import check_config
-from sd_search_verl.verl_adapter.preflight.names import FILES, PENALTIES, check_names
+from sd_search_verl.verl_adapter.preflight.names import FILES, MODELS, PATHS, PENALTIES, check_names
 
 ACTOR, CORRECTION = "actor_rollout_ref__actor__", "algorithm__rollout_correction__"
 
@@ -102,3 +103,20 @@ def test_contents_of_checkpoints_that_are_never_written_do_not_matter(good: Dict
 def test_the_path_of_a_file_that_is_there_is_none_to_find(good: DictConfig, tmp_path: Path) -> None:
     (file := tmp_path / "mine.py").write_text("")
     assert [*check_names(change(good, data__custom_cls__path=str(file)))] == []
+
+
+@pytest.mark.parametrize("option", PATHS)
+def test_a_path_that_verl_would_not_expand_is_refused(good: DictConfig, option: str) -> None:
+    value: Any = ["a.parquet", "~/b.parquet"] if option.startswith("data.") and "files" in option else "~/b"
+    found = [one for one in check_names(change(good, **{option.replace(".", "__"): value})) if one.fatal]
+    first = next(one for one in found if one.name == option)
+    assert first.found.startswith(f"{option}=~/b")
+    assert first.fix.startswith(f"write {Path.home()}/b")
+
+
+@pytest.mark.parametrize("option", MODELS)
+def test_a_model_behind_a_slash_is_refused_as_verl_does(good: DictConfig, option: str) -> None:
+    with pytest.raises(AssertionError, match="last char"):
+        copy_to_local("/models/qwen/")
+    found = [*check_names(change(good, **{option.replace(".", "__"): "/models/qwen/"}))]
+    assert (option, "write /models/qwen") in [(one.name, one.fix) for one in found]
