@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
+from . import __version__
 from .document import DocumentRange, DocumentResponse
 from .schema import ErrorResponse, RetrieveResponse, request_model
 from .settings import Settings
@@ -84,7 +85,7 @@ def document(settings: Settings) -> dict[str, Any]:
     }
     return {
         "openapi": "3.1.0",
-        "info": {"title": "retriever_server", "version": "0.1.0"},
+        "info": {"title": "retriever_server", "version": __version__},
         "paths": {
             "/retrieve": {"post": retrieve},
             "/document/{id}": {

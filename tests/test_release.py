@@ -18,6 +18,7 @@ import pytest
 import yaml
 from support import build_context
 
+import retriever_server
 from sd_search_verl import __version__
 from sd_search_verl.supported import SUPPORTED
 
@@ -122,6 +123,7 @@ def test_hydra_finds_the_installed_configs(clean: Path, tmp_path: Path, name: st
 
 
 def test_the_versions_agree() -> None:
+    assert __version__ == retriever_server.__version__
     assert f'version="{__version__}"' in (REPO / "setup.py").read_text()
     assert yaml.safe_load((REPO / "CITATION.cff").read_text())["version"] == __version__
     assert f"\n## {__version__} " in (REPO / "CHANGELOG.md").read_text()

@@ -1,4 +1,4 @@
-"""SD-Search in one file of plain PyTorch: read it from top to bottom to understand the method.
+"""SD-Search's training in one file, without verl: read it from top to bottom to understand the method.
 
     L = L_GRPO + alpha * L_SD
 

@@ -1,1 +1,1 @@
-"""Other methods of the family, each a switch of the configuration: tensors in, tensors out."""
+"""Other methods of the family, each a switch of the configuration: one formula a file."""
