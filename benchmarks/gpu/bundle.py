@@ -107,6 +107,8 @@ def unpack_more(folder: Path) -> None:
 
 def _install(target: Path, wheels: Sequence[Path]) -> None:
     _pip("install", "--no-index", "--no-compile", "--upgrade", "--target", target, *wheels)
+    # pip compiles on one core; a file that is not Python of this version is no error.
+    subprocess.run([sys.executable, "-m", "compileall", "-qq", "-j", "0", str(target)], check=False)
 
 
 def _site() -> Path:

@@ -20,6 +20,8 @@ RATIO, TEACHER, LOSS, BESIDE, PEAK = (
     "GB beside GRPO",
     "peak GB",
 )
+PROBABILITY, SAME_PROBABILITY = "mean difference of a probability", 0.02
+"""Of a sampled token; vLLM with other weights than the actor's is far above."""
 SECONDS, MEMORY = "seconds / fastest other", "memory / smallest other"
 
 SIZES = (64, 256, 1024, 4096, 16384)
@@ -35,7 +37,7 @@ TESTS = (
     "tests/verl_adapter/test_credit.py",
     "tests/verl_adapter/test_resume.py",
 )
-STACK_GRPO, STACK_SD = 6, 8
+STACK_GRPO, STACK_SD = 5, 5
 """Steps of a whole run without and with the method."""
 KINDS = ("jsd", "forward_kl", "reverse_kl", "mse")
 
@@ -180,8 +182,12 @@ STACK = Part(
     "stack",
     "a whole training run in the demo's world: main_ppo, Ray, vLLM, FSDP2, retrieval server",
     f"{PARTS}.stack",
-    240,
-    [_right("whole run", ERROR, 0), _right("teacher in a whole run", ERROR, 0)],
+    440,
+    [
+        _right("whole run", ERROR, 0),
+        _right("teacher in a whole run", ERROR, 0),
+        _right("vLLM and actor", PROBABILITY, SAME_PROBABILITY),
+    ],
 )
 
 STAGES = [

@@ -62,6 +62,7 @@ def environment(rehearse: bool, paths: Sequence[Path]) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "PYTORCH_ALLOC_CONF": "expandable_segments:True",
     }
+    values.pop("PYTHONDONTWRITEBYTECODE", None)  # every process would compile its imports anew
     if rehearse:
         cpu = {"VERL_PLATFORM": "cpu", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
         return values | cpu | {"VERL_DISABLE_FLASH_ATTN_CE": "1"}  # Triton kernels need a card

@@ -85,8 +85,8 @@ class Run:
         self._append(case, measure, value, "incomplete" if incomplete else "measured", detail)
 
     def failed(self, case: str, error: BaseException) -> None:
-        """Write that a case raised an error."""
-        self._append(case, "", float("nan"), "failed", f"{type(error).__name__}: {error}"[:300])
+        """Write that a case raised an error; the end of a long message says most."""
+        self._append(case, "", float("nan"), "failed", f"{type(error).__name__}: {str(error)[-600:]}")
 
     def not_run(self, case: str, reason: str) -> None:
         """Write why a case cannot be tried here."""

@@ -22,7 +22,7 @@ _DEADLY = re.compile(r"WorkerProc hit an exception|EngineDeadError|EngineCore en
 _STAGES = (
     ("Started a local Ray instance", "Ray is up"),
     ("Before FSDP", "loading the actor"),
-    ("Initializing a V1 LLM engine", "starting vLLM"),
+    ("After FSDP", "starting vLLM"),
     ("Training Progress", "first rollouts"),
 )
 _SHOWN = 25  # last lines of a log in a message

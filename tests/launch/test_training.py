@@ -71,9 +71,9 @@ def test_each_line_of_the_log_is_read_once_and_whole(tmp_path: Path) -> None:
     assert (log.size, log.stage, log.is_deadly) == (0, "importing", False)
     with log.path.open("w") as file:
         for text, stage, is_deadly in (
-            ("Started a local Ray instance\nInitializing a V1 LLM", "Ray is up", False),
-            (" engine", "Ray is up", False),
-            (" (v0)\n", "starting vLLM", False),
+            ("Started a local Ray instance\nAfter", "Ray is up", False),
+            (" FSDP", "Ray is up", False),
+            (", memory\n", "starting vLLM", False),
             ("other\nEngineDead", "starting vLLM", False),
             ("Error\n", "starting vLLM", True),
             ("more\n", "starting vLLM", True),

@@ -9,13 +9,17 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import signal
 import statistics
 import tempfile
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.plan import ERROR, STACK_GRPO, STACK_SD
+from benchmarks.gpu import diagnosis
+from benchmarks.gpu.plan import ERROR, PROBABILITY, STACK_GRPO, STACK_SD
 from benchmarks.gpu.results import Run, installed
 from benchmarks.table import read_json_lines
 from retriever_server.build_index import main as build_index
@@ -26,8 +30,24 @@ from sd_search_verl.launch.training import TrainingFailedError
 
 CONFIGS = Path(__file__).resolve().parents[3] / "hydra_configs"
 STAGES = ("gen", "old_log_prob", "update_actor", "sd_search_teacher", "update_weights")
-# vLLM's attention kernels need not be at hand: Triton's are always.
-ON_A_CARD = ("+actor_rollout_ref.rollout.engine_kwargs.vllm.attention_backend=TRITON_ATTN",)
+LEFT_S = 35
+"""Seconds of the part's limit that are kept for ending all processes and writing down why."""
+SILENCE_S = 150.0
+# vLLM's attention kernels need not be at hand: Triton's are always. A small cache: vLLM makes an object of each block.
+ON_A_CARD = (
+    "+actor_rollout_ref.rollout.engine_kwargs.vllm.attention_backend=TRITON_ATTN",
+    "actor_rollout_ref.rollout.gpu_memory_utilization=0.05",
+    "transfer_queue.backend.SimpleStorage.num_data_storage_units=1",
+    "ray_kwargs.ray_init.num_cpus=32",
+)
+VARIABLES = {
+    "TORCHDYNAMO_DISABLE": "1",  # vLLM compiles the ranks of log-probs in the first decode, whatever enforce_eager says
+    "VLLM_USE_FLASHINFER_SAMPLER": "0",  # FlashInfer need not be at hand
+    "VLLM_LOGGING_LEVEL": "INFO",
+    "JAX_PLATFORMS": "cpu",
+    "PYTHONFAULTHANDLER": "1",
+    "RAY_DEDUP_LOGS": "0",
+}
 
 
 def run(run: Run) -> None:
@@ -37,22 +57,55 @@ def run(run: Run) -> None:
         run.not_run("whole run", f"{' and '.join(absent)} not installed")
         return
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name) / "run"
+        folder, stacks = Path(name) / "run", Path(name) / "stacks"
+        os.environ["PYTHONPATH"] = os.pathsep.join(
+            [diagnosis.prepare_stacks(stacks), os.environ.get("PYTHONPATH", "")]
+        )
+        watch = diagnosis.Watch(folder / "train.log", run.out / "stack_train.log")
+        watch.start()
         try:
-            steps = _train(run, Path(name) / "world", folder)
-        except TrainingFailedError as error:
+            with _deadline(run.limit_s - LEFT_S, stacks) as waiting:
+                steps = _train(run, Path(name) / "world", folder)
+        except Exception as error:
+            traceback.print_exc()
             run.failed("whole run", error)
+            watch.end()
+            why = diagnosis.page(folder / "train.log", watch.seconds, "\n".join(waiting))
+            (run.out / "stack_why.txt").write_text(why)
             return
         finally:
-            for file in ("train.log", "metrics.jsonl"):
-                if (folder / file).exists():
-                    shutil.copy(folder / file, run.out / f"stack_{file}")
+            watch.end()
+            if (folder / "metrics.jsonl").exists():
+                shutil.copy(folder / "metrics.jsonl", run.out / "stack_metrics.jsonl")
+    print(f"seconds to {watch.seconds}")
     _record(run, steps)
+
+
+@contextmanager
+def _deadline(seconds: float, folder: Path) -> Iterator[list[str]]:
+    """Raise TrainingFailedError after so many seconds; the list then holds the stacks of all processes."""
+    waiting: list[str] = []
+
+    def end(*_: object) -> None:
+        waiting.append(diagnosis.stacks(folder))
+        raise TrainingFailedError(f"not at its end after {seconds:.0f} s")
+
+    previous = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield waiting
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
 
 
 def _train(run: Run, world: Path, folder: Path) -> list[dict[str, Any]]:
     """Return the metrics of every step."""
-    if not run.gpu:
+    if run.gpu:
+        os.environ |= VARIABLES
+        # vLLM looks for this under another name when it makes room for its own memory.
+        os.environ.pop("PYTORCH_ALLOC_CONF", None)
+    else:
         os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # Ray refuses an empty list beside verl's one GPU
     sd_search(["world", "build", "--out", str(world)])
     corpus = world / "corpus.jsonl"
@@ -63,7 +116,8 @@ def _train(run: Run, world: Path, folder: Path) -> list[dict[str, Any]]:
     config = "gpu_demo" if run.gpu else "cpu_demo"
     with serving(*back_end, folder=world) as server:
         url, steps = f"{server.url}/retrieve", STACK_GRPO + STACK_SD
-        run_local(LocalRun(folder, world, CONFIGS, config, steps, overrides, retriever=url))
+        job = LocalRun(folder, world, CONFIGS, config, steps, overrides, url, silence_s=SILENCE_S)
+        run_local(job)
     return read_json_lines(folder / "metrics.jsonl")
 
 
@@ -77,8 +131,9 @@ def _record(run: Run, steps: Sequence[dict[str, Any]]) -> None:
     untaught = sum(not step.get("sd_search/jsd", 0.0) > 0 for step in ours)
     queries = sum(step["sd_search/query_tokens"] for step in ours)
     run.record("teacher in a whole run", ERROR, untaught, f"{queries:.0f} query tokens in {len(ours)} steps")
-    difference = max(step["training/rollout_probs_diff_max"] for step in steps)
-    run.record("vLLM and actor", "largest difference of a probability", difference)
+    largest = max(step["training/rollout_probs_diff_max"] for step in steps)
+    difference = max(step["training/rollout_probs_diff_mean"] for step in steps)
+    run.record("vLLM and actor", PROBABILITY, difference + run.inject_error, f"largest {largest:.3g}")
     for name, of in (("GRPO", plain[2:]), ("SD-Search", ours[1:])):  # the first of each kind start caches
         detail = ", ".join(
             f"{stage} {statistics.median(found):.2f}"
