@@ -30,11 +30,11 @@ from benchmarks.peak import Peak
 from benchmarks.shapes import Shape
 from benchmarks.trajectories import Rollout
 from sd_search_verl.distill import divergence, select_rows
-from sd_search_verl.verl_adapter import worker
+from sd_search_verl.verl_adapter.actor import worker
+from sd_search_verl.verl_adapter.actor.loss import SDSearchLoss
+from sd_search_verl.verl_adapter.actor.teacher_pass import run_teacher_pass
+from sd_search_verl.verl_adapter.actor.worker import SDActorRolloutRefWorker
 from sd_search_verl.verl_adapter.fields import ALPHA, TeacherMiniBatch, nested, pack
-from sd_search_verl.verl_adapter.loss import SDSearchLoss
-from sd_search_verl.verl_adapter.teacher_pass import run_teacher_pass
-from sd_search_verl.verl_adapter.worker import SDActorRolloutRefWorker
 
 LOSS_PARTS = (
     (TeacherMiniBatch, "with_slots"),

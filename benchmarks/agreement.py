@@ -1,6 +1,6 @@
 """Gradient of L_SD in verl's FSDP2 engine against plain PyTorch, one row per combination, from a test's own report.
 
-``pytest -n 0 tests/verl_adapter/test_worker.py -k equals_the_reference --junitxml FILE`` measures and
+``pytest -n 0 tests/verl_adapter/actor/test_worker.py -k equals_the_reference --junitxml FILE`` measures and
 ``python -m benchmarks.agreement FILE`` writes ``benchmarks/agreement.csv``.
 """
 

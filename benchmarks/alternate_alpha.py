@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sd_search_verl.plugin  # noqa: F401  first: verl loads this module before it loads plugins
-import sd_search_verl.verl_adapter.trainer as trainer
+import sd_search_verl.verl_adapter.trainer.mixin as trainer
 from sd_search_verl.config import SDSearchConfig
 
 

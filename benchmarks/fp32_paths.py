@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from sd_search_verl.distill.select_rows import select_rows
-from sd_search_verl.verl_adapter import loss
+from sd_search_verl.verl_adapter.actor import loss
 
 
 @contextmanager

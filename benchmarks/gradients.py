@@ -16,8 +16,8 @@ from verl.workers.utils.padding import response_from_nested
 
 from benchmarks import actor, models, trajectories
 from benchmarks.shapes import Shape
+from sd_search_verl.verl_adapter.actor.worker import SDActorRolloutRefWorker
 from sd_search_verl.verl_adapter.fields import MEASURE_GRAD_SHARE, nested
-from sd_search_verl.verl_adapter.worker import SDActorRolloutRefWorker
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPE = Shape(4, 128, 512, 4, 2, 2048, False, 32)

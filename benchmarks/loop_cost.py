@@ -37,8 +37,8 @@ from benchmarks.table import append_rows
 from sd_search_verl.protocol import get
 from sd_search_verl.protocol.prompt import render_messages
 from sd_search_verl.protocol.tools import SCHEMAS
-from sd_search_verl.rollout.retriever_reply import Document, SearchResult
-from sd_search_verl.verl_adapter import agent_loop
+from sd_search_verl.retriever_client.reply import Document, SearchResult
+from sd_search_verl.verl_adapter.rollout import agent_loop
 
 CSV = Path(__file__).with_suffix(".csv")
 QUERIES = ("who wrote the book", "when was she born")

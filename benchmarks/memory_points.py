@@ -168,7 +168,7 @@ TOKENS = 512
 def engine(name: str, dtype: str, rank: int, checkpointing: bool) -> list[Point]:
     """Run one update of verl's FSDP2 actor on one rollout; measure stored and kept bytes."""
     from benchmarks import actor, trajectories
-    from sd_search_verl.verl_adapter.worker import SDActorRolloutRefWorker
+    from sd_search_verl.verl_adapter.actor.worker import SDActorRolloutRefWorker
 
     install_attention()
     shape = ENGINE_SHAPES[name]

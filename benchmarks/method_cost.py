@@ -25,8 +25,8 @@ from benchmarks.spread import quartiles
 from benchmarks.table import write_rows
 from sd_search_verl.config import SDSearchConfig
 from sd_search_verl.objectives.information_gain import RANDOM_DOCUMENTS, GainInputs
+from sd_search_verl.verl_adapter.actor.gain import pack_gain
 from sd_search_verl.verl_adapter.fields import nested
-from sd_search_verl.verl_adapter.gain import pack_gain
 
 METHODS: dict[str, tuple[float, dict[str, Any]]] = {
     "grpo": (0.0, {}),

@@ -207,7 +207,7 @@ def _slices(name: str, column: str, load: dict[str, str]) -> Figure:
 def _agreement() -> Figure:
     rows = _rows("agreement.csv")
     largest = max(float(row["relative_difference"]) for row in rows)
-    command = "pytest -n 0 tests/verl_adapter/test_worker.py -k equals_the_reference"
+    command = "pytest -n 0 tests/verl_adapter/actor/test_worker.py -k equals_the_reference"
     spread = f"largest of {len(rows)} combinations; the test's bound is 1e-5"
     about = ("agreement.csv", command, "2026-11-26", rows[0]["device"])
     return Figure("correctness", "gradient of L_SD against plain PyTorch", f"{largest:.1e}", spread, *about)

@@ -10,7 +10,7 @@ from string import Formatter
 from types import ModuleType
 
 from sd_search_verl.finding import Rule
-from sd_search_verl.rollout import retriever_check
+from sd_search_verl.retriever_client import check
 from sd_search_verl.verl_adapter import preflight
 
 PAGE = Path(__file__).with_name("refused.md")
@@ -32,7 +32,7 @@ def page(text: str) -> str:
 def _modules() -> Iterator[ModuleType]:
     for found in pkgutil.iter_modules(preflight.__path__):
         yield importlib.import_module(f"{preflight.__name__}.{found.name}")
-    yield from (preflight, retriever_check)
+    yield from (preflight, check)
 
 
 def rules() -> Iterator[Rule]:

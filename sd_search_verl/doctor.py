@@ -21,7 +21,7 @@ from sd_search_verl.gpu_stack import (
     installed,
     run,
 )
-from sd_search_verl.rollout.retriever_check import check_retriever
+from sd_search_verl.retriever_client.check import check_retriever
 from sd_search_verl.supported import SUPPORTED
 
 DISK_GIB = 6

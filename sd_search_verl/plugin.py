@@ -82,7 +82,7 @@ def _refuse_other_method() -> None:
 
 
 def _trainer_guard() -> None:
-    from sd_search_verl.verl_adapter.trainer_guard import register
+    from sd_search_verl.verl_adapter.trainer.guard import register
 
     register()
 
@@ -91,15 +91,17 @@ def _agent_loop() -> None:
     # By name: the class itself is imported only in the processes that run rollouts.
     from verl.experimental.agent_loop.agent_loop import _agent_loop_registry
 
-    _agent_loop_registry[AGENT_LOOP] = {"_target_": "sd_search_verl.verl_adapter.agent_loop.SearchAgentLoop"}
+    _agent_loop_registry[AGENT_LOOP] = {
+        "_target_": "sd_search_verl.verl_adapter.rollout.agent_loop.SearchAgentLoop"
+    }
 
 
 def _trainer() -> None:
-    import sd_search_verl.verl_adapter.trainer_modes  # noqa: F401  (registers them)
+    import sd_search_verl.verl_adapter.trainer.modes  # noqa: F401  (registers them)
 
 
 def _weight_sockets() -> None:
-    from sd_search_verl.verl_adapter.weight_sockets import register
+    from sd_search_verl.verl_adapter.rollout.weight_sockets import register
 
     register()
 

@@ -18,7 +18,7 @@ from test_resume import checkpointed, killed_at, rows
 
 from benchmarks.async_delay import slow_proxy
 from sd_search_verl.launch.retriever import build_index, serving_index
-from sd_search_verl.verl_adapter.resume import BUFFER
+from sd_search_verl.verl_adapter.trainer.checkpoints import BUFFER
 
 BATCH = 8
 MODES = {

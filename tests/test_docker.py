@@ -19,7 +19,7 @@ import pytest
 import yaml
 from support import build_context
 
-from sd_search_verl.rollout.retriever_check import check_retriever
+from sd_search_verl.retriever_client.check import check_retriever
 
 REPO = Path(__file__).resolve().parents[1]
 DOCKERFILES = sorted((REPO / "docker").glob("Dockerfile.*"))

@@ -12,7 +12,7 @@ import pytest
 
 from sd_search_verl.doctor import check_plugin, examine
 from sd_search_verl.finding import Finding, show
-from sd_search_verl.rollout.retriever_check import check_retriever
+from sd_search_verl.retriever_client.check import check_retriever
 
 REPO = Path(__file__).resolve().parents[1]
 PROBE = """
@@ -47,7 +47,7 @@ def probe(**environment: str) -> dict:
 def test_import_verl_registers_everything() -> None:
     state = probe(VERL_PLATFORM="cpu")
     assert state["trainer"]
-    assert state["agent"] == "sd_search_verl.verl_adapter.agent_loop.SearchAgentLoop"
+    assert state["agent"] == "sd_search_verl.verl_adapter.rollout.agent_loop.SearchAgentLoop"
     assert state["group"]
     assert state["cpu"]
     assert state["patched"] == "sd_search_verl.verl_adapter.cpu.patches"

@@ -16,7 +16,7 @@ from benchmarks import step_overhead, wiki18_mini
 from benchmarks.world import __main__ as world_benchmark
 from retriever_server import __main__ as server
 from retriever_server import build_index
-from sd_search_verl.rollout.retriever_check import check_retriever
+from sd_search_verl.retriever_client.check import check_retriever
 from sd_search_verl.world.config import CHECKPOINT
 
 

@@ -31,11 +31,11 @@ QUERY_ROWS = (180, 1024, 4096)
 """Query rows among 16,384 tokens: those of the recorded trajectories, and more."""
 TESTS = (
     "tests/distill",
-    "tests/verl_adapter/test_worker.py",
-    "tests/verl_adapter/test_breadth.py",
-    "tests/verl_adapter/test_lora.py",
-    "tests/verl_adapter/test_credit.py",
-    "tests/verl_adapter/test_resume.py",
+    "tests/verl_adapter/actor/test_worker.py",
+    "tests/verl_adapter/actor/test_breadth.py",
+    "tests/verl_adapter/actor/test_lora.py",
+    "tests/verl_adapter/actor/test_credit.py",
+    "tests/verl_adapter/trainer/test_checkpoints.py",
 )
 STACK_GRPO, STACK_SD = 5, 5
 """Steps of a whole run without and with the method."""

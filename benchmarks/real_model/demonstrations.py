@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, Self
 
 from benchmarks.wiki18_mini import PROTOCOL, DataError, read_lines, recorded_documents
 from sd_search_verl.protocol.prompt import encode_messages
+from sd_search_verl.retriever_client.reply import Document, SearchResult
 from sd_search_verl.rollout.observation import ObservationEncoder
-from sd_search_verl.rollout.retriever_reply import Document, SearchResult
 from sd_search_verl.scoring import contains_answer
 
 MAX_TOKENS, MAX_THOUGHT_WORDS, MAX_QUERIES = 640, 40, 2

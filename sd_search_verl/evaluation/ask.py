@@ -18,10 +18,10 @@ from sd_search_verl.evaluation.model import resolve_model
 from sd_search_verl.evaluation.run import Session, run_question
 from sd_search_verl.protocol.base import Protocol
 from sd_search_verl.protocol.token_bytes import decode
+from sd_search_verl.retriever_client.identity import identify
+from sd_search_verl.retriever_client.reply import SearchResult
 from sd_search_verl.rollout.dialogue import protocol_of
 from sd_search_verl.rollout.loop import Generation
-from sd_search_verl.rollout.retriever_identity import identify
-from sd_search_verl.rollout.retriever_reply import SearchResult
 
 Show = Callable[[str], object]
 

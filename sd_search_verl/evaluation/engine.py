@@ -24,9 +24,10 @@ from sd_search_verl.protocol.base import Protocol
 from sd_search_verl.protocol.prompt import encode_messages, leaves_out, render_messages, writes_time
 from sd_search_verl.protocol.token_bytes import byte_table
 from sd_search_verl.protocol.tool_call import ToolCallProtocol
-from sd_search_verl.rollout.dialogue import Dialogue, Tool, protocol_of
+from sd_search_verl.protocol.tools import Tool
+from sd_search_verl.retriever_client.client import RetrieverClient
+from sd_search_verl.rollout.dialogue import Dialogue, protocol_of
 from sd_search_verl.rollout.loop import Generation, stop_params
-from sd_search_verl.rollout.retriever import RetrieverClient
 
 
 class Engine:
@@ -185,7 +186,7 @@ def dialogue_of(
     protocol = protocol_of(config.search)
     if not isinstance(protocol, ToolCallProtocol):
         return None
-    from sd_search_verl.verl_adapter.tool_dialogue import ToolDialogue  # verl takes seconds to load
+    from sd_search_verl.verl_adapter.rollout.tool_dialogue import ToolDialogue  # verl takes seconds to load
 
     kind, limit = load_config(model).model_type, config.search.max_observation_tokens
     return ToolDialogue(tokenizer, protocol, kind, config.template_kwargs(), limit, tools)

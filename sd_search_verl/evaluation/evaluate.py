@@ -31,8 +31,8 @@ from sd_search_verl.evaluation.run import run_questions
 from sd_search_verl.evaluation.trajectories import TrajectoryFile
 from sd_search_verl.files import read_json, write_json
 from sd_search_verl.fingerprint import fingerprint
+from sd_search_verl.retriever_client.identity import Identity, IndexWatch, identify
 from sd_search_verl.rollout.dialogue import protocol_of
-from sd_search_verl.rollout.retriever_identity import Identity, IndexWatch, identify
 
 FORMAT = 1
 

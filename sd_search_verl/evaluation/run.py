@@ -17,10 +17,10 @@ from sd_search_verl.errors import UserError
 from sd_search_verl.evaluation.config import EvaluationConfig
 from sd_search_verl.evaluation.trajectories import TrajectoryFile
 from sd_search_verl.protocol.base import Protocol
+from sd_search_verl.retriever_client.reply import SearchFunction, SearchResult
 from sd_search_verl.rollout.dialogue import Dialogue, protocol_of
 from sd_search_verl.rollout.loop import Generation, run_rollout
 from sd_search_verl.rollout.record import to_record
-from sd_search_verl.rollout.retriever_reply import Search, SearchResult
 from sd_search_verl.rollout.types import Prompt
 
 Generate = Callable[[list[int], int, Protocol, int], Awaitable[Generation]]
@@ -32,7 +32,7 @@ class Session:
     """What rollouts are made with; ``dialogue`` is None for a protocol of tags."""
 
     generate: Generate
-    search: Search
+    search: SearchFunction
     tokenizer: Any
     dialogue: Dialogue | None = None
 
@@ -128,7 +128,7 @@ def turn_seed(seed: int, question: Question, turn: int) -> int:
 class _FailureMonitor:
     """Pass searches on, and stop the evaluation when too many fail."""
 
-    def __init__(self, search: Search, max_failure_rate: float) -> None:
+    def __init__(self, search: SearchFunction, max_failure_rate: float) -> None:
         self._search, self._most = search, max_failure_rate
         self._searches = self._failures = 0
 

@@ -1,7 +1,7 @@
 """Families of tool calls: how a kind of model writes a call, and where in it each value stands.
 
 verl's tool parser of the same name decides what is executed. A family finds the same calls in the same text with the
-characters of their values, which a parser does not tell. ``verl_adapter/tool_dialogue.py`` compares the two at
+characters of their values, which a parser does not tell. ``verl_adapter/rollout/tool_dialogue.py`` compares the two at
 generation; docs/protocols.md adds a family in a few lines.
 """
 

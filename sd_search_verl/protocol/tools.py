@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 Schema = dict[str, Any]
+Tool = Callable[[dict[str, Any]], Awaitable[str]]
+"""Arguments of a call -> what the policy reads; must not raise."""
 
 
 def _schema(name: str, description: str, required: str, **arguments: tuple[str, str]) -> Schema:

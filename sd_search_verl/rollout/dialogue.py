@@ -1,25 +1,24 @@
 """The two sides of a rollout in tokens: a turn is read from what was sampled, an observation is encoded to follow it.
 
-Tags are read and encoded here. Tool calls need verl's parsers and token builders: ``verl_adapter/tool_dialogue.py``.
+``tag_dialogue.py`` does it for tags; for tool calls, by verl's parsers and token builders,
+``verl_adapter/rollout/tool_dialogue.py``.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from sd_search_verl.config import SearchConfig
 from sd_search_verl.protocol import get
-from sd_search_verl.protocol.base import SEARCH, Protocol
-from sd_search_verl.protocol.spans import Span, locate_calls
-from sd_search_verl.protocol.tags import TagProtocol
-from sd_search_verl.protocol.token_bytes import decode, tokens_through
+from sd_search_verl.protocol.base import Protocol
+from sd_search_verl.protocol.spans import Span
+from sd_search_verl.protocol.token_bytes import tokens_through
 from sd_search_verl.protocol.tool_call import ToolCallProtocol
-from sd_search_verl.protocol.tools import SCHEMAS
-from sd_search_verl.rollout.observation import ObservationEncoder
-from sd_search_verl.rollout.retriever_reply import SearchResult
+from sd_search_verl.protocol.tools import SCHEMAS, Tool
+from sd_search_verl.retriever_client.reply import SearchResult
 from sd_search_verl.rollout.types import Prompt
 
 
@@ -66,9 +65,6 @@ class Observation:
     replaces: int = 0
 
 
-Tool = Callable[[dict[str, Any]], Awaitable[str]]
-"""Arguments -> what the policy reads; must not raise."""
-
 Result = Sequence[SearchResult] | str
 """What a call returns: the result of each query, or the text of another tool."""
 
@@ -110,47 +106,6 @@ class Dialogue(ABC):
             token_ids: of the turn.
             results: one for each request.
         """
-
-
-class TagDialogue(Dialogue):
-    """Searches and answers between tags."""
-
-    malformed_kinds = ("empty_query", "unfinished", "no_action")
-    tools: Mapping[str, Tool] = {}
-
-    def __init__(self, tokenizer: Any, protocol: Protocol, max_observation_tokens: int) -> None:
-        assert isinstance(protocol, TagProtocol), f"{protocol.name} needs verl's parser and token builder"
-        self._tokenizer, self._protocol = tokenizer, protocol
-        self._encoder = ObservationEncoder(tokenizer, protocol, max_observation_tokens)
-
-    async def read(self, token_ids: Sequence[int]) -> SampledTurn:
-        """Read the turn up to its first closing tag."""
-        whole = decode(token_ids, self._tokenizer)
-        text = next(self._protocol.turns(whole), "")
-        turn, behind = self._protocol.read(text), whole[len(text) :]
-        if not turn.calls:
-            malformed = (turn.malformed,) if turn.malformed else ()
-            return SampledTurn(text, answer=turn.answer, malformed=malformed, behind=behind)
-        query = turn.calls[0].values[0].text(text).strip()
-        # A lone byte that latin-1 takes for a space (0x85, 0xA0) is a query in the text and none in its bytes.
-        call = next(locate_calls(token_ids, self._tokenizer, self._protocol, [1] * len(token_ids)), None)
-        span = call.values[0].span if call is not None else (0, 0)
-        request = Request(SEARCH, {"query": query}, ((query, span),), (span,))
-        return SampledTurn(text, (request,), behind=behind)
-
-    def rendered(self, found: SearchResult) -> str:
-        """Return the documents without the tags."""
-        return self._protocol.documents([document.contents for document in found.documents or []])
-
-    def observation(
-        self, prompt: Prompt, turn: SampledTurn, token_ids: Sequence[int], results: Sequence[Result]
-    ) -> Observation:
-        """Encode the documents between the tags of observations."""
-        if not results:
-            return Observation(self._encoder.invalid_action())
-        found = results[0][0]
-        assert isinstance(found, SearchResult)
-        return Observation(*self._encoder.documents(found, written=turn.behind))
 
 
 def protocol_of(config: SearchConfig) -> Protocol:

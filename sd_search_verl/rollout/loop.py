@@ -15,8 +15,9 @@ from typing import Any
 from sd_search_verl.config import SearchConfig
 from sd_search_verl.protocol.base import SEARCH, Protocol
 from sd_search_verl.protocol.tool_call import ToolCallProtocol
-from sd_search_verl.rollout.dialogue import Dialogue, Request, Result, TagDialogue
-from sd_search_verl.rollout.retriever_reply import Search
+from sd_search_verl.retriever_client.reply import SearchFunction
+from sd_search_verl.rollout.dialogue import Dialogue, Request, Result
+from sd_search_verl.rollout.tag_dialogue import TagDialogue
 from sd_search_verl.rollout.types import Prompt, Rollout
 
 
@@ -60,7 +61,7 @@ def stop_params(protocol: Protocol, tokenizer: Any) -> dict[str, Any]:
 async def run_rollout(
     prompt: Prompt,
     generate: Callable[[list[int], int], Awaitable[Generation]],
-    search: Search,
+    search: SearchFunction,
     tokenizer: Any,
     protocol: Protocol,
     config: SearchConfig,

@@ -6,7 +6,7 @@ from typing import Any
 
 from sd_search_verl.protocol.control_tokens import encode_marked, mark
 from sd_search_verl.protocol.tags import TagProtocol
-from sd_search_verl.rollout.retriever_reply import SearchResult
+from sd_search_verl.retriever_client.reply import SearchResult
 
 
 class ObservationEncoder:

@@ -16,7 +16,7 @@ scored tokens has placeholders of length one: position, slot and trace -1, weigh
     worker        sd_slots              index of each scored token among those of the rank's mini-batch, in place of all
                                         these; the teacher's own batches have it too
 
-The fields of ``information_gain`` are in :mod:`.gain`.
+The fields of ``information_gain`` are in ``actor/gain.py``.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ from sd_search_verl.evaluation.ask import step_by_step
 from sd_search_verl.evaluation.config import EvaluationConfig
 from sd_search_verl.evaluation.run import Session
 from sd_search_verl.protocol.base import Protocol
+from sd_search_verl.retriever_client.reply import SearchResult
 from sd_search_verl.rollout.loop import Generation
-from sd_search_verl.rollout.retriever_reply import SearchResult
 
 
 def play(options: EvaluationConfig) -> tuple[dict[str, Any], str]:

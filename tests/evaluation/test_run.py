@@ -18,7 +18,7 @@ from sd_search_verl.errors import UserError
 from sd_search_verl.evaluation.results import latency_line, summarize, table, timing
 from sd_search_verl.evaluation.run import SearchFailedError, turn_seed
 from sd_search_verl.evaluation.trajectories import TrajectoryFile, read_trajectories
-from sd_search_verl.rollout.retriever_reply import SearchResult
+from sd_search_verl.retriever_client.reply import SearchResult
 
 
 @pytest.fixture

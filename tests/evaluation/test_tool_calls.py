@@ -20,7 +20,7 @@ from sd_search_verl.evaluation.trajectories import TrajectoryFile
 from sd_search_verl.protocol.base import Protocol
 from sd_search_verl.rollout.dialogue import protocol_of
 from sd_search_verl.rollout.loop import Generation
-from sd_search_verl.verl_adapter.tool_dialogue import ToolDialogue
+from sd_search_verl.verl_adapter.rollout.tool_dialogue import ToolDialogue
 
 CODER = chat_tokenizer(tokenizer_of("llama-3"), "hermes")
 CALL = '<tool_call>\n{"name": "search", "arguments": {"query": "number"}}\n</tool_call><|im_end|>'

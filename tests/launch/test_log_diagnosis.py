@@ -7,7 +7,7 @@ import pytest
 from sd_search_verl.errors import UserError
 from sd_search_verl.launch.log_diagnosis import diagnose
 from sd_search_verl.protocol.token_bytes import TokenizerError
-from sd_search_verl.rollout.retriever_identity import DisagreementError, RetrieverUnavailableError
+from sd_search_verl.retriever_client.identity import DisagreementError, RetrieverUnavailableError
 
 RAY = """Error executing job with overrides: []
 Traceback (most recent call last):

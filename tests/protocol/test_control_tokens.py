@@ -18,8 +18,8 @@ from sd_search_verl.protocol.control_tokens import encode_text
 from sd_search_verl.protocol.prompt import encode_messages, render_messages
 from sd_search_verl.protocol.spans import query_spans
 from sd_search_verl.protocol.token_bytes import decode
+from sd_search_verl.retriever_client.reply import Document, SearchResult
 from sd_search_verl.rollout.observation import ObservationEncoder
-from sd_search_verl.rollout.retriever_reply import Document, SearchResult
 from sd_search_verl.rollout.types import Prompt, Rollout
 
 R1 = get("search_r1")

@@ -19,8 +19,8 @@ import pytest
 
 from sd_search_verl.protocol import get
 from sd_search_verl.protocol.prompt import encode_messages, render_messages
+from sd_search_verl.retriever_client.reply import Document, SearchResult
 from sd_search_verl.rollout.observation import ObservationEncoder
-from sd_search_verl.rollout.retriever_reply import Document, SearchResult
 
 R1, AUTOREFINE = get("search_r1"), get("autorefine")
 PLAIN = {"chat_template": "{{ messages[0]['content'] }}"}

@@ -17,8 +17,8 @@ from sd_search_verl.config import SearchConfig
 from sd_search_verl.protocol import get
 from sd_search_verl.protocol.spans import query_spans
 from sd_search_verl.protocol.token_bytes import TokenizerError, decode, token_bytes, token_texts
+from sd_search_verl.retriever_client.reply import SearchResult
 from sd_search_verl.rollout.loop import Generation, run_rollout
-from sd_search_verl.rollout.retriever_reply import SearchResult
 from sd_search_verl.rollout.types import Prompt, Rollout
 
 R1 = get("search_r1")

@@ -16,8 +16,8 @@ from support.retrieval_server import post
 from retriever_server.indexing.base import BuildOptions
 from retriever_server.indexing.build import build
 from retriever_server.launcher import ServerProcess, serving
-from sd_search_verl.rollout.read_tool import NO_ID, UNAVAILABLE
-from sd_search_verl.rollout.retriever import RetrieverClient
+from sd_search_verl.retriever_client.client import RetrieverClient
+from sd_search_verl.retriever_client.read_tool import NO_ID, UNAVAILABLE
 
 TEXT = "Title é\n" + "0123456789 café 🎬 " * 30
 PASSAGES = [

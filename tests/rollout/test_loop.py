@@ -15,9 +15,9 @@ from sd_search_verl.config import SearchConfig
 from sd_search_verl.protocol import get
 from sd_search_verl.protocol.spans import query_spans
 from sd_search_verl.protocol.token_bytes import byte_table
-from sd_search_verl.rollout.dialogue import TagDialogue
+from sd_search_verl.retriever_client.reply import Document, SearchResult
 from sd_search_verl.rollout.loop import Generation, run_rollout
-from sd_search_verl.rollout.retriever_reply import Document, SearchResult
+from sd_search_verl.rollout.tag_dialogue import TagDialogue
 from sd_search_verl.rollout.types import Prompt, Rollout
 
 TOKENIZER = byte_tokenizer([(">", "Ċ"), ("?", "<"), ("?<", "/")])

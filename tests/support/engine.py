@@ -80,7 +80,7 @@ def make_worker(config: Any, stock: bool = False) -> Any:
     from omegaconf import OmegaConf, open_dict
     from verl.workers.engine_workers import ActorRolloutRefWorker
 
-    from sd_search_verl.verl_adapter.worker import SDActorRolloutRefWorker
+    from sd_search_verl.verl_adapter.actor.worker import SDActorRolloutRefWorker
 
     config = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
     with open_dict(config):

@@ -13,7 +13,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["sd_search_verl.verl_adapter.worker"])
+_FORKS.set_forkserver_preload(["sd_search_verl.verl_adapter.actor.worker"])
 
 
 def start(code: str, arguments: list[str], environment: Mapping[str, str], log: Path) -> BaseProcess:

@@ -57,8 +57,8 @@ def method_batch(
     rows: Sequence[Row], config: SDSearchConfig, alpha: float, share: slice = slice(None), **options: Any
 ) -> Any:
     """The worker's batch for these rows with all fields that a method needs; ``share`` is a rank's part."""
+    from sd_search_verl.verl_adapter.actor.gain import pack_gain
     from sd_search_verl.verl_adapter.fields import nested
-    from sd_search_verl.verl_adapter.gain import pack_gain
 
     inputs = teacher_inputs(rows, config, byte_tokenizer()) if alpha else None
     batch = batch_of(rows[share], None if inputs is None else inputs[share], alpha, **options)

@@ -15,8 +15,8 @@ from sd_search_verl.evaluation.run import Session, run_questions
 from sd_search_verl.evaluation.trajectories import TrajectoryFile
 from sd_search_verl.protocol import get
 from sd_search_verl.protocol.base import Protocol
+from sd_search_verl.retriever_client.reply import Document, SearchResult
 from sd_search_verl.rollout.loop import Generation
-from sd_search_verl.rollout.retriever_reply import Document, SearchResult
 from support.tiny import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()

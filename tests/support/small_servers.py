@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from sd_search_verl.rollout.retriever import RetrieverClient, SearchResult
+from sd_search_verl.retriever_client.client import RetrieverClient, SearchResult
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

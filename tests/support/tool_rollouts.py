@@ -11,11 +11,11 @@ from sd_search_verl.config import SearchConfig
 from sd_search_verl.protocol.spans import query_spans
 from sd_search_verl.protocol.token_bytes import decode
 from sd_search_verl.protocol.tool_call import ToolCallProtocol
+from sd_search_verl.retriever_client.reply import Document, SearchResult
 from sd_search_verl.rollout.dialogue import protocol_of
 from sd_search_verl.rollout.loop import Generation, run_rollout
-from sd_search_verl.rollout.retriever_reply import Document, SearchResult
 from sd_search_verl.rollout.types import Prompt, Rollout
-from sd_search_verl.verl_adapter.tool_dialogue import ToolDialogue
+from sd_search_verl.verl_adapter.rollout.tool_dialogue import ToolDialogue
 from support.chat_templates import MODEL_TYPES, chat_tokenizer
 from support.tokenizer_families import family as tokenizer_of
 

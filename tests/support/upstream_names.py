@@ -23,18 +23,18 @@ SERVER = "verl.workers.rollout.vllm_rollout.vllm_async_server:vLLMHttpServer"
 ENGINE = "verl.workers.engine.fsdp.transformer_impl:FSDPEngineWithLMHead"
 NAMES = [
     # The trainer's overridden steps.
-    Name(f"{TRAINER}._init_resource_pool_mgr", ("self",), "verl_adapter/trainer.py"),
-    Name(f"{TRAINER}._load_checkpoint", ("self",), "verl_adapter/trainer.py"),
-    Name(f"{TRAINER}._save_checkpoint", ("self",), "verl_adapter/trainer.py"),
-    Name(f"{TRAINER}.on_step_begin", ("self",), "verl_adapter/trainer.py"),
-    Name(f"{TRAINER}._submit_batch_to_rollout", ("self", "batch"), "verl_adapter/trainer.py"),
+    Name(f"{TRAINER}._init_resource_pool_mgr", ("self",), "verl_adapter/trainer/mixin.py"),
+    Name(f"{TRAINER}._load_checkpoint", ("self",), "verl_adapter/trainer/mixin.py"),
+    Name(f"{TRAINER}._save_checkpoint", ("self",), "verl_adapter/trainer/mixin.py"),
+    Name(f"{TRAINER}.on_step_begin", ("self",), "verl_adapter/trainer/mixin.py"),
+    Name(f"{TRAINER}._submit_batch_to_rollout", ("self", "batch"), "verl_adapter/trainer/mixin.py"),
     Name(
         f"{TRAINER}._balance_batch",
         ("self", "batch", "metrics", "logging_prefix", "keep_minibatch"),
-        "verl_adapter/trainer.py",
+        "verl_adapter/trainer/mixin.py",
     ),
-    Name(f"{TRAINER}._update_actor", ("self", "batch", "metrics"), "verl_adapter/trainer.py"),
-    Name(f"{TRAINER}._step_once", ("self", "metrics"), "verl_adapter/trainer.py"),
+    Name(f"{TRAINER}._update_actor", ("self", "batch", "metrics"), "verl_adapter/trainer/mixin.py"),
+    Name(f"{TRAINER}._step_once", ("self", "metrics"), "verl_adapter/trainer/mixin.py"),
     Name(
         f"{TRAINER}._val_metrics_update",
         (
@@ -45,111 +45,129 @@ NAMES = [
             "sample_turns",
             "expected_acc_counts",
         ),
-        "verl_adapter/trainer.py",
+        "verl_adapter/trainer/mixin.py",
     ),
     Name(
         f"{TRAINER}._compute_metrics",
         ("self", "batch", "metrics", "timing_raw", "global_steps", "epoch"),
-        "verl_adapter/trainer.py",
+        "verl_adapter/trainer/mixin.py",
     ),
-    Name(f"{TRAINER}.step", ("self", "metrics", "timing_raw"), "verl_adapter/trainer.py"),
-    Name("verl.trainer.ppo.v1.trainer_base:register_trainer", ("name",), "verl_adapter/trainer_modes.py"),
-    Name(f"{COLOCATED}.get_llm_client", ("self",), "verl_adapter/trainer_modes.py"),
-    Name(f"{SEPARATE}.get_llm_client", ("self",), "verl_adapter/trainer_modes.py"),
-    Name(f"{SEPARATE}._init_resource_pool_mgr", ("self",), "verl_adapter/trainer.py"),
-    Name(f"{SEPARATE}._setup", ("self",), "verl_adapter/trainer_modes.py"),
-    Name(f"{SEPARATE}._enable_hybrid_replicas", None, "verl_adapter/trainer_modes.py"),
-    Name(f"{SEPARATE}.on_step_begin", ("self",), "verl_adapter/trainer.py"),
+    Name(f"{TRAINER}.step", ("self", "metrics", "timing_raw"), "verl_adapter/trainer/mixin.py"),
+    Name("verl.trainer.ppo.v1.trainer_base:register_trainer", ("name",), "verl_adapter/trainer/modes.py"),
+    Name(f"{COLOCATED}.get_llm_client", ("self",), "verl_adapter/trainer/modes.py"),
+    Name(f"{SEPARATE}.get_llm_client", ("self",), "verl_adapter/trainer/modes.py"),
+    Name(f"{SEPARATE}._init_resource_pool_mgr", ("self",), "verl_adapter/trainer/mixin.py"),
+    Name(f"{SEPARATE}._setup", ("self",), "verl_adapter/trainer/modes.py"),
+    Name(f"{SEPARATE}._enable_hybrid_replicas", None, "verl_adapter/trainer/modes.py"),
+    Name(f"{SEPARATE}.on_step_begin", ("self",), "verl_adapter/trainer/mixin.py"),
     # Requests that weight updates interrupt.
     Name(
         "verl.workers.rollout.llm_server:LLMServerManager.get_client",
         ("self", "client_cls"),
-        "verl_adapter/trainer_modes.py",
+        "verl_adapter/trainer/modes.py",
     ),
-    Name(f"{CLIENT}.__init__", ("self", "config", "load_balancer_handle"), "verl_adapter/server_client.py"),
+    Name(
+        f"{CLIENT}.__init__",
+        ("self", "config", "load_balancer_handle"),
+        "verl_adapter/rollout/server_client.py",
+    ),
     Name(
         f"{CLIENT}.generate",
         ("self", "request_id", "prompt_ids", "sampling_params"),
-        "verl_adapter/server_client.py",
+        "verl_adapter/rollout/server_client.py",
     ),
     Name(
         "verl.workers.rollout.llm_server:LLMServerClient.generate",
         ("self", "request_id", "prompt_ids", "sampling_params"),
-        "verl_adapter/server_client.py",
+        "verl_adapter/rollout/server_client.py",
     ),
     Name(
         "verl.experimental.separation.engine_workers:DetachActorWorker.save_model_to_cpu",
         ("self", "n"),
-        "verl_adapter/worker.py",
+        "verl_adapter/actor/worker.py",
     ),
     # Groups are whole when they are sampled.
     Name(
         "verl.trainer.ppo.v1.replay_buffer:ReplayBufferAsync._sampleable_terminal_keys",
         ("self", "partition_id", "eviction_reasons"),
-        "verl_adapter/trainer.py",
+        "verl_adapter/trainer/mixin.py",
     ),
     # The actor worker and its engine.
     Name(
-        "verl.workers.engine_workers:TrainingWorker.train_batch", ("self", "data"), "verl_adapter/worker.py"
+        "verl.workers.engine_workers:TrainingWorker.train_batch",
+        ("self", "data"),
+        "verl_adapter/actor/worker.py",
     ),
     Name(
         "verl.workers.engine_workers:TrainingWorker.train_mini_batch",
         ("self", "data"),
-        "verl_adapter/worker.py",
+        "verl_adapter/actor/worker.py",
     ),
     Name(
         "verl.workers.engine_workers:TrainingWorker.set_loss_fn",
         ("self", "loss_fn"),
-        "verl_adapter/worker.py",
+        "verl_adapter/actor/worker.py",
     ),
-    Name("verl.workers.engine_workers:ActorRolloutRefWorker.init_model", ("self",), "verl_adapter/worker.py"),
     Name(
-        "verl.workers.engine_workers:ActorRolloutRefWorker.actor_worker_cls", None, "verl_adapter/worker.py"
+        "verl.workers.engine_workers:ActorRolloutRefWorker.init_model",
+        ("self",),
+        "verl_adapter/actor/worker.py",
     ),
-    Name(f"{ENGINE}.prepare_model_inputs", ("self", "micro_batch"), "verl_adapter/teacher_pass.py"),
-    Name(f"{ENGINE}.train_mode", ("self", "kwargs"), "verl_adapter/worker.py"),
-    Name(f"{ENGINE}.get_data_parallel_group", ("self",), "verl_adapter/worker.py"),
+    Name(
+        "verl.workers.engine_workers:ActorRolloutRefWorker.actor_worker_cls",
+        None,
+        "verl_adapter/actor/worker.py",
+    ),
+    Name(f"{ENGINE}.prepare_model_inputs", ("self", "micro_batch"), "verl_adapter/actor/teacher_pass.py"),
+    Name(f"{ENGINE}.train_mode", ("self", "kwargs"), "verl_adapter/actor/worker.py"),
+    Name(f"{ENGINE}.get_data_parallel_group", ("self",), "verl_adapter/actor/worker.py"),
     Name(
         "verl.workers.engine.utils:prepare_micro_batches",
         ("data", "dp_group", "num_batches_divided_by", "same_micro_num_in_dp"),
-        "verl_adapter/teacher_pass.py",
+        "verl_adapter/actor/teacher_pass.py",
     ),
     Name(
         "verl.single_controller.base.decorator:make_nd_compute_dataproto_dispatch_fn",
         ("mesh_name",),
-        "verl_adapter/worker.py",
+        "verl_adapter/actor/worker.py",
     ),
     # The sockets of new weights.
-    Name("verl.workers.rollout.base:_ROLLOUT_REGISTRY", None, "verl_adapter/weight_sockets.py"),
+    Name("verl.workers.rollout.base:_ROLLOUT_REGISTRY", None, "verl_adapter/rollout/weight_sockets.py"),
     Name(
         "verl.workers.rollout.replica:RolloutReplicaRegistry.register",
         ("name", "loader"),
-        "verl_adapter/weight_sockets.py",
+        "verl_adapter/rollout/weight_sockets.py",
     ),
-    Name(f"{SERVER}._post_init", ("self", "cuda_visible_devices"), "verl_adapter/vllm_rollout.py"),
+    Name(f"{SERVER}._post_init", ("self", "cuda_visible_devices"), "verl_adapter/rollout/vllm_rollout.py"),
     # The agent loop.
     Name("verl.experimental.agent_loop.agent_loop:_agent_loop_registry", None, "plugin.py"),
     Name(
         "verl.experimental.agent_loop.agent_loop:AgentLoopBase.__init__",
         ("self", "trainer_config", "server_manager", "tokenizer", "processor", "dataset_cls", "data_config"),
-        "verl_adapter/agent_loop.py",
+        "verl_adapter/rollout/agent_loop.py",
     ),
     Name(
         "verl.experimental.agent_loop.agent_loop:AgentLoopOutput",
         ("prompt_ids", "response_ids", "response_mask", "response_logprobs"),
-        "verl_adapter/agent_loop.py",
+        "verl_adapter/rollout/agent_loop.py",
     ),
     # The data plane.
     Name(
-        "transfer_queue:kv_batch_get", ("keys", "partition_id", "select_fields"), "verl_adapter/data_plane.py"
+        "transfer_queue:kv_batch_get",
+        ("keys", "partition_id", "select_fields"),
+        "verl_adapter/trainer/data_plane.py",
     ),
-    Name("transfer_queue:kv_list", ("partition_id",), "verl_adapter/data_plane.py"),
-    Name("transfer_queue:kv_clear", ("keys", "partition_id"), "verl_adapter/data_plane.py"),
-    Name("transfer_queue:kv_batch_put", ("keys", "partition_id", "fields"), "verl_adapter/data_plane.py"),
+    Name("transfer_queue:kv_list", ("partition_id",), "verl_adapter/trainer/data_plane.py"),
+    Name("transfer_queue:kv_clear", ("keys", "partition_id"), "verl_adapter/trainer/data_plane.py"),
+    Name(
+        "transfer_queue:kv_batch_put",
+        ("keys", "partition_id", "fields"),
+        "verl_adapter/trainer/data_plane.py",
+    ),
     Name(
         "verl.utils.tokenizer.continuous_token:ContinuousTokenBuilder.render_delta_token_id",
         ("self", "prefix_messages", "appended_messages", "add_generation_prompt", "tools"),
-        "verl_adapter/token_builder.py",
+        "verl_adapter/rollout/token_builder.py",
     ),
     # The configuration's nodes, read without resolving them.
     Name(f"{ALGORITHMS}:ADV_ESTIMATOR_REGISTRY", None, "verl_adapter/preflight/names.py"),

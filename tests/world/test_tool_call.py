@@ -10,10 +10,10 @@ from transformers import AutoTokenizer
 
 from sd_search_verl.config import SearchConfig
 from sd_search_verl.protocol.prompt import encode_messages
+from sd_search_verl.retriever_client.reply import Document, SearchResult
 from sd_search_verl.rollout.loop import Generation, run_rollout
-from sd_search_verl.rollout.retriever_reply import Document, SearchResult
 from sd_search_verl.rollout.types import Prompt
-from sd_search_verl.verl_adapter.tool_dialogue import ToolDialogue
+from sd_search_verl.verl_adapter.rollout.tool_dialogue import ToolDialogue
 from sd_search_verl.world import text
 from sd_search_verl.world.config import TOOL_CHECKPOINT
 from sd_search_verl.world.facts import World

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.gpu.plan import FAILED_TESTS, TESTS
 from benchmarks.gpu.results import Run, installed
 
-QUICK = (TESTS[0], "tests/verl_adapter/test_credit.py")
+QUICK = (TESTS[0], "tests/verl_adapter/actor/test_credit.py")
 """Of a rehearsal."""
 OPTIONS = "addopts=--import-mode=importlib -m 'not slow' -rfE"
 

@@ -16,8 +16,8 @@ from benchmarks.wiki18_mini import PROTOCOL, QUESTIONS, TRAJECTORIES, read_lines
 from sd_search_verl.protocol.base import Messages
 from sd_search_verl.protocol.control_tokens import encode_text
 from sd_search_verl.protocol.prompt import encode_messages
+from sd_search_verl.retriever_client.reply import Document, SearchResult
 from sd_search_verl.rollout.observation import ObservationEncoder
-from sd_search_verl.rollout.retriever_reply import Document, SearchResult
 from sd_search_verl.scoring import contains_answer
 
 MAX_OBSERVATION_TOKENS = 80

@@ -17,8 +17,8 @@ from retriever_server.indexing.build import build
 from retriever_server.settings import Settings
 from sd_search_verl.protocol.spans import query_spans
 from sd_search_verl.protocol.token_bytes import decode
+from sd_search_verl.retriever_client.reply import Document, SearchResult
 from sd_search_verl.rollout.observation import ObservationEncoder
-from sd_search_verl.rollout.retriever_reply import Document, SearchResult
 from sd_search_verl.rollout.types import Prompt, Rollout
 from sd_search_verl.world.kv_cache import CachedDecoder
 

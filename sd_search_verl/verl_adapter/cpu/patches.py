@@ -1,6 +1,6 @@
 """The three places where verl 0.9 cannot run on a CPU by configuration alone; each with the line it answers.
 
-``tests/verl_adapter/test_cpu_patches.py`` fails when a newer verl no longer needs one of them. The fourth change, in
+``tests/verl_adapter/cpu/test_patches.py`` fails when a newer verl no longer needs one of them. The fourth change, in
 vLLM's worker, is a configured class: :mod:`sd_search_verl.verl_adapter.cpu.vllm_worker`.
 """
 

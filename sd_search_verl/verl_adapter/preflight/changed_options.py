@@ -18,8 +18,8 @@ from sd_search_verl.errors import UserError, without_credentials
 from sd_search_verl.files import read_json, write_json
 from sd_search_verl.finding import Finding, Rule
 from sd_search_verl.runs.schema import OPTIONS
-from sd_search_verl.verl_adapter import resume
 from sd_search_verl.verl_adapter.preflight.files import data_files
+from sd_search_verl.verl_adapter.trainer import checkpoints
 
 OTHER_OPTIONS = Rule(
     OPTIONS,
@@ -83,7 +83,7 @@ def keep_options(folder: Path, options: dict[str, Any], resumed: bool) -> None:
 
 def check_changed_options(config: DictConfig) -> Iterator[Finding]:
     """Compare the options with those that the run of the checkpoint to go on from began with."""
-    checkpoint = resume.checkpoint_to_resume(config)
+    checkpoint = checkpoints.checkpoint_to_resume(config)
     if checkpoint is None or config.trainer.get("val_only") or not (checkpoint.parent / OPTIONS).is_file():
         return
     try:

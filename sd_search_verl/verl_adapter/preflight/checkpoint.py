@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from sd_search_verl.finding import Finding, Rule
-from sd_search_verl.verl_adapter import resume
+from sd_search_verl.verl_adapter.trainer import checkpoints
 
 MODES = ("auto", "disable", "resume_path")
 
@@ -52,11 +52,11 @@ def check_checkpoint(config: DictConfig) -> Iterator[Finding]:
     if trainer.resume_mode not in MODES:
         yield OTHER_MODE.finding(mode=trainer.resume_mode)
         return
-    path = resume.checkpoint_to_resume(config)
+    path = checkpoints.checkpoint_to_resume(config)
     if trainer.resume_mode == "resume_path":
         yield from _check_path(trainer.resume_from_path, path)
     if path is not None:
-        here, there = trainer.nnodes * trainer.n_gpus_per_node, resume.processes_of(path)
+        here, there = trainer.nnodes * trainer.n_gpus_per_node, checkpoints.processes_of(path)
         if there and here not in there:
             yield OTHER_WORLD.finding(path=path, there=" or ".join(map(str, sorted(there))), here=here)
 
@@ -69,5 +69,5 @@ def _check_path(given: str, path: Path | None) -> Iterator[Finding]:
         yield NO_STEP.finding(path=given)
     elif not given.endswith(path.name):
         yield SLASH.finding(path=given, plain=path)
-    elif not resume.is_whole(path):
+    elif not checkpoints.is_whole(path):
         yield NOT_WHOLE.finding(path=path)

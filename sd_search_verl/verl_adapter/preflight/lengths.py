@@ -11,8 +11,8 @@ from sd_search_verl.protocol.base import Messages
 from sd_search_verl.protocol.prompt import encode_messages
 from sd_search_verl.verl_adapter.preflight.context import check_context, load_context
 from sd_search_verl.verl_adapter.preflight.policy_files import try_tokenizer
+from sd_search_verl.verl_adapter.rollout.tools import prompt_kwargs
 from sd_search_verl.verl_adapter.settings import read_search
-from sd_search_verl.verl_adapter.tools import prompt_kwargs
 
 LONG_PROMPT = Rule(
     "data.max_prompt_length",

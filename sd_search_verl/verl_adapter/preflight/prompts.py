@@ -26,8 +26,8 @@ from sd_search_verl.protocol.prompt import (
 )
 from sd_search_verl.verl_adapter.preflight.files import data_files, open_file
 from sd_search_verl.verl_adapter.preflight.rows import MOST_ROWS
+from sd_search_verl.verl_adapter.rollout.tools import prompt_kwargs
 from sd_search_verl.verl_adapter.settings import read_sd_search
-from sd_search_verl.verl_adapter.tools import prompt_kwargs
 
 REFUSED_PROMPT = Rule(
     "chat template",

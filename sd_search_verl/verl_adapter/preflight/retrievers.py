@@ -9,11 +9,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from sd_search_verl.errors import UserError, without_credentials
 from sd_search_verl.finding import Finding, Rule
-from sd_search_verl.rollout.endpoints import KEY_VARIABLE, is_own_machine, without_key
-from sd_search_verl.rollout.retriever_check import check_retriever, is_loading
-from sd_search_verl.rollout.retriever_identity import DisagreementError, describe, identify, stored
-from sd_search_verl.verl_adapter import resume
+from sd_search_verl.retriever_client.check import check_retriever, is_loading
+from sd_search_verl.retriever_client.endpoints import KEY_VARIABLE, is_own_machine, without_key
+from sd_search_verl.retriever_client.identity import DisagreementError, describe, identify, stored
 from sd_search_verl.verl_adapter.preflight.numbers import number
+from sd_search_verl.verl_adapter.trainer import checkpoints
 
 LOADING = Rule(
     "retriever {url}",
@@ -98,7 +98,7 @@ def check_identities(config: DictConfig) -> Iterator[Finding]:
         return
     except UserError:
         return  # none answers, which check_retrievers names
-    checkpoint = resume.checkpoint_to_resume(config)
+    checkpoint = checkpoints.checkpoint_to_resume(config)
     if checkpoint is None or config.trainer.get("val_only", False):
         return
     before = stored(checkpoint.parent)

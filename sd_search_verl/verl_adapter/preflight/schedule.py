@@ -10,8 +10,8 @@ from omegaconf import DictConfig
 from sd_search_verl.config import ConfigError, SDSearchConfig
 from sd_search_verl.distill.schedule import alpha_at
 from sd_search_verl.finding import Finding, Rule
-from sd_search_verl.verl_adapter import resume
 from sd_search_verl.verl_adapter.settings import TRAINERS, read_sd_search
+from sd_search_verl.verl_adapter.trainer import checkpoints
 
 TOO_FEW_EPOCHS = Rule(
     "trainer.total_training_steps",
@@ -132,7 +132,10 @@ def check_schedule(config: DictConfig, rows: int | None) -> Iterator[Finding]:
     yield from _check_updates(config, schedule.total)
     if trainer.save_freq < 1:
         yield NO_CHECKPOINT.finding(frequency=trainer.save_freq)
-    if schedule.total and (step := resume.step_of(resume.checkpoint_to_resume(config))) >= schedule.total:
+    if (
+        schedule.total
+        and (step := checkpoints.step_of(checkpoints.checkpoint_to_resume(config))) >= schedule.total
+    ):
         yield DONE_ALREADY.finding(step=step, total=schedule.total)
 
 

@@ -14,9 +14,9 @@ from sd_search_verl.protocol.token_bytes import decode
 from sd_search_verl.protocol.tool_call import ToolCallProtocol
 from sd_search_verl.rollout.dialogue import Request, SampledTurn
 from sd_search_verl.rollout.types import Prompt
+from sd_search_verl.verl_adapter.rollout.tool_dialogue import ToolDialogue
+from sd_search_verl.verl_adapter.rollout.tools import load_tools, run_protocol, template_kwargs
 from sd_search_verl.verl_adapter.settings import read_search
-from sd_search_verl.verl_adapter.tool_dialogue import ToolDialogue
-from sd_search_verl.verl_adapter.tools import load_tools, run_protocol, template_kwargs
 
 OTHER_FAMILY = Rule(
     "search.tool_call.family",

@@ -21,8 +21,8 @@ from sd_search_verl.hindsight.teacher_inputs import TeacherInputs, build_teacher
 from sd_search_verl.objectives.information_gain import build_gain_inputs
 from sd_search_verl.protocol.prompt import encode_messages
 from sd_search_verl.rollout.types import Rollout
+from sd_search_verl.verl_adapter.actor.gain import pack_gain
 from sd_search_verl.verl_adapter.fields import nested
-from sd_search_verl.verl_adapter.gain import pack_gain
 from sd_search_verl.world import World, WorldConfig, questions
 from sd_search_verl.world.config import CHECKPOINT
 from sd_search_verl.world.sampling import rollouts

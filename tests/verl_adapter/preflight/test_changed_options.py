@@ -14,7 +14,7 @@ from sd_search_verl.verl_adapter.preflight.changed_options import (
     keep_options,
     options_of,
 )
-from sd_search_verl.verl_adapter.resume import TRACKER
+from sd_search_verl.verl_adapter.trainer.checkpoints import TRACKER
 
 
 @pytest.fixture

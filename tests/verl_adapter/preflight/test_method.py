@@ -169,7 +169,7 @@ def test_adapters_that_verl_would_not_make_are_refused(good: DictConfig, adapter
 
 
 def test_adapters_that_servers_of_their_own_never_see_are_refused(good: DictConfig) -> None:
-    """See test_what_verl_sends_to_servers_of_their_own_is_the_base_model of tests/verl_adapter/test_lora.py."""
+    """See test_what_verl_sends_to_servers_of_their_own_is_the_base_model of tests/verl_adapter/actor/test_lora.py."""
     mode = {"trainer__v1__trainer_mode": "sd_search_separate_async"}
     apart = change(good, actor_rollout_ref__model__lora_rank=8, **mode)
     (finding,) = [one for one in check_method(apart) if not one.warning]

@@ -22,10 +22,10 @@ from sd_search_verl.distill.schedule import alpha_at
 from sd_search_verl.verl_adapter import preflight
 from sd_search_verl.verl_adapter.preflight.method import has_sections
 from sd_search_verl.verl_adapter.settings import read_sd_search, read_search
-from sd_search_verl.verl_adapter.trainer_modes import SDSearchTrainer
+from sd_search_verl.verl_adapter.trainer.modes import SDSearchTrainer
 
 ROWS = 8  # of the good run
-LOOP = "sd_search_verl.verl_adapter.agent_loop.SearchAgentLoop"
+LOOP = "sd_search_verl.verl_adapter.rollout.agent_loop.SearchAgentLoop"
 
 
 def options(text: str) -> list[str]:

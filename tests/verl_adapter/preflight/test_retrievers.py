@@ -17,10 +17,10 @@ from support.raw_server import http
 from support.raw_server import server as raw_server
 
 from sd_search_verl.config import ConfigError
-from sd_search_verl.rollout.retriever_identity import identify, require_same
+from sd_search_verl.retriever_client.identity import identify, require_same
 from sd_search_verl.verl_adapter import preflight
 from sd_search_verl.verl_adapter.preflight import check_identities
-from sd_search_verl.verl_adapter.resume import TRACKER
+from sd_search_verl.verl_adapter.trainer.checkpoints import TRACKER
 
 
 @contextmanager

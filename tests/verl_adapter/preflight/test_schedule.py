@@ -16,8 +16,8 @@ from sd_search_verl.config import ConfigError
 from sd_search_verl.finding import Finding
 from sd_search_verl.verl_adapter import preflight
 from sd_search_verl.verl_adapter.preflight.schedule import check_schedule
-from sd_search_verl.verl_adapter.resume import TRACKER
-from sd_search_verl.verl_adapter.trainer_modes import SDSearchTrainer
+from sd_search_verl.verl_adapter.trainer.checkpoints import TRACKER
+from sd_search_verl.verl_adapter.trainer.modes import SDSearchTrainer
 
 
 def found(config: DictConfig, rows: int | None = 8, **values: Any) -> list[Finding]:

@@ -1,0 +1,181 @@
+"""Metrics of a step's rollouts: how the policy searches, whether search works, and how groups end."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any, get_args
+
+import numpy as np
+import torch
+
+from sd_search_verl.config import HindsightConfig, SearchConfig
+from sd_search_verl.errors import UserError
+from sd_search_verl.hindsight.block import is_correct
+from sd_search_verl.hindsight.teacher_inputs import TeacherInputs
+from sd_search_verl.retriever_client.endpoints import without_key
+from sd_search_verl.rollout.types import Rollout, Status
+from sd_search_verl.rollout.versions import query_versions, version_at
+from sd_search_verl.runs.schema import Trace
+from sd_search_verl.verl_adapter.actor.loss import PREFIX
+from sd_search_verl.verl_adapter.trainer.data_plane import StepRollouts
+
+
+class SearchUnavailableError(UserError):
+    """Too large a share of a step's searches failed."""
+
+
+def search_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """Return the step's ``search/*``. Search rates are per executed search, all others per rollout."""
+    queries: dict[str, set[str]] = defaultdict(set)
+    for rollout in rollouts:
+        queries[rollout.prompt.group].update(" ".join(query.lower().split()) for query in rollout.queries)
+    searches = [search for rollout in rollouts for search in rollout.searches]
+    latencies = [search.latency_s for search in searches]
+    p50, p99 = np.percentile(latencies, [50, 99]).tolist() if latencies else (0.0, 0.0)
+    malformed = {kind: _total(r.malformed[kind] for r in rollouts) for kind in rollouts[0].malformed}
+    return {
+        "search/searches_per_rollout": len(searches) / len(rollouts),
+        "search/distinct_queries_per_group": sum(map(len, queries.values())) / len(queries),
+        "search/gold_in_documents": _total(search.has_gold for search in searches) / max(len(searches), 1),
+        "search/failures": _total(search.error is not None for search in searches),
+        "search/latency_s_p50": p50,
+        "search/latency_s_p99": p99,
+        "search/truncated_observations": _total(r.truncated_observations for r in rollouts),
+        "search/truncated_prompts": _total(r.prompt.num_cut > 0 for r in rollouts),
+        "search/malformed": sum(malformed.values()),
+        **{f"search/malformed/{kind}": count for kind, count in malformed.items()},
+        **{f"search/status/{s}": _mean(r.status == s for r in rollouts) for s in get_args(Status)},
+        "search/em": _mean(r.em for r in rollouts),
+        "search/f1": _mean(r.f1 for r in rollouts),
+    }
+
+
+def group_metrics(rollouts: Sequence[Rollout], config: HindsightConfig) -> dict[str, float]:
+    """Return the shares of groups whose rollouts all have one label: no contrast in the block, no GRPO advantage."""
+    groups: dict[str, list[bool]] = defaultdict(list)
+    for rollout in rollouts:
+        groups[rollout.prompt.group].append(is_correct(rollout, config))
+    all_correct = _total(all(labels) for labels in groups.values()) / len(groups)
+    all_incorrect = _total(not any(labels) for labels in groups.values()) / len(groups)
+    return {
+        "sd_search/homogeneous_groups": all_correct + all_incorrect,
+        "sd_search/all_correct_groups": all_correct,
+        "sd_search/all_incorrect_groups": all_incorrect,
+    }
+
+
+def health_metrics(
+    step: StepRollouts, group_size: int, groups: int, config: HindsightConfig
+) -> dict[str, float]:
+    """Return the metrics that the alarms need and verl does not report.
+
+    health/partial_groups: share of the step's groups with fewer rollouts than ``group_size``; health/missing_rollouts:
+    how many are missing; verl trains such groups without a warning. health/correct_log_prob: mean log-prob of a policy
+    token in CORRECT rollouts, in nats, by the policy before the update; left out where no rollout is CORRECT
+    and kept by verl's rollout correction, which sets the mask of those it rejects to 0.
+    """
+    sizes = Counter(rollout.prompt.group for rollout in step.rollouts)
+    whole = sum(size >= group_size for size in sizes.values())
+    found = {
+        "health/partial_groups": 1 - whole / groups,
+        "health/missing_rollouts": float(group_size * groups - sum(sizes.values())),
+    }
+    correct = [
+        log_probs[torch.tensor(rollout.response_mask, dtype=torch.bool)]
+        for rollout, log_probs in zip(step.rollouts, step.log_probs, strict=True)
+        if is_correct(rollout, config) and any(rollout.response_mask)
+    ]
+    if correct:
+        found["health/correct_log_prob"] = float(torch.cat(correct).mean())
+    return found
+
+
+def staleness_metrics(rollouts: Sequence[Rollout], version: int) -> dict[str, float]:
+    """Return how many versions behind the policy the weights were that sampled the query tokens with mask 1.
+
+    sd_search/stale_query_tokens: share of them from older weights than the policy's. sd_search/mixed_queries: share of
+    the queries whose tokens come from more than one version.
+
+    Args:
+        version: of the policy that is trained.
+    """
+    found = [version - sampled for rollout in rollouts for sampled in query_versions(rollout)]
+    spans = [
+        {version_at(r, j) for j in range(*span)} for r in rollouts for span in r.spans if span[0] < span[1]
+    ]
+    if not found:
+        return {}
+    return {
+        "sd_search/staleness_mean": _mean(found),
+        "sd_search/staleness_max": float(max(found)),
+        "sd_search/stale_query_tokens": _mean(staleness > 0 for staleness in found),
+        "sd_search/mixed_queries": _mean(len(versions) > 1 for versions in spans),
+    }
+
+
+def jsd_by_staleness(traces: Sequence[Trace], version: int) -> dict[str, float]:
+    """Return the mean divergence of the traced query tokens of each staleness, where some token is stale."""
+    found: dict[int, list[float]] = defaultdict(list)
+    for trace in traces:
+        starts = [start for start, _ in trace.versions]
+        for (start, _), values in zip(trace.spans, trace.divergence, strict=bool(trace.divergence)):
+            for token, value in enumerate(values, start):
+                if value is not None and starts:
+                    sampled = trace.versions[bisect_right(starts, token) - 1][1]
+                    found[version - sampled].append(value)
+    if not any(found):
+        return {}
+    return {f"sd_search/jsd_at_staleness/{age}": _mean(values) for age, values in sorted(found.items())}
+
+
+def prepared_metrics(inputs: Sequence[TeacherInputs]) -> dict[str, float]:
+    """Return the size of the teacher's rows.
+
+    health/shortened_blocks: share of the rollouts with scored tokens whose block lost rollouts for length.
+    """
+    rows = [row for item in inputs for row in item.rows]
+    scored = [item for item in inputs if item.rows]
+    return {
+        "sd_search/query_tokens": float(sum(len(row.student_positions) for row in rows)),
+        "sd_search/teacher_tokens": float(sum(len(row.input_ids) for row in rows)),
+        "sd_search/shortened_blocks": _total(item.num_dropped > 0 for item in scored),
+        "sd_search/empty_blocks": _total(not any(item.blocks) for item in scored),
+        "health/shortened_blocks": _total(item.num_dropped > 0 for item in scored) / max(len(scored), 1),
+    }
+
+
+def rename_worker_metrics(metrics: dict[str, Any], timing: dict[str, float]) -> None:
+    """Strip verl's ``actor/`` from the plugin's worker metrics, and move the teacher's time to the timings."""
+    for name in [name for name in metrics if name.startswith(f"actor/{PREFIX}")]:
+        metrics[name.removeprefix("actor/")] = metrics.pop(name)
+    if (seconds := metrics.pop(f"{PREFIX}teacher_s", None)) is not None:
+        timing["sd_search_teacher"] = timing.get("sd_search_teacher", 0.0) + seconds
+
+
+def check_failure_rate(rollouts: Sequence[Rollout], config: SearchConfig) -> None:
+    """Stop the run when too large a share of the step's searches failed.
+
+    Raises:
+        SearchUnavailableError: above ``search.max_failure_rate``.
+    """
+    failed = [search.error is not None for rollout in rollouts for search in rollout.searches]
+    if config.max_failure_rate is None or not failed:
+        return
+    rate = _mean(failed)
+    if rate > config.max_failure_rate:
+        servers = ", ".join(map(without_key, config.retriever_urls))
+        raise SearchUnavailableError(
+            f"{rate:.0%} of this step's {len(failed)} searches failed, more than search.max_failure_rate="
+            f"{config.max_failure_rate:.0%}; check the retriever at {servers}"
+        )
+
+
+def _total(values: Iterable[float]) -> float:
+    return float(sum(values))
+
+
+def _mean(values: Iterable[float]) -> float:
+    found = list(values)
+    return _total(found) / len(found)
