@@ -15,12 +15,12 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        answers = "Answers of /retrieve and /document by path and HTTP status"
+        answers = "Answers of POST /retrieve and of /document by path and HTTP status"
         requests = Counter("retriever_requests", answers, ["path", "status"], registry=self.registry)
         # By path and status: looking up the labelled child takes longer than counting.
         self.requests = cache(requests.labels)
         self.unauthorized = self._counter("unauthorized", "Requests answered with 401")
-        answered = "POST /retrieve, body read to answer ready"
+        answered = "POST /retrieve, first bytes to answer ready; a body that arrives late counts"
         self.request_seconds = self._histogram("request_seconds", answered, SECONDS)
         self.queries = self._counter("queries", "Queries admitted")
         self.truncated = self._counter("queries_truncated", "Queries cut at --max-query-chars")

@@ -132,7 +132,7 @@ def compare(a: Sequence[Run], b: Sequence[Run]) -> dict[str, Any]:
             "macro": macro_average(differences).as_dict(),
             "micro": micro_average(differences).as_dict(),
             "spread": spread,
-            "over_pairs": over_pairs(spread["a"], spread["b"]),
+            "over_pairs": over_pairs(rows[0], rows[1], metric, before),
         }
     result["changed"] = _changed(a, b)
     return result

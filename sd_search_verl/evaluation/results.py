@@ -82,8 +82,9 @@ def timing(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
         questions.append(row["latency_s"])
         searches += row["latencies_s"]
     return {
-        f"{name}_latency_s_p{quantile}": round(float(np.percentile(values, quantile)), 4) if values else 0.0
+        f"{name}_latency_s_p{quantile}": round(float(np.percentile(values, quantile)), 4)
         for name, values in (("question", questions), ("search", searches))
+        if values
         for quantile in (50, 99)
     }
 
@@ -93,6 +94,7 @@ def latency_line(found: Mapping[str, float]) -> str:
     return "latency, median (99th percentile): " + ", ".join(
         f"{found[f'{name}_latency_s_p50']:.3g} s ({found[f'{name}_latency_s_p99']:.3g} s) a {name}"
         for name in ("question", "search")
+        if f"{name}_latency_s_p50" in found
     )
 
 

@@ -109,7 +109,7 @@ async def run_rollout(
             rollout.answer, rollout.status = turn.answer, "answered"
             break
         if turn_number == config.max_turns:
-            rollout.status = "turn_limit" if turn.requests else "no_answer"
+            rollout.status = "no_answer" if all(request.error for request in turn.requests) else "turn_limit"
             break
 
         results = await asyncio.gather(*map(execute, turn.requests))

@@ -187,6 +187,9 @@ def test_rates_are_shares_of_rollouts() -> None:
     shown = [line for line in table(summarize(rows)).splitlines() if line.startswith("nq: ")]
     assert shown == ["nq: 25.0 % were still searching after the last turn (search.max_turns)"]
     assert timing(rows.values())["search_latency_s_p50"] == pytest.approx(0.2)
+    silent = [row | {"latencies_s": []} for row in rows.values()]
+    assert "search_latency_s_p50" not in timing(silent)
+    assert latency_line(timing(silent)) == "latency, median (99th percentile): 1 s (1 s) a question"
     assert latency_line(timing(rows.values())) == (
         "latency, median (99th percentile): 1 s (1 s) a question, 0.2 s (0.3 s) a search"
     )

@@ -30,7 +30,7 @@ def grad_share(engine: Any, data: TensorDict, loss: SDSearchLoss, teacher: SDLos
     states = torch.get_rng_state(), get_torch_device().get_rng_state()
     try:
         method = _gradient_norm(engine, data, loss, replace(teacher, policy_weight=0.0))
-        policy = _gradient_norm(engine, data, loss, replace(teacher, alpha=0.0))
+        policy = _gradient_norm(engine, data, loss, replace(teacher, alpha=0.0, policy_weight=1.0))
     finally:
         torch.set_rng_state(states[0])
         get_torch_device().set_rng_state(states[1])

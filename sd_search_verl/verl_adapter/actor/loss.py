@@ -174,11 +174,14 @@ class SDSearchLoss:
             return targets
         if self.config.target == "contrast":
             assert targets.logits is not None
-            tilted = teacher_targets(student.detach().float() + targets.logits, self.config)
-            return replace(tilted, token_log_prob=targets.token_log_prob)
-        uniform = teacher_targets(student.new_zeros(1, student.shape[1]), self.config.replace(top_k=None))
-        expanded = uniform.map(lambda rows: rows.expand(len(student), *rows.shape[1:]))
-        return replace(expanded, token_log_prob=targets.token_log_prob)
+            target = teacher_targets(student.detach().float() + targets.logits, self.config)
+        else:
+            uniform = teacher_targets(student.new_zeros(1, student.shape[1]), self.config.replace(top_k=None))
+            target = uniform.map(lambda rows: rows.expand(len(student), *rows.shape[1:]))
+        # Metrics and credit speak of the teacher; ``top_k_mass`` of the entries that are compared.
+        return replace(
+            target, entropy=targets.entropy, top1=targets.top1, token_log_prob=targets.token_log_prob
+        )
 
     def _add_sd_loss(
         self,
@@ -203,7 +206,7 @@ class SDSearchLoss:
             for column, name in _MEANS.items()
         }
         values = {
-            "loss": part.detach(),
+            **({"loss": part.detach()} if self.config.use == "loss" else {}),
             **means,
             "entropy_gap": means["student_entropy"] - means["teacher_entropy"],
         }
@@ -226,16 +229,24 @@ _MEANS = {
     "teacher_student_top1": "teacher_student_top1",
 }
 """Column of the hook, and the metric that is its mean over scored tokens."""
+TOKEN_MEANS = tuple(PREFIX + name for name in (*_MEANS.values(), "entropy_gap"))
+"""Metrics that are means over scored tokens."""
 
 
-def pool_mini_batches(metrics: dict[str, Any], tokens: Sequence[int]) -> None:
-    """Replace the mini-batches' means over scored tokens by the mean over those of all, of which verl's would differ.
+def pool_mini_batches(metrics: dict[str, Any], tokens: Sequence[int], mini_batches: int) -> None:
+    """Replace what verl would make a mean over the mini-batches with scored tokens.
+
+    What is a mean over scored tokens becomes that over the tokens of all. L_SD becomes the mean over all mini-batches,
+    as the policy loss is; it is 0 in those without scored tokens.
 
     Args:
         metrics: values by metric, one of each mini-batch with scored tokens; changed in place.
         tokens: scored tokens of each such mini-batch.
+        mini_batches: number of all, those without scored tokens too.
     """
-    for name in (PREFIX + name for name in (*_MEANS.values(), "entropy_gap")):
+    if (losses := metrics.get(f"{PREFIX}loss")) is not None:
+        metrics[f"{PREFIX}loss"] = [sum(losses) / mini_batches]
+    for name in TOKEN_MEANS:
         if name in metrics:
             pairs = zip(metrics[name], tokens, strict=True)
             metrics[name] = [sum(mean * count for mean, count in pairs) / sum(tokens)]

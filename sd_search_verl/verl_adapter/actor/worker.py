@@ -69,17 +69,18 @@ class SDTrainingWorker(TrainingWorker):
         self._measured: dict[str, float] = {}
         self._credits: dict[int, Values] = {}
         self._scored_tokens: list[int] = []  # of each mini-batch that has any
+        self._mini_batches = 0
         self._measure_grad_share = self._measure_labels = False
 
     @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="train"), blocking=False)
     def train_mini_batch(self, data: TensorDict) -> TensorDict:
-        self._measured, self._credits, self._scored_tokens = {}, {}, []
+        self._measured, self._credits, self._scored_tokens, self._mini_batches = {}, {}, [], 0
         self._measure_grad_share = tu.get(data, MEASURE_GRAD_SHARE, default=False)
         self._measure_labels = tu.get(data, MEASURE_LABELS, default=False)
         output = super().train_mini_batch(data)
         if output is not None:
             metrics = tu.get(output, "metrics")
-            pool_mini_batches(metrics, self._scored_tokens)
+            pool_mini_batches(metrics, self._scored_tokens, self._mini_batches)
             metrics.update({PREFIX + name: [value] for name, value in self._measured.items()})
         return output
 
@@ -88,6 +89,7 @@ class SDTrainingWorker(TrainingWorker):
         if not isinstance(self.loss_fn, SDSearchLoss):
             raise TypeError(f"the worker's loss function is {type(self.loss_fn).__name__}, not SDSearchLoss")
         config, start = self.loss_fn.config, time.perf_counter()
+        self._mini_batches += 1
         group = self.engine.get_data_parallel_group()
         if config.information_gain:
             with self._train_mode(data):
@@ -107,10 +109,10 @@ class SDTrainingWorker(TrainingWorker):
         tu.assign_non_tensor(data, distillation_use_topk=True)
         teacher = self._loss_inputs(taught, data, config)
         if self._measure_grad_share:
-            self._measure_grad_share = False
             with self._train_mode(data):
                 share = grad_share(self.engine, self._with_options(data), self.loss_fn, teacher)
-            if share is not None:
+            if share is not None:  # else the next mini-batch is tried, where GRPO may have a gradient
+                self._measure_grad_share = False
                 self._measured["grad_share"] = share
         with self.loss_fn.with_teacher(teacher):
             output = super().train_batch(data)

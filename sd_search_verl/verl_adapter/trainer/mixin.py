@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import ChainMap
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,7 @@ from sd_search_verl.objectives.information_gain import GainInputs, build_gain_in
 from sd_search_verl.protocol.base import Messages
 from sd_search_verl.protocol.prompt import encode_messages
 from sd_search_verl.protocol.token_bytes import token_texts
-from sd_search_verl.retriever_client.identity import (
-    Identity,
-    describe,
-    identify,
-    require_same,
-    require_unchanged,
-)
+from sd_search_verl.retriever_client import identity
 from sd_search_verl.rollout.types import Rollout
 from sd_search_verl.rollout.versions import mask_older_than
 from sd_search_verl.runs import writer
@@ -53,6 +48,7 @@ from sd_search_verl.verl_adapter.rollout.tools import prompt_kwargs
 from sd_search_verl.verl_adapter.settings import TRAINERS, read_health, read_sd_search, read_search
 from sd_search_verl.verl_adapter.trainer import checkpoints, data_plane, step_metrics
 from sd_search_verl.verl_adapter.trainer.non_finite_guard import stop_on_non_finite
+from sd_search_verl.verl_adapter.trainer.updates import Update, pooled
 from sd_search_verl.verl_adapter.trainer.validation import add_failed_sessions
 
 # A child of verl's logger, which is shown where the root logger is not.
@@ -85,10 +81,11 @@ class SDSearchMixin(PPOTrainer):
         # Place of each question that is not yet trained on, by verl's uid.
         self._questions: dict[str, int] = {}
         self._places = count()
+        self._updates: list[Update] = []  # of the current step
         self._history: list[dict[str, float]] = []
         self._alarmed: set[str] = set()
         self._began = 0.0
-        self._retriever: Identity = {}  # of the servers, at the start
+        self._retriever: identity.Identity = {}  # of the servers, at the start
         self._prompt_kwargs = prompt_kwargs(config)
 
     def _init_resource_pool_mgr(self) -> None:
@@ -108,8 +105,8 @@ class SDSearchMixin(PPOTrainer):
         if self.config.trainer.get("val_only", False):
             return  # no training, so the run files stay unchanged
         resumed = self.global_steps > 0
-        self._retriever = identify(self._search.retriever_urls)
-        require_same(self._folder, self._retriever, resumed)
+        self._retriever = identity.identify(self._search.retriever_urls)
+        identity.require_same(self._folder, self._retriever, resumed)
         keep_options(self._folder, self._options, resumed)
         checkpoint = checkpoints.folder_of(self._folder, self.global_steps)
         self._history = truncate_after(self._folder, self.global_steps, checkpoint)
@@ -134,7 +131,12 @@ class SDSearchMixin(PPOTrainer):
         return super()._submit_batch_to_rollout(batch)
 
     def step(self, metrics: dict[str, Any], timing_raw: dict[str, float]) -> Any:
+        self._updates = []
         self._batch, self._metrics = super().step(metrics, timing_raw), metrics
+        groups = self.config.data.train_batch_size
+        if len(self._updates) > 1:
+            metrics.update(pooled(self._updates, partial(self._rollout_metrics, groups=groups)))
+        step_metrics.count_replaced_groups(metrics, self.config.actor_rollout_ref.rollout.n, groups)
         for key in self._batch.keys:
             self._questions.pop(key.rsplit("_", 2)[0], None)
         return self._batch
@@ -164,6 +166,7 @@ class SDSearchMixin(PPOTrainer):
         batch = super()._update_actor(batch, metrics)
         step_metrics.rename_worker_metrics(metrics, self.timing_raw)
         metrics.update(ours | {"health/skipped_updates": float(is_skipped_update(metrics))})
+        self._updates.append(Update(step, inputs, metrics))
         if self._health.stop_on_non_finite:
             stop_on_non_finite(self._folder, self.global_steps, step, batch, metrics)
         metrics.update(self._write_traces(step, inputs, traced))
@@ -196,6 +199,7 @@ class SDSearchMixin(PPOTrainer):
         if self.global_steps < self.config.trainer.critic_warmup:  # then verl does not update the actor
             step, ours = self._read_step(batch, alpha=0.0)
             metrics.update(ours)
+            self._updates.append(Update(step, None, metrics))
             self._write_traces(step, None, self._select_traced(step))
         return batch
 
@@ -225,17 +229,13 @@ class SDSearchMixin(PPOTrainer):
         they were answered from another index."""
         step = data_plane.read_rollouts(batch, self._questions)
         step_metrics.check_failure_rate(step.rollouts, self._search)
-        require_unchanged(self._search.retriever_urls, self._retriever)
-        group_size = self.config.actor_rollout_ref.rollout.n
+        identity.require_unchanged(self._search.retriever_urls, self._retriever)
         groups = self.config.data.train_batch_size // self.parameter_sync_step
-        hindsight = self._sd_search.hindsight
-        return step, {
-            f"{PREFIX}alpha": alpha,
-            **step_metrics.search_metrics(step.rollouts),
-            **step_metrics.group_metrics(step.rollouts, hindsight),
-            **step_metrics.health_metrics(step, group_size, groups, hindsight),
-            **step_metrics.staleness_metrics(step.rollouts, self._policy_version),
-        }
+        return step, {f"{PREFIX}alpha": alpha, **self._rollout_metrics(step, groups)}
+
+    def _rollout_metrics(self, step: data_plane.StepRollouts, groups: int) -> dict[str, float]:
+        group_size, hindsight = self.config.actor_rollout_ref.rollout.n, self._sd_search.hindsight
+        return step_metrics.rollout_metrics(step, group_size, groups, hindsight, self._policy_version)
 
     def _write_traces(
         self, step: data_plane.StepRollouts, inputs: list[TeacherInputs] | None, traced: list[int]
@@ -245,7 +245,7 @@ class SDSearchMixin(PPOTrainer):
         traces = []
         for i in traced:
             rollout = step.rollouts[i]
-            more: dict[str, Any] = {"retriever": describe(self._retriever)}
+            more: dict[str, Any] = {"retriever": identity.describe(self._retriever)}
             if inputs is not None:
                 more["blocks"] = inputs[i].blocks
                 if i in credits:

@@ -15,7 +15,7 @@ from sd_search_verl.errors import UserError
 from sd_search_verl.hindsight.block import is_correct
 from sd_search_verl.hindsight.teacher_inputs import TeacherInputs
 from sd_search_verl.retriever_client.endpoints import without_key
-from sd_search_verl.rollout.types import Rollout, Status
+from sd_search_verl.rollout.types import Rollout, Search, Status
 from sd_search_verl.rollout.versions import query_versions, version_at
 from sd_search_verl.runs.schema import Trace
 from sd_search_verl.verl_adapter.actor.loss import PREFIX
@@ -26,22 +26,35 @@ class SearchUnavailableError(UserError):
     """Too large a share of a step's searches failed."""
 
 
+def rollout_metrics(
+    step: StepRollouts, group_size: int, groups: int, config: HindsightConfig, version: int
+) -> dict[str, float]:
+    """Return all metrics of a step's rollouts.
+
+    Args:
+        group_size, groups: as they were asked for.
+        version: of the policy before the update.
+    """
+    return {
+        **search_metrics(step.rollouts),
+        **group_metrics(step.rollouts, config),
+        **health_metrics(step, group_size, groups, config),
+        **staleness_metrics(step.rollouts, version),
+    }
+
+
 def search_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     """Return the step's ``search/*``. Search rates are per executed search, all others per rollout."""
     queries: dict[str, set[str]] = defaultdict(set)
     for rollout in rollouts:
         queries[rollout.prompt.group].update(" ".join(query.lower().split()) for query in rollout.queries)
     searches = [search for rollout in rollouts for search in rollout.searches]
-    latencies = [search.latency_s for search in searches]
-    p50, p99 = np.percentile(latencies, [50, 99]).tolist() if latencies else (0.0, 0.0)
     malformed = {kind: _total(r.malformed[kind] for r in rollouts) for kind in rollouts[0].malformed}
     return {
         "search/searches_per_rollout": len(searches) / len(rollouts),
         "search/distinct_queries_per_group": sum(map(len, queries.values())) / len(queries),
-        "search/gold_in_documents": _total(search.has_gold for search in searches) / max(len(searches), 1),
+        **_of_searches(searches),
         "search/failures": _total(search.error is not None for search in searches),
-        "search/latency_s_p50": p50,
-        "search/latency_s_p99": p99,
         "search/truncated_observations": _total(r.truncated_observations for r in rollouts),
         "search/truncated_prompts": _total(r.prompt.num_cut > 0 for r in rollouts),
         "search/malformed": sum(malformed.values()),
@@ -49,6 +62,18 @@ def search_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
         **{f"search/status/{s}": _mean(r.status == s for r in rollouts) for s in get_args(Status)},
         "search/em": _mean(r.em for r in rollouts),
         "search/f1": _mean(r.f1 for r in rollouts),
+    }
+
+
+def _of_searches(searches: Sequence[Search]) -> dict[str, float]:
+    """Return the rates and times of searches, left out where there is no search."""
+    if not searches:
+        return {}
+    p50, p99 = np.percentile([search.latency_s for search in searches], [50, 99]).tolist()
+    return {
+        "search/gold_in_documents": _mean(search.has_gold for search in searches),
+        "search/latency_s_p50": p50,
+        "search/latency_s_p99": p99,
     }
 
 
@@ -92,6 +117,15 @@ def health_metrics(
     return found
 
 
+def count_replaced_groups(metrics: dict[str, Any], group_size: int, groups: int) -> None:
+    """Count the groups that an asynchronous mode lost whole, and replaced, among those that lack rollouts."""
+    replaced = metrics.get("training/rollout_failure/evicted_samples", 0)
+    if replaced and "health/partial_groups" in metrics:
+        lacking = metrics["health/partial_groups"] * groups + replaced
+        metrics["health/partial_groups"] = lacking / (groups + replaced)
+        metrics["health/missing_rollouts"] += group_size * replaced
+
+
 def staleness_metrics(rollouts: Sequence[Rollout], version: int) -> dict[str, float]:
     """Return how many versions behind the policy the weights were that sampled the query tokens with mask 1.
 
@@ -131,17 +165,18 @@ def jsd_by_staleness(traces: Sequence[Trace], version: int) -> dict[str, float]:
 
 
 def prepared_metrics(inputs: Sequence[TeacherInputs]) -> dict[str, float]:
-    """Return the size of the teacher's rows.
+    """Return the size of the teacher's rows, those behind inverted labels too.
 
     health/shortened_blocks: share of the rollouts with scored tokens whose block lost rollouts for length.
     """
     rows = [row for item in inputs for row in item.rows]
+    flipped = [row for item in inputs for row in item.flipped]
     scored = [item for item in inputs if item.rows]
     return {
         "sd_search/query_tokens": float(sum(len(row.student_positions) for row in rows)),
-        "sd_search/teacher_tokens": float(sum(len(row.input_ids) for row in rows)),
+        "sd_search/teacher_tokens": float(sum(len(row.input_ids) for row in [*rows, *flipped])),
         "sd_search/shortened_blocks": _total(item.num_dropped > 0 for item in scored),
-        "sd_search/empty_blocks": _total(not any(item.blocks) for item in scored),
+        "sd_search/empty_blocks": _total(item.num_dropped > 0 and not any(item.blocks) for item in scored),
         "health/shortened_blocks": _total(item.num_dropped > 0 for item in scored) / max(len(scored), 1),
     }
 

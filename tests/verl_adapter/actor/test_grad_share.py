@@ -22,7 +22,7 @@ from support.engine import (
 )
 from support.tiny import byte_tokenizer
 
-from sd_search_verl.verl_adapter.fields import MEASURE_GRAD_SHARE
+from sd_search_verl.verl_adapter.fields import MEASURE_GRAD_SHARE, POLICY_WEIGHT
 
 OPTIONS = {"mini_batch_size": 8, "micro_batch_size_per_gpu": 2}
 
@@ -62,6 +62,22 @@ def test_nothing_is_measured_unasked_or_where_grpo_has_no_gradient(worker: Any, 
     still = [Row(row.rollout, 0.0, row.old_log_probs) for row in rows[:8]]
     assert "sd_search/grad_share" not in gradients(worker, batch(rows[:8], 0.3))[1]
     assert "sd_search/grad_share" not in gradients(worker, batch(still, 0.3, **{MEASURE_GRAD_SHARE: True}))[1]
+
+
+def test_the_first_mini_batch_in_which_grpo_has_a_gradient_is_measured(worker: Any, rows: list[Row]) -> None:
+    worker.loss_fn.config = settings()
+    still = [Row(row.rollout, 0.0, row.old_log_probs) for row in rows[:8]]
+    for parts in ((still, rows[:8]), (rows[:8], still)):
+        whole = batch([*parts[0], *parts[1]], 0.3, mini_batch_size=8, **{MEASURE_GRAD_SHARE: True})
+        assert len(gradients(worker, whole)[1]["sd_search/grad_share"]) == 1
+
+
+def test_a_stage_of_l_sd_alone_is_measured_beside_grpos_own_gradient(worker: Any, rows: list[Row]) -> None:
+    worker.loss_fn.config = settings()
+    both = batch(rows[:8], 0.3, **{MEASURE_GRAD_SHARE: True})
+    alone = batch(rows[:8], 0.3, **{MEASURE_GRAD_SHARE: True, POLICY_WEIGHT: 0.0})
+    found = [gradients(worker, one)[1]["sd_search/grad_share"] for one in (both, alone)]
+    assert found[1] == pytest.approx(found[0], rel=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,11 @@ def test_the_contrastive_target_is_the_student_tilted_by_what_the_labels_say(
     _, metrics = gradients(worker, batch(rows[:8], config))
     assert sum(metrics["sd_search/loss"]) == pytest.approx(float(torch.stack(values).mean()), rel=1e-4)
     assert sum(metrics["sd_search/loss"]) > 1e-6
+    # Whatever the student is pulled to, these speak of the teacher.
+    worker.loss_fn.config = settings(target="uniform" if top_k is None else "teacher", top_k=top_k)
+    _, others = gradients(worker, batch(rows[:8], worker.loss_fn.config))
+    for name in ("teacher_entropy", "teacher_student_top1"):
+        assert metrics[f"sd_search/{name}"] == pytest.approx(others[f"sd_search/{name}"], rel=1e-5), name
 
 
 def test_without_labels_to_read_the_contrastive_target_is_the_student() -> None:

@@ -26,3 +26,26 @@ def test_means_over_scored_tokens_are_those_of_the_step(worker: Any) -> None:
         means = [float(metrics[f"sd_search/{name}"][0]) for metrics in alone]
         mean = sum(value * count for value, count in zip(means, tokens, strict=True)) / sum(tokens)
         assert whole[f"sd_search/{name}"] == [pytest.approx(mean, rel=1e-5)], name
+
+
+def test_l_sd_is_the_mean_of_all_mini_batches_as_the_policy_loss_is(worker: Any) -> None:
+    """So that the losses of the metrics add up; one without scored tokens has an L_SD of 0."""
+    config, rows = settings(), recorded_rows(byte_tokenizer())
+    worker.loss_fn.config = config
+    searching = [row for row in rows if row.rollout.spans][:4]
+    silent = [row for row in rows if not row.rollout.spans]
+    silent = (silent * 4)[:4]
+    some = [*searching, *silent]
+    inputs = teacher_inputs(some, config, byte_tokenizer())
+    _, alone = gradients(worker, batch_of(searching, inputs[:4], 0.7))
+    _, whole = gradients(worker, batch_of(some, inputs, 0.7, mini_batch_size=4))
+    assert len(silent) == 4
+    assert whole["sd_search/loss"] == [pytest.approx(alone["sd_search/loss"][0] / 2, rel=1e-5)]
+
+
+def test_where_there_is_no_l_sd_none_is_reported(worker: Any) -> None:
+    config, rows = settings(use="advantage"), recorded_rows(byte_tokenizer())[:8]
+    worker.loss_fn.config = config
+    _, metrics = gradients(worker, batch_of(rows, teacher_inputs(rows, config, byte_tokenizer()), 0.7))
+    assert "sd_search/loss" not in metrics
+    assert "sd_search/jsd" in metrics

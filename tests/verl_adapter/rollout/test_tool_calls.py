@@ -164,6 +164,9 @@ def test_limits_end_a_rollout_as_with_tags() -> None:
     search, answer = ended("hermes", call("hermes", "a b")), ended("hermes", "<answer>x</answer>")
     rollout = play("hermes", [search, search, search], max_turns=2)
     assert (rollout.status, len(rollout.queries), len(rollout.searches)) == ("turn_limit", 3, 2)
+    for wanted in (BAD["unknown_tool"], BAD["empty_query"]):  # no search that could be executed
+        rollout = play("hermes", [search, ended("hermes", wanted)], max_turns=1)
+        assert (rollout.status, rollout.queries) == ("no_answer", ["a b"])
     rollout = play("hermes", [search, answer], room=len(tokenizer("hermes").encode(search)) + 10)
     assert rollout.status == "context_overflow"
     assert 0 not in rollout.response_mask

@@ -22,9 +22,11 @@ from sd_search_verl.verl_adapter.trainer.data_plane import StepRollouts
 from sd_search_verl.verl_adapter.trainer.step_metrics import (
     SearchUnavailableError,
     check_failure_rate,
+    count_replaced_groups,
     health_metrics,
     jsd_by_staleness,
     prepared_metrics,
+    search_metrics,
     staleness_metrics,
 )
 
@@ -117,6 +119,53 @@ def test_empty_and_shortened_blocks_are_counted_and_their_share_is_watched() -> 
     nothing_fits = found(16)
     assert nothing_fits["health/shortened_blocks"] == 1
     assert nothing_fits["sd_search/empty_blocks"] == sum(bool(rollout.spans) for rollout in rollouts) > 0
+
+
+def test_a_block_that_was_never_to_hold_anything_is_not_an_empty_one() -> None:
+    tokenizer = byte_tokenizer()
+    rollouts = [row.rollout for row in recorded_rows(tokenizer)]
+
+    def encode(messages: Messages) -> list[int]:
+        return [int(i) for i in tokenizer.encode(str(messages))]
+
+    config = SDSearchConfig(hindsight=HindsightConfig(content="none"))
+    inputs = build_teacher_inputs(rollouts, config, tokenizer, encode, seed=0)
+    assert not any(block for item in inputs for block in item.blocks)
+    assert prepared_metrics(inputs)["sd_search/empty_blocks"] == 0
+
+
+def test_the_rows_behind_inverted_labels_are_read_too() -> None:
+    tokenizer = byte_tokenizer()
+    rollouts = [row.rollout for row in recorded_rows(tokenizer)]
+
+    def encode(messages: Messages) -> list[int]:
+        return [int(i) for i in tokenizer.encode(str(messages))]
+
+    inputs = build_teacher_inputs(rollouts, SDSearchConfig(), tokenizer, encode, seed=0, flipped=True)
+    read = [row.input_ids for item in inputs for row in [*item.rows, *item.flipped]]
+    found = prepared_metrics(inputs)
+    assert found["sd_search/teacher_tokens"] == sum(map(len, read))
+    assert found["sd_search/query_tokens"] == sum(
+        len(row.student_positions) for item in inputs for row in item.rows
+    )
+
+
+def test_a_step_without_a_search_has_no_times_and_no_rates_of_searches() -> None:
+    found = search_metrics([Rollout(Prompt("g", [], [])), Rollout(Prompt("g", [], []))])
+    assert not {"search/latency_s_p50", "search/latency_s_p99", "search/gold_in_documents"} & found.keys()
+    assert found["search/searches_per_rollout"] == found["search/failures"] == 0
+
+
+def test_groups_that_an_asynchronous_mode_replaced_lack_rollouts() -> None:
+    name = "training/rollout_failure/evicted_samples"
+    metrics = health_metrics(step((1,)), 4, 4, HindsightConfig())
+    count_replaced_groups(metrics, 4, 4)
+    assert (metrics["health/partial_groups"], metrics["health/missing_rollouts"]) == (0.25, 1)
+    metrics[name] = 2.0
+    count_replaced_groups(metrics, 4, 4)
+    assert (metrics["health/partial_groups"], metrics["health/missing_rollouts"]) == (0.5, 9)
+    count_replaced_groups(only := {name: 1.0}, 4, 4)
+    assert only == {name: 1.0}
 
 
 def stale_step() -> list[Rollout]:
