@@ -131,7 +131,6 @@ def test_the_versions_agree() -> None:
 
 def test_the_versions_of_verl_are_stated_once() -> None:
     required = f"verl{SUPPORTED['verl']}\n"
-    assert (REPO / "REQUIRED_VERL.txt").read_text() == required
     assert (REPO / "recipes" / "verl_recipe" / "REQUIRED_VERL.txt").read_text() == required
 
 

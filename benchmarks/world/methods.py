@@ -2,10 +2,10 @@
 
     python -m benchmarks.world.methods tune usual_5    rates of every arm, on tuning seeds
     python -m benchmarks.world.methods run usual_5     fresh seeds, at the best rates
-    python -m benchmarks.world.methods show usual_5    its table, as in docs/methods.md
+    python -m benchmarks.world.methods show usual_5    its table, as in docs/comparison.md
     python -m benchmarks.world.methods show            all tables, the bars and the figure
 
-Finished runs are kept, so that each command continues after an interruption. docs/methods.md has the protocol.
+Finished runs are kept, so that each command continues after an interruption. docs/comparison.md has the protocol.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ HERE = Path(__file__).parent
 RATES, RESULT, FIGURE = (
     HERE / "methods_rates.csv",
     HERE / "methods.csv",
-    HERE.parents[1] / "docs" / "methods.svg",
+    HERE.parents[1] / "docs" / "comparison.svg",
 )
 METHODS = (
     *(BASELINE, "sd", "llds", "sapo", "sd_llds", "gate", "gate_llds", "advantage"),

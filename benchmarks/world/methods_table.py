@@ -44,7 +44,7 @@ def verdict(summary: Summary, rows: Sequence[EvaluationRow]) -> Verdict:
 
 
 def markdown(rates: Rates, rows: Sequence[EvaluationRow]) -> str:
-    """Return a setting's table as docs/methods.md has it, by the ratio: a geometric mean over pairs, 95 % interval."""
+    """Return a setting's table as docs/comparison.md has it, by ratio: a geometric mean over pairs, 95 % interval."""
     head = ["arm", "rate", "rollouts to 50 %", "ratio", "faster", f"p(right) at {EARLY}", "paired gain"]
     lines = [[*head, "final success", "paired gain", "worst seed", "never worse"]]
     lines.append(["---"] * len(lines[0]))

@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from sd_search_verl.finding import Finding, Rule
+from sd_search_verl.verl_adapter.preflight.files import is_remote
 from sd_search_verl.verl_adapter.preflight.policy_files import load_model_config
 from sd_search_verl.verl_adapter.settings import read_sd_search, read_search
 
@@ -33,7 +34,7 @@ def load_context(config: DictConfig) -> tuple[int, bool] | None:
     """
     from verl.workers.rollout.utils import get_max_position_embeddings
 
-    if "://" in config.actor_rollout_ref.model.path:
+    if is_remote(config.actor_rollout_ref.model.path):
         return None
     try:
         policy = load_model_config(config)

@@ -12,6 +12,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from sd_search_verl.finding import Finding, Rule
+from sd_search_verl.verl_adapter.preflight.files import is_remote
 
 WEIGHT_BYTES, MOMENTS_BYTES = 4, 8
 """Of a parameter in a checkpoint: its value in fp32, and Adam's two moments of it if it is trained."""
@@ -48,7 +49,7 @@ def check_disk(config: DictConfig) -> Iterator[Finding]:
 
 def _check_folder(config: DictConfig, option: str) -> Iterator[Finding]:
     value = str(OmegaConf.select(config, option))
-    if "://" in value:
+    if is_remote(value):
         yield REMOTE.finding(option=option, value=value, name=value.partition("/")[0])
         return
     there = _existing(Path(value))

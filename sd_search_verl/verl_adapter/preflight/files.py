@@ -47,9 +47,9 @@ def data_files(config: DictConfig, option: str) -> list[str]:
     return [str(file) for file in (value if isinstance(value, (list, tuple, ListConfig)) else [value])]
 
 
-def is_remote(file: str) -> bool:
-    """Return whether verl downloads the file when it starts."""
-    return "://" in file
+def is_remote(path: object) -> bool:
+    """Return whether verl downloads a file or folder when it starts."""
+    return "://" in str(path)
 
 
 def open_file(path: Path) -> DataFile:

@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from sd_search_verl.finding import Finding, Rule
+from sd_search_verl.verl_adapter.preflight.files import is_remote
 
 _ACTOR, _ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
 
@@ -97,7 +98,7 @@ def check_names(config: DictConfig) -> Iterator[Finding]:
             yield SLASH.finding(option=option, value=value, whole=value.rstrip("/"))
     for option in FILES:
         value = OmegaConf.select(config, option)
-        if value and "://" not in str(value) and not Path(str(value)).exists():
+        if value and not is_remote(value) and not Path(str(value)).exists():
             yield NO_FILE.finding(option=option, value=value)
     saved, loaded = (OmegaConf.select(config, rule.name) for rule in (NO_WEIGHTS, UNLOADED))
     if config.trainer.save_freq >= 1:

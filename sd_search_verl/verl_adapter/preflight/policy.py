@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from sd_search_verl.errors import on_one_line
 from sd_search_verl.finding import Finding, Rule
 from sd_search_verl.protocol.token_bytes import TokenizerError, byte_table
+from sd_search_verl.verl_adapter.preflight.files import is_remote
 from sd_search_verl.verl_adapter.preflight.policy_files import load_model_config, load_tokenizer
 from sd_search_verl.verl_adapter.preflight.prompts import check_prompts, plain_template
 from sd_search_verl.verl_adapter.preflight.tools import check_tools
@@ -48,7 +49,7 @@ MANY_EMBEDDINGS = Rule(
 def check_policy(config: DictConfig) -> Iterator[Finding]:
     """Check that model and tokenizer fit, and that the tokenizer renders the prompts of student and teacher."""
     model = config.actor_rollout_ref.model
-    if "://" in model.path:  # verl copies it from there later
+    if is_remote(model.path):  # verl copies it from there later
         return
     try:
         tokenizer, policy = load_tokenizer(config), load_model_config(config)

@@ -7,6 +7,8 @@ from typing import Any
 from huggingface_hub.errors import LocalEntryNotFoundError
 from omegaconf import DictConfig, OmegaConf
 
+from sd_search_verl.verl_adapter.preflight.files import is_remote
+
 
 def load_model_config(config: DictConfig) -> Any:
     """Return the model's configuration with the user's overrides; raises what transformers and verl raise."""
@@ -51,7 +53,7 @@ def _once(kind: Any, name: str, trust_remote_code: bool) -> Any:
 def try_tokenizer(config: DictConfig) -> Any:
     """Return the same, or None where it cannot be read here; check_policy reports why."""
     model = config.actor_rollout_ref.model
-    if "://" in (model.tokenizer_path or model.path):  # verl copies it from there later
+    if is_remote(model.tokenizer_path or model.path):  # verl copies it from there later
         return None
     try:
         return load_tokenizer(config)

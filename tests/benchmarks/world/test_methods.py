@@ -141,7 +141,7 @@ def test_tuning_runs_every_rate_on_the_first_seed_and_the_best_two_on_the_others
     assert methods.best_rates("usual_5", path) == {"grpo": rates[-1], "sd": rates[0]}
 
 
-PAGE = methods.FIGURE.with_name("methods.md")
+PAGE = methods.FIGURE.with_name("comparison.md")
 
 
 @pytest.mark.parametrize("name", methods.SETTINGS)
@@ -156,7 +156,7 @@ def test_show_without_a_setting_prints_every_table_and_draws_the_figure_of_the_p
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     committed = methods.FIGURE.read_text(encoding="utf-8")
-    monkeypatch.setattr(methods, "FIGURE", tmp_path / "methods.svg")
+    monkeypatch.setattr(methods, "FIGURE", tmp_path / "comparison.svg")
     assert methods.main(["show"]) == 0
     assert methods.FIGURE.read_text(encoding="utf-8") == committed
     printed = capsys.readouterr().out
