@@ -7,13 +7,13 @@ With P the teacher's and Q the student's distribution over the support (see :mod
     reverse_kl  KL(Q || P)
     mse         sum over entries of (P - Q)^2
 
-:func:`divergence` is what training calls. Value and gradient need the same distributions, so one pass makes both, for
+Training calls :func:`divergence_and_stats`. Value and gradient need the same distributions, so one pass makes both, for
 ``chunk_rows`` rows of fp32 at a time; between forward and backward only the gradient is stored, in the logits' type.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -39,21 +39,19 @@ from sd_search_verl.distill.support import (
 _DEFAULT = SDSearchConfig()
 
 
-@dataclass
+@dataclass(frozen=True)
 class StudentStats:
-    """What :func:`divergence` fills in about the student at N positions, ``[N]`` fp32 each.
+    """The student at N positions, ``[N]`` fp32 each; no gradient flows through them.
 
     Attributes:
-        tokens: ``[N]``, the tokens that follow; None if their log-probabilities are not asked for.
         entropy: in nats.
         top1_agrees: 1 where teacher and student have the same most likely token.
-        token_log_prob: the log-probability of ``tokens``; zeros without them.
+        token_log_prob: the log-probability of the tokens that follow; zeros where none were given.
     """
 
-    tokens: Tensor | None = None
-    entropy: Tensor = field(default_factory=Tensor)
-    top1_agrees: Tensor = field(default_factory=Tensor)
-    token_log_prob: Tensor = field(default_factory=Tensor)
+    entropy: Tensor
+    top1_agrees: Tensor
+    token_log_prob: Tensor
 
 
 def divergence(
@@ -65,7 +63,6 @@ def divergence(
     tail: Tail = _DEFAULT.tail,
     *,
     chunk_rows: int = _DEFAULT.chunk_rows,
-    stats: StudentStats | None = None,
 ) -> Tensor:
     """Return the divergence at each of N positions, differentiable once, through the student's logits only.
 
@@ -78,22 +75,32 @@ def divergence(
         support: the teacher's ``top_k`` entries, or their union with the student's.
         tail: ``bucket`` adds the remaining mass as one more entry; ``renormalize`` drops it.
         chunk_rows: rows whose fp32 distributions exist at a time.
-        stats: filled with what the same pass finds about the student.
 
     Returns:
         ``[N]`` fp32, in nats (``mse``: squared probability), never negative.
     """
     config = _config(kind, top_k, support, tail, chunk_rows)
+    return divergence_and_stats(student_logits, teacher_logits, config)[0]
+
+
+def divergence_and_stats(
+    student_logits: Tensor,
+    teacher_logits: Tensor | TeacherTargets,
+    config: SDSearchConfig,
+    tokens: Tensor | None = None,
+) -> tuple[Tensor, StudentStats]:
+    """Return :func:`divergence` by the options of ``config``, and what the same pass finds about the student.
+
+    Args:
+        tokens: ``[N]``, the tokens that follow; None if their log-probabilities are not asked for.
+    """
     if isinstance(teacher_logits, Tensor):
         if student_logits.shape != teacher_logits.shape or student_logits.dim() != 2:
             shapes = f"{tuple(student_logits.shape)}, {tuple(teacher_logits.shape)}"
             raise ValueError(f"logits must both be [N, V], got {shapes}")
         teacher_logits = teacher_targets(teacher_logits, config)
-    stats = stats or StudentStats()
-    values, stats.entropy, stats.top1_agrees, stats.token_log_prob = _Divergence.apply(
-        student_logits, teacher_logits, config, stats.tokens
-    )
-    return values
+    values, *stats = _Divergence.apply(student_logits, teacher_logits, config, tokens)
+    return values, StudentStats(*stats)
 
 
 @lru_cache

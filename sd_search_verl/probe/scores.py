@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sd_search_verl.config import SDSearchConfig
-from sd_search_verl.distill.divergence import StudentStats, divergence
+from sd_search_verl.distill.divergence import divergence_and_stats
 from sd_search_verl.distill.support import teacher_targets
 from sd_search_verl.hindsight.block import is_correct
 from sd_search_verl.hindsight.teacher_inputs import TeacherInputs, TeacherRow, build_teacher_inputs
@@ -141,8 +141,7 @@ def _readings(model: Any, items: Mapping[str, TeacherInputs], config: ProbeConfi
     readings = {}
     for name, item in items.items():
         targets = teacher_targets(torch.cat([logits[_key(row)] for row in item.rows]), method, tokens)
-        stats = StudentStats(tokens)
-        values = divergence(student, targets, stats=stats)
+        values, stats = divergence_and_stats(student, targets, method, tokens)
         assert targets.token_log_prob is not None
         readings[name] = Reading(
             (targets.token_log_prob - stats.token_log_prob).cpu(),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support.reference import naive_divergence
 
 from sd_search_verl.config import Divergence, SDSearchConfig
-from sd_search_verl.distill.divergence import StudentStats, divergence
+from sd_search_verl.distill.divergence import divergence, divergence_and_stats
 
 KINDS = get_args(Divergence)
 GRID = list(itertools.product(KINDS, (1, 2, 7, 50, None), ("teacher", "union"), ("bucket", "renormalize")))
@@ -238,7 +238,7 @@ def test_entries_that_both_rule_out_count_nowhere(top_k: int | None) -> None:
         [x.index_fill(1, torch.arange(50, 60), -torch.inf) for x in (student, teacher)],
         [student[:, :50], teacher[:, :50]],
     ):
-        stats = StudentStats()
-        found.append((divergence(ours, theirs, top_k=top_k, stats=stats), stats.entropy, stats.top1_agrees))
+        values, stats = divergence_and_stats(ours, theirs, SDSearchConfig(top_k=top_k))
+        found.append((values, stats.entropy, stats.top1_agrees))
     for whole, part in zip(*found, strict=True):
         torch.testing.assert_close(whole, part)

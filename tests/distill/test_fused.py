@@ -12,7 +12,7 @@ from support.reference import naive_divergence
 
 from sd_search_verl.config import Divergence, SDSearchConfig
 from sd_search_verl.distill import fused, kernels
-from sd_search_verl.distill.divergence import StudentStats, divergence
+from sd_search_verl.distill.divergence import divergence, divergence_and_stats
 from sd_search_verl.distill.support import teacher_targets
 
 KINDS = get_args(Divergence)
@@ -117,8 +117,7 @@ def test_kernels_give_what_the_plain_version_gives(
         monkeypatch.setattr(fused, "usable", lambda _, usable=usable: usable)
         ours = student.clone().requires_grad_()
         targets = teacher_targets(teacher, config, tokens)
-        stats = StudentStats(tokens)
-        values = divergence(ours, targets, "jsd", top_k, support, tail, stats=stats)  # type: ignore[arg-type]
+        values, stats = divergence_and_stats(ours, targets, config, tokens)
         (gradient,) = torch.autograd.grad(values.sum(), ours)
         assert targets.token_log_prob is not None
         columns = [values, gradient, stats.entropy, stats.top1_agrees, stats.token_log_prob]
@@ -137,8 +136,9 @@ def test_nothing_is_outside_a_union_that_covers_the_vocabulary(
     found = []
     for usable in (True, False):
         monkeypatch.setattr(fused, "usable", lambda _, usable=usable: usable)
-        ours, stats = student.clone().requires_grad_(), StudentStats()
-        values = divergence(ours, teacher, kind, 5, "union", tail, stats=stats)  # type: ignore[arg-type]
+        ours = student.clone().requires_grad_()
+        config = SDSearchConfig(divergence=kind, top_k=5, support="union", tail=tail)  # type: ignore[arg-type]
+        values, stats = divergence_and_stats(ours, teacher, config)
         found.append([values, *torch.autograd.grad(values.sum(), ours), stats.entropy])
     for kernel, plain in zip(*found, strict=True):
         torch.testing.assert_close(kernel, plain, rtol=2e-5, atol=1e-6)

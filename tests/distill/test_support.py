@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sd_search_verl.config import SDSearchConfig
-from sd_search_verl.distill.divergence import StudentStats, divergence
+from sd_search_verl.distill.divergence import divergence_and_stats
 from sd_search_verl.distill.support import teacher_targets
 
 
@@ -25,8 +25,7 @@ def test_descriptions_against_loops(support: str, tail: str, top_k: int | None) 
     config = SDSearchConfig(top_k=top_k, support=support, tail=tail, chunk_rows=3)  # type: ignore[arg-type]
     student, teacher, tokens = torch.randn(4, 9), torch.randn(4, 9), torch.tensor([0, 8, 3, 3])
     kept = teacher_targets(teacher, config, tokens)
-    found = StudentStats(tokens)
-    divergence(student, kept, top_k=top_k, support=support, tail=tail, chunk_rows=3, stats=found)  # type: ignore[arg-type]
+    _, found = divergence_and_stats(student, kept, config, tokens)
     assert kept.token_log_prob is not None
     for i, token in enumerate(tokens.tolist()):
         q, p = torch.softmax(student[i], 0).tolist(), torch.softmax(teacher[i], 0).tolist()
@@ -42,6 +41,5 @@ def test_descriptions_against_loops(support: str, tail: str, top_k: int | None) 
 def test_no_positions(top_k: int | None) -> None:
     empty, config = torch.zeros(0, 9), SDSearchConfig(top_k=top_k)
     targets = teacher_targets(empty, config)
-    found = StudentStats()
-    values = divergence(empty, targets, top_k=top_k, stats=found)
+    values, found = divergence_and_stats(empty, targets, config)
     assert all(column.shape == (0,) for column in (values, found.entropy, found.top1_agrees))

@@ -18,7 +18,7 @@ from verl.utils.metric import AggregationType, Metric
 from verl.workers.utils.padding import no_padding_2_padding
 
 from sd_search_verl.config import SDSearchConfig
-from sd_search_verl.distill.divergence import StudentStats, divergence
+from sd_search_verl.distill.divergence import divergence_and_stats
 from sd_search_verl.distill.loss import sd_loss
 from sd_search_verl.distill.select_rows import select_rows
 from sd_search_verl.distill.support import TeacherTargets, teacher_targets
@@ -138,17 +138,7 @@ class SDSearchLoss:
             logits = logits.detach()  # no L_SD
         student = select_rows(logits, index - shard.start)
         targets = self._replace_target(teacher.targets.map(lambda rows: rows.index_select(0, slots)), student)
-        options, stats = self.config, StudentStats(tokens[index + 1])
-        values = divergence(
-            student,
-            targets,
-            options.divergence,
-            options.top_k,
-            options.support,
-            options.tail,
-            chunk_rows=options.chunk_rows,
-            stats=stats,
-        )
+        values, stats = divergence_and_stats(student, targets, self.config, tokens[index + 1])
         assert targets.token_log_prob is not None
         credit, labelled = targets.token_log_prob - stats.token_log_prob, None
         if targets.flipped_log_prob is not None:
