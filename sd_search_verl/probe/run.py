@@ -20,7 +20,7 @@ from sd_search_verl.probe.config import ProbeConfig
 from sd_search_verl.probe.groups import Group, read_groups
 from sd_search_verl.probe.measures import SENTENCES, Measures, describe, verdict
 from sd_search_verl.probe.scores import load_model, score_groups
-from sd_search_verl.runs.schema import OPTIONS
+from sd_search_verl.runs.schema import OPTIONS_FILE
 from sd_search_verl.table import render
 
 
@@ -115,7 +115,7 @@ def table(found: dict[str, Any]) -> str:
 def _other_block(job: Probe) -> list[str]:
     """Return the run's options of the block that are not those of the probe, where a run folder holds them."""
     folders = [path.parent for path in (job.traces, job.model) if path is not None]
-    options = next((folder / OPTIONS for folder in folders if (folder / OPTIONS).is_file()), None)
+    options = next((folder / OPTIONS_FILE for folder in folders if (folder / OPTIONS_FILE).is_file()), None)
     if options is None:
         return []
     run, read = read_json(options), json.loads(job.config.hindsight.model_dump_json())

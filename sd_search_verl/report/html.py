@@ -11,7 +11,7 @@ from typing import Any
 
 from sd_search_verl.report import curves, trajectories
 from sd_search_verl.report.run_names import Run, read_runs
-from sd_search_verl.runs.schema import METRICS, TRACES
+from sd_search_verl.runs.schema import METRICS_FILE, TRACES_FILE
 
 _HERE = Path(__file__).parent
 _SCRIPTS = ("page.js", "curves.js", "viewer.js")
@@ -94,9 +94,9 @@ def _summary(run: Run) -> dict[str, Any]:
     missing = (
         []
         if run.traces.path.is_file()
-        else [f"{TRACES} is missing: search.traces_per_step was 0, or it was moved"]
+        else [f"{TRACES_FILE} is missing: search.traces_per_step was 0, or it was moved"]
     )
-    written = datetime.fromtimestamp((run.traces.path.parent / METRICS).stat().st_mtime, tz=UTC)
+    written = datetime.fromtimestamp((run.traces.path.parent / METRICS_FILE).stat().st_mtime, tz=UTC)
     return {
         "name": run.name,
         "series": run.series,
@@ -105,11 +105,11 @@ def _summary(run: Run) -> dict[str, Any]:
         "reward": _change(run, curves.REWARD),
         "em": _change(run, curves.EM),
         "alpha": _alpha(run),
-        "source": f"{METRICS} of {written:%Y-%m-%d %H:%M} UTC",
+        "source": f"{METRICS_FILE} of {written:%Y-%m-%d %H:%M} UTC",
         "notes": [
             *missing,
-            *run.metrics.counts.notes(METRICS),
-            *run.traces.counts.notes(TRACES),
+            *run.metrics.counts.notes(METRICS_FILE),
+            *run.traces.counts.notes(TRACES_FILE),
             *curves.non_finite(run),
         ],
     }

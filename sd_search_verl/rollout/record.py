@@ -9,7 +9,7 @@ from typing import Any
 from sd_search_verl.protocol.base import Messages
 from sd_search_verl.rollout.types import Prompt, Rollout, Search
 
-EXTRA = "sd_search"
+ROLLOUT_KEY = "sd_search"
 """Key of the rollout in the agent loop's extra fields, and so in a reward's ``extra_info``."""
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sd_search_verl.errors import UserError
-from sd_search_verl.runs.schema import FORMAT_VERSION, METRICS, TRACES, StepMetrics, Trace
+from sd_search_verl.runs.schema import FORMAT_VERSION, METRICS_FILE, TRACES_FILE, StepMetrics, Trace
 
 
 @dataclass
@@ -107,7 +107,7 @@ def read_metrics(folder: Path) -> Metrics:
 
 def read_traces(folder: Path) -> Traces:
     """Return the places of the traces in a run folder; none, and no error, for ``search.traces_per_step=0``."""
-    traces = Traces(folder / TRACES)
+    traces = Traces(folder / TRACES_FILE)
     if not traces.path.is_file():
         return traces
     for offset, line in _json_lines(traces.path, traces.counts):
@@ -130,7 +130,7 @@ def read_traces(folder: Path) -> Traces:
 def _existing(folder: Path) -> Path:
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give the run's trainer.default_local_dir")
-    path = folder / METRICS
+    path = folder / METRICS_FILE
     if not path.is_file():
         raise UserError(
             f"{path} is missing: the run has not finished a step, was not trained with "

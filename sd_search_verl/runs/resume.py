@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sd_search_verl.files import write_text
-from sd_search_verl.runs.schema import METRICS, TRACES, StepMetrics
+from sd_search_verl.runs.schema import METRICS_FILE, TRACES_FILE, StepMetrics
 from sd_search_verl.runs.writer import append_lines
 
 CHECKPOINT_METRICS = "metrics.json"
@@ -35,9 +35,9 @@ def truncate_after(folder: Path, step: int, checkpoint: Path) -> list[dict[str, 
     if step == 0:
         _set_aside(folder)
         return []
-    for name in (METRICS, TRACES):
+    for name in (METRICS_FILE, TRACES_FILE):
         _truncate(folder / name, step)
-    path, stored = folder / METRICS, checkpoint / CHECKPOINT_METRICS
+    path, stored = folder / METRICS_FILE, checkpoint / CHECKPOINT_METRICS
     lines = [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
     if stored.exists() and (not lines or lines[-1]["step"] < step):
         lines.append(json.loads(stored.read_bytes()))
@@ -47,7 +47,7 @@ def truncate_after(folder: Path, step: int, checkpoint: Path) -> list[dict[str, 
 
 def add_to_last_step(folder: Path, step: int, metrics: Mapping[str, Any]) -> None:
     """Add metrics to the last line, if it is that of ``step``, else in a line of their own; values there stay."""
-    path, line = folder / METRICS, StepMetrics.of(step, metrics).to_line()
+    path, line = folder / METRICS_FILE, StepMetrics.of(step, metrics).to_line()
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     last = json.loads(lines[-1]) if lines else {}
     if last.get("step") != step:
@@ -58,7 +58,7 @@ def add_to_last_step(folder: Path, step: int, metrics: Mapping[str, Any]) -> Non
 
 def _set_aside(folder: Path) -> None:
     """Rename the files, both with the same ending; those of earlier runs keep theirs."""
-    files = [folder / METRICS, folder / TRACES]
+    files = [folder / METRICS_FILE, folder / TRACES_FILE]
     endings = (f".old{number if number > 1 else ''}" for number in count(1))
     free = next(end for end in endings if not any(Path(f"{file}{end}").exists() for file in files))
     for file in files:

@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict, InstanceOf, model_validator
 
 from sd_search_verl.rollout.types import Rollout
 
-METRICS = "metrics.jsonl"
-TRACES = "traces.jsonl"
-OPTIONS = "options.json"
+METRICS_FILE = "metrics.jsonl"
+TRACES_FILE = "traces.jsonl"
+OPTIONS_FILE = "options.json"
 FORMAT_VERSION = 1
 """Of a trace; a trace without a version has version 1."""
 

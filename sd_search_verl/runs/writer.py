@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from sd_search_verl.rollout.types import Rollout
-from sd_search_verl.runs.schema import METRICS, TRACES, StepMetrics, Trace
+from sd_search_verl.runs.schema import METRICS_FILE, TRACES_FILE, StepMetrics, Trace
 
 
 def append_metrics(folder: Path, step: int, metrics: Mapping[str, Any]) -> None:
     """Write the line of a step: its number and every metric that is a number."""
-    append_lines(folder / METRICS, [StepMetrics.of(step, metrics).to_line()])
+    append_lines(folder / METRICS_FILE, [StepMetrics.of(step, metrics).to_line()])
 
 
 def append_traces(folder: Path, traces: Sequence[Trace]) -> None:
     """Write traces; without any, no file is made."""
     if traces:
-        append_lines(folder / TRACES, [trace.to_line() for trace in traces])
+        append_lines(folder / TRACES_FILE, [trace.to_line() for trace in traces])
 
 
 def select_traced(rollouts: Sequence[Rollout], limit: int) -> list[int]:

@@ -14,7 +14,7 @@ from transfer_queue import KVBatchMeta
 from verl.utils import tensordict_utils as tu
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
-from sd_search_verl.rollout.record import EXTRA, to_plain
+from sd_search_verl.rollout.record import ROLLOUT_KEY, to_plain
 from support.engine import Row, batch_of
 
 PLAIN = {"uid", "raw_prompt", "extra_fields", "num_turns"}
@@ -37,7 +37,7 @@ class MemoryPlane:
                 "rollout_log_probs": fields["old_log_probs"] - 0.05 * (place % 5),
                 "uid": rollout.prompt.group,
                 "raw_prompt": rollout.prompt.messages,
-                "extra_fields": {EXTRA: to_plain(rollout)},
+                "extra_fields": {ROLLOUT_KEY: to_plain(rollout)},
                 "num_turns": 2,
             }
             fields.pop("advantages")

@@ -17,18 +17,18 @@ from omegaconf.errors import OmegaConfBaseException
 from sd_search_verl.errors import UserError, without_credentials
 from sd_search_verl.files import read_json, write_json
 from sd_search_verl.finding import Finding, Rule
-from sd_search_verl.runs.schema import OPTIONS
+from sd_search_verl.runs.schema import OPTIONS_FILE
 from sd_search_verl.verl_adapter.preflight.files import data_files
 from sd_search_verl.verl_adapter.trainer import checkpoints
 
 OTHER_OPTIONS = Rule(
-    OPTIONS,
+    OPTIONS_FILE,
     "the run goes on from {checkpoint} with other options than it began with: {changed}",
     "give those that it began with, unless this is meant; another run needs another trainer.default_local_dir",
     warns=True,
 )
 UNREADABLE = Rule(
-    OPTIONS,
+    OPTIONS_FILE,
     "{error}; the options of this start cannot be compared with those that the run began with",
     "compare them yourself, and remove the file",
     warns=True,
@@ -76,20 +76,24 @@ def _contents(config: DictConfig) -> dict[str, str]:
 
 def keep_options(folder: Path, options: dict[str, Any], resumed: bool) -> None:
     """Write the options into the folder of a run that begins; one that goes on keeps those of its beginning."""
-    if not resumed or not (folder / OPTIONS).is_file():
+    if not resumed or not (folder / OPTIONS_FILE).is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / OPTIONS, options)
+        write_json(folder / OPTIONS_FILE, options)
 
 
 def check_changed_options(config: DictConfig) -> Iterator[Finding]:
     """Compare the options with those that the run of the checkpoint to go on from began with."""
     checkpoint = checkpoints.checkpoint_to_resume(config)
-    if checkpoint is None or config.trainer.get("val_only") or not (checkpoint.parent / OPTIONS).is_file():
+    if (
+        checkpoint is None
+        or config.trainer.get("val_only")
+        or not (checkpoint.parent / OPTIONS_FILE).is_file()
+    ):
         return
     try:
-        before, now = read_json(checkpoint.parent / OPTIONS), options_of(config)
+        before, now = read_json(checkpoint.parent / OPTIONS_FILE), options_of(config)
         if not isinstance(before, dict):
-            raise UserError(f"{checkpoint.parent / OPTIONS} holds no options")
+            raise UserError(f"{checkpoint.parent / OPTIONS_FILE} holds no options")
     except UserError as error:
         yield UNREADABLE.finding(error=error)
         return

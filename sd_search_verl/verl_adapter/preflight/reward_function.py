@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sd_search_verl.errors import on_one_line
 from sd_search_verl.finding import Finding, Rule
-from sd_search_verl.rollout.record import EXTRA, to_plain
+from sd_search_verl.rollout.record import ROLLOUT_KEY, to_plain
 from sd_search_verl.rollout.types import Prompt, Rollout
 from sd_search_verl.scoring import compute_score, golden_answers
 from sd_search_verl.verl_adapter.preflight.files import data_files, open_file
@@ -126,7 +126,7 @@ def _rollouts(config: DictConfig) -> Iterator[tuple[str, dict[str, Any]]]:
     for kind, answer in ((f"answers {_FIRST}", right), (f"does not answer {_FIRST}", None)):
         response = f"<answer> {answer} </answer>" if answer is not None else "I do not know."
         rollout = Rollout(Prompt("question", [], []), answer=answer, response=response, turns=1)
-        beside = {"num_turns": 2, "rollout_reward_scores": {}, EXTRA: to_plain(rollout)}
+        beside = {"num_turns": 2, "rollout_reward_scores": {}, ROLLOUT_KEY: to_plain(rollout)}
         values = (
             row.get("data_source", "unknown"),
             response,

@@ -22,7 +22,7 @@ from sd_search_verl.protocol.prompt import text_messages
 from sd_search_verl.protocol.tool_call import ToolCallProtocol
 from sd_search_verl.retriever_client.client import RetrieverClient
 from sd_search_verl.rollout.loop import Generation, run_rollout, stop_params
-from sd_search_verl.rollout.record import EXTRA, to_plain
+from sd_search_verl.rollout.record import ROLLOUT_KEY, to_plain
 from sd_search_verl.rollout.types import Prompt
 from sd_search_verl.verl_adapter.rollout.server_client import ATTEMPTS
 from sd_search_verl.verl_adapter.rollout.tool_dialogue import ToolDialogue
@@ -116,7 +116,7 @@ class SearchAgentLoop(AgentLoopBase):
             num_turns=2 * rollout.turns,
             metrics=AgentLoopMetrics(),
             extra_fields={
-                EXTRA: to_plain(rollout),
+                ROLLOUT_KEY: to_plain(rollout),
                 # verl reports how stale a rollout is from these.
                 "min_global_steps": min(known, default=None),
                 "max_global_steps": max(known, default=None),

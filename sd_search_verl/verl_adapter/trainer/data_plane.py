@@ -15,7 +15,7 @@ from torch import Tensor
 from verl.utils import tensordict_utils as tu
 
 from sd_search_verl.protocol.prompt import text_messages
-from sd_search_verl.rollout.record import EXTRA, from_plain
+from sd_search_verl.rollout.record import ROLLOUT_KEY, from_plain
 from sd_search_verl.rollout.types import Rollout
 from sd_search_verl.verl_adapter.fields import nested
 
@@ -79,7 +79,7 @@ def read_rollouts(batch: Any, questions: Mapping[str, int]) -> StepRollouts:
     # verl's filler rows carry copies of another rollout's record.
     real = [row for row, tag in enumerate(batch.tags) if not tag.get("is_padding", False)]
     for row in sorted(real, key=lambda row: _place(batch.keys[row], questions)):
-        plain = extras[row].get(EXTRA)
+        plain = extras[row].get(ROLLOUT_KEY)
         if plain is None:
             raise RuntimeError(
                 "a rollout was not made by sd_search_agent; set actor_rollout_ref.rollout.agent."

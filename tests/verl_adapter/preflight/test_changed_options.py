@@ -8,7 +8,7 @@ import pytest
 from omegaconf import DictConfig
 from support.good_run import change
 
-from sd_search_verl.runs.schema import OPTIONS
+from sd_search_verl.runs.schema import OPTIONS_FILE
 from sd_search_verl.verl_adapter.preflight.changed_options import (
     check_changed_options,
     keep_options,
@@ -86,15 +86,15 @@ def test_runs_that_start_anew_or_kept_none_say_nothing(begun: DictConfig, tmp_pa
     validated = change(begun, trainer__val_only=True, sd_search__alpha=0)
     assert [*check_changed_options(validated)] == []  # it trains nothing
     for damaged in ("{", "[]", ""):
-        (tmp_path / "run" / OPTIONS).write_text(damaged)
+        (tmp_path / "run" / OPTIONS_FILE).write_text(damaged)
         (finding,) = check_changed_options(begun)
         assert finding.warning
-        assert str(tmp_path / "run" / OPTIONS) in finding.found
-    (tmp_path / "run" / OPTIONS).unlink()
+        assert str(tmp_path / "run" / OPTIONS_FILE) in finding.found
+    (tmp_path / "run" / OPTIONS_FILE).unlink()
     assert [*check_changed_options(change(begun, sd_search__alpha=0))] == []
 
 
 def test_a_run_that_goes_on_keeps_the_options_of_its_beginning(tmp_path: Path) -> None:
     for options, resumed, kept in [({"a": 1}, True, 1), ({"a": 2}, True, 1), ({"a": 3}, False, 3)]:
         keep_options(tmp_path / "run", options, resumed)
-        assert (tmp_path / "run" / OPTIONS).read_text() == f'{{\n  "a": {kept}\n}}\n'
+        assert (tmp_path / "run" / OPTIONS_FILE).read_text() == f'{{\n  "a": {kept}\n}}\n'

@@ -22,7 +22,7 @@ from sd_search_verl.hindsight.teacher_inputs import build_teacher_inputs
 from sd_search_verl.protocol.families import FAMILIES
 from sd_search_verl.protocol.prompt import encode_messages
 from sd_search_verl.protocol.token_bytes import decode
-from sd_search_verl.rollout.record import EXTRA, from_plain
+from sd_search_verl.rollout.record import ROLLOUT_KEY, from_plain
 from sd_search_verl.verl_adapter.rollout import agent_loop
 from sd_search_verl.verl_adapter.rollout.tools import load_tools, prompt_kwargs
 
@@ -99,7 +99,11 @@ def test_verls_own_tools_are_executed_and_only_the_query_is_distilled(
     shown = decode(server.prompts[0], coder)
     assert all(name in shown for name in ("search", "add", "letters"))
     rollout = from_plain(
-        output.extra_fields[EXTRA], QUESTION, output.prompt_ids, output.response_ids, output.response_mask
+        output.extra_fields[ROLLOUT_KEY],
+        QUESTION,
+        output.prompt_ids,
+        output.response_ids,
+        output.response_mask,
     )
     assert (rollout.queries, rollout.answer, rollout.em) == (["who are you?"], "me", 1.0)
     assert not any(rollout.malformed.values())
