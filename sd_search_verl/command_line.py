@@ -40,6 +40,16 @@ def add_group(commands: Any, name: str, about: str, **options: Any) -> Any:
     return add_command(commands, name, about, **options).add_subparsers(required=True, metavar="COMMAND")
 
 
+def _parsed(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse a command line; argparse ends a list of overrides at the next option, and here it goes on behind it."""
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and (not hasattr(arguments, "overrides") or any(text.startswith("-") for text in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.overrides = [*arguments.overrides, *rest]
+    return arguments
+
+
 def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:
     """Run the chosen command and return its exit status.
 
@@ -47,7 +57,7 @@ def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None = No
     unless ``--traceback`` is given; any other exception shows its traceback.
     """
     parser.add_argument("--traceback", action="store_true", help="show the traceback of every error")
-    arguments = parser.parse_args(argv)
+    arguments = _parsed(parser, argv)
     try:
         return int(arguments.action(arguments))
     except KeyboardInterrupt:

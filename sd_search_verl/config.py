@@ -266,7 +266,8 @@ class SearchConfig(ConfigModel):
     timeout_s: Annotated[float, Field(gt=0), Unit("s"), Affects.OPERATION] = 30.0
     """Total time one search may take, retries included."""
     max_retries: Annotated[int, Field(ge=0), Unit("tries"), Affects.OPERATION] = 3
-    """Further tries after the first."""
+    """Further tries after the first; servers that refuse connections, as one that restarts does, are asked until
+    timeout_s."""
     max_loading_s: Annotated[float, Field(ge=0), Unit("s"), Affects.OPERATION] = 1800.0
     """How long a start waits for retrievers that are loading their index (HTTP 503)."""
     max_failure_rate: Annotated[Share | None, Unit("share"), Affects.OPERATION] = None
@@ -310,5 +311,7 @@ class HealthConfig(ConfigModel):
     below it the run is GRPO in all but name."""
     max_partial_groups: Annotated[Share | None, Unit("share")] = 0.0
     """Share of a step's groups that lack rollouts; looked at step by step."""
+    max_failed_searches: Annotated[Share | None, Unit("share")] = 0.05
+    """Share of a step's searches that failed. ``search.max_failure_rate`` stops the run."""
     max_shortened_blocks: Annotated[Share | None, Unit("share")] = 0.5
     """Share of a step's rollouts whose hindsight block lost rollouts to ``sd_search.hindsight.max_tokens``."""

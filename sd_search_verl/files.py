@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,6 +87,67 @@ def make_new_folder(path: Path) -> None:
     if path.is_dir() and any(path.iterdir()):
         raise UserError(f"{path} holds files, which would be overwritten. Fix: give a new folder")
     path.mkdir(parents=True, exist_ok=True)
+
+
+class FolderLock:
+    """A folder held by this process until it ends, so that two runs do not write the same files.
+
+    Args:
+        folder: made where it does not exist.
+        name: of the lock, whose file names machine and process.
+        what: writes there, for the error.
+        wait_s: seconds to wait for a holder, whose end another process may not have noticed yet.
+
+    Raises:
+        UserError: another process holds it. OSError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, name: str, what: str, wait_s: float = 0.0) -> None:
+        self._path = folder / f".{name}.lock"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = self._path.open("a+", encoding="utf-8")
+        end = time.monotonic() + wait_s
+        while self._is_held():
+            if time.monotonic() >= end:
+                self._file.seek(0)
+                holder = self._file.read().strip() or "unknown"
+                self._file.close()
+                raise UserError(
+                    f"{what} is writing {folder} ({holder}). Fix: wait for it or end it, or give another folder"
+                )
+            time.sleep(0.2)
+        self._file.truncate(0)
+        self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        self._file.flush()
+
+    def _is_held(self) -> bool:
+        """Return whether another process holds the lock; else this one does."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # a file system without locks
+            return False
+        return False
+
+    def check(self) -> None:
+        """Check that the folder is where it was.
+
+        Raises:
+            UserError: it was moved or removed.
+        """
+        try:
+            in_place = os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
+        except OSError:
+            in_place = False
+        if not in_place:
+            raise UserError(
+                f"{self._path.parent} was moved or removed while it was written. Fix: put it back, and start again"
+            )
+
+    def release(self) -> None:
+        """Let others write."""
+        self._file.close()
 
 
 def check_writable(path: Path) -> None:

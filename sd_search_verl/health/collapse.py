@@ -18,6 +18,7 @@ ENTROPY = "actor/entropy"
 REWARD = "critic/score/mean"
 CORRECT_LOG_PROB = "health/correct_log_prob"
 PARTIAL_GROUPS = "health/partial_groups"
+FAILURE_RATE = "search/failure_rate"
 SHORTENED_BLOCKS = "health/shortened_blocks"
 GRAD_SHARE = "sd_search/grad_share"
 COPY_SHARE = "sd_search/copy_share"
@@ -29,6 +30,7 @@ WATCHED = (
     REWARD,
     CORRECT_LOG_PROB,
     PARTIAL_GROUPS,
+    FAILURE_RATE,
     SHORTENED_BLOCKS,
     GRAD_SHARE,
     COPY_SHARE,
@@ -37,6 +39,7 @@ WATCHED = (
 
 NAMES = (
     "partial_groups",
+    "failed_searches",
     "shortened_blocks",
     "searches",
     "response_length",
@@ -89,6 +92,13 @@ def _of_last_step(history: Sequence[Mapping[str, float]], config: HealthConfig) 
             "partial_groups",
             f"{share:.0%} of the groups lack rollouts, more than health.max_partial_groups={allowed:.0%}; "
             "verl trains them as they are. Look for 'Error in _run_prompt' in the log",
+        )
+    share, allowed = history[-1].get(FAILURE_RATE, 0.0), config.max_failed_searches
+    if allowed is not None and share > allowed:
+        yield Alarm(
+            "failed_searches",
+            f"{share:.0%} of the searches failed, more than health.max_failed_searches={allowed:.0%}; the policy "
+            "learns from their notices. The log says why; search.max_failure_rate stops such a run",
         )
     share, allowed = history[-1].get(SHORTENED_BLOCKS, 0.0), config.max_shortened_blocks
     if allowed is not None and share > allowed:

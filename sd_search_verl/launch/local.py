@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from sd_search_verl.errors import UserError
-from sd_search_verl.files import read_yaml
+from sd_search_verl.files import FolderLock, read_yaml
 from sd_search_verl.launch.environment import environment
 from sd_search_verl.launch.process_tree import end_children_on_exit, kill_children_on_death
 from sd_search_verl.launch.retriever import build_index, serving_index
@@ -76,6 +76,7 @@ def run_local(job: LocalRun) -> Path:
     steps = _steps(job)
     run = job.run.resolve()
     run.mkdir(parents=True, exist_ok=True)
+    lock = FolderLock(run, "local", "another `sd-search local`")
     begun = time.monotonic()
     # The first for a SIGKILL of this process, the second for all other ends.
     with kill_children_on_death(), end_children_on_exit(), ExitStack() as stack:
@@ -91,6 +92,7 @@ def run_local(job: LocalRun) -> Path:
             _say(begun, "RAY_ADDRESS is not used: a local run starts a Ray cluster of its own")
         variables = {**environment(device, os.environ), "RAY_ADDRESS": "local"}
         train(arguments, run, steps, variables, job.silence_s)
+    lock.release()
     page = write_report([run], run / "report.html")
     _say(begun, "done")
     return page

@@ -7,7 +7,7 @@ import re
 # Our own errors, in Ray's traceback or in a line that Ray forwards: up to the end of the message.
 _OURS = re.compile(
     r"\b(?:UserError|ConfigError|TokenizerError|DisagreementError|RetrieverUnavailableError|SearchUnavailableError"
-    r"|NonFiniteError): (?P<message>.+?)"
+    r"|NonFiniteError|WorkerDiedError): (?P<message>.+?)"
     r"(?=\n\s*\n|\n\(|\nTraceback|\n\S*Error\b|\n\s+File |\Z)",
     re.DOTALL,
 )
@@ -36,7 +36,7 @@ _SYMPTOMS = (
         "end it, or choose another GPU by CUDA_VISIBLE_DEVICES",
     ),
     (
-        r"ray\.exceptions\.OutOfMemoryError|ActorDiedError.*OOM|killed by the OOM killer",
+        r"ray\.exceptions\.OutOfMemoryError|node running low on memory|killed due to memory pressure",
         "the machine's memory is full. Fix: lower reward.num_workers and actor_rollout_ref.rollout.agent.num_workers, "
         "or put the retriever on another machine",
     ),
@@ -50,8 +50,28 @@ _SYMPTOMS = (
         "verl did not load this package's plugin. Fix: `sd-search doctor` says why",
     ),
     (
+        r"AF_UNIX path length cannot exceed",
+        "the folder for Ray's sockets has too long a path, often by TMPDIR. Fix: export RAY_TMPDIR=/tmp, or another "
+        "short folder",
+    ),
+    (
         r"When connecting to an existing cluster, num_cpus and num_gpus must not be provided",
         "a running Ray cluster was found. Fix: ray_kwargs.ray_init.num_cpus=null and no num_gpus, or unset RAY_ADDRESS",
+    ),
+)
+
+
+# The last ones: what is known above may be their cause.
+_DEATHS = (
+    (
+        r"EngineDeadError|EngineCore encountered a fatal error|WorkerProc hit an exception",
+        "vLLM's engine died: it was killed, ran out of memory, or raised an error, which then stands in the log above. "
+        "Fix: look there and into `dmesg`; the same command goes on from the last checkpoint",
+    ),
+    (
+        r"ActorDiedError|A worker died or was killed while executing a task",
+        "a process of the run died: it was killed, crashed, or the system ended it for want of memory. Fix: `dmesg` "
+        "and the log say which; the same command goes on from the last checkpoint",
     ),
 )
 
@@ -60,4 +80,4 @@ def diagnose(log: str) -> str | None:
     """Return the first known cause of a failure in ``log`` with its fix; None if there is none."""
     if found := _OURS.search(log):
         return found["message"].strip()
-    return next((message for symptom, message in _SYMPTOMS if re.search(symptom, log)), None)
+    return next((message for symptom, message in _SYMPTOMS + _DEATHS if re.search(symptom, log)), None)

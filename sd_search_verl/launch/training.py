@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -18,7 +20,14 @@ from sd_search_verl.launch.process_tree import start
 from sd_search_verl.runs.console import format_step
 
 # After such a line verl's workers wait for each other for ever.
-_DEADLY = re.compile(r"WorkerProc hit an exception|EngineDeadError|EngineCore encountered a fatal error")
+_DEADLY = re.compile(
+    r"WorkerProc hit an exception|EngineDeadError|EngineCore encountered a fatal error"
+    r"|A worker died or was killed while executing a task"
+)
+# What verl and its data plane write while they wait, for ever if need be.
+_WAITING = re.compile(
+    r"pending: \d+, running: \d+|\[Performance\] Total|Time range: last|Per-operation statistics"
+)
 _STAGES = (
     ("Started a local Ray instance", "Ray is up"),
     ("Before FSDP", "loading the actor"),
@@ -26,10 +35,13 @@ _STAGES = (
     ("Training Progress", "first rollouts"),
 )
 _SHOWN = 25  # last lines of a log in a message
+_FULL = 2**20  # free bytes of a disk that is full
 
 RAY_STARTS = 3
 SILENCE_S = 300.0
 """Seconds without a new line of log or metrics after which a training counts as hung."""
+GRACE_S = 5.0
+"""Seconds that a training has for ending by itself, with an error of its own, when a process of it has died."""
 
 
 class TrainingFailedError(UserError):
@@ -75,7 +87,7 @@ def _train(
     seen = set(_lines(metrics))  # of a run that this one goes on from, or replaces
     process = start([sys.executable, "-m", "verl.trainer.main_ppo", *overrides], log.path, environment)
     begun = time.monotonic()
-    last_growth, size = begun, 0
+    last_growth, size, died = begun, 0, math.inf
     every = 0.5 if sys.stderr.isatty() else 15.0  # a log file needs no animation
     with tqdm(total=steps, desc="training", unit="step", dynamic_ncols=True, mininterval=every) as bar:
         while True:
@@ -94,11 +106,13 @@ def _train(
             if not bar.n:
                 bar.set_postfix_str(f"{log.stage}, {time.monotonic() - begun:.0f} s", refresh=False)
                 bar.update(0)
-            if log.size + len(seen) != size:
-                size, last_growth = log.size + len(seen), time.monotonic()
+            if log.told + len(seen) != size:
+                size, last_growth = log.told + len(seen), time.monotonic()
             if status is not None:
                 break
             if log.is_deadly:
+                died = min(died, time.monotonic())
+            if time.monotonic() - died > GRACE_S:
                 raise _failure("a worker died", process, log.path)
             if time.monotonic() - last_growth > silence_s:
                 raise _failure(f"nothing happened for {silence_s:.0f} s, see --silence", process, log.path)
@@ -111,15 +125,15 @@ class _GrowingLog:
     """A log that another process writes; each of its lines is read once.
 
     Attributes:
-        size: bytes by now.
+        told: bytes by now, without lines that are written while nothing happens.
         stage: what the training does before its first step.
         is_deadly: a line says that a worker died.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self.size = path, 0
+        self.path, self.told = path, 0
         self.stage, self.is_deadly = "importing", False
-        self._read = 0
+        self._read = self._whole = 0  # bytes of whole lines, and of those that tell something
 
     def read_on(self) -> None:
         """Read the lines that were added; one without its end is left for the next call."""
@@ -128,10 +142,11 @@ class _GrowingLog:
         with self.path.open("rb") as file:
             file.seek(self._read)
             added = file.read()
-        self.size = self._read + len(added)
         whole = added[: added.rfind(b"\n") + 1]
         self._read += len(whole)
         text = whole.decode(errors="replace")
+        self._whole += sum(len(line) for line in text.splitlines() if not _WAITING.search(line))
+        self.told = self._whole + len(added) - len(whole)
         self.stage = next((label for mark, label in reversed(_STAGES) if mark in text), self.stage)
         self.is_deadly = self.is_deadly or _DEADLY.search(text) is not None
 
@@ -152,6 +167,8 @@ def _lines(path: Path) -> list[str]:
 def _failure(why: str, process: subprocess.Popen[bytes], log: Path) -> TrainingFailedError:
     process.kill()
     text = _content(log)
+    if shutil.disk_usage(log.parent).free < _FULL:  # the log may lack its end, which would say so
+        text += "\nNo space left on device"
     if reason := diagnose(text):
         kind = _RayTooSlowError if reason == RAY_TOO_SLOW else TrainingFailedError
         return kind(f"training failed; all of it is in {log}\n{reason}")

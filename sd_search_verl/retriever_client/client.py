@@ -6,6 +6,7 @@ It never raises into a rollout: an unavailable search is a result with an error,
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -208,15 +209,19 @@ class RetrieverClient:
             UnavailableError: no server replied.
             RejectedError: a server rejected the queries.
         """
-        for round_number in range(self._max_retries + 1):
+        for round_number in itertools.count():
             try:
                 return await self._round(state, batch, by_preference(self.endpoints), deadline)
             except RetryableError as error:
                 failed = error
-            # Pauses double and sum to less than half of the deadline, which bridges a server's restart.
-            pause = self._timeout_s * 2.0 ** (round_number - self._max_retries - 1) * random.uniform(0.5, 1.0)
+            # A server that refuses connections may be one that restarts: it is asked as long as the deadline lasts.
+            if round_number >= self._max_retries and not (failed.refused and self._max_retries):
+                break
+            # Pauses double, and without such a server sum to less than half of the deadline.
+            exponent = min(round_number, self._max_retries - 1) - self._max_retries - 1
+            pause = self._timeout_s * 2.0**exponent * random.uniform(0.5, 1.0)
             pause = max(pause, (failed.retry_after_s or 0.0) * random.uniform(1.0, 1.2))
-            if round_number == self._max_retries or time.monotonic() + pause >= deadline:
+            if time.monotonic() + pause >= deadline:
                 break
             await asyncio.sleep(pause)
         kind = _FaultyAnswerError if failed.faulty else UnavailableError
@@ -254,7 +259,7 @@ class RetrieverClient:
             RetryableError: no server replied.
             RejectedError: a server rejected the queries.
         """
-        reason, wait_s, faulty = "no server", 0.0, False
+        reason, wait_s, faulty, refused = "no server", 0.0, False, True
         for endpoint in endpoints:
             # Where there is another server, one that hangs may take at most half of the time left.
             left = (deadline - time.monotonic()) / (2 if len(self.endpoints) > 1 else 1)
@@ -262,13 +267,14 @@ class RetrieverClient:
                 return await self._post(state, endpoint, batch, left)
             except RetryableError as error:
                 reason, faulty = f"{endpoint.url}: {error}", faulty or error.faulty
+                refused = refused and error.refused
                 wait_s = max(wait_s, error.retry_after_s or 0.0)
                 # A busy server works, so its circuit stays closed.
                 if counted and error.retry_after_s is None:
                     self.stats.circuits_opened += endpoint.failed()
             if all(query.future.done() for query in batch):
                 break  # all callers were cancelled or timed out
-        raise RetryableError(reason, wait_s, faulty)
+        raise RetryableError(reason, wait_s, faulty, refused)
 
     async def _post(
         self, state: _LoopState, endpoint: Endpoint, batch: list[_PendingQuery], timeout_s: float

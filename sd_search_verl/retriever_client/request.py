@@ -44,11 +44,14 @@ class RetryableError(Exception):
         reason: for the message.
         retry_after_s: the pause that a busy server asks for; None of a server that is not busy.
         faulty: a server answered, with an error of its own or with a malformed reply.
+        refused: no server took the connection.
     """
 
-    def __init__(self, reason: str, retry_after_s: float | None = None, faulty: bool = False) -> None:
+    def __init__(
+        self, reason: str, retry_after_s: float | None = None, faulty: bool = False, refused: bool = False
+    ) -> None:
         super().__init__(reason)
-        self.retry_after_s, self.faulty = retry_after_s, faulty
+        self.retry_after_s, self.faulty, self.refused = retry_after_s, faulty, refused
 
 
 async def post(
@@ -84,8 +87,9 @@ async def post(
         endpoint.succeeded()
         return documents
     except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
-        malformed = isinstance(error, ValueError)
-        raise RetryableError(f"{type(error).__name__}: {on_one_line(error)}", faulty=malformed) from error
+        malformed, refused = (isinstance(error, kind) for kind in (ValueError, aiohttp.ClientConnectorError))
+        text = f"{type(error).__name__}: {on_one_line(error)}"
+        raise RetryableError(text, faulty=malformed, refused=refused) from error
     finally:
         endpoint.in_flight -= 1
 

@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from sd_search_verl.protocol.control_tokens import encode_marked, mark
 from sd_search_verl.protocol.tags import TagProtocol
 from sd_search_verl.retriever_client.reply import SearchResult
+
+_LONGEST: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+
+
+def enough_text(text: str, max_tokens: int, tokenizer: Any) -> str:
+    """Return the beginning of a text, in which its first ``max_tokens`` tokens and more lie.
+
+    Encoding a document of megabytes would hold up all rollouts of a process.
+    """
+    if tokenizer not in _LONGEST:
+        _LONGEST[tokenizer] = max(map(len, tokenizer.get_vocab()))
+    return text[: (max_tokens + 2) * _LONGEST[tokenizer]]
 
 
 class ObservationEncoder:
@@ -38,9 +51,12 @@ class ObservationEncoder:
         """
         contents = [document.contents for document in result.documents or []]
         contents, character = mark(contents, self._tokenizer)
-        observation = self._protocol.observation(self._text(result.documents is None, contents))
-        token_ids = encode_marked(observation.removeprefix(written), character, self._tokenizer)
-        return token_ids[: self._max_tokens], len(token_ids) > self._max_tokens
+        whole = self._protocol.observation(self._text(result.documents is None, contents)).removeprefix(
+            written
+        )
+        text = enough_text(whole, self._max_tokens, self._tokenizer)
+        token_ids = encode_marked(text, character, self._tokenizer)
+        return token_ids[: self._max_tokens], len(token_ids) > self._max_tokens or text != whole
 
     def _text(self, failed: bool, contents: list[str]) -> str:
         if failed:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from bisect import bisect_right
+from collections.abc import Sequence
 
 from sd_search_verl.rollout.types import Rollout
 
@@ -32,3 +33,15 @@ def mask_older_than(rollout: Rollout, oldest: int) -> Rollout:
         if version < oldest:
             mask[start:end] = [0] * (end - start)
     return dataclasses.replace(rollout, response_mask=mask)
+
+
+def mask_stale(rollouts: Sequence[Rollout], version: int, limit: int | None) -> list[Rollout]:
+    """Return the rollouts with mask 0 at the tokens that are too old to be distilled.
+
+    Args:
+        version: of the policy.
+        limit: versions that a token may be behind it; None = any.
+    """
+    if limit is None:
+        return [*rollouts]
+    return [mask_older_than(rollout, version - limit) for rollout in rollouts]

@@ -21,6 +21,7 @@ def format_step(metrics: Mapping[str, Any]) -> str:
         show("EM", "search/em"),
         show("searches", "search/searches_per_rollout", ".2f"),
         show("gold found", "search/gold_in_documents", ".2f"),
+        show("failed searches", "search/failures", ".0f") if metrics.get("search/failures") else "",
         show("alpha", "sd_search/alpha", ".3g"),
         show("JSD", "sd_search/jsd", ".4f"),
         show("entropy gap", "sd_search/entropy_gap", "+.3f"),

@@ -11,6 +11,7 @@ from sd_search_verl.config import ConfigError, HealthConfig, read_config
 from sd_search_verl.health.collapse import (
     CORRECT_LOG_PROB,
     ENTROPY,
+    FAILURE_RATE,
     GRAD_SHARE,
     LENGTH,
     NAMES,
@@ -79,6 +80,12 @@ def test_every_alarm_can_be_switched_off(switch: dict[str, Any]) -> None:
     everything = raised(rows)
     assert everything == ["searches", "response_length", "entropy", "reward", "correct_log_prob"]
     assert len(raised(rows, HealthConfig(window=3, **switch))) == 4
+
+
+def test_failed_searches_are_an_alarm_at_once() -> None:
+    assert raised([{FAILURE_RATE: 0.06}]) == ["failed_searches"]
+    assert raised([{FAILURE_RATE: 0.05}]) == raised([{}]) == []
+    assert raised([{FAILURE_RATE: 1.0}], HealthConfig(max_failed_searches=None)) == []
 
 
 def test_partial_groups_are_an_alarm_at_once() -> None:

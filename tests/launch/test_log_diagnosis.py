@@ -20,6 +20,12 @@ Set the environment variable HYDRA_FULL_ERROR=1 for a complete stack trace.
 """
 
 
+# Ray names memory among the causes of every death.
+KILLED = """ray.exceptions.ActorDiedError: The actor died unexpectedly before finishing this task.
+The actor is dead because its worker process has died. There are some potential root causes. (1) The process was killed
+by the OOM killer due to high memory usage. (2) ray stop --force is called."""
+
+
 def test_our_own_message_is_found_in_rays_traceback() -> None:
     assert diagnose(RAY) == "data.train_files: none. Fix: build it\nvocabulary: too large. Fix: resize it"
 
@@ -49,6 +55,24 @@ def test_errors_of_the_user_are_found_by_their_class(error: type[UserError]) -> 
         (
             "ImportError: FlashAttention2 has been toggled on, but it cannot be used",
             "`make install-gpu` builds it",
+        ),
+        (
+            "OSError: validate_socket_filename failed: AF_UNIX path length cannot exceed 107 bytes: /scratch",
+            "RAY_TMPDIR",
+        ),
+        (
+            "ray.exceptions.OutOfMemoryError: Task was killed due to the node running low on memory.",
+            "memory is full",
+        ),
+        (
+            "vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue. See above",
+            "vLLM's engine died",
+        ),
+        (KILLED, "a process of the run died"),
+        (f"{KILLED}\nOSError: [Errno 28] No space left on device", "the disk is full"),
+        (
+            "sd_search_verl.verl_adapter.trainer.worker_watch.WorkerDiedError: worker 0 of 8 has died. Fix: look\n\n",
+            "worker 0 of 8 has died. Fix: look",
         ),
         (
             "ValueError: When connecting to an existing cluster, num_cpus and num_gpus must not be provided.",

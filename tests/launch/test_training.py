@@ -7,9 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from sd_search_verl.launch import training
 from sd_search_verl.launch.training import RAY_STARTS, TrainingFailedError, _GrowingLog, train
 
 TOO_SLOW = "Exception: The current node timed out during startup. This could happen because some of the raylet failed"
+WAITING = (
+    "(TaskRunnerV1 pid=18100) INFO:2026-11-28 16:04:17,054:pending: 1, running: 7, finished: 0, failure: 0\n",
+    "(TransferQueueController pid=18283) Per-operation statistics: KV_RETRIEVE_META: req_count=215\n",
+)
 # In place of verl: notes its start, and fails so many times.
 MAIN_PPO = """
 import sys
@@ -68,7 +73,7 @@ def test_a_silent_training_is_ended_after_the_given_time(
 def test_each_line_of_the_log_is_read_once_and_whole(tmp_path: Path) -> None:
     log = _GrowingLog(tmp_path / "train.log")
     log.read_on()
-    assert (log.size, log.stage, log.is_deadly) == (0, "importing", False)
+    assert (log.told, log.stage, log.is_deadly) == (0, "importing", False)
     with log.path.open("w") as file:
         for text, stage, is_deadly in (
             ("Started a local Ray instance\nAfter", "Ray is up", False),
@@ -82,11 +87,49 @@ def test_each_line_of_the_log_is_read_once_and_whole(tmp_path: Path) -> None:
             file.flush()
             log.read_on()
             assert (log.stage, log.is_deadly) == (stage, is_deadly), text
-            assert log.size == log.path.stat().st_size
 
 
-def test_a_training_whose_worker_died_is_ended(environment: Mapping[str, str], tmp_path: Path) -> None:
-    died = "import time; print('EngineDeadError', flush=True); time.sleep(600)"
+def test_lines_that_are_written_while_nothing_happens_tell_nothing(tmp_path: Path) -> None:
+    log = _GrowingLog(tmp_path / "train.log")
+    told = []
+    with log.path.open("w") as file:
+        for text in (
+            *("step 1\n", WAITING[0], WAITING[1], "Training Progress: 3%\r", "5%\r"),
+            "\n",
+            WAITING[0],
+        ):
+            file.write(text)
+            file.flush()
+            log.read_on()
+            told.append(log.told)
+    assert told[0] == told[1] == told[2] < told[3] < told[4]
+    assert told[-1] == told[-2]
+
+
+def test_a_training_that_only_waits_is_ended(environment: Mapping[str, str], tmp_path: Path) -> None:
+    """As verl does when a process that makes rollouts has died: it writes a line a minute, for ever."""
+    program = (
+        f"import time\nwhile True:\n    print({WAITING[0]!r}, end='', flush=True)\n    time.sleep(0.2)\n"
+    )
+    (tmp_path / "verl" / "trainer" / "main_ppo.py").write_text(program)
+    with pytest.raises(TrainingFailedError, match="nothing happened for 2 s"):
+        train([], tmp_path, 1, environment, silence_s=2.0)
+
+
+def test_a_full_disk_is_named_where_the_log_could_not_say_so(
+    environment: Mapping[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "_FULL", 2**62)
+    with pytest.raises(TrainingFailedError, match=r"the disk is full\. Fix: "):
+        train([str(tmp_path), "1", "half a l"], tmp_path, 1, environment)
+
+
+@pytest.mark.parametrize("line", ["EngineDeadError", "A worker died or was killed while executing a task by"])
+def test_a_training_whose_worker_died_is_ended(
+    environment: Mapping[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    monkeypatch.setattr(training, "GRACE_S", 1.0)
+    died = f"import time; print({line!r}, flush=True); time.sleep(600)"
     (tmp_path / "verl" / "trainer" / "main_ppo.py").write_text(died)
-    with pytest.raises(TrainingFailedError, match="a worker died"):
+    with pytest.raises(TrainingFailedError, match="died"):
         train([], tmp_path, 1, environment)

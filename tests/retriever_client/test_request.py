@@ -69,3 +69,26 @@ def test_no_server_at_all_is_unavailable() -> None:
             assert retriever.stats.as_dict()["failures"] == 1
 
     asyncio.run(main())
+
+
+def test_a_server_that_restarts_is_waited_for_as_long_as_the_deadline_lasts() -> None:
+    """Refused connections are no reason to give up early: those of a restart last longer than the retries."""
+
+    async def handler(request: web.Request) -> web.Response:
+        return answer((await request.json())["queries"])
+
+    async def main() -> None:
+        async with server(handler) as url:
+            pass  # the port is free again
+        async with client(url, timeout_s=6.0, max_retries=1) as retriever:
+            search = asyncio.create_task(retriever.search("q"))
+            await asyncio.sleep(4.0)  # longer than one retry waits
+            assert not search.done()
+            async with server(handler, port=int(url.rpartition(":")[2])):
+                good(await search, "a:q")
+        async with client(url, timeout_s=6.0, max_retries=0) as retriever:
+            start = time.monotonic()
+            assert (await retriever.search("q")).documents is None
+            assert time.monotonic() - start < 2.0
+
+    asyncio.run(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from sd_search_verl.protocol.spans import query_spans
 from sd_search_verl.protocol.token_bytes import byte_table
 from sd_search_verl.retriever_client.reply import Document, SearchResult
 from sd_search_verl.rollout.loop import Generation, run_rollout
+from sd_search_verl.rollout.observation import enough_text
 from sd_search_verl.rollout.tag_dialogue import TagDialogue
 from sd_search_verl.rollout.types import Prompt, Rollout
 
@@ -167,6 +169,18 @@ def test_context_overflow() -> None:
     check(full, contexts, room=20)
     assert full.status == "context_overflow"
     assert len(full.response_ids) == 20
+
+
+def test_of_a_document_of_megabytes_only_the_beginning_is_encoded() -> None:
+    encoder = TagDialogue(TOKENIZER, R1, 80)._encoder
+    long = "word " * 1_000_000
+    begun = time.monotonic()
+    ids, is_cut = encoder.documents(SearchResult([Document("1", f"T\n{long}", 1.0)], 0.0, None))
+    assert time.monotonic() - begun < 1.0
+    whole = encoder.documents(SearchResult([Document("1", f"T\n{long[:5000]}", 1.0)], 0.0, None))
+    assert (ids, is_cut) == (whole[0], True)
+    short = "x" * 10
+    assert enough_text(short, 80, TOKENIZER) == short
 
 
 def test_long_observations_are_cut_at_their_end() -> None:

@@ -19,14 +19,14 @@ def answer(queries: list[str], tag: str = "a") -> web.Response:
 
 
 @asynccontextmanager
-async def server(handler: Handler) -> AsyncIterator[str]:
-    """A server on a free port of this machine that answers POST /retrieve and /document/ID as ``handler`` says."""
+async def server(handler: Handler, port: int = 0) -> AsyncIterator[str]:
+    """A server on this machine whose POST /retrieve and /document/ID answer as ``handler`` says; 0 = a free port."""
     app = web.Application()
     app.router.add_post("/retrieve", handler)
     app.router.add_post("/document/{id}", handler)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", port)
     await site.start()
     host, port = site._server.sockets[0].getsockname()  # type: ignore[union-attr]
     try:

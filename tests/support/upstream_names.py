@@ -24,6 +24,12 @@ ENGINE = "verl.workers.engine.fsdp.transformer_impl:FSDPEngineWithLMHead"
 NAMES = [
     # The trainer's overridden steps.
     Name(f"{TRAINER}._init_resource_pool_mgr", ("self",), "verl_adapter/trainer/mixin.py"),
+    Name(f"{TRAINER}.fit", ("self", "agent_loop_manager"), "verl_adapter/trainer/mixin.py"),
+    Name(
+        "verl.trainer.ppo.v1.replay_buffer:ReplayBuffer._sync_metadata_from_transfer_queue",
+        ("self",),
+        "verl_adapter/trainer/worker_watch.py",
+    ),
     Name(f"{TRAINER}._load_checkpoint", ("self",), "verl_adapter/trainer/mixin.py"),
     Name(f"{TRAINER}._save_checkpoint", ("self",), "verl_adapter/trainer/mixin.py"),
     Name(f"{TRAINER}.on_step_begin", ("self",), "verl_adapter/trainer/mixin.py"),

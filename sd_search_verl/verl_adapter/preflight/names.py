@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from sd_search_verl.finding import Finding, Rule
-from sd_search_verl.verl_adapter.preflight.files import is_remote
+from sd_search_verl.verl_adapter.preflight.files import data_files, is_remote
 
 _ACTOR, _ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
 
@@ -29,6 +29,11 @@ HOME = Rule(
     "{option}",
     "{option}={value}: neither verl nor, behind the = of an option, the shell makes the home folder of ~",
     "write {whole}",
+)
+PATTERN = Rule(
+    "{option}",
+    "{option}={value} holds one of * ? [ ], and verl's reader takes the path for a pattern",
+    "rename the folder or file",
 )
 SLASH = Rule("{option}", "{option}={value} ends with a slash, which verl refuses later", "write {whole}")
 NO_WEIGHTS = Rule(
@@ -93,6 +98,10 @@ def check_names(config: DictConfig) -> Iterator[Finding]:
         for value in _names(OmegaConf.select(config, option)):
             if value.startswith("~"):
                 yield HOME.finding(option=option, value=value, whole=Path(value).expanduser())
+    for option in ("data.train_files", "data.val_files"):
+        for value in data_files(config, option.removeprefix("data.")):
+            if not is_remote(value) and {*"*?[]"} & {*value}:
+                yield PATTERN.finding(option=option, value=value)
     for option in MODELS:
         if (value := str(OmegaConf.select(config, option))).endswith("/"):
             yield SLASH.finding(option=option, value=value, whole=value.rstrip("/"))

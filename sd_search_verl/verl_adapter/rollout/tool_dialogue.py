@@ -23,6 +23,7 @@ from sd_search_verl.protocol.tool_call import ToolCallProtocol
 from sd_search_verl.protocol.tools import READ, Tool
 from sd_search_verl.retriever_client.reply import SearchResult
 from sd_search_verl.rollout.dialogue import Dialogue, Observation, Request, Result, SampledTurn
+from sd_search_verl.rollout.observation import enough_text
 from sd_search_verl.rollout.types import Prompt
 from sd_search_verl.verl_adapter.rollout.token_builder import context_builder
 
@@ -106,7 +107,10 @@ class ToolDialogue(Dialogue):
         self, prompt: Prompt, turn: SampledTurn, token_ids: Sequence[int], results: Sequence[Result]
     ) -> Observation:
         """Encode a tool message for each request, or the notice, and the start of the next turn."""
-        contents = list(map(self._content, turn.requests, results))
+        contents = [
+            enough_text(self._content(request, result), self._max_tokens, self._tokenizer)
+            for request, result in zip(turn.requests, results, strict=True)
+        ]
         observation = self._encoded(prompt, turn, token_ids, contents)
         limit = self._max_tokens // max(len(contents), 1)
         if len(observation.token_ids) <= limit:  # no content has more tokens than its message

@@ -41,7 +41,7 @@ def checkpoint_to_resume(config: DictConfig) -> Path | None:
         return Path(trainer.resume_from_path) if trainer.resume_from_path else None
     run = Path(trainer.default_local_dir)
     tracker = run / TRACKER
-    named = tracker.read_text().strip() if trainer.resume_mode == "auto" and tracker.is_file() else ""
+    named = _named(tracker) if trainer.resume_mode == "auto" else ""
     return folder_of(run, int(named)) if named.isdigit() else None
 
 
@@ -83,7 +83,7 @@ def point_to_whole_checkpoint(run: Path, buffered: bool = False) -> None:
         buffered: the run saves its buffer of rollouts. The checkpoint that verl names may lack it: a synchronous run's.
     """
     tracker = run / TRACKER
-    named = tracker.read_text().strip() if tracker.exists() else ""
+    named = _named(tracker)
     if named.isdigit() and is_whole(folder_of(run, int(named))):
         return
     whole = [path for path in run.glob("global_step_*") if is_whole(path)]
@@ -100,6 +100,11 @@ def point_to_whole_checkpoint(run: Path, buffered: bool = False) -> None:
         "%s named %r, which is not a whole checkpoint: going on from step %d", tracker, named, max(steps)
     )
     write_text(tracker, str(max(steps)))
+
+
+def _named(tracker: Path) -> str:
+    """Return what the tracker file says, be it a number or the rest of a broken file."""
+    return tracker.read_text(errors="replace").strip() if tracker.is_file() else ""
 
 
 def before_saving(run: Path, step: int) -> Path:

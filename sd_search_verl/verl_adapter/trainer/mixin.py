@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import ChainMap
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -22,34 +23,34 @@ from verl.utils.debug import marked_timer
 
 from sd_search_verl import protocol as protocols
 from sd_search_verl.distill.schedule import alpha_at, is_measured, policy_weight_at
+from sd_search_verl.files import FolderLock
 from sd_search_verl.health.collapse import NAMES, WATCHED, Alarm, alarms
 from sd_search_verl.health.non_finite import is_skipped_update
 from sd_search_verl.hindsight.teacher_inputs import TeacherInputs, build_teacher_inputs
 from sd_search_verl.objectives.information_gain import GainInputs, build_gain_inputs
 from sd_search_verl.protocol.base import Messages
 from sd_search_verl.protocol.prompt import encode_messages
-from sd_search_verl.protocol.token_bytes import token_texts
 from sd_search_verl.retriever_client import identity
-from sd_search_verl.rollout.types import Rollout
-from sd_search_verl.rollout.versions import mask_older_than
+from sd_search_verl.rollout.versions import mask_stale
 from sd_search_verl.runs import writer
 from sd_search_verl.runs.console import format_step
 from sd_search_verl.runs.resume import add_to_last_step, save_with_checkpoint, truncate_after
-from sd_search_verl.runs.schema import Trace
-from sd_search_verl.verl_adapter.actor.credit import by_span
 from sd_search_verl.verl_adapter.actor.gain import pack_gain
 from sd_search_verl.verl_adapter.actor.loss import PREFIX
 from sd_search_verl.verl_adapter.actor.worker import SDActorRolloutRefWorker
 from sd_search_verl.verl_adapter.fields import ALPHA, MEASURE_GRAD_SHARE, MEASURE_LABELS, POLICY_WEIGHT, pack
 from sd_search_verl.verl_adapter.preflight import refuse_bad_start
 from sd_search_verl.verl_adapter.preflight.changed_options import keep_options, options_of
+from sd_search_verl.verl_adapter.preflight.files import is_remote
 from sd_search_verl.verl_adapter.preflight.schedule import refuse_schedule
 from sd_search_verl.verl_adapter.rollout.tools import prompt_kwargs
 from sd_search_verl.verl_adapter.settings import TRAINERS, read_health, read_sd_search, read_search
 from sd_search_verl.verl_adapter.trainer import checkpoints, data_plane, step_metrics
 from sd_search_verl.verl_adapter.trainer.non_finite_guard import stop_on_non_finite
+from sd_search_verl.verl_adapter.trainer.traces import traces_of
 from sd_search_verl.verl_adapter.trainer.updates import Update, pooled
 from sd_search_verl.verl_adapter.trainer.validation import add_failed_sessions
+from sd_search_verl.verl_adapter.trainer.worker_watch import watch
 
 # A child of verl's logger, which is shown where the root logger is not.
 logger = logging.getLogger("verl.sd_search")
@@ -65,6 +66,9 @@ class SDSearchMixin(PPOTrainer):
         self._search = read_search(config)
         self._health = read_health(config)
         self._folder = Path(config.trainer.default_local_dir)
+        if not (config.trainer.get("val_only", False) or is_remote(self._folder)):
+            with suppress(OSError):  # a folder that cannot be written is refused below
+                self._lock = FolderLock(self._folder, "trainer", "another training", wait_s=30)
         if config.trainer.resume_mode == "auto":
             buffered = TRAINERS.get(config.trainer.v1.trainer_mode) != "sync"
             checkpoints.point_to_whole_checkpoint(self._folder, buffered)
@@ -82,6 +86,7 @@ class SDSearchMixin(PPOTrainer):
         self._questions: dict[str, int] = {}
         self._places = count()
         self._updates: list[Update] = []  # of the current step
+        self._search_error = ""  # the last one that was logged
         self._history: list[dict[str, float]] = []
         self._alarmed: set[str] = set()
         self._began = 0.0
@@ -98,6 +103,10 @@ class SDSearchMixin(PPOTrainer):
         super()._init_dataloader()
         refuse_schedule(self.config, len(self.train_dataset))
 
+    def fit(self, agent_loop_manager: Any) -> None:
+        watch(self.replay_buffer, agent_loop_manager)
+        super().fit(agent_loop_manager)
+
     def _load_checkpoint(self) -> None:
         super()._load_checkpoint()
         if self.trainer_mode != "sync":
@@ -112,6 +121,7 @@ class SDSearchMixin(PPOTrainer):
         self._history = truncate_after(self._folder, self.global_steps, checkpoint)
 
     def _save_checkpoint(self) -> None:
+        self._lock.check()  # verl would make a folder anew
         checkpoint = checkpoints.before_saving(self._folder, self.global_steps)
         # The step's line in metrics.jsonl is due after weight synchronisation and validation.
         metrics = dict(self._metrics)
@@ -180,8 +190,9 @@ class SDSearchMixin(PPOTrainer):
         packed: list[dict[str, Tensor]] = [{} for _ in step.rollouts]
         blank: dict[str, Tensor] = {}
         if alpha > 0:
+            fresh = mask_stale(step.rollouts, self._policy_version, config.max_staleness)
             inputs = build_teacher_inputs(
-                self._fresh(step.rollouts), config, self.tokenizer, self._encode, self.global_steps, measured
+                fresh, config, self.tokenizer, self._encode, self.global_steps, measured
             )
             blank |= pack(TeacherInputs([], 0.0, [], 0))
             for place, (fields, item) in enumerate(zip(packed, inputs, strict=True)):
@@ -208,13 +219,6 @@ class SDSearchMixin(PPOTrainer):
         """Version of the weights before the step's update: the step that made them."""
         return self.global_steps - 1
 
-    def _fresh(self, rollouts: list[Rollout]) -> list[Rollout]:
-        """Return the rollouts with mask 0 at the tokens that are too old to be distilled."""
-        limit = self._sd_search.max_staleness
-        if limit is None:
-            return rollouts
-        return [mask_older_than(rollout, self._policy_version - limit) for rollout in rollouts]
-
     # verl's separate mode updates several times a step; the first update (local_trigger_step 0) stands for the step.
 
     def _is_measured(self, every: int | None) -> bool:
@@ -229,6 +233,10 @@ class SDSearchMixin(PPOTrainer):
         they were answered from another index."""
         step = data_plane.read_rollouts(batch, self._questions)
         step_metrics.check_failure_rate(step.rollouts, self._search)
+        error = step_metrics.most_frequent_error(step.rollouts)
+        if error and error != self._search_error:  # once for each
+            logger.warning("step %d: searches failed, most often: %s", self.global_steps, error)
+            self._search_error = error
         identity.require_unchanged(self._search.retriever_urls, self._retriever)
         groups = self.config.data.train_batch_size // self.parameter_sync_step
         return step, {f"{PREFIX}alpha": alpha, **self._rollout_metrics(step, groups)}
@@ -242,22 +250,15 @@ class SDSearchMixin(PPOTrainer):
     ) -> dict[str, float]:
         """Append the step's traces, and return the metrics that are known of traced rollouts only."""
         credits = ChainMap(*self.actor_rollout_wg.take_credits()) if inputs is not None and traced else {}
-        traces = []
-        for i in traced:
-            rollout = step.rollouts[i]
-            more: dict[str, Any] = {"retriever": identity.describe(self._retriever)}
-            if inputs is not None:
-                more["blocks"] = inputs[i].blocks
-                if i in credits:
-                    more |= vars(by_span(rollout, inputs[i], credits[i]))
-            tokens = token_texts(rollout.response_ids, self.tokenizer)
-            traces.append(Trace.of(self.global_steps, rollout, step.rewards[i], tokens, **more))
+        retriever = identity.describe(self._retriever)
+        traces = traces_of(self.global_steps, step, inputs, traced, credits, self.tokenizer, retriever)
         writer.append_traces(self._folder, traces)
         return step_metrics.jsd_by_staleness(traces, self._policy_version)
 
     def _compute_metrics(
         self, batch: Any, metrics: dict[str, Any], timing_raw: dict[str, float], global_steps: int, epoch: int
     ) -> None:
+        self._lock.check()
         found = self._compute_step_metrics(batch, metrics, timing_raw, global_steps, epoch)
         writer.append_metrics(self._folder, global_steps, metrics)
         self._history.append({name: metrics[name] for name in WATCHED if name in metrics})

@@ -35,9 +35,14 @@ def stop_on_non_finite(
     with path.open("w", encoding="utf-8") as file:
         for row in rows or range(len(step.rows)):
             file.write(json.dumps(_line(step, row, rows.get(row, []), values)) + "\n")
+    begun = (
+        "At the first step the weights of the model folder themselves may hold such values. "
+        if number == 1
+        else ""
+    )
     raise NonFiniteError(
         f"step {number}: {', '.join(f'{name}={metrics[name]}' for name in losses)}. {_where(step, rows)} "
-        f"The batch is in {path}; no checkpoint holds this step. Resume from the last checkpoint when the "
+        f"{begun}The batch is in {path}; no checkpoint holds this step. Resume from the last checkpoint when the "
         "cause is removed (health.stop_on_non_finite=false continues and skips such updates)"
     )
 

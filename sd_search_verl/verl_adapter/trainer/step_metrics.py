@@ -54,7 +54,7 @@ def search_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
         "search/searches_per_rollout": len(searches) / len(rollouts),
         "search/distinct_queries_per_group": sum(map(len, queries.values())) / len(queries),
         **_of_searches(searches),
-        "search/failures": _total(search.error is not None for search in searches),
+        "search/failures": _total(map(_failed, searches)),
         "search/truncated_observations": _total(r.truncated_observations for r in rollouts),
         "search/truncated_prompts": _total(r.prompt.num_cut > 0 for r in rollouts),
         "search/malformed": sum(malformed.values()),
@@ -71,6 +71,7 @@ def _of_searches(searches: Sequence[Search]) -> dict[str, float]:
         return {}
     p50, p99 = np.percentile([search.latency_s for search in searches], [50, 99]).tolist()
     return {
+        "search/failure_rate": _mean(map(_failed, searches)),
         "search/gold_in_documents": _mean(search.has_gold for search in searches),
         "search/latency_s_p50": p50,
         "search/latency_s_p99": p99,
@@ -195,16 +196,26 @@ def check_failure_rate(rollouts: Sequence[Rollout], config: SearchConfig) -> Non
     Raises:
         SearchUnavailableError: above ``search.max_failure_rate``.
     """
-    failed = [search.error is not None for rollout in rollouts for search in rollout.searches]
+    failed = [_failed(search) for rollout in rollouts for search in rollout.searches]
     if config.max_failure_rate is None or not failed:
         return
-    rate = _mean(failed)
+    rate, reason = _mean(failed), most_frequent_error(rollouts)
     if rate > config.max_failure_rate:
         servers = ", ".join(map(without_key, config.retriever_urls))
         raise SearchUnavailableError(
             f"{rate:.0%} of this step's {len(failed)} searches failed, more than search.max_failure_rate="
-            f"{config.max_failure_rate:.0%}; check the retriever at {servers}"
+            f"{config.max_failure_rate:.0%}; check the retriever at {servers}. Most often: {reason}"
         )
+
+
+def most_frequent_error(rollouts: Sequence[Rollout]) -> str:
+    """Return why most of the failed searches failed, an empty text where none did."""
+    errors = Counter(search.error for rollout in rollouts for search in rollout.searches if search.error)
+    return errors.most_common(1)[0][0] if errors else ""
+
+
+def _failed(search: Search) -> bool:
+    return search.error is not None
 
 
 def _total(values: Iterable[float]) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import torch
 from omegaconf import DictConfig
@@ -112,6 +113,19 @@ def test_a_path_that_verl_would_not_expand_is_refused(good: DictConfig, option: 
     first = next(one for one in found if one.name == option)
     assert first.found.startswith(f"{option}=~/b")
     assert first.fix.startswith(f"write {Path.home()}/b")
+
+
+@pytest.mark.parametrize("name", ["a[1].parquet", "a*.parquet", "a?.parquet"])
+def test_a_path_that_verls_reader_takes_for_a_pattern_is_refused(
+    good: DictConfig, tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(Path(good.data.train_files).read_bytes())
+    with pytest.raises(ValueError, match=r"data_files|data file|find"):
+        datasets.load_dataset("parquet", data_files=str(tmp_path / "a[1].parquet"))
+    (finding,) = check_names(change(good, data__train_files=[str(path)]))
+    assert finding.fatal
+    assert finding.found.startswith(f"data.train_files={path} holds one of")
 
 
 @pytest.mark.parametrize("option", MODELS)

@@ -255,7 +255,8 @@ def test_a_step_of_several_updates_is_measured_in_the_first(model: Path, tmp_pat
     worker = detached_worker(compose(model, overrides), stock=False)
     for trigger in range(2):
         plane, metrics = MemoryPlane(rows, 4), {}
-        trainer = trainer_of(get_trainer_cls(mode), compose(model, overrides), plane, worker)
+        config = compose(model, [*overrides, f"trainer.default_local_dir={tmp_path}/{trigger}"])
+        trainer = trainer_of(get_trainer_cls(mode), config, plane, worker)
         trainer.local_trigger_step = trigger
         with plane.installed():
             trainer._update_actor(trainer._compute_advantage(plane.batch, metrics), metrics)
