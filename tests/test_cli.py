@@ -14,7 +14,7 @@ import pytest
 from support.cli import sd_search
 
 from sd_search_verl import cli
-from sd_search_verl.command_line import run_command
+from sd_search_verl.command_line import _parsed, run_command
 from sd_search_verl.errors import UserError
 
 
@@ -90,3 +90,18 @@ def test_help_takes_well_below_a_second_of_processor_time() -> None:
     subprocess.run(sd_search("--help"), capture_output=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.8
+
+
+def test_overrides_may_stand_before_and_behind_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    commands = parser.add_subparsers()
+    run, other = commands.add_parser("run"), commands.add_parser("other")
+    run.add_argument("--config")
+    run.add_argument("overrides", nargs="*")
+    other.add_argument("--config")
+    line = ["run", "a.b=1", "--config", "u", "+c.d=2", "~e"]
+    assert _parsed(parser, line).overrides == ["a.b=1", "+c.d=2", "~e"]
+    for wrong in ([*line, "--unknown"], ["other", "--config", "x", "more"]):
+        with pytest.raises(SystemExit):
+            _parsed(parser, wrong)
+        assert "unrecognized arguments: " in capsys.readouterr().err

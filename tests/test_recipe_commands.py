@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.recipes import REPO, commands, composed, wrong_with
 
+from sd_search_verl import command_line
 from sd_search_verl.config import ConfigError
 
 RECIPES: dict[str, list[str]] = {
@@ -94,15 +96,19 @@ class Parsed(Exception):
 
 
 def parsed(module: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> argparse.Namespace:
-    original = argparse.ArgumentParser.parse_args
+    original, ours = argparse.ArgumentParser.parse_args, command_line._parsed
 
     def parse_args(self: argparse.ArgumentParser, *options: Any) -> None:
         raise Parsed(original(self, *options))
+
+    def parse_command(parser: argparse.ArgumentParser, given: Sequence[str] | None) -> None:
+        raise Parsed(ours(parser, given))
 
     package = (REPO / module.replace(".", "/")).is_dir()
     program = importlib.import_module(f"{module}.__main__" if package else module)
     with monkeypatch.context() as patch:
         patch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+        patch.setattr(command_line, "_parsed", parse_command)
         patch.setattr(sys, "argv", [module, *arguments])
         with pytest.raises(Parsed) as caught:
             program.main()

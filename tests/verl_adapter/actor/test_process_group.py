@@ -55,7 +55,7 @@ def test_verl_still_listens_on_a_port_that_it_chose_before(taken: str, tmp_path:
 def test_several_ranks_and_a_users_own_method_are_left_to_verl(
     taken: str, tmp_path: Path, change: dict[str, str]
 ) -> None:
-    program = "from sd_search_verl.verl_adapter import process_group as p; p.initialize_alone(); "
+    program = "from sd_search_verl.verl_adapter.actor import process_group as p; p.initialize_alone(); "
     program += "assert not p.dist.is_initialized()"
     code, said = run(program, tmp_path / "log", taken, **change)
     assert code == 0, said[-3000:]
