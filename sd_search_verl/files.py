@@ -6,11 +6,12 @@ import fcntl
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from sd_search_verl.errors import UserError, on_one_line
 
@@ -89,6 +90,22 @@ def make_new_folder(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
 
 
+def try_lock(file: IO[Any]) -> bool:
+    """Lock an open file for this process, until it is closed; return False where another process holds it.
+
+    A file system without locks cannot tell, and is said to be free.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        print(
+            f"warning: no locks on this file system ({error}); nothing keeps two runs apart", file=sys.stderr
+        )
+    return True
+
+
 class FolderLock:
     """A folder held by this process until it ends, so that two runs do not write the same files.
 
@@ -99,15 +116,20 @@ class FolderLock:
         wait_s: seconds to wait for a holder, whose end another process may not have noticed yet.
 
     Raises:
-        UserError: another process holds it. OSError: the folder cannot be written.
+        UserError: another process holds it, or the folder cannot be written.
     """
 
     def __init__(self, folder: Path, name: str, what: str, wait_s: float = 0.0) -> None:
         self._path = folder / f".{name}.lock"
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = self._path.open("a+", encoding="utf-8")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("a+", encoding="utf-8")
+        except OSError as error:
+            raise UserError(
+                f"{folder} cannot be written: {error}. Fix: give a folder that this user may write"
+            ) from error
         end = time.monotonic() + wait_s
-        while self._is_held():
+        while not try_lock(self._file):
             if time.monotonic() >= end:
                 self._file.seek(0)
                 holder = self._file.read().strip() or "unknown"
@@ -119,16 +141,6 @@ class FolderLock:
         self._file.truncate(0)
         self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         self._file.flush()
-
-    def _is_held(self) -> bool:
-        """Return whether another process holds the lock; else this one does."""
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:  # a file system without locks
-            return False
-        return False
 
     def check(self) -> None:
         """Check that the folder is where it was.

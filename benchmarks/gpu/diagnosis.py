@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -24,7 +26,7 @@ MARKS = (
     "Training Progress",
 )
 """What verl, Ray and vLLM write on the way to the first step, in this order."""
-RAY_LOGS = Path("/tmp/ray/session_latest/logs")
+RAY_LOGS = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray" / "session_latest" / "logs"
 COMMANDS = (
     ("nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv"),
     ("free", "-g"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from sd_search_verl.errors import UserError
+from sd_search_verl.files import try_lock
 
 Key = tuple[str, str, int]
 """Set, question id, seed."""
@@ -55,11 +55,9 @@ class TrajectoryFile:
 
     def __init__(self, path: Path) -> None:
         self._file, self._path = path.open("ab+"), path
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not try_lock(self._file):
             self._file.close()
-            raise UserError(f"another evaluation is writing {path}; wait for it or choose --out") from None
+            raise UserError(f"another evaluation is writing {path}; wait for it or choose --out")
         _drop_torn_line(path)
         self.rows = read_trajectories(path)
 

@@ -76,10 +76,10 @@ def run_local(job: LocalRun) -> Path:
     steps = _steps(job)
     run = job.run.resolve()
     run.mkdir(parents=True, exist_ok=True)
-    lock = FolderLock(run, "local", "another `sd-search local`")
     begun = time.monotonic()
     # The first for a SIGKILL of this process, the second for all other ends.
     with kill_children_on_death(), end_children_on_exit(), ExitStack() as stack:
+        stack.callback(FolderLock(run, "local", "another `sd-search local`").release)
         url = job.retriever
         if url is None:
             _say(begun, f"indexing {corpus}")
@@ -92,7 +92,6 @@ def run_local(job: LocalRun) -> Path:
             _say(begun, "RAY_ADDRESS is not used: a local run starts a Ray cluster of its own")
         variables = {**environment(device, os.environ), "RAY_ADDRESS": "local"}
         train(arguments, run, steps, variables, job.silence_s)
-    lock.release()
     page = write_report([run], run / "report.html")
     _say(begun, "done")
     return page

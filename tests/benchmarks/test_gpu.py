@@ -298,13 +298,3 @@ def test_the_rehearsal_of_a_whole_run(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "RIGHT    stack: whole run: error 0 (bar 0); 10 steps" in done.stdout
     assert "RIGHT    stack: teacher in a whole run: error 0" in done.stdout
-
-
-def test_verls_transfer_of_weights_is_tried_between_two_processes(tmp_path: Path) -> None:
-    done = command("--rehearse", "--only", "engine", "--out", tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "RIGHT    engine: weights by shared memory: error 0" in done.stdout
-    assert "RIGHT    engine: process group of one rank: error 0" in done.stdout
-    (tmp_path / "wrong").mkdir()
-    done = command("--rehearse", "--only", "engine", "--inject-error", 1, "--out", tmp_path / "wrong")
-    assert "WRONG    engine: weights by shared memory" in done.stdout

@@ -169,27 +169,6 @@ def test_several_seeds_a_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "(95% t interval over 3 pairs of runs)" in shown
 
 
-def test_runs_with_other_sets_are_paired_on_what_both_asked(tmp_path: Path) -> None:
-    """A run that lacks a set must not shift the average of its side."""
-    scores = {
-        "a1": {"x": [1, 0, 0, 0], "y": [1, 1, 1, 0]},
-        "a2": {"x": [1, 1, 0, 0]},
-        "b1": {"x": [1, 1, 1, 0], "y": [1, 1, 0, 0]},
-        "b2": {"x": [1, 1, 1, 1], "y": [0, 0, 0, 0]},
-    }
-    runs = {name: read_run(save(tmp_path / name, sets)) for name, sets in scores.items()}
-    found = compare([runs["a1"], runs["a2"]], [runs["b1"], runs["b2"]])["metrics"]["em"]
-    first = ((0.75 - 0.25) + (0.5 - 0.75)) / 2
-    second = 1.0 - 0.5  # of x, which both asked
-    assert found["over_pairs"]["mean"] == pytest.approx((first + second) / 2)
-    assert found["spread"]["a"]["values"] == [0.25, 0.5]
-    assert found["spread"]["b"]["values"] == [pytest.approx(0.625), 0.5]
-    alone = {"z1": {"x": [1]}, "z2": {"y": [1, 0]}}
-    runs |= {name: read_run(save(tmp_path / name, sets)) for name, sets in alone.items()}
-    found = compare([runs["a1"], runs["z2"]], [runs["b1"], runs["z1"]])["metrics"]["em"]
-    assert found["over_pairs"] is None
-
-
 def test_what_cannot_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a = save(tmp_path / "a", {"nq": [1]})
     b = save(tmp_path / "b", {"popqa": [1]}, protocol="p2")

@@ -10,6 +10,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -97,7 +98,10 @@ def transfer(use_shm: bool) -> None:
     from verl.utils.device import get_device_name
     from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedWeightSender
 
-    context, socket = mp.get_context("spawn"), f"ipc:///tmp/sd-search-{os.getpid()}-{use_shm}.sock"
+    context, socket = (
+        mp.get_context("spawn"),
+        f"ipc://{tempfile.gettempdir()}/sd-search-{os.getpid()}-{use_shm}.sock",
+    )
     mine, theirs = context.Pipe()
     child = context.Process(target=_receive, args=(socket, use_shm, theirs), daemon=True)
     child.start()

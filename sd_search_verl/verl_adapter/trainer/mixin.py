@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import time
 from collections import ChainMap
-from contextlib import suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -67,8 +66,7 @@ class SDSearchMixin(PPOTrainer):
         self._health = read_health(config)
         self._folder = Path(config.trainer.default_local_dir)
         if not (config.trainer.get("val_only", False) or is_remote(self._folder)):
-            with suppress(OSError):  # a folder that cannot be written is refused below
-                self._lock = FolderLock(self._folder, "trainer", "another training", wait_s=30)
+            self._lock = FolderLock(self._folder, "trainer", "another training", wait_s=30)
         if config.trainer.resume_mode == "auto":
             buffered = TRAINERS.get(config.trainer.v1.trainer_mode) != "sync"
             checkpoints.point_to_whole_checkpoint(self._folder, buffered)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.exceptions import RayActorError
 
 from sd_search_verl.errors import UserError
 
@@ -38,16 +38,18 @@ def watch(replay_buffer: Any, agent_loop_manager: Any) -> None:
 
 
 def check_alive(workers: Sequence[Any]) -> None:
-    """Check that actors have not died; one that is busy, and does not answer at once, counts as alive.
+    """Check that actors have not died; one that is busy, and does not answer within a second, counts as alive.
 
     Raises:
         WorkerDiedError: one has.
     """
-    for number, worker in enumerate(workers):
-        try:
-            ray.get(worker.__ray_ready__.remote(), timeout=1.0)
-        except GetTimeoutError:
+    asked = [worker.__ray_ready__.remote() for worker in workers]
+    answered = ray.wait(asked, num_returns=len(asked), timeout=1.0)[0] if asked else []
+    for number, answer in enumerate(asked):
+        if answer not in answered:
             continue
+        try:
+            ray.get(answer)
         except RayActorError as error:
             reason = " ".join(str(error).split())[:300]
             raise WorkerDiedError(

@@ -121,11 +121,22 @@ def test_a_path_that_verls_reader_takes_for_a_pattern_is_refused(
 ) -> None:
     path = tmp_path / name
     path.write_bytes(Path(good.data.train_files).read_bytes())
-    with pytest.raises(ValueError, match=r"data_files|data file|find"):
-        datasets.load_dataset("parquet", data_files=str(tmp_path / "a[1].parquet"))
     (finding,) = check_names(change(good, data__train_files=[str(path)]))
     assert finding.fatal
     assert finding.found.startswith(f"data.train_files={path} holds one of")
+
+
+def test_verls_reader_takes_a_path_for_a_pattern(good: DictConfig, tmp_path: Path) -> None:
+    rows = Path(good.data.train_files).read_bytes()
+    for name in ("a[1].parquet", "b.parquet", "bc.parquet", "b*.parquet"):
+        (tmp_path / name).write_bytes(rows)
+    with pytest.raises((ValueError, FileNotFoundError)):
+        datasets.load_dataset("parquet", data_files=str(tmp_path / "a[1].parquet"), cache_dir=str(tmp_path))
+    read = [
+        datasets.load_dataset("parquet", data_files=str(tmp_path / name), cache_dir=str(tmp_path))["train"]
+        for name in ("b.parquet", "b*.parquet")
+    ]
+    assert len(read[1]) == 3 * len(read[0])
 
 
 @pytest.mark.parametrize("option", MODELS)

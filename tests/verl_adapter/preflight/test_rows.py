@@ -287,31 +287,3 @@ def test_bare_questions_are_warned_about_and_a_users_own_prompt_is_not(
 
 def test_a_policy_whose_tokens_the_tags_are_needs_no_explanation(good: DictConfig, tmp_path: Path) -> None:
     assert failed(good, write(tmp_path / "rows.parquet", [plain_row(prompt=BARE)])) == []
-
-
-def test_a_validation_on_the_training_files_is_warned_about(good: DictConfig, tmp_path: Path) -> None:
-    path = write(tmp_path / "rows.parquet", [plain_row()])
-    (finding,) = failed(good, path, data__val_files=[f"{tmp_path}/../{tmp_path.name}/rows.parquet"])
-    assert finding.warning
-    assert "rows.parquet is among data.train_files too" in finding.found
-
-
-def test_validation_questions_that_are_trained_on_are_counted(good: DictConfig, tmp_path: Path) -> None:
-    def asking(text: str, **changes: Any) -> dict[str, Any]:
-        return plain_row(prompt=[{"role": "user", "content": text}], **changes)
-
-    train = write(tmp_path / "train.parquet", [asking("who?"), asking("when?")])
-    own = write(
-        tmp_path / "own.parquet", [asking("who? ", data_source="b"), asking("where?"), asking("when?")]
-    )
-    clean = write(tmp_path / "clean.parquet", [asking("where?")])
-    (finding,) = failed(good, train, data__val_files=[str(own), str(clean)])
-    assert finding.warning
-    assert f"2 of the 3 rows that were read of {own}" in finding.found
-    assert failed(good, train, data__val_files=str(clean)) == []
-    prompts = [[{"role": "system", "content": text}, *TOLD[1:]] for text in (TOLD[0]["content"], "Answer.")]
-    files = [
-        str(write(tmp_path / f"{n}.parquet", [plain_row(prompt=prompt)])) for n, prompt in enumerate(prompts)
-    ]
-    (finding,) = failed(good, Path(files[0]), data__val_files=files[1])
-    assert "1 of the 1 rows" in finding.found, "the question is the last message"
