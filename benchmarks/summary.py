@@ -215,14 +215,19 @@ def _agreement() -> Figure:
 
 def _gpu() -> Iterator[Figure]:
     kit = "python -m benchmarks.gpu --minutes 8"
-    rows = [row for row in _rows("gpu/results.csv") if row["code"] == "rows told to attention"]
-    about = ("gpu/results.csv", f"{kit} --only gradients", "2026-11-27", rows[0]["device"])
+    rows = [row for row in _rows("gpu/results.csv") if row["code"] == "support sorted once"]
+    about = ("gpu/results.csv", f"{kit} --only gradients", "2026-11-28", rows[0]["device"])
     errors = [row for row in rows if row["part"] == "gradients" and row["measure"] == "gradient error"]
     for dtype in ("fp32", "bf16"):
         found = [float(row["value"]) for row in errors if dtype in row["case"]]
         spread = f"largest of {len(found)} ways; smallest {min(found):.1e}"
         name = f"gradient of L_SD, verl's engine against a CPU, {dtype}"
         yield Figure("gpu", name, f"{max(found):.1e}", spread, *about)
+    about = ("gpu/results.csv", f"{kit} --only stack", "2026-11-28", rows[0]["device"])
+    for row in rows:
+        if row["part"] == "stack" and row["measure"] != "error":
+            name = f"{row['case']}, {row['measure']}"
+            yield Figure("gpu", f"demo: {name}", f"{float(row['value']):.2g}", row["detail"], *about)
     for row in _rows("actor_step.csv"):
         if row["shape"] != "tiny":
             yield from _actor_on_gpu(row, kit)
@@ -233,14 +238,14 @@ def _actor_on_gpu(row: dict[str, str], kit: str) -> Iterator[Figure]:
     shape, tuned = row["shape"].removeprefix("qwen2.5-").upper(), "use_liger" in row["override"]
     part = f"actor-{shape.lower()}{'-tuned' if tuned else ''}"
     name = f"{shape} shape on {row['device']}{', tuned' if tuned else ''}"
-    about = ("actor_step.csv", f"{kit} --only {part}", "2026-11-27", row["device"])
+    about = ("actor_step.csv", f"{kit} --only {part}", _gpu_date(row["device"]), row["device"])
     quartiles = f"quartiles {float(row['ratio_q25']):.2f} to {float(row['ratio_q75']):.2f}, "
     several = int(row["repeats"]) > 1
     medians = [float(row[f"{part}_s"]) for part in ("old_log_prob", "reference", "update")]
     grpo, taught = sum(medians), sum(medians[:2]) + float(row["update_with_sd_s"])
     spread = f"{quartiles}{row['repeats']} pairs" if several else "one pair of steps"
     spread += f"; of the parts' medians {taught / grpo:.2f}"
-    yield Figure("gpu", f"actor's part, GRPO = 1: {name}", f"{float(row['ratio']):.2f}", spread, *about)
+    yield Figure("gpu", f"actor's part, GRPO = 1: {name}", f"{float(row['ratio']):.3f}", spread, *about)
     if row["loss_s"]:
         share = f"{float(row['loss_share_of_update']):.2%}"
         yield Figure("gpu", f"SD loss, of the update: {name}", share, "timed directly", *about)
@@ -258,7 +263,12 @@ def _divergence_on_gpu() -> Iterator[Figure]:
         ratio = " and ".join(f"{value / fastest:.2f}" for value in ours)
         name = f"divergence of {size:,} rows, top 50 and all, fastest other = 1: {device}"
         others = f"{sum(value == value for value in seconds.values())} others"
-        yield Figure("gpu", name, ratio, others, "divergence.csv", command, "2026-11-27", here[0]["device"])
+        device = here[0]["device"]
+        yield Figure("gpu", name, ratio, others, "divergence.csv", command, _gpu_date(device), device)
+
+
+def _gpu_date(device: str) -> str:
+    return "2026-11-28" if "H200" in device else "2026-11-27"
 
 
 def _rows(name: str) -> list[dict[str, str]]:

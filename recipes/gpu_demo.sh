@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The demo of cpu_demo.sh on one GPU, in the environment of `make install-gpu`; no GPU has run it yet.
+# The demo of cpu_demo.sh on one GPU, in the environment of `make install-gpu`. Its config has run on an H200.
 # usage: gpu_demo.sh [RUN_DIR] [HYDRA_OVERRIDES...]
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
