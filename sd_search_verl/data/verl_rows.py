@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sd_search_verl.files import whole
 from sd_search_verl.protocol.base import Protocol
 
 SCHEMA = pa.schema(
@@ -53,21 +53,10 @@ def verl_row(
 
 def write_parquet(path: Path, rows: Iterable[dict[str, Any]]) -> int:
     """Write all rows, or no file if one fails; return their number."""
-    part = path.with_name(path.name + ".part")
-    part.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     count, left = 0, iter(rows)
-    try:
-        with pq.ParquetWriter(part, SCHEMA) as writer:
-            while batch := list(islice(left, _BATCH)):
-                writer.write_table(pa.Table.from_pylist(batch, schema=SCHEMA))
-                count += len(batch)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole(path) as part, pq.ParquetWriter(part, SCHEMA) as writer:
+        while batch := list(islice(left, _BATCH)):
+            writer.write_table(pa.Table.from_pylist(batch, schema=SCHEMA))
+            count += len(batch)
     return count
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

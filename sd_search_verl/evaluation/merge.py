@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sd_search_verl.errors import UserError
-from sd_search_verl.files import read_json
+from sd_search_verl.files import part_of, read_json
 from sd_search_verl.launch.environment import ENVIRONMENT
 
 ADAPTER = "lora_adapter"
@@ -23,7 +23,7 @@ def merge(actor: Path, target: Path) -> None:
     Raises:
         UserError: verl's merger failed, or the adapters cannot be merged.
     """
-    part = target.with_name(target.name + ".part")
+    part = part_of(target)
     shutil.rmtree(part, ignore_errors=True)
     _merge_shards(actor, part)
     if (part / ADAPTER).is_dir():

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from sd_search_verl.config import HealthConfig
+from sd_search_verl.health.config import HealthConfig
 
 SEARCHES = "search/searches_per_rollout"
 LENGTH = "response_length/mean"

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from sd_search_verl import protocol as protocols
 from sd_search_verl.errors import UserError
 from sd_search_verl.evaluation.model import find_weights
+from sd_search_verl.files import part_of
 from sd_search_verl.hindsight.block import RolloutSummary, insert_block, render_block
 from sd_search_verl.pretrained import load_policy, load_tokenizer
 from sd_search_verl.probe.config import LessonsConfig
@@ -155,7 +156,7 @@ def give_lessons(model: Path, out: Path, traces: Path, config: LessonsConfig) ->
     groups = read_groups(traces, tokenizer, protocols.get(config.protocol), template_kwargs)
     lessons = Lessons(groups, tokenizer, config)
     policy = load_policy(model, dtype="auto")
-    part = out.with_name(out.name + ".part")
+    part = part_of(out)
     part.mkdir(parents=True, exist_ok=True)  # before the training, where it cannot be written
     stored = policy.dtype
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,15 +1,11 @@
 """The four numbers of the probe, each a mean over groups with a bootstrap interval, and the verdict.
 
-With c_true and c_flipped the credits of a query token under the group's labels and under their opposites, in nats:
-
-    label sensitivity   y (c_true - c_flipped), y = +1 in CORRECT rollouts and -1 in INCORRECT ones; mean over tokens,
-                        rollouts and groups. What the labels, and nothing else, do to the tokens that were sampled.
-    copy share          sum |m| / sum (|m| + |d|) over a group's tokens, with m = (c_true + c_flipped) / 2, which is the
-                        same whichever way the labels stand, and d = (c_true - c_flipped) / 2, which they decide.
-    sign accuracy       share of pairs of different queries of two rollouts, asked after equal earlier ones, in which a
-                        query whose documents hold a golden answer has more credit a token than one whose do not.
-                        The former is its rollout's last: what an earlier query finds is often there by accident.
-    leave-one-out gain  sign accuracy of the teacher that does not see the scored rollout's own line, minus that.
+label sensitivity   of a group's rollouts, as :mod:`sd_search_verl.distill.labels` defines it.
+copy share          of a group's query tokens, defined there too.
+sign accuracy       share of pairs of different queries of two rollouts, asked after equal earlier ones, in which a
+                    query whose documents hold a golden answer has more credit a token than one whose do not.
+                    The former is its rollout's last: what an earlier query finds is often there by accident.
+leave-one-out gain  sign accuracy of the teacher that does not see the scored rollout's own line, minus that.
 """
 
 from __future__ import annotations
@@ -19,6 +15,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+import torch
+
+from sd_search_verl.distill.labels import label_measures, label_sums
 from sd_search_verl.evaluation.statistics import Estimate, bootstrap
 from sd_search_verl.probe.conditions import FLIPPED, LEAVE_ONE_OUT, TRUE
 from sd_search_verl.probe.scores import ScoredRollout
@@ -46,10 +45,10 @@ class Measures:
         true = [sign_accuracy(group, TRUE) for group in groups]
         without = [sign_accuracy(group, LEAVE_ONE_OUT) for group in groups]
         gains = [b - a for a, b in zip(true, without, strict=True) if a is not None and b is not None]
-        scored = [group for group in groups if group]
+        labels = [labels_of(group) for group in groups if group]
         return cls(
-            _estimate(map(label_sensitivity, scored), seed),
-            _estimate(map(copy_share, scored), seed),
+            _estimate((sensitivity for sensitivity, _ in labels), seed),
+            _estimate((share for _, share in labels), seed),
             _estimate((share for share in true if share is not None), seed),
             _estimate(gains, seed),
         )
@@ -60,23 +59,13 @@ class Measures:
         return {name: value.as_dict() if value else dict(nothing) for name, value in vars(self).items()}
 
 
-def label_sensitivity(group: ScoredGroup) -> float:
-    """Return a group's label sensitivity in nats a token."""
-    return fmean(
-        (1 if rollout.correct else -1)
-        * float((rollout.readings[TRUE].credit - rollout.readings[FLIPPED].credit).mean())
-        for rollout in group
-    )
-
-
-def copy_share(group: ScoredGroup) -> float:
-    """Return a group's copy share, in [0, 1]; 0 where the block changes nothing."""
-    copied = labelled = 0.0
-    for rollout in group:
-        true, flipped = rollout.readings[TRUE].credit, rollout.readings[FLIPPED].credit
-        copied += float((true + flipped).abs().sum())
-        labelled += float((true - flipped).abs().sum())
-    return copied / (copied + labelled) if copied + labelled else 0.0
+def labels_of(group: ScoredGroup) -> tuple[float, float]:
+    """Return a group's label sensitivity in nats a token, and its copy share in [0, 1]."""
+    true, flipped = ([rollout.readings[name].credit for rollout in group] for name in (TRUE, FLIPPED))
+    credit = torch.cat(true)
+    counts = torch.tensor([len(values) for values in true])
+    correct = torch.tensor([rollout.correct for rollout in group])
+    return label_measures(label_sums(credit, credit - torch.cat(flipped), counts, correct))
 
 
 def sign_accuracy(group: ScoredGroup, condition: str) -> float | None:

@@ -61,9 +61,9 @@ def explained_instead(prompt: str, ours: str) -> str | None:
     return told[0] if told and ours.partition(":")[0] not in told else None
 
 
-def detect(text: str, default: Protocol = SEARCH_R1) -> Protocol:
-    """Return the protocol of a text: by its prompt if it has one, else by its observation tags, else the default."""
+def detect(text: str) -> Protocol:
+    """Return the protocol of a text: by its prompt if it has one, else by its observation tags, else search_r1."""
     protocols = [get(name) for name in names()]
     by_prompt = [protocol for protocol in protocols if protocol.instructions in text]
     by_tags = [protocol for protocol in protocols if protocol.is_of(text)]
-    return next(iter(by_prompt or by_tags), default)
+    return next(iter(by_prompt or by_tags), SEARCH_R1)

@@ -1,4 +1,4 @@
-"""The protocol of a text: by its prompt, else by its observation tags, else the default."""
+"""The protocol of a text: by its prompt, else by its observation tags, else search_r1."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ def test_the_config_accepts_exactly_the_protocols_that_exist() -> None:
 def test_a_protocol_is_detected(protocol: Protocol) -> None:
     other = next(get(name) for name in names() if name != protocol.name)
     prompt = protocol.prompt("who")[0]["content"]
-    assert detect(prompt, default=other) == protocol
-    assert detect(f"a{protocol.observation('x')}b", default=other) == protocol
+    assert detect(prompt) == protocol
+    assert detect(f"a{protocol.observation('x')}b") == protocol
     # Documents may hold any text; the prompt decides.
     assert detect(prompt + other.observation("x")) == protocol
-    assert detect("<answer> x </answer>", default=protocol) == protocol
+
+
+def test_a_text_without_a_sign_is_search_r1() -> None:
+    assert detect("<answer> x </answer>").name == "search_r1"
 
 
 @pytest.mark.parametrize("protocol", map(get, names()), ids=names())

@@ -75,8 +75,8 @@ def compose(model: Path, overrides: Sequence[str] = ()) -> Any:
         return hydra_compose("ppo_trainer", overrides=[*base, *overrides])
 
 
-def make_worker(config: Any, stock: bool = False) -> Any:
-    """The initialised actor worker: ours, or verl's own."""
+def make_worker(config: Any, stock: bool = False, cls: type | None = None) -> Any:
+    """The initialised actor worker: ours, or verl's own, or one of another class."""
     from omegaconf import OmegaConf, open_dict
     from verl.workers.engine_workers import ActorRolloutRefWorker
 
@@ -85,7 +85,8 @@ def make_worker(config: Any, stock: bool = False) -> Any:
     config = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
     with open_dict(config):
         config.actor_rollout_ref.sd_search = config.sd_search
-    cls = ActorRolloutRefWorker if stock else SDActorRolloutRefWorker
+        config.actor_rollout_ref.rollout.checkpoint_engine.backend = "naive"  # nccl needs a GPU
+    cls = cls or (ActorRolloutRefWorker if stock else SDActorRolloutRefWorker)
     worker = cls(config=config.actor_rollout_ref, role="actor")
     worker.init_model()
     return worker

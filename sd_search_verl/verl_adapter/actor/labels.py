@@ -1,7 +1,6 @@
 """What the labels of the block do: the contrastive target, and two metrics of one mini-batch.
 
-Definitions of the metrics are those of :mod:`sd_search_verl.probe.measures`; here they are means over the trajectories
-and the tokens of a mini-batch on all ranks.
+The metrics are those of :mod:`sd_search_verl.distill.labels`, over a mini-batch on all ranks.
 """
 
 from __future__ import annotations
@@ -9,10 +8,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from sd_search_verl.distill.labels import label_measures, label_sums
 from sd_search_verl.distill.support import TeacherTargets
 from sd_search_verl.verl_adapter.fields import TeacherMiniBatch
 
@@ -41,14 +40,7 @@ def label_metrics(
     assert true.token_log_prob is not None
     assert flipped.token_log_prob is not None
     shift = true.token_log_prob - flipped.token_log_prob
-    counts = batch.tokens_per_trajectory.to(shift.device)
-    sign = 2.0 * batch.correct.to(shift.device) - 1.0
-    per_token = (sign / counts.clamp_min(1)).repeat_interleave(counts)
-    labelled, copied = (shift / 2).abs().sum(), (credit - shift / 2).abs().sum()
-    sums = torch.stack([(per_token * shift).sum(), (counts > 0).sum().float(), copied, labelled])
+    sums = label_sums(credit, shift, batch.tokens_per_trajectory, batch.correct)
     dist.all_reduce(sums, group=group)
-    sensitivity, trajectories, copied, labelled = sums
-    return {
-        "label_sensitivity": float(sensitivity / trajectories.clamp_min(1)),
-        "copy_share": float(copied / (copied + labelled)) if copied + labelled > 0 else 0.0,
-    }
+    sensitivity, copy_share = label_measures(sums)
+    return {"label_sensitivity": sensitivity, "copy_share": copy_share}

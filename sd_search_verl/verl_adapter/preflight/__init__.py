@@ -32,29 +32,7 @@ from sd_search_verl.verl_adapter.preflight.retrievers import (
 from sd_search_verl.verl_adapter.preflight.reward_function import check_reward_function
 from sd_search_verl.verl_adapter.settings import read_sd_search, read_search
 
-__all__ = [
-    "check_addresses",
-    "check_changed_options",
-    "check_checkpoint",
-    "check_config",
-    "check_data",
-    "check_device",
-    "check_disk",
-    "check_hindsight",
-    "check_identities",
-    "check_keys",
-    "check_machines",
-    "check_method",
-    "check_names",
-    "check_policy",
-    "check_retrievers",
-    "check_reward_function",
-    "check_run",
-    "check_verl",
-    "compose",
-    "describe_run",
-    "refuse_bad_start",
-]
+__all__ = ["check_config", "check_run", "compose", "describe_run", "refuse_bad_start"]
 
 
 Check = Callable[[DictConfig], Iterable[Finding]]

@@ -5,7 +5,6 @@ Beside them stands a checksum of every file of questions and of the reward's.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sd_search_verl.errors import UserError, without_credentials
-from sd_search_verl.files import read_json, write_json
+from sd_search_verl.files import read_json, sha256, write_json
 from sd_search_verl.finding import Finding, Rule
 from sd_search_verl.runs.schema import OPTIONS_FILE
 from sd_search_verl.verl_adapter.preflight.files import data_files
@@ -66,12 +65,7 @@ def _contents(config: DictConfig) -> dict[str, str]:
     """Return the SHA-256 of every file of questions and of the reward's, by path: a name does not tell a change."""
     files = [*data_files(config, "train_files"), *data_files(config, "val_files")]
     files.append(str(OmegaConf.select(config, "reward.custom_reward_function.path")))
-    digests = {}
-    for path in (Path(file) for file in files):
-        if path.is_file():
-            with path.open("rb") as file:
-                digests[f"{_CONTENT}{path}"] = hashlib.file_digest(file, "sha256").hexdigest()[:12]
-    return digests
+    return {f"{_CONTENT}{path}": sha256(path)[:12] for path in map(Path, files) if path.is_file()}
 
 
 def keep_options(folder: Path, options: dict[str, Any], resumed: bool) -> None:

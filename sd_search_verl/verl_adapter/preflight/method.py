@@ -140,7 +140,10 @@ def has_sections(config: DictConfig) -> bool:
 
 
 def check_method(config: DictConfig) -> Iterator[Finding]:
-    """Check that trainer, agent loop and reward are ours and verl's options fit them, from option values alone."""
+    """Check that trainer, agent loop and reward are ours and verl's options fit them, from option values alone.
+
+    One check of many parts: :func:`refuse_other_method` makes all of them, where nothing else is checked.
+    """
     value = OmegaConf.select(config, _MODE)
     if value not in TRAINERS:
         yield OTHER_TRAINER.finding(value=value)

@@ -100,16 +100,16 @@ def read_rollouts(batch: Any, questions: Mapping[str, int]) -> StepRollouts:
     return step
 
 
-def drop_trained(partition: str = "train") -> int:
+def drop_trained() -> int:
     """Remove rollouts whose question is gone, and return how many.
 
     verl saves its buffer before it removes the rows it trained on; restored from a checkpoint they would stay forever.
     """
-    items = (tq.kv_list(partition) or {}).get(partition, {})
+    items = (tq.kv_list("train") or {}).get("train", {})
     questions = {key for key, tag in items.items() if tag.get("is_prompt", False)}
     left = [key for key in items.keys() - questions if key.rsplit("_", 2)[0] not in questions]
     if left:
-        tq.kv_clear(keys=left, partition_id=partition)
+        tq.kv_clear(keys=left, partition_id="train")
     return len(left)
 
 

@@ -26,7 +26,7 @@ from sd_search_verl.distill.divergence import divergence
 from sd_search_verl.distill.support import teacher_targets
 from sd_search_verl.hindsight.teacher_inputs import build_teacher_inputs
 from sd_search_verl.probe.config import ProbeConfig
-from sd_search_verl.probe.measures import copy_share, label_sensitivity
+from sd_search_verl.probe.measures import labels_of
 from sd_search_verl.probe.scores import score_groups
 from sd_search_verl.protocol.prompt import encode_messages
 from sd_search_verl.verl_adapter.actor.labels import contrast
@@ -68,8 +68,9 @@ def test_the_metrics_are_the_probes(worker: Any, model: Path, rows: list[Row]) -
     policy = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     groups = [[row.rollout for row in rows[:4]], [row.rollout for row in rows[4:8]]]
     scored = [one for group in score_groups(policy, TOKENIZER, groups, ProbeConfig()) for one in group]
-    assert metrics["sd_search/label_sensitivity"] == [pytest.approx(label_sensitivity(scored), abs=1e-5)]
-    assert metrics["sd_search/copy_share"] == [pytest.approx(copy_share(scored), rel=1e-4)]
+    sensitivity, share = labels_of(scored)
+    assert metrics["sd_search/label_sensitivity"] == [pytest.approx(sensitivity, abs=1e-5)]
+    assert metrics["sd_search/copy_share"] == [pytest.approx(share, rel=1e-4)]
     assert "sd_search/copy_share" not in gradients(worker, batch(rows[:8], settings()))[1]
 
 

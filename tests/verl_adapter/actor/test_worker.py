@@ -33,8 +33,8 @@ from sd_search_verl.hindsight.teacher_inputs import TeacherInputs
 from sd_search_verl.verl_adapter.actor.teacher_pass import scaled
 
 COMBINATIONS = [
-    {"kind": kind, "top_k": top_k, "support": support, "tail": tail}
-    for kind, top_k, support, tail in itertools.product(
+    {"divergence": divergence, "top_k": top_k, "support": support, "tail": tail}
+    for divergence, top_k, support, tail in itertools.product(
         get_args(Divergence),
         (1, 50, None),
         ("teacher", "union"),
@@ -60,17 +60,13 @@ def test_gradient_equals_the_reference(
     combination: dict[str, Any],
     record_property: Callable[[str, object], None],
 ) -> None:
-    """The difference goes into ``--junitxml``, from which ``benchmarks.agreement`` makes its CSV."""
-    changes = {"divergence": combination["kind"], **{k: v for k, v in combination.items() if k != "kind"}}
-    if (
-        combination["top_k"] == 1
-        and combination["support"] == "teacher"
-        and combination["tail"] == "renormalize"
-    ):
+    """The difference goes into ``--junitxml``, from which ``benchmarks.correctness.agreement`` makes its CSV."""
+    _, top_k, support, tail = combination.values()
+    if (top_k, support, tail) == (1, "teacher", "renormalize"):
         with pytest.raises(ConfigError, match="zero loss"):
-            settings(**changes)
+            settings(**combination)
         return
-    config = settings(**changes)
+    config = settings(**combination)
     ours, metrics = sd_gradients(worker, rows[:8], config)
     theirs, loss = reference(model, rows[:8], config)
     # fp32 log-probabilities carry about 1e-7; the gradient is what counts.
@@ -82,27 +78,23 @@ def test_gradient_equals_the_reference(
 
 def every_value() -> list[dict[str, Any]]:
     """One change for every allowed value of every field that is a choice, and some that combine."""
-    method, block = hints(SDSearchConfig), hints(HindsightConfig)
-    single = [{name: value} for name, hint in method.items() for value in get_args(hint) if is_choice(hint)]
-    nested = [{name: value} for name, hint in block.items() for value in get_args(hint) if is_choice(hint)]
     numbers = [{"correct_above_f1": 0.5}, {"max_tokens": 200}]
     combined = [
         {"placement": "after_question", "labels": "none"},
         {"placement": "system", "labels": "shuffled", "group": "leave_one_out"},
     ]
-    changes = [*single, *({"hindsight": change} for change in [*nested, *numbers, *combined])]
+    nested = [*choices(HindsightConfig), *numbers, *combined]
+    changes = [*choices(SDSearchConfig), *({"hindsight": change} for change in nested)]
     changes.remove({"hindsight": {"content": "none"}})  # no gradient at all: a test of its own
     # Those of objectives/ have theirs in test_methods.py.
     elsewhere = ("gate", "use", "regularizer")
     return [change for change in changes if not any(name in change for name in elsewhere)]
 
 
-def hints(model: type[ConfigModel]) -> dict[str, Any]:
-    return {name: field.annotation for name, field in model.model_fields.items()}
-
-
-def is_choice(hint: Any) -> bool:
-    return get_origin(hint) is Literal
+def choices(model: type[ConfigModel]) -> list[dict[str, Any]]:
+    """One change for every value of every field that is a choice."""
+    hints = [(name, field.annotation) for name, field in model.model_fields.items()]
+    return [{name: value} for name, hint in hints if get_origin(hint) is Literal for value in get_args(hint)]
 
 
 @pytest.mark.parametrize("changes", every_value(), ids=str)
@@ -227,25 +219,15 @@ def test_the_teacher_pass_may_be_cut_as_it_likes(
     inputs = teacher_inputs(rows, config, byte_tokenizer())
     expected, _ = gradients(worker, batch_of(rows, inputs, ALPHA))
     engine_config = worker.actor.engine_config
-    before = (
-        engine_config.use_dynamic_bsz,
-        engine_config.infer_micro_batch_size_per_gpu,
-        engine_config.infer_max_token_len_per_gpu,
-    )
     # A budget below the longest row: such a row then goes alone.
-    object.__setattr__(engine_config, "use_dynamic_bsz", dynamic)
-    object.__setattr__(engine_config, "infer_micro_batch_size_per_gpu", 3)
-    object.__setattr__(engine_config, "infer_max_token_len_per_gpu", 64)
+    cut = {"infer_micro_batch_size_per_gpu": 3, "infer_max_token_len_per_gpu": 64, "use_dynamic_bsz": dynamic}
+    before = {name: getattr(engine_config, name) for name in cut}
+    vars(engine_config).update(cut)  # it is frozen
     try:
         batch = batch_of(rows, inputs, ALPHA, use_dynamic_bsz=False)
         ours, _ = gradients(worker, batch)
     finally:
-        for name, value in zip(
-            ("use_dynamic_bsz", "infer_micro_batch_size_per_gpu", "infer_max_token_len_per_gpu"),
-            before,
-            strict=True,
-        ):
-            object.__setattr__(engine_config, name, value)
+        vars(engine_config).update(before)
     assert relative_difference(ours, expected) < 1e-5
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from omegaconf import OmegaConf, open_dict
 from support.engine import (
     batch_of,
     compose,
@@ -81,10 +80,12 @@ def test_verls_own_client_repeats_what_ours_records() -> None:
     assert issubclass(ResumingServerClient, FullyAsyncLLMServerClient)
 
 
-ROLLOUT_CORRECTION = [
+GROUPS = [
     "algorithm.adv_estimator=grpo",
     "actor_rollout_ref.rollout.n=4",
     "actor_rollout_ref.actor.ppo_mini_batch_size=4",
+]
+ROLLOUT_CORRECTION = [
     "algorithm.rollout_correction.rollout_is=token",
     "algorithm.rollout_correction.rollout_rs=token_k1",
     "algorithm.rollout_correction.rollout_rs_threshold='0.9_1.1'",
@@ -124,6 +125,14 @@ def trainer_of(cls: type[PPOTrainer], config: Any, plane: MemoryPlane, worker: A
     return trainer
 
 
+def step(trainer: Any, plane: MemoryPlane) -> dict[str, Any]:
+    """Advantages and update of the plane's batch; returns the metrics."""
+    metrics: dict[str, Any] = {}
+    with plane.installed():
+        trainer._update_actor(trainer._compute_advantage(plane.batch, metrics), metrics)
+    return metrics
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_the_guard_of_verls_trainers_refuses_them_and_lets_a_mode_start(
     mode: str, model: Path, tmp_path: Path
@@ -154,14 +163,7 @@ def test_the_validation_before_training_is_in_the_metrics(model: Path, tmp_path:
 
 
 def detached_worker(config: Any, stock: bool) -> Any:
-    config = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
-    with open_dict(config):
-        config.actor_rollout_ref.sd_search = config.sd_search
-        config.actor_rollout_ref.rollout.checkpoint_engine.backend = "naive"  # nccl needs a GPU
-    cls = DetachActorWorker if stock else SDDetachActorWorker
-    worker = cls(config=config.actor_rollout_ref, role="actor")
-    worker.init_model()
-    return worker
+    return make_worker(config, cls=DetachActorWorker if stock else SDDetachActorWorker)
 
 
 @pytest.mark.parametrize("mode", [mode for mode in MODES if TRAINERS[mode] != "sync"])
@@ -170,11 +172,7 @@ def test_without_alpha_an_asynchronous_step_is_bitwise_verls_own(
 ) -> None:
     """The same recorded batch, of stale rollouts, with rollout correction: advantages, loss and weights."""
     single_rank_environment()
-    overrides = [
-        *ROLLOUT_CORRECTION,
-        "sd_search.alpha=0",
-        "sd_search.max_staleness=0",
-    ]
+    overrides = [*GROUPS, *ROLLOUT_CORRECTION, "sd_search.alpha=0", "sd_search.max_staleness=0"]
     rows = recorded_rows(byte_tokenizer())
     for row in rows:
         row.rollout.versions = [(0, 3), (60, 5)]
@@ -184,13 +182,9 @@ def test_without_alpha_an_asynchronous_step_is_bitwise_verls_own(
         separate = TRAINERS[mode] == "separate_async"
         stock = name != mode
         worker = detached_worker(config, stock) if separate else make_worker(config, stock)
-        plane, metrics = MemoryPlane(rows, 4), {}
-        cls = STOCK[name] if stock else get_trainer_cls(name)
-        trainer = trainer_of(cls, config, plane, worker)
+        plane, cls = MemoryPlane(rows, 4), STOCK[name] if stock else get_trainer_cls(name)
         start = weights(worker)
-        with plane.installed():
-            batch = trainer._compute_advantage(plane.batch, metrics)
-            batch = trainer._update_actor(batch, metrics)
+        metrics = step(trainer_of(cls, config, plane, worker), plane)
         advantages = torch.cat([row["advantages"] for row in plane.rows.values()])
         found.append((metrics, advantages, weights(worker)))
         assert any(not torch.equal(start[key], value) for key, value in found[-1][2].items())
@@ -221,17 +215,13 @@ def test_stale_query_tokens_are_not_distilled_and_their_rollouts_are_trained(
             model,
             [
                 *mode_options(mode, folder),
+                *GROUPS,
                 *("sd_search.alpha=0.3", "sd_search.warmup_steps=0", "sd_search.grad_share_every=null"),
-                *("algorithm.adv_estimator=grpo", "actor_rollout_ref.rollout.n=4"),
-                "actor_rollout_ref.actor.ppo_mini_batch_size=4",
                 f"sd_search.max_staleness={'null' if limit is None else limit}",
             ],
         )
-        plane, metrics = MemoryPlane(rows, 4), {}
-        trainer = trainer_of(get_trainer_cls(mode), config, plane, make_worker(config))
-        with plane.installed():
-            batch = trainer._compute_advantage(plane.batch, metrics)
-            trainer._update_actor(batch, metrics)
+        plane = MemoryPlane(rows, 4)
+        metrics = step(trainer_of(get_trainer_cls(mode), config, plane, make_worker(config)), plane)
         assert metrics["sd_search/query_tokens"] == expected
         assert all(
             (row["response_mask"] == torch.tensor(r.rollout.response_mask)).all()
@@ -248,18 +238,17 @@ def test_a_step_of_several_updates_is_measured_in_the_first(model: Path, tmp_pat
     mode = "sd_search_separate_async"
     overrides = [
         *mode_options(mode, tmp_path),
+        *GROUPS,
         *("sd_search.alpha=0.3", "sd_search.warmup_steps=6", "sd_search.labels_every=50"),
-        *("algorithm.adv_estimator=grpo", "actor_rollout_ref.rollout.n=4"),
     ]
     rows, measured = recorded_rows(byte_tokenizer()), {"grad_share", "label_sensitivity", "copy_share"}
     worker = detached_worker(compose(model, overrides), stock=False)
     for trigger in range(2):
-        plane, metrics = MemoryPlane(rows, 4), {}
+        plane = MemoryPlane(rows, 4)
         config = compose(model, [*overrides, f"trainer.default_local_dir={tmp_path}/{trigger}"])
         trainer = trainer_of(get_trainer_cls(mode), config, plane, worker)
         trainer.local_trigger_step = trigger
-        with plane.installed():
-            trainer._update_actor(trainer._compute_advantage(plane.batch, metrics), metrics)
+        metrics = step(trainer, plane)
         found = {name for name in measured if f"sd_search/{name}" in metrics}
         assert found == (measured if trigger == 0 else set())
         assert metrics["sd_search/loss"] > 0
