@@ -10,7 +10,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 # PyTorch's own package index for CPU wheels, needed where the default index answers `torch` with a CUDA build.
 TORCH_INDEX ?=
-# Questions, passages and trajectories of `make demo-llm`; `python -m benchmarks.wiki18_mini_data` writes them.
+# Questions, passages and trajectories of `make demo-llm`; `python -m benchmarks.data.wiki18_mini_data` writes them.
 DATA ?= data/wiki18-mini
 # A wheel of flash-attn, file or address, that was built for the torch of requirements/gpu.txt.
 FLASH_ATTN_WHEEL ?=
@@ -30,7 +30,7 @@ demo: $(VENV)/.cpu
 	PATH="$(abspath $(VENV))/bin:$$PATH" recipes/cpu_demo.sh
 
 demo-llm: $(VENV)/.cpu
-	@[ -d "$(DATA)" ] || { echo "no $(DATA); make it: $(VENV)/bin/python -m benchmarks.wiki18_mini_data --out data"; exit 1; }
+	@[ -d "$(DATA)" ] || { echo "no $(DATA); make it: $(VENV)/bin/python -m benchmarks.data.wiki18_mini_data --out data"; exit 1; }
 	PATH="$(abspath $(VENV))/bin:$$PATH" recipes/cpu_smollm2.sh "$(DATA)"
 
 test: $(VENV)/.dev

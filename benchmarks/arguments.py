@@ -9,9 +9,9 @@ from pathlib import Path
 from sd_search_verl.command_line import Parser
 
 
-def command_parser(description: str | None) -> Parser:
+def command_parser(description: str | None, prog: str | None = None) -> Parser:
     """Return a parser that shows a module's docstring as it is written."""
-    return Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    return Parser(prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def add_option(

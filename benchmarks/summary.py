@@ -129,12 +129,16 @@ def _real_model() -> Iterator[Figure]:
         ("before lessons", "SmolLM2-135M, short turns"),
         ("after lessons", "SmolLM2-135M, short turns, after lessons"),
     ):
-        (row,) = (row for row in _rows("probe.csv") if (row["model"], row["block"]) == (policy, "default"))
+        (row,) = (
+            row
+            for row in _rows("real_model/probe.csv")
+            if (row["model"], row["block"]) == (policy, "default")
+        )
         mean, low, high = (float(row[f"label_sensitivity_{part}"]) for part in ("mean", "low", "high"))
         spread = f"{low:.2f} to {high:.2f}; {row['label_sensitivity_n']} groups"
-        about = ("probe.csv", command, "2026-11-27", row["device"])
+        about = ("real_model/probe.csv", command, "2026-11-27", row["device"])
         yield Figure("effect", f"SmolLM2, label sensitivity {when}, nats", f"{mean:.2f}", spread, *about)
-    first, more = "real_model_effect.csv", "real_model_effect_lessons.csv"
+    first, more = "real_model/effect.csv", "real_model/effect_lessons.csv"
     units = {"margins": "groups", "gold": "questions"}
     command = "python -m benchmarks.real_model.effect run DATA_DIR"
     for figure, file, measure, beside in (
@@ -160,16 +164,18 @@ def _method(found: Sequence[Summary]) -> Summary:
 
 
 def _cost() -> Iterator[Figure]:
-    step = _rows("step_overhead.csv")[-1]
-    command = "python -m benchmarks.step_overhead --inputs DIR --steps 84"
+    step = _rows("cost/step_overhead.csv")[-1]
+    command = "python -m benchmarks.cost.step_overhead --inputs DIR --steps 84"
     spread = f"quartiles {float(step['ratio_q25']):.2f} to {float(step['ratio_q75']):.2f}"
-    about = ("step_overhead.csv", command, "2026-11-27", step["device"])
+    about = ("cost/step_overhead.csv", command, "2026-11-27", step["device"])
     yield Figure("cost", "CPU training step, ratio", f"{float(step['ratio']):.2f}", spread, *about)
     yield Figure("cost", "CPU training step, actor's part", f"{float(step['update_ratio']):.2f}", "", *about)
-    (*_, actor) = (row for row in _rows("actor_step.csv") if row["shape"] == "tiny")
-    command = "python -m benchmarks.actor_step --shape tiny --groups 1 --micro-batch 5 --repeats 9 --data DIR"
+    (*_, actor) = (row for row in _rows("cost/actor_step.csv") if row["shape"] == "tiny")
+    command = (
+        "python -m benchmarks.cost.actor_step --shape tiny --groups 1 --micro-batch 5 --repeats 9 --data DIR"
+    )
     spread = f"quartiles {float(actor['ratio_q25']):.2f} to {float(actor['ratio_q75']):.2f}"
-    about = ("actor_step.csv", command, "2026-11-21", actor["device"])
+    about = ("cost/actor_step.csv", command, "2026-11-21", actor["device"])
     yield Figure("cost", "actor's part, recorded lengths", f"{float(actor['ratio']):.2f}", spread, *about)
     yield Figure("cost", "its floor by operations", f"{float(actor['ratio_floor']):.3f}", "", *about)
 
@@ -195,21 +201,21 @@ CPU, CPU_MS = "CPU a query, less", "cpu_ms_per_query"
 
 def _slices(name: str, column: str, load: dict[str, str]) -> Figure:
     """Return how many times better this server was than the other one; less is better, but of queries a second."""
-    rows = [row for row in _rows("retriever.csv") if load.items() <= row.items()]
+    rows = [row for row in _rows("retriever/load.csv") if load.items() <= row.items()]
     ours, theirs = ([row for row in rows if row["server"] == one] for one in ("ours", "search-r1"))
     ratio = _median(theirs, column) / _median(ours, column)
     spread = f"medians of {len(ours)} alternated slices"
-    command = "python -m benchmarks.retriever_load --server NAME=URL@PID ... --queries FILE"
-    about = ("retriever.csv", command, "2026-11-22", rows[0]["device"])
+    command = "python -m benchmarks.retriever.load --server NAME=URL@PID ... --queries FILE"
+    about = ("retriever/load.csv", command, "2026-11-22", rows[0]["device"])
     return Figure("retriever", name, f"{1 / ratio if column == 'qps' else ratio:.1f}", spread, *about)
 
 
 def _agreement() -> Figure:
-    rows = _rows("agreement.csv")
+    rows = _rows("correctness/agreement.csv")
     largest = max(float(row["relative_difference"]) for row in rows)
     command = "pytest -n 0 tests/verl_adapter/actor/test_worker.py -k equals_the_reference"
     spread = f"largest of {len(rows)} combinations; the test's bound is 1e-5"
-    about = ("agreement.csv", command, "2026-11-26", rows[0]["device"])
+    about = ("correctness/agreement.csv", command, "2026-11-26", rows[0]["device"])
     return Figure("correctness", "gradient of L_SD against plain PyTorch", f"{largest:.1e}", spread, *about)
 
 
@@ -228,7 +234,7 @@ def _gpu() -> Iterator[Figure]:
         if row["part"] == "stack" and row["measure"] != "error":
             name = f"{row['case']}, {row['measure']}"
             yield Figure("gpu", f"demo: {name}", f"{float(row['value']):.2g}", row["detail"], *about)
-    for row in _rows("actor_step.csv"):
+    for row in _rows("cost/actor_step.csv"):
         if row["shape"] != "tiny":
             yield from _actor_on_gpu(row, kit)
     yield from _divergence_on_gpu()
@@ -238,7 +244,7 @@ def _actor_on_gpu(row: dict[str, str], kit: str) -> Iterator[Figure]:
     shape, tuned = row["shape"].removeprefix("qwen2.5-").upper(), "use_liger" in row["override"]
     part = f"actor-{shape.lower()}{'-tuned' if tuned else ''}"
     name = f"{shape} shape on {row['device']}{', tuned' if tuned else ''}"
-    about = ("actor_step.csv", f"{kit} --only {part}", _gpu_date(row["device"]), row["device"])
+    about = ("cost/actor_step.csv", f"{kit} --only {part}", _gpu_date(row["device"]), row["device"])
     quartiles = f"quartiles {float(row['ratio_q25']):.2f} to {float(row['ratio_q75']):.2f}, "
     several = int(row["repeats"]) > 1
     medians = [float(row[f"{part}_s"]) for part in ("old_log_prob", "reference", "update")]
@@ -253,8 +259,8 @@ def _actor_on_gpu(row: dict[str, str], kit: str) -> Iterator[Figure]:
 
 
 def _divergence_on_gpu() -> Iterator[Figure]:
-    rows = [row for row in _rows("divergence.csv") if row["device"].startswith("NVIDIA")]
-    command = "PYTHONPATH=LIBS python -m benchmarks.divergence"
+    rows = [row for row in _rows("cost/divergence.csv") if row["device"].startswith("NVIDIA")]
+    command = "PYTHONPATH=LIBS python -m benchmarks.cost.divergence"
     for device, size in (("H100", 64), ("H100", 256), ("H200", 64), ("H200", 1024), ("H200", 16384)):
         here = [row for row in rows if device in row["device"] and int(row["rows"]) == size]
         seconds = {row["contender"]: float(row["total_s"]) for row in here}
@@ -264,7 +270,7 @@ def _divergence_on_gpu() -> Iterator[Figure]:
         name = f"divergence of {size:,} rows, top 50 and all, fastest other = 1: {device}"
         others = f"{sum(value == value for value in seconds.values())} others"
         device = here[0]["device"]
-        yield Figure("gpu", name, ratio, others, "divergence.csv", command, _gpu_date(device), device)
+        yield Figure("gpu", name, ratio, others, "cost/divergence.csv", command, _gpu_date(device), device)
 
 
 def _gpu_date(device: str) -> str:

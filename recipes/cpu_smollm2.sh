@@ -14,7 +14,7 @@ shift $(($# > 1 ? 2 : 1))
 source "$here/recipes/run_dir.bash"
 check_run_dir "$run" inputs
 for part in corpus.jsonl questions_nq.jsonl trajectories_nq.jsonl.gz; do
-  [ -e "$data/$part" ] || { echo "$data/$part is missing. Fix: python -m benchmarks.wiki18_mini_data --out DIR, and give DIR/wiki18-mini" >&2; exit 2; }
+  [ -e "$data/$part" ] || { echo "$data/$part is missing. Fix: python -m benchmarks.data.wiki18_mini_data --out DIR, and give DIR/wiki18-mini" >&2; exit 2; }
 done
 model=${MODEL:-$here/runs/smollm2-135m}
 export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}"

@@ -12,11 +12,11 @@ shift $(($# > 1 ? 2 : 1))
 source "$here/recipes/run_dir.bash"
 check_run_dir "$run" world
 for part in wiki18-mini/corpus.jsonl qwen2.5-tokenizer; do
-  [ -e "$data/$part" ] || { echo "$data/$part is missing. Fix: python -m benchmarks.wiki18_mini_data --out $data --tokenizer" >&2; exit 2; }
+  [ -e "$data/$part" ] || { echo "$data/$part is missing. Fix: python -m benchmarks.data.wiki18_mini_data --out $data --tokenizer" >&2; exit 2; }
 done
 
 rm -rf "$run"
 mkdir -p "$run"
-PYTHONPATH="$here" python -m benchmarks.wiki18_mini "$data/wiki18-mini" "$data/qwen2.5-tokenizer" --out "$run/world"
+PYTHONPATH="$here" python -m benchmarks.data.wiki18_mini "$data/wiki18-mini" "$data/qwen2.5-tokenizer" --out "$run/world"
 exec sd-search local --run "$run" --inputs "$run/world" --corpus "$data/wiki18-mini/corpus.jsonl" \
   --config-dir "$here/hydra_configs" --config cpu_wiki18_mini "$@"

@@ -54,7 +54,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_world(tmp_path_factory.mktemp("world"))
 
 
-REBUILD = "python -m benchmarks.wiki18_mini_data --out data --tokenizer"
+REBUILD = "python -m benchmarks.data.wiki18_mini_data --out data --tokenizer"
 
 
 @pytest.fixture(scope="session")

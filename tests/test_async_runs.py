@@ -16,7 +16,7 @@ import torch
 from support.cli import local
 from test_resume import checkpointed, killed_at, rows
 
-from benchmarks.async_delay import slow_proxy
+from benchmarks.asynchronous.delay import slow_proxy
 from sd_search_verl.launch.retriever import build_index, serving_index
 from sd_search_verl.verl_adapter.trainer.checkpoints import BUFFER
 

@@ -24,7 +24,13 @@ PAGES = sorted(
     [
         *(
             REPO / name
-            for name in ("README.md", "CONTRIBUTING.md", "AGENTS.md", "recipes/verl_recipe/README.md")
+            for name in (
+                "README.md",
+                "CONTRIBUTING.md",
+                "AGENTS.md",
+                "recipes/verl_recipe/README.md",
+                "benchmarks/README.md",
+            )
         ),
         *(REPO / "docs").glob("*.md"),
     ]
@@ -212,6 +218,19 @@ def test_a_stale_name_is_found(tmp_path: Path, check: Any, text: str) -> None:
     page.write_text(text, encoding="utf-8")
     with pytest.raises(AssertionError):
         check(page)
+
+
+def test_the_list_of_benchmarks_names_every_program() -> None:
+    folder = REPO / "benchmarks"
+    rows = re.findall(
+        r"^\| `benchmarks\.([\w.]+)` \|", (folder / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    programs = {
+        ".".join(path.relative_to(folder).with_suffix("").parts).removesuffix(".__main__")
+        for path in folder.rglob("*.py")
+        if 'if __name__ == "__main__":' in path.read_text(encoding="utf-8")
+    }
+    assert sorted(rows) == sorted(programs - {"gpu.part"})  # started by benchmarks.gpu alone
 
 
 def test_the_glossary_names_every_term_once() -> None:

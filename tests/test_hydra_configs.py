@@ -64,8 +64,9 @@ def test_the_cpu_configs_compose(name: str) -> None:
     assert wrong_with(config) == []
 
 
-def test_the_demo_is_the_same_on_a_gpu() -> None:
-    cpu, gpu = (composed(f"--config-name={name}") for name in ("cpu_demo", "gpu_demo"))
+@pytest.mark.parametrize("name", ["demo", "smollm2"])
+def test_a_run_is_the_same_on_a_gpu(name: str) -> None:
+    cpu, gpu = (composed(f"--config-name={kind}_{name}") for kind in ("cpu", "gpu"))
     for section in ("sd_search", "search", "algorithm"):
         assert gpu[section] == cpu[section]
     assert gpu.trainer.device == "cuda"

@@ -143,7 +143,7 @@ def test_workflows_and_templates_are_yaml_and_run_what_exists(path: Path) -> Non
             for step in job["steps"]:
                 for target in re.findall(r"^make ([\w-]+)", step.get("run", ""), re.MULTILINE):
                     assert target in targets, target
-                for module in re.findall(r"-m (benchmarks\.\w+)", step.get("run", "")):
+                for module in re.findall(r"-m (benchmarks(?:\.\w+)+)", step.get("run", "")):
                     assert (REPO / f"{module.replace('.', '/')}.py").exists(), module
     elif path.name != "config.yml":
         assert read["name"]

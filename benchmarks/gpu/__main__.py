@@ -7,6 +7,7 @@
     python -m benchmarks.gpu bundle DIR                collect what a machine without a package index lacks
     python -m benchmarks.gpu --bundle DIR              the run there
     python -m benchmarks.gpu stack-bundle DIR          collect what a whole training run needs too: DIR1, DIR2
+    python -m benchmarks.gpu policy-bundle DIR DATA    collect a real language model and its questions: DIR1, DIR2
     python -m benchmarks.gpu unpack DIR1               install such a folder there, after the first run
 
 Every part has a process and a limit of its own; the next one starts whatever happened. OUT holds ``results.csv``, one
@@ -26,15 +27,16 @@ from pathlib import Path
 import torch
 
 from benchmarks.arguments import add_option
-from benchmarks.gpu import process, results, stack_bundle, verdict
+from benchmarks.gpu import policy_bundle, process, results, stack_bundle, verdict
 from benchmarks.gpu.bundle import bundle, unpack, unpack_more
 from benchmarks.gpu.plan import STAGES, Part
 
 PARTS = {part.name: part for stage in STAGES for part in stage}
-COMMANDS: dict[str, Callable[..., object]] = {
-    "bundle": bundle,
-    "stack-bundle": stack_bundle.bundle,
-    "unpack": unpack_more,
+COMMANDS: dict[str, tuple[Callable[..., object], Sequence[str]]] = {
+    "bundle": (bundle, ["DIR"]),
+    "stack-bundle": (stack_bundle.bundle, ["DIR"]),
+    "policy-bundle": (policy_bundle.bundle, ["DIR", "DATA"]),
+    "unpack": (unpack_more, ["DIR"]),
 }
 REHEARSAL = "REHEARSAL on the CPU at tiny shapes: figures of cost say nothing about a card"
 
@@ -43,10 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the parts, print the verdict; the exit code."""
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] and argv[0] in COMMANDS:
-        if len(argv) != 2 or argv[1].startswith("-"):
-            print(f"usage: python -m benchmarks.gpu {argv[0]} DIR")
-            return 0 if argv[1:] == ["--help"] else 2
-        COMMANDS[argv[0]](Path(argv[1]))
+        action, folders = COMMANDS[argv[0]]
+        given = argv[1:]
+        if len(given) != len(folders) or given[0].startswith("-"):
+            print(f"usage: python -m benchmarks.gpu {argv[0]} {' '.join(folders)}")
+            return 0 if given == ["--help"] else 2
+        action(*map(Path, given))
         return 0
     options = _options(argv)
     if options.list:

@@ -92,12 +92,21 @@ def unpack(bundled: Path) -> Path:
 
 
 def unpack_more(folder: Path) -> None:
-    """Install a further folder's wheels beside those of :func:`unpack`, in place of theirs where both have one."""
-    site, wheels = _site(), sorted(folder.glob("*.whl"))
-    if not wheels:
+    """Install a further folder's wheels beside those of :func:`unpack`, in place of theirs where both have one.
+
+    Files that are no wheels are the policy's: see :func:`installed_policy`.
+    """
+    site, files = _site(), sorted(folder.glob("*"))
+    if not files:
         raise SystemExit(
-            f"no wheels in {folder}; python -m benchmarks.gpu stack-bundle DIR makes such folders"
+            f"nothing in {folder}; python -m benchmarks.gpu stack-bundle DIR (or policy-bundle) makes such folders"
         )
+    wheels = [path for path in files if path.suffix == ".whl"]
+    if not wheels:
+        installed_policy().mkdir(parents=True, exist_ok=True)
+        for path in files:
+            shutil.copy(path, installed_policy() / path.name)
+        return
     if not (site / "complete").exists():
         raise SystemExit(
             "nothing is installed yet; first python -m benchmarks.gpu --bundle DIR --only machine"
@@ -109,6 +118,11 @@ def _install(target: Path, wheels: Sequence[Path]) -> None:
     _pip("install", "--no-index", "--no-compile", "--upgrade", "--target", target, *wheels)
     # pip compiles on one core; a file that is not Python of this version is no error.
     subprocess.run([sys.executable, "-m", "compileall", "-qq", "-j", "0", str(target)], check=False)
+
+
+def installed_policy() -> Path:
+    """Return the folder of ``policy_bundle.py``'s files on this machine."""
+    return _site() / "policy"
 
 
 def _site() -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.gpu.ways import BITWISE, WAYS
 
@@ -206,6 +206,13 @@ STACK = Part(
         _right("teacher in a whole run", ERROR, 0),
         _right("vLLM and actor", PROBABILITY, SAME_PROBABILITY),
     ],
+    ["demo"],
+)
+STACK_SMOLLM2 = replace(
+    STACK,
+    name="stack-smollm2",
+    summary="the same with SmolLM2-135M on real questions, after a warm start of 16 updates",
+    arguments=["smollm2"],
 )
 
 STAGES = [
@@ -218,5 +225,6 @@ STAGES = [
     [TUNED_3B],
     [ENGINE],
     [STACK],
+    [STACK_SMOLLM2],
 ]
 """In order of value. Parts of one stage run side by side: they are small, and none is timed."""

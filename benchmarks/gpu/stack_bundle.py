@@ -25,7 +25,7 @@ DEPENDENCIES = (
     *("opentelemetry-api", "opentelemetry-sdk", "opentelemetry-semantic-conventions", "bm25s", "astor"),
     "PyStemmer",
     *("httpx2", "httpcore2", "sniffio", "jmespath", "apache-tvm-ffi", "httptools"),
-    *("opentelemetry-semantic-conventions-ai", "interegular", "jiter", "distro", "loguru"),
+    *("opentelemetry-semantic-conventions-ai", "interegular", "jiter", "distro", "loguru", "gguf"),
 )
 VLLM_WITHOUT = (
     *("vllm/vllm-rs", "vllm/third_party/deep_gemm/", "vllm/third_party/fmha_sm100/", "vllm/_qutlass"),

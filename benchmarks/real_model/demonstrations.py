@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from benchmarks.wiki18_mini import PROTOCOL, DataError, read_lines, recorded_documents
+from benchmarks.data.wiki18_mini import PROTOCOL, DataError, read_lines, recorded_documents
 from sd_search_verl.protocol.prompt import encode_messages
 from sd_search_verl.retriever_client.reply import Document, SearchResult
 from sd_search_verl.rollout.observation import ObservationEncoder

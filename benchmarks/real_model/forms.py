@@ -1,4 +1,4 @@
-"""Probe a policy with every form of the hindsight block, and add a row of each to ``benchmarks/probe.csv``.
+"""Probe a policy with every form of the hindsight block, and add a row of each to ``benchmarks/real_model/probe.csv``.
 
 ``python -m benchmarks.real_model.forms MODEL --traces FILE`` reads the groups once. Rows that the file has are kept.
 """
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks.arguments import add_option
-from benchmarks.probe import columns
+from benchmarks.real_model.probe import columns
 from benchmarks.table import append_rows, read_rows
 from sd_search_verl import protocol as protocols
 from sd_search_verl.command_line import Parser, run_command
@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="(default: %(default)s)"
     )
-    add_option(parser, "--csv", Path("benchmarks/probe.csv"), "file to add to")
+    add_option(parser, "--csv", Path("benchmarks/real_model/probe.csv"), "file to add to")
     parser.set_defaults(action=run)
     return run_command(parser, argv)
 

@@ -20,7 +20,7 @@ from sd_search_verl.errors import UserError
 from sd_search_verl.launch.process_tree import end_children_on_exit
 from sd_search_verl.launch.retriever import build_index, serving_index
 
-CONFIG = "cpu_smollm2"
+CONFIGS = ("cpu_smollm2", "gpu_smollm2")
 CONFIG_DIR = Path(__file__).parents[2] / "hydra_configs"
 SILENCE_S = 900
 
@@ -37,12 +37,12 @@ def run(options: argparse.Namespace) -> int:
     build_index(corpus, folder / "index")
     with end_children_on_exit(), serving_index(corpus, folder / "index", folder) as url:
         evaluate = ["evaluate", "--questions", f"nq={inputs / 'val.parquet'}", "--retriever", url]
-        settings = ["--set", f"sample={options.questions}", *_limits()]
+        settings = ["--set", f"sample={options.questions}", *_limits(options.config)]
         if options.questions:
             _sd_search(*evaluate, "--model", inputs / "model", "--out", folder / "before", *settings)
         _sd_search(
             *("local", "--run", folder, "--inputs", inputs, "--corpus", corpus, "--retriever", url),
-            *("--config-dir", CONFIG_DIR, "--config", CONFIG, "--silence", SILENCE_S),
+            *("--config-dir", CONFIG_DIR, "--config", options.config, "--silence", SILENCE_S),
             *(("--steps", options.steps) if options.steps else ()),
             *options.overrides,
         )
@@ -54,9 +54,9 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _limits() -> list[str]:
+def _limits(name: str) -> list[str]:
     """Return the training's limits as settings of an evaluation."""
-    config = OmegaConf.load(CONFIG_DIR / f"{CONFIG}.yaml")
+    config = OmegaConf.merge(*(OmegaConf.load(CONFIG_DIR / f"{part}.yaml") for part in ("smollm2", name)))
     rollout = config.actor_rollout_ref.rollout
     return [
         f"max_prompt_tokens={config.data.max_prompt_length}",
@@ -82,6 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--corpus", type=Path, required=True, help="JSON lines to index")
     parser.add_argument("--run", type=Path, required=True, help="folder to write")
     add_option(parser, "--questions", 100, "held-out questions; 0 = no evaluation", "QUESTIONS")
+    parser.add_argument(
+        "--config", choices=CONFIGS, default=CONFIGS[0], help="of the machine (default: %(default)s)"
+    )
     parser.add_argument("--steps", type=int, metavar="STEPS", help="training steps (default: the config's)")
     parser.add_argument("overrides", nargs="*", help="Hydra overrides, as main_ppo takes them")
     parser.set_defaults(action=run)

@@ -23,9 +23,9 @@ from tqdm import tqdm
 from transformers import AutoTokenizer
 
 from benchmarks.arguments import add_option
+from benchmarks.data.wiki18_mini import QUESTIONS, TRAJECTORIES, write_questions
 from benchmarks.real_model.demonstrations import Example, read_examples
 from benchmarks.real_model.sft_dataset import TokenDataset
-from benchmarks.wiki18_mini import QUESTIONS, TRAJECTORIES, write_questions
 from sd_search_verl.command_line import Parser, run_command
 from sd_search_verl.errors import UserError
 from sd_search_verl.launch.environment import cpu_environment
@@ -69,6 +69,8 @@ def finetune(model: Path, out: Path, steps: int, batch: int) -> str:
     command = [*trainer, *_overrides(model, out, steps, batch, checkpoints)]
     one_rank = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     one_rank |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    # On a machine with a GPU too: this trains on the CPU, where flash-attention's cross entropy does not run.
+    one_rank |= {"CUDA_VISIBLE_DEVICES": "", "VERL_DISABLE_FLASH_ATTN_CE": "1"}
     losses = _run(command, log, {**os.environ, **cpu_environment(os.environ), **one_rank}, steps)
     shutil.rmtree(out / "model", ignore_errors=True)
     (checkpoints / f"global_step_{steps}" / "huggingface").replace(out / "model")

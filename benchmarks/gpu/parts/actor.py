@@ -1,10 +1,10 @@
-"""The actor's part of a step with SD-Search, GRPO alone = 1, at a size: ``benchmarks.actor_step`` beside its bars."""
+"""The actor's part of a step with SD-Search, GRPO alone = 1, at a size, beside its bars."""
 
 from __future__ import annotations
 
 import importlib.util
 
-from benchmarks import actor_step
+from benchmarks.cost import actor_step
 from benchmarks.gpu.plan import BESIDE, LOSS, PEAK, RATIO, TEACHER
 from benchmarks.gpu.results import Run
 from benchmarks.gpu.ways import ACTOR, FSDP

@@ -1,11 +1,11 @@
-"""The divergence forward and backward from hidden states against others: ``benchmarks.divergence`` beside its bars."""
+"""The divergence forward and backward from hidden states against others, beside its bars."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-from benchmarks import divergence
+from benchmarks.cost import divergence
 from benchmarks.gpu.plan import MEMORY, OURS, SECONDS, SIZES
 from benchmarks.gpu.results import Run
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from verl.utils.torch_functional import logprobs_from_logits
 
-from benchmarks.floor import now
+from benchmarks.cost.floor import now
+from benchmarks.cost.peak import Peak
 from benchmarks.gpu.plan import BESIDE, GRADIENT, QUERY_ROWS
 from benchmarks.gpu.results import Run
-from benchmarks.peak import Peak
 from sd_search_verl.distill.divergence import divergence
 from sd_search_verl.distill.select_rows import select_rows
 

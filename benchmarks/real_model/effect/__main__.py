@@ -1,7 +1,7 @@
 """GRPO against SD-Search on real questions: ``python -m benchmarks.real_model.effect COMMAND``.
 
 ``prepare DATA MODEL`` writes index, groups of rollouts and starting policies; ``run DATA --arms A B --seeds 1 2`` makes
-the runs that are not done; ``table`` compares arms in pairs of seeds and writes ``benchmarks/real_model_effect.csv``;
+the runs that are not done; ``table`` compares arms in pairs of seeds and writes ``benchmarks/real_model/effect.csv``;
 ``cost DATA`` times updates.
 All of it lies in ``--out``. With ``--device cuda`` the same runs take a GPU.
 """
@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     two.add_argument("--without-greedy", action="store_true", help="leave gold-in-documents for later")
     two.add_argument("--answers", action="store_true", help="score EM and F1 too, by a second turn")
     three = add_command(commands, "table", "compare finished runs", _table)
-    add_option(three, "--csv", Path("benchmarks/real_model_effect.csv"), "file to write")
+    add_option(three, "--csv", Path("benchmarks/real_model/effect.csv"), "file to write")
     four = add_command(commands, "cost", "time updates with each teacher, alternated", _cost)
     four.add_argument("data", type=Path, help="folder of questions, trajectories and corpus")
     add_option(four, "--rounds", 5, "", "ROUNDS")

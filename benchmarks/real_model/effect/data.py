@@ -11,8 +11,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from benchmarks.data.wiki18_mini import PROTOCOL, QUESTIONS, TRAJECTORIES, read_lines, recorded_documents
 from benchmarks.real_model.demonstrations import Example
-from benchmarks.wiki18_mini import PROTOCOL, QUESTIONS, TRAJECTORIES, read_lines, recorded_documents
 from sd_search_verl.protocol.base import Messages
 from sd_search_verl.protocol.control_tokens import encode_text
 from sd_search_verl.protocol.prompt import encode_messages

@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
+from benchmarks.data.wiki18_mini import PROTOCOL
 from benchmarks.real_model.effect.data import Question
 from benchmarks.real_model.effect.sampling import Retrieve, found_gold, rollouts
 from benchmarks.table import read_json_lines
-from benchmarks.wiki18_mini import PROTOCOL
 from sd_search_verl.protocol.control_tokens import encode_text
 from sd_search_verl.protocol.prompt import encode_messages
 from sd_search_verl.protocol.spans import query_spans

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
+from benchmarks.data.wiki18_mini import PROTOCOL
 from benchmarks.real_model.demonstrations import Example
 from benchmarks.real_model.effect.data import Question, demonstrations, split
 from benchmarks.real_model.effect.sampling import Retrieve, found_gold, retriever, rollouts
-from benchmarks.wiki18_mini import PROTOCOL
 from sd_search_verl.probe.config import LessonsConfig
 from sd_search_verl.probe.lessons import give_lessons, teach
 from sd_search_verl.rollout.types import Rollout

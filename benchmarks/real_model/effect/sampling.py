@@ -9,8 +9,8 @@ from typing import Any
 import orjson
 import torch
 
+from benchmarks.data.wiki18_mini import PROTOCOL
 from benchmarks.real_model.effect.data import MAX_OBSERVATION_TOKENS, Question
-from benchmarks.wiki18_mini import PROTOCOL
 from retriever_server.backends.registry import open_engine
 from retriever_server.indexing.base import BuildOptions
 from retriever_server.indexing.build import build

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from benchmarks.data.wiki18_mini import PROTOCOL, QUESTIONS, TRAJECTORIES, DataError, read_lines
 from benchmarks.real_model.demonstrations import MAX_TOKENS, read_examples
 from benchmarks.real_model.sft_dataset import TokenDataset
 from benchmarks.real_model.warmstart import main, write_examples
-from benchmarks.wiki18_mini import PROTOCOL, QUESTIONS, TRAJECTORIES, DataError, read_lines
 from sd_search_verl.protocol.prompt import encode_messages
 from sd_search_verl.protocol.spans import query_spans
 

@@ -1,0 +1,1 @@
+"""Seconds and memory that SD-Search adds to a training step, and to its parts."""

@@ -1,0 +1,1 @@
+"""Real questions and passages for tests and benchmarks."""

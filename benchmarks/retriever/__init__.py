@@ -1,0 +1,1 @@
+"""The retrieval server: speed under load, what it costs beyond its library, and what it finds."""
