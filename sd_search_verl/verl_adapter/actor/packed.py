@@ -58,6 +58,11 @@ def positions_in_shard(data: TensorDict, positions: Tensor, shard: SequenceShard
     return index[at], slots[at]
 
 
+def policy_in(module: torch.nn.Module) -> PreTrainedModel | None:
+    """Return the model of transformers inside ``module``, whatever wraps it."""
+    return next((part for part in module.modules() if isinstance(part, PreTrainedModel)), None)
+
+
 def attention_bounds(
     module: torch.nn.Module, offsets: Tensor, num_tokens: int, device: int | str
 ) -> dict[str, Any]:
@@ -73,7 +78,7 @@ def attention_bounds(
         num_tokens: of the model's input.
         device: where the model is.
     """
-    model = next((part for part in module.modules() if isinstance(part, PreTrainedModel)), None)
+    model = policy_in(module)
     kinds = () if model is None else [p.kind for p in inspect.signature(model.forward).parameters.values()]
     if inspect.Parameter.VAR_KEYWORD not in kinds or num_tokens != int(offsets[-1]):
         return {}

@@ -1,7 +1,7 @@
 """Run the teacher: one forward without gradient over the teacher's rows, with logits at scored positions only.
 
 Its cost is the layers over the rows' tokens. Rows end at their last scored token and are packed as verl packs (sorted
-by length where it pads); the head computes logits at scored positions only.
+by length where it pads); the head computes logits at scored positions only, and so micro-batches may be larger.
 """
 
 from __future__ import annotations
@@ -20,8 +20,16 @@ from verl.workers.engine.utils import prepare_micro_batches
 
 from sd_search_verl.config import SDSearchConfig
 from sd_search_verl.distill.support import TeacherTargets, teacher_targets
-from sd_search_verl.verl_adapter.actor.packed import SequenceShard, attention_bounds, positions_in_shard
+from sd_search_verl.verl_adapter.actor.packed import (
+    SequenceShard,
+    attention_bounds,
+    policy_in,
+    positions_in_shard,
+)
 from sd_search_verl.verl_adapter.fields import NO_SLOT, SLOTS, TeacherMiniBatch, by_slot, nested
+
+MASKED_ATTENTION = ("eager", "sdpa")
+"""Attention that makes a mask over all pairs of a micro-batch's packed tokens."""
 
 
 def run_teacher_pass(
@@ -33,10 +41,11 @@ def run_teacher_pass(
 
     Args:
         engine: verl's FSDP engine, in train mode; left in train mode.
-        settings: non-tensor options of the forward (temperature, micro-batch size, token budget, ...).
+        settings: non-tensor options of the forward (temperature, and micro-batch size or token budget of verl's
+            log-prob pass, ...).
         group: data-parallel process group.
     """
-    data = _teacher_batch(batch, settings, group)
+    data = _teacher_batch(batch, settings, group, engine.module)
     tu.assign_non_tensor(data, sp_size=engine.ulysses_sequence_parallel_size)
     micro_batches, _ = prepare_micro_batches(data, dp_group=group, same_micro_num_in_dp=True)
     targets: TeacherTargets | None = None
@@ -118,7 +127,36 @@ def _autocast(engine: Any) -> AbstractContextManager[Any]:
     return nullcontext() if dtype == torch.float32 else torch.autocast(get_device_name(), dtype=dtype)
 
 
-def _teacher_batch(batch: TeacherMiniBatch, settings: dict[str, Any], group: Any) -> TensorDict:
+def token_budget(budget: int, scored_share: float, module: torch.nn.Module) -> int:
+    """Return how many packed tokens the teacher reads in the memory of ``budget`` tokens of verl's log-prob pass.
+
+    A token of that pass has its logits beside a layer's activations, V + A numbers, with A = 4 H + 3 I for the hidden
+    size H, the width I of the MLP and V entries of the vocabulary. The teacher has logits at scored tokens only, a
+    share s of all:
+
+        tokens = budget (A + V) / (A + s V)
+
+    ``budget`` itself where attention makes a mask over all pairs of these tokens.
+
+    Args:
+        budget: tokens of a micro-batch.
+        scored_share: s, in [0, 1].
+        module: the policy, wrapped or not.
+    """
+    policy = policy_in(module)
+    if policy is None or policy.config._attn_implementation in MASKED_ATTENTION:
+        return budget
+    shape = policy.config.get_text_config()
+    activations = 4 * shape.hidden_size + 3 * (
+        getattr(shape, "intermediate_size", None) or 4 * shape.hidden_size
+    )
+    vocab = shape.vocab_size
+    return int(budget * (activations + vocab) / (activations + scored_share * vocab))
+
+
+def _teacher_batch(
+    batch: TeacherMiniBatch, settings: dict[str, Any], group: Any, module: torch.nn.Module
+) -> TensorDict:
     # Longest first: micro-batches of a fixed number of rows then need little padding, and ranks go in step.
     order = sorted(range(len(batch.rows)), key=lambda row: -len(batch.rows[row]))
     sizes = [len(positions) for positions in batch.positions]
@@ -138,8 +176,11 @@ def _teacher_batch(batch: TeacherMiniBatch, settings: dict[str, Any], group: Any
     }
     options = {**settings, "use_fused_kernels": False}
     if settings["use_dynamic_bsz"]:
+        budget = settings["max_token_len_per_gpu"]
+        if settings["use_remove_padding"]:
+            budget = token_budget(budget, sum(sizes) / max(sum(map(len, rows)), 1), module)
         # A row with its block may exceed the budget meant for plain rows; it then goes alone.
-        options["max_token_len_per_gpu"] = max(settings["max_token_len_per_gpu"], longest)
+        options["max_token_len_per_gpu"] = max(budget, longest)
     return tu.get_tensordict(
         {name: nested(values) for name, values in tensors.items()}, non_tensor_dict=options
     )

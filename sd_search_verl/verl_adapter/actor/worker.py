@@ -214,7 +214,7 @@ class SDTrainingWorker(TrainingWorker):
         return data
 
     def _forward_settings(self, data: TensorDict) -> dict[str, Any]:
-        """Return the options of the teacher's forward; micro-batches are as large as in verl's log-prob pass."""
+        """Return the options of the teacher's forward, those of verl's log-prob pass."""
         config = self.engine_config
         return {
             "temperature": tu.get(data, "temperature"),  # the student's logits are scaled by it too
