@@ -27,6 +27,8 @@ SECONDS, MEMORY = "seconds / fastest other", "memory / smallest other"
 SIZES = (64, 256, 1024, 4096, 16384)
 """Query rows of the comparison with other implementations."""
 OURS = ("ours top-k", "ours")
+DENSE_QUERIES = (1, 16, 128)
+"""Queries that the dense scan answers at once."""
 QUERY_ROWS = (180, 1024, 4096)
 """Query rows among 16,384 tokens: those of the recorded trajectories, and more."""
 TESTS = (
@@ -173,6 +175,13 @@ HEAD = Part(
     [_right(f"{rows} query rows", GRADIENT, BF16) for rows in QUERY_ROWS]
     + [Check(f"{QUERY_ROWS[0]} query rows, cost", BESIDE, BESIDE_GB)],
 )
+DENSE = Part(
+    "dense",
+    "the retrieval server's encoder and dense scan against those of the CPU",
+    f"{PARTS}.dense",
+    90,
+    [_right("encoder", ERROR, FP32), _right("scan", ERROR, 0)],
+)
 FSDP1_3B = _actor(
     "actor-3b-fsdp1",
     "the actor's part at the 3B shape under FSDP1",
@@ -221,6 +230,7 @@ STAGES = [
     [DIVERGENCE],
     [ACTOR_7B],
     [HEAD],
+    [DENSE],
     [FSDP1_3B],
     [TUNED_3B],
     [ENGINE],

@@ -23,7 +23,9 @@ class _FixedEncoder:
 
 @pytest.mark.parametrize("kind", ["flat", "half", "SQ8", "IVF8,Flat", "HNSW16"])
 @pytest.mark.parametrize("batch", [1, 7, 100])
-def test_every_scan_agrees_with_float64(kind: str, batch: int, tmp_path: Path) -> None:
+def test_every_scan_agrees_with_float64(
+    kind: str, batch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("faiss", reason="needs faiss-cpu")
     rng = np.random.default_rng(0)
     stored, queries = unit(rng, 3000), unit(rng, batch)
@@ -31,8 +33,8 @@ def test_every_scan_agrees_with_float64(kind: str, batch: int, tmp_path: Path) -
         scan: Any = FlatScan(stored)
         scan.scores = 7000  # several blocks
     elif kind == "half":
+        monkeypatch.setattr(HalfPrecisionScan, "block", 1000)
         scan = HalfPrecisionScan(stored, "cpu")
-        scan.block = 1000
     else:
         faiss_approximate.build(stored, kind, "", tmp_path, tmp_path / "index", lambda done, total: None)
         scan = ApproximateIndex(tmp_path / "index", effort=256)
