@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.multiprocessing as mp
 
 from benchmarks.data.wiki18_mini import TRAJECTORIES, write_questions
 from benchmarks.gpu import diagnosis, policy_bundle
@@ -138,20 +139,28 @@ def _demo(run: Run, folder: Path) -> Inputs:
 
 
 def _smollm2(run: Run, folder: Path) -> Inputs:
-    data, inputs, start = installed_policy(), folder / "inputs", folder / "smollm2"
+    data, inputs = installed_policy(), folder / "inputs"
     inputs.mkdir()
+    # In a process of its own, whose memory is free again when the run starts.
+    child = mp.get_context("spawn").Process(target=_warm_start, args=(data, folder, inputs, run.device))
+    child.start()
+    child.join()
+    if child.exitcode:
+        raise TrainingFailedError("the warm start failed; its error is in the log of this part")
+    steps = (STACK_GRPO, STACK_SD) if run.gpu else REHEARSED
+    return Inputs(inputs, data / "corpus.jsonl", "smollm2", steps)
+
+
+def _warm_start(data: Path, folder: Path, inputs: Path, device: str) -> None:
     train, _ = write_questions(data, inputs)
+    start = folder / "smollm2"
     print(make_smollm2("135m", str(policy_bundle.join(folder / "policy.gguf")), start))
-    policy, tokenizer = load(start, run.device, torch.float32)
+    policy, tokenizer = load(start, device, torch.float32)
     examples = read_examples(data / TRAJECTORIES, train, tokenizer, MAX_OBSERVATION_TOKENS)
     losses = teach(policy.train(), Demonstrations(examples, WARM.plain), WARM)
     print(f"warm start on {len(examples)} examples: loss {losses[0]:.3f} to {losses[-1]:.3f}", flush=True)
     policy.to(torch.bfloat16).save_pretrained(inputs / "model")
     tokenizer.save_pretrained(inputs / "model")
-    del policy
-    if run.gpu:
-        torch.cuda.empty_cache()
-    return Inputs(inputs, data / "corpus.jsonl", "smollm2", (STACK_GRPO, STACK_SD) if run.gpu else REHEARSED)
 
 
 def _train(run: Run, inputs: Inputs, folder: Path) -> list[dict[str, Any]]:
