@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import math
 import os
+import signal
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, closing
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,22 +63,22 @@ class Engine:
                 "enable_chunked_prefill": False,
                 "max_num_batched_tokens": max(8192, length),
             }
-        self._config, self._numbers = config, itertools.count()
+        self._model, self._config, self._numbers = model, config, itertools.count()
         self._tokenizer = tokenizer
+        engine_args = AsyncEngineArgs(
+            model=str(model),
+            dtype="float32" if on_cpu and config.dtype == "auto" else config.dtype,
+            max_model_len=length,
+            max_num_seqs=config.concurrency,
+            gpu_memory_utilization=config.gpu_memory_utilization,
+            tensor_parallel_size=config.tensor_parallel_size,
+            enable_log_requests=False,
+            disable_log_stats=True,
+            **devices,
+        )
         try:
-            self._llm = AsyncLLM.from_engine_args(
-                AsyncEngineArgs(
-                    model=str(model),
-                    dtype="float32" if on_cpu and config.dtype == "auto" else config.dtype,
-                    max_model_len=length,
-                    max_num_seqs=config.concurrency,
-                    gpu_memory_utilization=config.gpu_memory_utilization,
-                    tensor_parallel_size=config.tensor_parallel_size,
-                    enable_log_requests=False,
-                    disable_log_stats=True,
-                    **devices,
-                )
-            )
+            with _interruptible():
+                self._llm = AsyncLLM.from_engine_args(engine_args)
         except Exception as error:  # of any class, and of another process
             raise UserError(
                 f"vLLM cannot load {model} ({on_one_line(error)[:300]}); its messages are above. Fix: correct what "
@@ -87,7 +91,8 @@ class Engine:
         """Generate one turn; with ``seed`` a sampled turn does not depend on the rest of the batch.
 
         Raises:
-            UserError: the engine's processes ended, or did not answer within vLLM's own limit.
+            UserError: the engine's processes ended, or did not answer within vLLM's own limit; or the model's
+                probabilities are not finite.
         """
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
@@ -98,6 +103,7 @@ class Engine:
             top_p=self._config.top_p,
             seed=seed if self._config.temperature > 0 else None,
             max_tokens=max_tokens,
+            logprobs=0,  # of the sampled tokens: vLLM samples from NaN without a word
             **stop_params(protocol, self._tokenizer),
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
@@ -110,11 +116,57 @@ class Engine:
                 "vLLM's engine ended or did not answer (out of memory, or a machine busy with something else?); its "
                 "messages are above. Finished rollouts are kept. Fix: repeat the command, which goes on with the rest"
             ) from error
-        return Generation(list(last.outputs[0].token_ids), None)
+        token_ids, log_probs = list(last.outputs[0].token_ids), last.outputs[0].logprobs
+        if not all(math.isfinite(at[token].logprob) for token, at in zip(token_ids, log_probs, strict=True)):
+            raise UserError(
+                f"the probabilities of {self._model} are not finite: its weights hold NaN or infinite values, or they "
+                "overflow. Fix: another checkpoint, or --set dtype=float32"
+            )
+        return Generation(token_ids, None)
 
     def close(self) -> None:
         """End the engine's processes."""
         self._llm.shutdown()
+
+
+@contextmanager
+def _sockets() -> Iterator[None]:
+    """Give vLLM's sockets a folder that is removed with them; in /tmp, since a path has at most 107 characters."""
+    short = "/tmp" if os.access("/tmp", os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="sd_search_", dir=short, ignore_cleanup_errors=True) as folder:
+        os.environ["VLLM_RPC_BASE_PATH"] = folder
+        try:
+            yield
+        finally:
+            del os.environ["VLLM_RPC_BASE_PATH"]
+
+
+class _InterruptedError(BaseException):
+    """Ctrl-C while vLLM starts: it goes on waiting for its processes after a KeyboardInterrupt of its own."""
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let SIGINT and SIGTERM end the block at once; asyncio would hold them back until the block is over.
+
+    Raises:
+        KeyboardInterrupt: one of them came.
+    """
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise _InterruptedError
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except _InterruptedError:
+        raise KeyboardInterrupt from None
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 @asynccontextmanager
@@ -138,7 +190,7 @@ async def open_session(
         check_prompts(model, tokenizer, config, questions)
         dialogue = dialogue_of(model, tokenizer, config, client.tools)
         print(f"loading {model} into vLLM", file=sys.stderr)
-        with kill_children_on_death(), closing(Engine(model, config, tokenizer)) as engine:
+        with _sockets(), kill_children_on_death(), closing(Engine(model, config, tokenizer)) as engine:
             yield Session(engine.generate, client.search, tokenizer, dialogue)
     finally:
         await client.close()

@@ -19,6 +19,7 @@ REWARD = "critic/score/mean"
 CORRECT_LOG_PROB = "health/correct_log_prob"
 PARTIAL_GROUPS = "health/partial_groups"
 FAILURE_RATE = "search/failure_rate"
+NO_ANSWER = "search/status/no_answer"
 SHORTENED_BLOCKS = "health/shortened_blocks"
 GRAD_SHARE = "sd_search/grad_share"
 COPY_SHARE = "sd_search/copy_share"
@@ -31,6 +32,7 @@ WATCHED = (
     CORRECT_LOG_PROB,
     PARTIAL_GROUPS,
     FAILURE_RATE,
+    NO_ANSWER,
     SHORTENED_BLOCKS,
     GRAD_SHARE,
     COPY_SHARE,
@@ -40,6 +42,7 @@ WATCHED = (
 NAMES = (
     "partial_groups",
     "failed_searches",
+    "no_answer",
     "shortened_blocks",
     "searches",
     "response_length",
@@ -99,6 +102,14 @@ def _of_last_step(history: Sequence[Mapping[str, float]], config: HealthConfig) 
             "failed_searches",
             f"{share:.0%} of the searches failed, more than health.max_failed_searches={allowed:.0%}; the policy "
             "learns from their notices. The log says why; search.max_failure_rate stops such a run",
+        )
+    share, allowed = history[-1].get(NO_ANSWER, 0.0), config.max_no_answer
+    if allowed is not None and share > allowed:
+        yield Alarm(
+            "no_answer",
+            f"{share:.0%} of the rollouts ended in a turn with neither a search nor an answer, more than "
+            f"health.max_no_answer={allowed:.0%}: the policy does not write as search.protocol asks it to, and learns "
+            "nothing from rewards of 0. Its turns are in traces.jsonl; another protocol or a supervised start helps",
         )
     share, allowed = history[-1].get(SHORTENED_BLOCKS, 0.0), config.max_shortened_blocks
     if allowed is not None and share > allowed:

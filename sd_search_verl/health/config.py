@@ -42,5 +42,7 @@ class HealthConfig(ConfigModel):
     """Share of a step's groups that lack rollouts; looked at step by step."""
     max_failed_searches: Annotated[Share | None, Unit("share")] = 0.05
     """Share of a step's searches that failed. ``search.max_failure_rate`` stops the run."""
+    max_no_answer: Annotated[Share | None, Unit("share")] = 0.95
+    """Share of a step's rollouts that ended in a turn with neither a search nor an answer."""
     max_shortened_blocks: Annotated[Share | None, Unit("share")] = 0.5
     """Share of a step's rollouts whose hindsight block lost rollouts to ``sd_search.hindsight.max_tokens``."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from sd_search_verl.cli_options import add_set, read_set
 from sd_search_verl.command_line import add_command
 from sd_search_verl.config import read_config
-from sd_search_verl.files import check_writable
+from sd_search_verl.files import check_writable, write_json
 from sd_search_verl.probe.config import LessonsConfig, ProbeConfig
 
 
@@ -68,7 +67,7 @@ def _probe(arguments: argparse.Namespace) -> int:
     found = probe(Probe(arguments.model, config, arguments.traces, arguments.questions, arguments.retriever))
     print(table(found))
     if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=2) + "\n")
+        write_json(arguments.json, found)
     return 0
 
 

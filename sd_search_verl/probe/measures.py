@@ -3,7 +3,8 @@
 label sensitivity   of a group's rollouts, as :mod:`sd_search_verl.distill.labels` defines it.
 copy share          of a group's query tokens, defined there too.
 sign accuracy       share of pairs of different queries of two rollouts, asked after equal earlier ones, in which a
-                    query whose documents hold a golden answer has more credit a token than one whose do not.
+                    query whose documents hold a golden answer has more credit a token than one whose do not; a tie,
+                    as of a policy that the block does not change, counts half.
                     The former is its rollout's last: what an earlier query finds is often there by accident.
 leave-one-out gain  sign accuracy of the teacher that does not see the scored rollout's own line, minus that.
 """
@@ -69,8 +70,8 @@ def labels_of(group: ScoredGroup) -> tuple[float, float]:
 
 
 def sign_accuracy(group: ScoredGroup, condition: str) -> float | None:
-    """Return the share of a group's pairs with the right order; None without a pair."""
-    ordered = [finds > misses for finds, misses in _pairs(group, condition)]
+    """Return the share of a group's pairs with the right order, a tie as half of one; None without a pair."""
+    ordered = [(finds > misses) + 0.5 * (finds == misses) for finds, misses in _pairs(group, condition)]
     return fmean(ordered) if ordered else None
 
 

@@ -65,6 +65,12 @@ def probe(job: Probe) -> dict[str, Any]:
     scored = score_groups(model, tokenizer, groups, job.config)
     if not any(scored):
         raise UserError(f"{traces}: no rollout has a query that fits the model's context")
+    credits = [reading.credit for group in scored for one in group for reading in one.readings.values()]
+    if not all(credit.isfinite().all() for credit in credits):
+        raise UserError(
+            f"the probabilities of {job.model} are not finite: its weights hold NaN or infinite values. Fix: another "
+            "checkpoint"
+        )
     found = Measures.of(scored, job.config.seed)
     short, reasons = verdict(found)
     return {

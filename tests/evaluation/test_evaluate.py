@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from support import identity_server
 
 from sd_search_verl.cli import main
@@ -23,6 +26,7 @@ from sd_search_verl.evaluation.model import resolve_model
 from sd_search_verl.fingerprint import fingerprint
 from sd_search_verl.protocol import get
 from sd_search_verl.scoring import exact_match
+from sd_search_verl.world.model import load_model
 
 LIMITS = ["max_prompt_tokens=64", "max_response_tokens=192", "search.top_k=1", "search.max_turns=3"]
 LIMITS += ["search.max_turn_tokens=24", "search.max_observation_tokens=64", "sample=24", "concurrency=10"]
@@ -53,6 +57,18 @@ def arguments(world: Path, retriever: str, out: Path) -> list[str]:
     where = ["--model", str(world / "model"), "--retriever", retriever, "--out", str(out)]
     files = ["--questions", f"a={world / 'val.parquet'}", "--questions", f"b={world / 'train.parquet'}"]
     return ["evaluate", *where, *files, "--set", *LIMITS]
+
+
+@pytest.mark.timeout(200)
+def test_a_long_path_of_temporary_files_does_no_harm(world: Path, retriever: str, tmp_path: Path) -> None:
+    long = tmp_path / ("t" * 120)
+    long.mkdir()
+    given = [*arguments(world, retriever, tmp_path / "out"), "--set", *LIMITS, "sample=2"]
+    environment = os.environ | {"TMPDIR": str(long)}
+    command = [sys.executable, "-m", "sd_search_verl.cli", *given]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert [path for path in long.rglob("*") if path.is_socket()] == []
 
 
 @pytest.mark.timeout(400)
@@ -191,6 +207,43 @@ def test_a_model_that_the_engine_cannot_load_is_one_line(world: Path, tmp_path: 
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith(f"sd-search: vLLM cannot load {model}"), done.stderr[-2000:]
     assert "Fix: " in last
+
+
+@pytest.mark.timeout(200)
+def test_a_model_of_nan_gets_no_result(world: Path, retriever: str, tmp_path: Path) -> None:
+    """vLLM samples padding from it, without a word."""
+    policy = load_model(world / "model")
+    with torch.no_grad():
+        policy.model.norm.weight.fill_(torch.nan)
+    shutil.copytree(world / "model", tmp_path / "nan")
+    policy.save_pretrained(tmp_path / "nan")
+    given = [*arguments(world, retriever, tmp_path / "out"), "--model", str(tmp_path / "nan")]
+    done = subprocess.run(
+        [sys.executable, "-m", "sd_search_verl.cli", *given], capture_output=True, text=True, timeout=180
+    )
+    assert done.returncode == 1
+    assert f"the probabilities of {tmp_path / 'nan'} are not finite" in done.stderr
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+@pytest.mark.timeout(200)
+def test_ctrl_c_while_the_engine_starts_ends_it(world: Path, retriever: str, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sd_search_verl.cli", *arguments(world, retriever, tmp_path / "out")],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    next(line for line in process.stderr if "into vLLM" in line)
+    time.sleep(2)
+    for _ in range(2):  # as a terminal does it: to all processes of the command
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(2)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted; nothing is left running" in said
 
 
 def test_a_damaged_file_that_the_engine_passes_over_is_named(world: Path, tmp_path: Path) -> None:

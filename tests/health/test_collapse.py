@@ -15,6 +15,7 @@ from sd_search_verl.health.collapse import (
     GRAD_SHARE,
     LENGTH,
     NAMES,
+    NO_ANSWER,
     PARTIAL_GROUPS,
     REWARD,
     SEARCHES,
@@ -80,6 +81,12 @@ def test_every_alarm_can_be_switched_off(switch: dict[str, Any]) -> None:
     everything = raised(rows)
     assert everything == ["searches", "response_length", "entropy", "reward", "correct_log_prob"]
     assert len(raised(rows, HealthConfig(window=3, **switch))) == 4
+
+
+def test_a_policy_that_neither_searches_nor_answers_is_an_alarm_at_once() -> None:
+    assert raised([{NO_ANSWER: 0.96}]) == ["no_answer"]
+    assert raised([{NO_ANSWER: 0.95}]) == []
+    assert raised([{NO_ANSWER: 1.0}], HealthConfig(max_no_answer=None)) == []
 
 
 def test_failed_searches_are_an_alarm_at_once() -> None:
