@@ -43,6 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:
         print(f"error: {explain(error, values['index'])}", file=sys.stderr)
+    except KeyboardInterrupt:
+        then = "starts over" if values.get("backend") == "bm25s" else "goes on with what is finished"
+        print(f"interrupted; the same command {then}", file=sys.stderr)
+        return 130  # as a shell has it: 128 and the signal's number
     else:
         return 0
     return 1

@@ -7,13 +7,14 @@ import errno
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import uvicorn
 
@@ -30,6 +31,7 @@ log = logging.getLogger("retriever_server")
 GC_THRESHOLD = 20_000
 """A batch of answers allocates more objects than Python's default of 700, and almost none of them are cyclic."""
 BACKLOG = 2048  # connections that wait to be accepted
+OPEN_FILES = 4096  # with fewer, a large run's clients already reach the limit
 END_S = 3.0  # after --drain-s, for what still runs without a client that waits for it
 
 
@@ -63,6 +65,23 @@ def url_of(sock: socket.socket, scheme: str = "http") -> str:
     """Return the URL of a bound socket."""
     host, port = sock.getsockname()[:2]
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def raise_open_files() -> None:
+    """Allow as many open files as the hard limit does, and warn where those are few.
+
+    A connection is an open file, and one beyond the limit ends without an answer; shells often give 1,024 or 256.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # where the system refuses, the warning says what is left
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= allowed < OPEN_FILES:  # no limit is negative
+        log.warning(
+            "at most %d files may be open, and each connection is one: more clients get no answer. Fix: raise the hard "
+            "limit (`ulimit -n 65536` as root, `docker run --ulimit nofile=65536`)",
+            allowed,
+        )
 
 
 def check_files(settings: Settings) -> None:
@@ -132,6 +151,8 @@ def serve(settings: Settings, arguments: Sequence[str] = ()) -> int:
         SettingsError: the address cannot be bound, or as of :func:`check_files`.
     """
     inherited = os.environ.get(SOCKET_VARIABLE)
+    if not inherited:  # a worker has the limit of its supervisor
+        raise_open_files()
     sock = socket.socket(fileno=int(inherited)) if inherited else bind(settings.host, settings.port)
     url = url_of(sock, "https" if settings.tls_cert else "http")
     check_files(settings)

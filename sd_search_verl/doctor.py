@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +27,12 @@ from sd_search_verl.supported import SUPPORTED
 
 DISK_GIB = 6
 MEMORY_GIB = 12
+SHARED_MEMORY = Path("/dev/shm")
+SHARED_MEMORY_GIB = 1
+# A socket's path has at most 107 characters. Ray adds up to 68, "/ray/session_DATE_TIME_PID/sockets/plasma_store"; vLLM
+# adds a name of 37.
+RAY_FOLDER_CHARACTERS = 39
+TEMPORARY_FOLDER_CHARACTERS = 60
 
 
 def examine(retrievers: Sequence[str] = ()) -> list[Finding]:
@@ -40,6 +47,8 @@ def examine(retrievers: Sequence[str] = ()) -> list[Finding]:
         *map(check_retriever, retrievers),
         _disk(),
         _memory(),
+        *check_shared_memory(),
+        check_temporary_folders(),
     ]
 
 
@@ -142,3 +151,27 @@ def _memory() -> Finding:
     free = psutil.virtual_memory().available / 2**30
     fix = f"the CPU stack (Ray, vLLM, FSDP) needs about {MEMORY_GIB} GiB; close other programs"
     return Finding("memory", free >= MEMORY_GIB, f"{free:.0f} GiB available", fix)
+
+
+def check_shared_memory(folder: Path = SHARED_MEMORY) -> list[Finding]:
+    """Return whether processes have room to exchange data; nothing where the system has no such folder."""
+    if not folder.is_dir():
+        return []
+    free = shutil.disk_usage(folder).free / 2**30
+    fix = (
+        f"Ray and vLLM exchange data there and need about {SHARED_MEMORY_GIB} GiB; docker gives 64 MB unless told: "
+        "`docker run --shm-size=2g`"
+    )
+    return [Finding(str(folder), free >= SHARED_MEMORY_GIB, f"{free:.1f} GiB free", fix, warning=True)]
+
+
+def check_temporary_folders() -> Finding:
+    """Return whether the sockets of Ray and vLLM in the temporary folders have paths that the system takes."""
+    temporary = tempfile.gettempdir()
+    rays = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    fix = "sockets of Ray and vLLM have paths of at most 107 characters: `export TMPDIR=/tmp RAY_TMPDIR=/tmp`"
+    for folder, most in ((rays, RAY_FOLDER_CHARACTERS), (temporary, TEMPORARY_FOLDER_CHARACTERS)):
+        if len(folder) > most:
+            found = f"{folder} has {len(folder)} characters, more than {most}"
+            return Finding("temporary folder", False, found, fix, warning=True)
+    return Finding("temporary folder", True, temporary)

@@ -11,6 +11,7 @@ import pytest
 from support import identity_server
 from support.command_inputs import QUESTIONS, REPO, SD, TITLED, filled, write_inputs
 from support.faults import Command, complaint, files_no_larger_than, without_privileges, write_lines
+from support.own_mounts import OWN_MOUNTS
 
 from benchmarks.data import wiki18_mini, wiki18_mini_data
 from benchmarks.world import __main__ as world_benchmark
@@ -104,7 +105,6 @@ shift; "$@"
 @pytest.mark.parametrize("name", ["data own", "corpus convert", "world build"])
 def test_a_full_disk_of_a_folder_is_one_line(tmp_path: Path, name: str) -> None:
     """A file system of a few pages, which only the command sees."""
-    namespace = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
     disk = tmp_path / "disk"
     disk.mkdir()
     many = [{**row, "question": f"{i} {'long ' * 200}"} for i in range(50) for row in QUESTIONS[:1]]
@@ -116,7 +116,7 @@ def test_a_full_disk_of_a_folder_is_one_line(tmp_path: Path, name: str) -> None:
     command = [sys.executable, "-m", "sd_search_verl.cli", *filled(line, tmp_path, disk)]
     environment = {**os.environ, "PYTHONPATH": str(REPO)}
     done = subprocess.run(
-        [*namespace, FULL, "sh", str(disk), *command], capture_output=True, text=True, env=environment
+        [*OWN_MOUNTS, FULL, "sh", str(disk), *command], capture_output=True, text=True, env=environment
     )
     if done.returncode == 99 or "unshare" in done.stderr:
         pytest.skip("the system lets no test mount a file system of its own")

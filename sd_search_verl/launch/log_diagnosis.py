@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from pathlib import Path
 
 # Our own errors, in Ray's traceback or in a line that Ray forwards: up to the end of the message.
 _OURS = re.compile(
@@ -14,13 +16,20 @@ _OURS = re.compile(
 
 RAY_TOO_SLOW = "Ray did not start within its 30 s. Fix: end what keeps the machine busy, and start again"
 
+_FREE_SPACE = (
+    "Fix: free space, point trainer.default_local_dir (and RAY_TMPDIR, for Ray's own files) elsewhere, or lower "
+    "trainer.max_actor_ckpt_to_keep"
+)
+
+# A pattern's named groups are filled into its message.
 _SYMPTOMS = (
     (r"The current node timed out during startup", RAY_TOO_SLOW),
     (
-        r"No space left on device|Disk quota exceeded|File too large",
-        "the disk is full. Fix: free space, point trainer.default_local_dir (and RAY_TMPDIR, for Ray's own files) "
-        "elsewhere, or lower trainer.max_actor_ckpt_to_keep",
+        r"Insufficient space in /dev/shm: (?P<needed>[^,\n]+) required, (?P<free>[^.\n]+) free",
+        "/dev/shm is too small: {needed} needed, {free} free. Fix: in a container `docker run --shm-size=2g`, "
+        "elsewhere a larger tmpfs (`mount -o remount,size=2g /dev/shm`)",
     ),
+    (r"No space left on device|Disk quota exceeded|File too large", f"the disk is full. {_FREE_SPACE}"),
     (
         r"Address already in use",
         "a port is taken. Fix: end what listens there (`ss -ltnp` shows it), or give another port",
@@ -50,9 +59,9 @@ _SYMPTOMS = (
         "verl did not load this package's plugin. Fix: `sd-search doctor` says why",
     ),
     (
-        r"AF_UNIX path length cannot exceed",
-        "the folder for Ray's sockets has too long a path, often by TMPDIR. Fix: export RAY_TMPDIR=/tmp, or another "
-        "short folder",
+        r"AF_UNIX path length cannot exceed|ipc path .+ is longer than \d+ characters",
+        "the folder for the sockets of Ray and vLLM has too long a path, often by TMPDIR. Fix: `export TMPDIR=/tmp "
+        "RAY_TMPDIR=/tmp`, or another short folder",
     ),
     (
         r"When connecting to an existing cluster, num_cpus and num_gpus must not be provided",
@@ -76,8 +85,17 @@ _DEATHS = (
 )
 
 
-def diagnose(log: str) -> str | None:
-    """Return the first known cause of a failure in ``log`` with its fix; None if there is none."""
+def diagnose(log: str, full_disks: Sequence[Path] = ()) -> str | None:
+    """Return the first known cause of a failure in ``log`` with its fix; None if there is none.
+
+    Args:
+        full_disks: folders without space, where the log may lack the line that would say so.
+    """
     if found := _OURS.search(log):
         return found["message"].strip()
-    return next((message for symptom, message in _SYMPTOMS + _DEATHS if re.search(symptom, log)), None)
+    if full_disks:
+        return f"the disk of {' and that of '.join(map(str, full_disks))} is full. {_FREE_SPACE}"
+    for symptom, message in _SYMPTOMS + _DEATHS:
+        if found := re.search(symptom, log):
+            return message.format(**found.groupdict())
+    return None

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -113,12 +115,14 @@ def _train(
             if log.is_deadly:
                 died = min(died, time.monotonic())
             if time.monotonic() - died > GRACE_S:
-                raise _failure("a worker died", process, log.path)
+                raise _failure("a worker died", process, log.path, environment)
             if time.monotonic() - last_growth > silence_s:
-                raise _failure(f"nothing happened for {silence_s:.0f} s, see --silence", process, log.path)
+                raise _failure(
+                    f"nothing happened for {silence_s:.0f} s, see --silence", process, log.path, environment
+                )
             time.sleep(0.5)
     if status != 0:
-        raise _failure(f"status {status}", process, log.path)
+        raise _failure(f"status {status}", process, log.path, environment)
 
 
 class _GrowingLog:
@@ -164,13 +168,27 @@ def _lines(path: Path) -> list[str]:
     return _content(path).split("\n")[:-1]
 
 
-def _failure(why: str, process: subprocess.Popen[bytes], log: Path) -> TrainingFailedError:
+def _failure(
+    why: str, process: subprocess.Popen[bytes], log: Path, environment: Mapping[str, str]
+) -> TrainingFailedError:
     process.kill()
     text = _content(log)
-    if shutil.disk_usage(log.parent).free < _FULL:  # the log may lack its end, which would say so
-        text += "\nNo space left on device"
-    if reason := diagnose(text):
+    if reason := diagnose(text, _full_disks(log.parent, environment)):
         kind = _RayTooSlowError if reason == RAY_TOO_SLOW else TrainingFailedError
         return kind(f"training failed; all of it is in {log}\n{reason}")
     end = "\n".join(text.splitlines()[-_SHOWN:])
     return TrainingFailedError(f"training failed ({why}); {log} ends:\n{end}")
+
+
+def _full_disks(run: Path, environment: Mapping[str, str]) -> list[Path]:
+    """Return which of the run's folder and the temporary ones, where Ray keeps its files, are on a full disk.
+
+    A log on a full disk lacks its end, and Ray only says that it waited for a file in vain.
+    """
+    variables = os.environ | environment
+    temporary = [variables[name] for name in ("RAY_TMPDIR", "TMPDIR") if variables.get(name)]
+    full: dict[int, Path] = {}
+    for folder in [run, *map(Path, temporary), Path(tempfile.gettempdir())]:
+        if folder.is_dir() and shutil.disk_usage(folder).free < _FULL:
+            full.setdefault(folder.stat().st_dev, folder)  # each disk once
+    return list(full.values())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from sd_search_verl.errors import UserError
@@ -41,6 +43,11 @@ def test_errors_of_the_user_are_found_by_their_class(error: type[UserError]) -> 
     ("log", "says"),
     [
         ("OSError: [Errno 28] No space left on device: '/run/metrics.jsonl'", "the disk is full. Fix: "),
+        (
+            "RuntimeError: Insufficient space in /dev/shm: 160 MiB required, 64 MiB free. Increase /dev/shm (e.g. "
+            "--shm-size or --ipc=host).",
+            "/dev/shm is too small: 160 MiB needed, 64 MiB free. Fix: in a container `docker run --shm-size=2g`",
+        ),
         ("OSError: [Errno 98] Address already in use", "a port is taken. Fix: "),
         (
             "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB",
@@ -58,7 +65,11 @@ def test_errors_of_the_user_are_found_by_their_class(error: type[UserError]) -> 
         ),
         (
             "OSError: validate_socket_filename failed: AF_UNIX path length cannot exceed 107 bytes: /scratch",
-            "RAY_TMPDIR",
+            "`export TMPDIR=/tmp RAY_TMPDIR=/tmp`",
+        ),
+        (
+            'zmq.error.ZMQError: ipc path "/scratch/a" is longer than 107 characters (sizeof(sockaddr_un.sun_path)).',
+            "`export TMPDIR=/tmp RAY_TMPDIR=/tmp`",
         ),
         (
             "ray.exceptions.OutOfMemoryError: Task was killed due to the node running low on memory.",
@@ -82,6 +93,17 @@ def test_errors_of_the_user_are_found_by_their_class(error: type[UserError]) -> 
 )
 def test_known_symptoms(log: str, says: str) -> None:
     assert says in (diagnose(f"Traceback\n{log}\n") or "")
+
+
+def test_a_full_disk_is_the_cause_of_what_the_log_says_but_for_our_own_errors() -> None:
+    log = "Exception: Timed out waiting for file /scratch/ray/session_1/gcs_server_port_ab\n"
+    slow = "Exception: The current node timed out during startup.\n"
+    for text in (log, slow, log + slow):
+        assert (diagnose(text, [Path("/scratch")]) or "").startswith("the disk of /scratch is full. Fix: ")
+    assert (diagnose(log, [Path("/run"), Path("/tmp")]) or "").startswith(
+        "the disk of /run and that of /tmp is full"
+    )
+    assert (diagnose(RAY, [Path("/run")]) or "").startswith("data.train_files: none")
 
 
 def test_nothing_is_made_up() -> None:

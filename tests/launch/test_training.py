@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from support.own_mounts import skip_without_own_mounts, with_small_disk
 
 from sd_search_verl.launch import training
 from sd_search_verl.launch.training import RAY_STARTS, TrainingFailedError, _GrowingLog, train
@@ -120,8 +124,25 @@ def test_a_full_disk_is_named_where_the_log_could_not_say_so(
     environment: Mapping[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "_FULL", 2**62)
-    with pytest.raises(TrainingFailedError, match=r"the disk is full\. Fix: "):
+    with pytest.raises(TrainingFailedError, match=rf"the disk of {tmp_path} .*is full\. Fix: "):
         train([str(tmp_path), "1", "half a l"], tmp_path, 1, environment)
+
+
+def test_a_full_disk_under_rays_files_is_named(environment: Mapping[str, str], tmp_path: Path) -> None:
+    """A real one, a file system in memory that only this training sees."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    skip_without_own_mounts(temporary)
+    waited = f"Timed out waiting for file {temporary}/ray/session/gcs_server_port_ab"
+    program = (
+        "import sys; from pathlib import Path; from sd_search_verl.launch.training import train\n"
+        f"train([sys.argv[1], '9', {waited!r}], Path(sys.argv[1]), 1, {dict(environment)!r})"
+    )
+    done = subprocess.run(
+        with_small_disk(temporary, "64k", [sys.executable, "-c", program, str(tmp_path)]),
+        capture_output=True, text=True, env=os.environ | {"RAY_TMPDIR": str(temporary)}, timeout=60,
+    )  # fmt: skip
+    assert f"\nthe disk of {temporary} is full. Fix: " in done.stderr
 
 
 @pytest.mark.parametrize("line", ["EngineDeadError", "A worker died or was killed while executing a task by"])

@@ -1,10 +1,12 @@
 """What an operator switches on: keys, TLS, an access log, several workers."""
 
+import io
 import json
 import os
 import signal
 import ssl
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -13,7 +15,11 @@ import pytest
 from support.processes import has_ended, wait_until
 from support.retrieval_server import post
 
+from retriever_server.indexing.base import BuildOptions
+from retriever_server.indexing.build import build
 from retriever_server.launcher import StartError, serving
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_key_is_asked_for(bm25_index: Path, corpus: Path, tmp_path: Path) -> None:
@@ -74,3 +80,28 @@ def test_workers_share_a_port_and_are_replaced(bm25_index: Path, corpus: Path) -
         assert all(post(server.url, {"queries": [f"passage{i}"]})[0] == 200 for i in range(10))
         assert server.stop() == 0
         assert all(has_ended(pid) for pid in first[1:])
+
+
+@pytest.mark.parametrize(("hard", "is_named"), [(8192, False), (256, True)])
+def test_as_many_files_may_be_open_as_the_hard_limit_allows(
+    small: Path, tmp_path: Path, hard: int, is_named: bool
+) -> None:
+    """With another back end than bm25: Java raises the limit by itself."""
+    for package in ("bm25s", "Stemmer"):
+        pytest.importorskip(package, reason=f"the bm25s back end needs {package}")
+    build("bm25s", small, tmp_path / "index", BuildOptions(), out=io.StringIO())
+    address, log = tmp_path / "address", tmp_path / "log"
+    limited = ["sh", "-c", f'ulimit -Sn 256; ulimit -Hn {hard}; exec "$@"', "sh"]
+    command = [
+        sys.executable, "-m", "retriever_server", "--backend", "bm25s", "--index", tmp_path / "index",
+        "--corpus", small, "--port", "0", "--port-file", address,
+    ]  # fmt: skip
+    with log.open("wb") as out, subprocess.Popen([*limited, *command], stderr=out, cwd=ROOT) as server:
+        try:
+            wait_until(lambda: address.exists() or server.poll() is not None)
+            limits = Path(f"/proc/{server.pid}/limits").read_text().splitlines()
+        finally:
+            server.terminate()
+    (files,) = (line for line in limits if line.startswith("Max open files"))
+    assert files.split()[3:5] == [str(hard), str(hard)]
+    assert ("`ulimit -n" in log.read_text()) == is_named

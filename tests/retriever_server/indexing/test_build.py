@@ -128,6 +128,31 @@ def test_a_killed_build_leaves_no_index_and_can_be_repeated(java: None, corpus: 
     assert manifests.read(tmp_path / "index").passages == 300
 
 
+def test_a_build_ended_by_ctrl_c_says_in_one_line_how_to_go_on(tmp_path: Path) -> None:
+    for package in ("bm25s", "Stemmer"):
+        pytest.importorskip(package, reason=f"the bm25s back end needs {package}")
+    corpus = tmp_path / "corpus.jsonl"
+    text = " ".join(f"word{number}" for number in range(100))
+    corpus.write_text(
+        "".join(json.dumps({"id": str(i), "contents": f"T\n{text}"}) + "\n" for i in range(50_000))
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "retriever_server.build_index", "--backend", "bm25s",
+         "--corpus", corpus, "--index", tmp_path / "index"],
+        cwd=ROOT, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("indexing"):
+            break
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in rest
+    assert rest.splitlines()[-1] == "interrupted; the same command starts over"
+
+
 def test_an_index_built_again_has_the_version_of_the_first(
     bm25_index: Path, corpus: Path, few: Path, tmp_path: Path
 ) -> None:

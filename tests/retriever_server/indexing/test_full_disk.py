@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.own_mounts import OWN_MOUNTS, skip_without_own_mounts
 from support.processes import wait_until
 from support.retrieval_server import get, metric
 
@@ -19,8 +20,6 @@ from retriever_server.launcher import serving
 
 ROOT = Path(__file__).resolve().parents[3]
 PASSAGES = 2000
-# A user and mount namespace of its own: needs no rights, and nothing stays mounted afterwards.
-NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
 # Build on a disk that is too small, enlarge it, build again, bring the index out.
 SCRIPT = """
 disk=$1 size=$2; shift 2
@@ -46,9 +45,7 @@ dense.EncoderSpec, dense.Encoder = Spec, Encoder
 @pytest.fixture(scope="module")
 def namespaces(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Skips where the system grants no namespaces or no mounts in them."""
-    command = [*NAMESPACE, 'mount -t tmpfs none "$0"', tmp_path_factory.mktemp("mount")]
-    if not shutil.which("unshare") or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("the system lets no test mount a file system of its own")
+    skip_without_own_mounts(tmp_path_factory.mktemp("mount"))
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +78,7 @@ def build_twice(corpus: Path, folder: Path, backend: str, kilobytes: int, first:
     command += ["--index", folder / "index", "--encoder", folder]
     folder.mkdir()
     run = subprocess.run(
-        [*NAMESPACE, SCRIPT, "sh", folder, str(kilobytes), *map(str, command)],
+        [*OWN_MOUNTS, SCRIPT, "sh", folder, str(kilobytes), *map(str, command)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=180, cwd=ROOT,
     )  # fmt: skip
     assert "Traceback" not in run.stdout
