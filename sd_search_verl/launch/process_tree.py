@@ -26,6 +26,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 _MARK = "SD_SEARCH_CHILD_OF"
 # Ray and vLLM rename their processes, and setproctitle writes the name over the environment unless told not to.
 _KEEP_ENVIRONMENT = "SPT_NOENV"
+_TRACKER = "multiprocessing.resource_tracker"
 _watchers: set[int] = set()
 """Processes of :func:`kill_children_on_death`, which are needed until all other children have ended."""
 
@@ -123,14 +124,15 @@ def kill_children_on_death() -> Iterator[None]:
 def _kill_marked_at_end_of_input(mark: str) -> None:
     """Wait for the end of standard input, then kill every process with ``mark`` in its environment.
 
-    Repeats until there is none: the first ones may have been starting others.
+    Repeats until there is none: the first ones may have been starting others. Python's trackers of shared memory stay:
+    they remove what the killed processes left in /dev/shm, and end by themselves after their owner.
     """
     sys.stdin.buffer.read()
     for _ in range(5):
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if process.environ().get(_MARK) == mark:
+                if process.environ().get(_MARK) == mark and _TRACKER not in " ".join(process.cmdline()):
                     process.kill()
                     found.append(process)
         if not found:

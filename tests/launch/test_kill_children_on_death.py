@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 
@@ -47,3 +48,35 @@ def test_a_process_that_ends_takes_what_is_left_along_and_nothing_else() -> None
     assert all(child.is_running() for child in others_engine)
     other.kill()
     assert psutil.wait_procs(others_engine, timeout=30)[1] == []
+
+
+SHARING = """
+import multiprocessing, time
+from multiprocessing.shared_memory import SharedMemory
+from sd_search_verl.launch.process_tree import kill_children_on_death
+def share(pipe):
+    memory = SharedMemory(create=True, size=1000)
+    pipe.send(memory.name)
+    time.sleep(1000)
+if __name__ == "__main__":
+    with kill_children_on_death():
+        context = multiprocessing.get_context("spawn")
+        mine, theirs = context.Pipe()
+        context.Process(target=share, args=(theirs,)).start()
+        print(mine.recv(), flush=True)
+        time.sleep(1000)
+"""
+
+
+def test_shared_memory_of_killed_processes_is_removed(tmp_path: Path) -> None:
+    program = tmp_path / "sharing.py"
+    program.write_text(SHARING)
+    process = subprocess.Popen([sys.executable, program], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    segment = Path("/dev/shm") / process.stdout.readline().strip()
+    assert segment.exists()
+    process.kill()
+    deadline = time.monotonic() + 30
+    while segment.exists():
+        assert time.monotonic() < deadline, segment
+        time.sleep(0.1)
