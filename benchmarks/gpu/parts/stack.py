@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.multiprocessing as mp
 
 from benchmarks.data.wiki18_mini import TRAJECTORIES, write_questions
@@ -29,9 +28,9 @@ from benchmarks.gpu import diagnosis, policy_bundle
 from benchmarks.gpu.bundle import installed_policy
 from benchmarks.gpu.plan import ERROR, PROBABILITY, STACK_GRPO, STACK_SD
 from benchmarks.gpu.results import Run, installed
-from benchmarks.real_model.demonstrations import read_examples
-from benchmarks.real_model.effect.prepare import Demonstrations, load
-from benchmarks.real_model.warmstart import MAX_OBSERVATION_TOKENS
+from benchmarks.real_model.demonstrations import Example, read_examples
+from benchmarks.real_model.effect.prepare import warm_start
+from benchmarks.real_model.warmstart import BATCH, LEARNING_RATE, MAX_OBSERVATION_TOKENS, STEPS
 from benchmarks.table import read_json_lines
 from retriever_server.build_index import main as build_index
 from retriever_server.launcher import serving
@@ -40,7 +39,6 @@ from sd_search_verl.data.smollm2 import make as make_smollm2
 from sd_search_verl.launch.local import LocalRun, run_local
 from sd_search_verl.launch.training import TrainingFailedError
 from sd_search_verl.probe.config import LessonsConfig
-from sd_search_verl.probe.lessons import teach
 
 CONFIGS = Path(__file__).resolve().parents[3] / "hydra_configs"
 STAGES = ("gen", "old_log_prob", "update_actor", "sd_search_teacher", "update_weights")
@@ -56,7 +54,7 @@ ON_A_CARD = (
 )
 REHEARSED = 1, 1
 """Steps of a rehearsal with SmolLM2, of more than a minute each."""
-WARM = LessonsConfig(steps=16, lessons=0, plain=8, learning_rate=2e-4)
+WARM = LessonsConfig(steps=STEPS, lessons=0, plain=BATCH, learning_rate=LEARNING_RATE)
 VARIABLES = {
     "TORCHDYNAMO_DISABLE": "1",  # vLLM compiles the ranks of log-probs in the first decode, whatever enforce_eager says
     "VLLM_USE_FLASHINFER_SAMPLER": "0",  # FlashInfer need not be at hand
@@ -155,12 +153,11 @@ def _warm_start(data: Path, folder: Path, inputs: Path, device: str) -> None:
     train, _ = write_questions(data, inputs)
     start = folder / "smollm2"
     print(make_smollm2("135m", str(policy_bundle.join(folder / "policy.gguf")), start))
-    policy, tokenizer = load(start, device, torch.float32)
-    examples = read_examples(data / TRAJECTORIES, train, tokenizer, MAX_OBSERVATION_TOKENS)
-    losses = teach(policy.train(), Demonstrations(examples, WARM.plain), WARM)
-    print(f"warm start on {len(examples)} examples: loss {losses[0]:.3f} to {losses[-1]:.3f}", flush=True)
-    policy.to(torch.bfloat16).save_pretrained(inputs / "model")
-    tokenizer.save_pretrained(inputs / "model")
+
+    def examples(tokenizer: Any) -> Sequence[Example]:
+        return read_examples(data / TRAJECTORIES, train, tokenizer, MAX_OBSERVATION_TOKENS)
+
+    warm_start(start, inputs / "model", examples, WARM, device)
 
 
 def _train(run: Run, inputs: Inputs, folder: Path) -> list[dict[str, Any]]:

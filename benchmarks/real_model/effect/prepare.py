@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -50,7 +51,7 @@ def prepare(data: Path, model: Path, out: Path, device: str) -> None:
     out.mkdir(parents=True, exist_ok=True)
     parts, retrieve = split(data), retriever(data / "corpus.jsonl", out / "index")
     if not (out / "warm").is_dir():
-        _warm_start(data, model, out / "warm", parts["warm"], device)
+        warm_start(model, out / "warm", partial(demonstrations, data, parts["warm"]), WARM, device)
     policy, tokenizer = load(out / "warm", device, torch.bfloat16)
     (out / "groups").mkdir(exist_ok=True)
     parts["lessons"] = parts["warm"]
@@ -109,10 +110,13 @@ def summary(found: Sequence[Rollout]) -> str:
     )
 
 
-def _warm_start(data: Path, model: Path, out: Path, questions: Sequence[Question], device: str) -> None:
+def warm_start(
+    model: Path, out: Path, read: Callable[[Any], Sequence[Example]], config: LessonsConfig, device: str
+) -> None:
+    """Train a policy on the examples that ``read`` gives for its tokenizer, and write it to ``out`` in bf16."""
     policy, tokenizer = load(model, device, torch.float32)
-    examples = demonstrations(data, questions, tokenizer)
-    losses = teach(policy.train(), Demonstrations(examples, WARM.plain), WARM)
+    examples = read(tokenizer)
+    losses = teach(policy.train(), Demonstrations(examples, config.plain), config)
     print(f"warm start on {len(examples)} examples: loss {losses[0]:.3f} to {losses[-1]:.3f}", flush=True)
     policy.to(torch.bfloat16).save_pretrained(out)
     tokenizer.save_pretrained(out)
