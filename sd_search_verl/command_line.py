@@ -6,9 +6,13 @@ import argparse
 import difflib
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 from retriever_server.errors import RetrieverError, explain
@@ -59,7 +63,8 @@ def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None = No
     parser.add_argument("--traceback", action="store_true", help="show the traceback of every error")
     arguments = _parsed(parser, argv)
     try:
-        return int(arguments.action(arguments))
+        with _termination_as_ctrl_c():
+            return int(arguments.action(arguments))
     except KeyboardInterrupt:
         print("interrupted; nothing is left running", file=sys.stderr)
         return 130
@@ -77,6 +82,26 @@ def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None = No
         message = explain(OSError(int(number[1]), os.strerror(int(number[1]))), _paths(arguments))
     print(f"{parser.prog}: {message}", file=sys.stderr)
     return 1
+
+
+@contextmanager
+def _termination_as_ctrl_c() -> Iterator[None]:
+    """Treat SIGTERM, which schedulers send before they kill, as Ctrl-C, on which commands and asyncio end in order."""
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        handler = signal.getsignal(
+            signal.SIGINT
+        )  # asyncio's, inside it; a shell's background jobs ignore SIGINT
+        (handler if callable(handler) else signal.default_int_handler)(number, frame)
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _paths(arguments: argparse.Namespace) -> str:

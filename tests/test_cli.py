@@ -53,6 +53,39 @@ def commands(
 COMMANDS = dict(commands(cli.parser()))
 
 
+WAITING = """
+import argparse, asyncio, signal, sys
+from sd_search_verl.command_line import run_command
+
+async def wait():
+    try:
+        print("waiting", flush=True)
+        await asyncio.sleep(60)
+    finally:
+        print("closed", flush=True)
+
+signal.signal(signal.SIGINT, signal.SIG_IGN if sys.argv[1] == "ignored" else signal.default_int_handler)
+parser = argparse.ArgumentParser()
+parser.set_defaults(action=lambda _: asyncio.run(wait()))
+sys.exit(run_command(parser, []))
+"""
+
+
+@pytest.mark.parametrize(
+    "ctrl_c", ["default", "ignored"]
+)  # as in a shell's foreground, and in its background
+def test_sigterm_ends_a_command_in_order(ctrl_c: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAITING, ctrl_c], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "waiting\n"
+    process.terminate()
+    out, said = process.communicate(timeout=20)
+    assert (process.returncode, out) == (130, "closed\n")
+    assert said == "interrupted; nothing is left running\n"
+
+
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
 def test_every_command_has_a_description_and_every_option_a_help_text(path: tuple[str, ...]) -> None:
     assert COMMANDS[path].description
