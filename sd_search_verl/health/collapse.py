@@ -20,6 +20,7 @@ CORRECT_LOG_PROB = "health/correct_log_prob"
 PARTIAL_GROUPS = "health/partial_groups"
 FAILURE_RATE = "search/failure_rate"
 NO_ANSWER = "search/status/no_answer"
+EQUAL_REWARDS = "health/equal_rewards"
 SHORTENED_BLOCKS = "health/shortened_blocks"
 GRAD_SHARE = "sd_search/grad_share"
 COPY_SHARE = "sd_search/copy_share"
@@ -33,6 +34,7 @@ WATCHED = (
     PARTIAL_GROUPS,
     FAILURE_RATE,
     NO_ANSWER,
+    EQUAL_REWARDS,
     SHORTENED_BLOCKS,
     GRAD_SHARE,
     COPY_SHARE,
@@ -43,6 +45,7 @@ NAMES = (
     "partial_groups",
     "failed_searches",
     "no_answer",
+    "equal_rewards",
     "shortened_blocks",
     "searches",
     "response_length",
@@ -73,6 +76,7 @@ def alarms(history: Sequence[Mapping[str, float]], config: HealthConfig) -> list
         return []
     return [
         *_of_last_step(history, config),
+        *_of_equal_rewards(history, config),
         *_of_grad_share(history, config),
         *_of_copy_share(history, config),
         *_of_levels(history, config),
@@ -117,6 +121,20 @@ def _of_last_step(history: Sequence[Mapping[str, float]], config: HealthConfig) 
             "shortened_blocks",
             f"{share:.0%} of the hindsight blocks lost rollouts, more than health.max_shortened_blocks={allowed:.0%}; "
             "an empty block makes the teacher equal to the student. Raise sd_search.hindsight.max_tokens",
+        )
+
+
+def _of_equal_rewards(history: Sequence[Mapping[str, float]], config: HealthConfig) -> Iterator[Alarm]:
+    found, high = levels(history, EQUAL_REWARDS, config.window), config.max_equal_rewards
+    if high is not None and found and found[-1] > high:
+        reward = levels(history, REWARD, config.window)
+        yield Alarm(
+            "equal_rewards",
+            f"in {found[-1]:.0%} of the groups all rollouts have one reward, more than health.max_equal_rewards="
+            f"{high:.0%}, so GRPO has no advantage to learn from"
+            + (f"; reward {reward[-1]:.3g}" if reward else "")
+            + ". Where it is low, compare answers and golden answers in traces.jsonl: a form that the reward does not "
+            "take, or questions too hard for this policy; where it is high, the questions are too easy",
         )
 
 

@@ -44,5 +44,8 @@ class HealthConfig(ConfigModel):
     """Share of a step's searches that failed. ``search.max_failure_rate`` stops the run."""
     max_no_answer: Annotated[Share | None, Unit("share")] = 0.95
     """Share of a step's rollouts that ended in a turn with neither a search nor an answer."""
+    max_equal_rewards: Annotated[Share | None, Unit("share")] = 0.98
+    """Share of a window's groups whose rollouts all have one reward: nothing for GRPO to learn from. Looked at from the
+    first window on."""
     max_shortened_blocks: Annotated[Share | None, Unit("share")] = 0.5
     """Share of a step's rollouts whose hindsight block lost rollouts to ``sd_search.hindsight.max_tokens``."""

@@ -11,6 +11,7 @@ from sd_search_verl.config import ConfigError, HealthConfig, read_config
 from sd_search_verl.health.collapse import (
     CORRECT_LOG_PROB,
     ENTROPY,
+    EQUAL_REWARDS,
     FAILURE_RATE,
     GRAD_SHARE,
     LENGTH,
@@ -87,6 +88,18 @@ def test_a_policy_that_neither_searches_nor_answers_is_an_alarm_at_once() -> Non
     assert raised([{NO_ANSWER: 0.96}]) == ["no_answer"]
     assert raised([{NO_ANSWER: 0.95}]) == []
     assert raised([{NO_ANSWER: 1.0}], HealthConfig(max_no_answer=None)) == []
+
+
+def test_groups_of_equal_rewards_are_an_alarm_after_one_window() -> None:
+    lost = {**HEALTHY, EQUAL_REWARDS: 1.0, REWARD: 0.0}
+    assert raised([lost] * 2) == []
+    (alarm,) = alarms([lost] * 3, CONFIG)
+    assert (alarm.name, alarm.name in NAMES) == ("equal_rewards", True)
+    assert "in 100% of the groups all rollouts have one reward" in alarm.text
+    assert "reward 0. Where it is low" in alarm.text
+    assert raised([lost] * 2 + [{**lost, EQUAL_REWARDS: 0.93}]) == []  # 0.977 over the window
+    assert raised([{EQUAL_REWARDS: 1.0}] * 3) == ["equal_rewards"]
+    assert raised([lost] * 3, HealthConfig(window=3, max_equal_rewards=None)) == []
 
 
 def test_failed_searches_are_an_alarm_at_once() -> None:

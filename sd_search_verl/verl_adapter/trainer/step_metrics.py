@@ -98,7 +98,8 @@ def health_metrics(
     """Return the metrics that the alarms need and verl does not report.
 
     health/partial_groups: share of the step's groups with fewer rollouts than ``group_size``; health/missing_rollouts:
-    how many are missing; verl trains such groups without a warning. health/correct_log_prob: mean log-prob of a policy
+    how many are missing; verl trains such groups without a warning. health/equal_rewards: share of the groups whose
+    rollouts all have one reward, which GRPO learns nothing from. health/correct_log_prob: mean log-prob of a policy
     token in CORRECT rollouts, in nats, by the policy before the update; left out where no rollout is CORRECT
     and kept by verl's rollout correction, which sets the mask of those it rejects to 0.
     """
@@ -108,6 +109,10 @@ def health_metrics(
         "health/partial_groups": 1 - whole / groups,
         "health/missing_rollouts": float(group_size * groups - sum(sizes.values())),
     }
+    rewards: dict[str, set[float | None]] = defaultdict(set)
+    for rollout in step.rollouts:
+        rewards[rollout.prompt.group].add(rollout.reward)
+    found["health/equal_rewards"] = _mean(len(values) == 1 for values in rewards.values())
     correct = [
         log_probs[torch.tensor(rollout.response_mask, dtype=torch.bool)]
         for rollout, log_probs in zip(step.rollouts, step.log_probs, strict=True)

@@ -48,6 +48,13 @@ def test_partial_groups(missing: tuple[int, ...], share: float, lost: int) -> No
     assert (found["health/partial_groups"], found["health/missing_rollouts"]) == (share, lost)
 
 
+def test_equal_rewards_are_counted_by_group() -> None:
+    finished = step()
+    for place, rollout in enumerate(finished.rollouts):
+        rollout.reward = float(rollout.prompt.group == finished.rollouts[0].prompt.group and place == 0)
+    assert health_metrics(finished, 4, 4, HindsightConfig())["health/equal_rewards"] == 0.75
+
+
 def test_log_prob_of_correct_rollouts_is_over_the_policys_tokens() -> None:
     finished = step()
     values = [
