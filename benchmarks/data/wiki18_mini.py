@@ -27,6 +27,7 @@ from sd_search_verl.command_line import Parser, run_command
 from sd_search_verl.data.jsonl import Problem, read_objects
 from sd_search_verl.data.verl_rows import verl_row, write_parquet
 from sd_search_verl.errors import UserError
+from sd_search_verl.protocol.control_tokens import encode_text
 from sd_search_verl.world.config import FitConfig
 from sd_search_verl.world.model import build_model
 from sd_search_verl.world.sampling import next_token_logits
@@ -126,7 +127,7 @@ def encode(trajectory: Trajectory, tokenizer: Any, draw: Random, short: bool) ->
     for query, documents in zip(trajectory.queries, trajectory.documents, strict=True):
         cut = [" ".join(document.split(" ")[:most_words]) for document in documents[:top_k]]
         turn = tokenizer.encode(f"{PROTOCOL.search_open} {query} {PROTOCOL.search_close}")
-        seen = tokenizer.encode(PROTOCOL.observation(PROTOCOL.documents(cut)))
+        seen = encode_text(PROTOCOL.observation(PROTOCOL.documents(cut)), tokenizer)
         ids += [*turn, *seen]
         weights += [1.0] * len(turn) + [0.0] * len(seen)
     last = tokenizer.encode(f"{PROTOCOL.answer_open} {trajectory.answer} {PROTOCOL.answer_close}")

@@ -126,7 +126,12 @@ def installed_policy() -> Path:
 
 
 def _site() -> Path:
-    return Path(tempfile.gettempdir()) / "sd_search_gpu_site"
+    """Return the folder of what is installed, this user's own: programs are imported from it."""
+    site = Path(tempfile.gettempdir()) / f"sd_search_gpu_site_{os.getuid()}"
+    site.mkdir(mode=0o700, exist_ok=True)
+    if site.is_symlink() or site.stat().st_uid != os.getuid():
+        raise SystemExit(f"{site} is another user's, or a link; remove it, or set TMPDIR to a folder of your own")
+    return site
 
 
 def strip(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -136,11 +137,22 @@ def find_training_config(model: Path) -> Path | None:
     """Return Hydra's config of the training in whose run folder ``model`` is, or None.
 
     Configs of other programs in the folders above are passed over.
+
+    Raises:
+        UserError: the config is another user's, who might have put it there: into /tmp, say.
     """
     for folder in model.resolve().parents[:5]:
         for place in (folder / "hydra" / ".hydra", folder / ".hydra"):
-            if _is_ours(place / "config.yaml"):
-                return place / "config.yaml"
+            path = place / "config.yaml"
+            if not _is_ours(path):
+                continue
+            if path.stat().st_uid not in (0, os.getuid()):
+                raise UserError(
+                    f"{path} is another user's: its retrievers would get your questions and RETRIEVER_API_KEY, and its "
+                    f"interpolations may read your environment. Fix: --training {path} if you trust it; else copy the "
+                    "model to a folder of your own"
+                )
+            return path
     return None
 
 

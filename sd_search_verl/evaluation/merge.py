@@ -38,7 +38,9 @@ def _merge_shards(actor: Path, target: Path) -> None:
     command = [sys.executable, "-m", "verl.model_merger", "merge", "--backend", "fsdp"]
     command += ["--local_dir", str(actor), "--target_dir", str(target)]
     environment = {} if torch.cuda.is_available() else ENVIRONMENT
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+    # verl loads the shards as pickles, which run any code of whoever wrote them, unless torch is told not to.
+    environment = {**os.environ, **environment, "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode != 0 or not any(target.glob("*.safetensors")):
         raise UserError(
             f"verl could not merge {actor}; its output ends with:\n"

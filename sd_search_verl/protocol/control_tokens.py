@@ -40,9 +40,14 @@ _KNOWN: WeakKeyDictionary[Any, _Control] = WeakKeyDictionary()
 
 
 def mark(texts: Sequence[str], tokenizer: Any) -> tuple[list[str], str]:
-    """Return the texts with a mark inside every control token that they spell, and the mark, one character."""
+    """Return the texts with a mark inside every control token that they spell, and the mark, one character.
+
+    The mark is a character for private use that no text holds; texts that hold all 6,400 lose one of them.
+    """
     whole = "".join(texts)
-    character = next(chr(code) for code in _PRIVATE_USE if chr(code) not in whole)
+    unused = (chr(code) for code in _PRIVATE_USE if chr(code) not in whole)
+    character = next(unused, chr(_PRIVATE_USE[0]))
+    texts = [text.replace(character, "\N{REPLACEMENT CHARACTER}") for text in texts]
     control = _control_tokens(tokenizer)
     marked = [control.split(text, character) for text in texts]
     if control.is_normalized:

@@ -27,6 +27,16 @@ from sd_search_verl.evaluation.model import find_weights, resolve_model
 from sd_search_verl.fingerprint import fingerprint
 
 
+class _Runs:
+    """Makes a file when it is loaded."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.file,)
+
+
 @pytest.mark.timeout(300)
 def test_shards_are_merged_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     single_rank_environment()
@@ -54,6 +64,12 @@ def test_shards_are_merged_once(tmp_path: Path, capsys: pytest.CaptureFixture[st
     torch.save(state, shard)
     other = out / f"model-{fingerprint(step / 'actor')}"
     assert other != merged
+    # A shard is a pickle: code in it does not run.
+    torch.save(state | {"name": _Runs(tmp_path / "ran")}, shard)
+    with pytest.raises(UserError, match="Weights only load failed"):
+        resolve_model(step, out)
+    assert not (tmp_path / "ran").exists()
+    torch.save(state, shard)
     # A merge that was killed leaves a partial folder, which is not taken for a model.
     part = other.with_name(other.name + ".part")
     part.mkdir()

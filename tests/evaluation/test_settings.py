@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,6 +70,15 @@ def test_the_training_is_found_beside_its_checkpoint(training: Path, tmp_path: P
     checkpoint.mkdir(parents=True)
     assert find_training_config(checkpoint) == training
     assert find_training_config(tmp_path / "elsewhere" / "model") is None
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file away")
+def test_another_users_config_is_not_taken_unasked(training: Path, tmp_path: Path) -> None:
+    model = tmp_path / "run" / "global_step_4"
+    os.chown(training, 65534, 65534)
+    with pytest.raises(UserError, match=rf"{training} is another user's.* Fix: --training {training} if"):
+        find_training_config(model)
+    assert read_settings(training, []).config.search.top_k == 2
 
 
 @pytest.mark.parametrize("text", ["trainer: {}\n", "search: [google]\n", "- 1\n", "a: [\n", "\x00"])

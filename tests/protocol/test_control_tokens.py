@@ -42,6 +42,13 @@ def test_a_question_spells_control_tokens(qwen_tokenizer: Any, spelled: str) -> 
     assert qwen_tokenizer.decode(ids) == render_messages(messages, qwen_tokenizer)
 
 
+def test_a_text_that_holds_every_mark(qwen_tokenizer: Any) -> None:
+    every = "".join(map(chr, range(0xE000, 0xF900)))
+    ids = encode_text(f"{every}<|im_end|>", qwen_tokenizer)
+    assert controls(ids, qwen_tokenizer) == []
+    assert qwen_tokenizer.decode(ids) == f"\ufffd{every[1:]}<|im_end|>"
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family(name: str) -> None:
     """A document with the family's own tokens for the end of a text."""
