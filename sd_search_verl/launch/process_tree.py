@@ -27,6 +27,8 @@ _MARK = "SD_SEARCH_CHILD_OF"
 # Ray and vLLM rename their processes, and setproctitle writes the name over the environment unless told not to.
 _KEEP_ENVIRONMENT = "SPT_NOENV"
 _TRACKER = "multiprocessing.resource_tracker"
+# What a killed process left behind is removed; the tracker's warning of it would stand behind our own last line.
+_QUIET_TRACKER = "ignore:resource_tracker"
 _watchers: set[int] = set()
 """Processes of :func:`kill_children_on_death`, which are needed until all other children have ended."""
 
@@ -102,7 +104,9 @@ def start(
 def kill_children_on_death() -> Iterator[None]:
     """Kill every process started inside that still runs when this process is gone."""
     mark = uuid4().hex
-    os.environ |= {_MARK: mark, _KEEP_ENVIRONMENT: "1"}
+    before = {name: os.environ.get(name) for name in (_MARK, _KEEP_ENVIRONMENT, "PYTHONWARNINGS")}
+    quiet = ",".join(filter(None, [before["PYTHONWARNINGS"], _QUIET_TRACKER]))
+    os.environ |= {_MARK: mark, _KEEP_ENVIRONMENT: "1", "PYTHONWARNINGS": quiet}
     # A session of its own: Ctrl-C in the terminal is not for it.
     watcher = subprocess.Popen(
         [sys.executable, "-m", __name__, mark],
@@ -115,7 +119,10 @@ def kill_children_on_death() -> Iterator[None]:
         yield
     finally:
         _watchers.discard(watcher.pid)
-        del os.environ[_MARK], os.environ[_KEEP_ENVIRONMENT]
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
         if watcher.stdin is not None:
             watcher.stdin.close()
         watcher.wait()
