@@ -28,7 +28,7 @@ setup(
         "sd_search_verl.hydra_configs": ["*.yaml", "*/*.yaml"],
         "retriever_server": ["py.typed"],
     },
-    # verl's default trainer needs TransferQueue, and 0.9.0 does not declare it.
+    # verl's default trainer needs TransferQueue, which verl declares as an extra only.
     install_requires=[
         *(f"{name}{versions}" for name, versions in SUPPORTED.items() if name != "vllm"),
         *("datasets", "huggingface_hub", "numpy", "packaging", "psutil", "pyarrow", "tqdm"),

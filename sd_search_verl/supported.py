@@ -4,7 +4,7 @@ This module imports nothing, so that setup.py can run it alone. Pinned environme
 """
 
 SUPPORTED = {
-    "verl": ">=0.9.0,<0.10",
+    "verl": ">=0.9.1,<0.10",
     "TransferQueue": ">=0.1.10",
     "tensordict": ">=0.10,<0.11",
     "transformers": ">=5.5.3,<5.11,!=5.6.0",

@@ -9,12 +9,26 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
-from functools import cache
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.upstream_names import ATTRIBUTES, NAMES, TRAINER, Name
+
+from sd_search_verl.verl_adapter.actor.worker import (
+    SDActorRolloutRefWorker,
+    SDDetachActorWorker,
+    SDTrainingWorker,
+)
+from sd_search_verl.verl_adapter.rollout.agent_loop import SearchAgentLoop
+from sd_search_verl.verl_adapter.rollout.server_client import ResumingServerClient
+from sd_search_verl.verl_adapter.trainer.modes import (
+    SDSearchColocateAsyncTrainer,
+    SDSearchSeparateAsyncTrainer,
+    SDSearchTrainer,
+)
 
 REPO = Path(__file__).resolve().parents[1]
 UPSTREAM = (
@@ -54,15 +68,61 @@ def _problem(name: Name) -> str:
     ("module", "attribute"), [(module, name) for module, names in ATTRIBUTES.items() for name in names]
 )
 def test_the_attribute_is_still_used_by_its_owner(module: str, attribute: str) -> None:
-    assert attribute in _sources(module), f"{module} does not use {attribute} any more; we read it"
+    spec = importlib.util.find_spec(module)
+    assert spec is not None, f"there is no {module} any more; we read its {attribute}"
+    assert spec.origin is not None
+    text = Path(spec.origin).read_text(encoding="utf-8")
+    found = re.search(rf"(?<!\w){re.escape(attribute)}(?!\w)", text)
+    assert found, f"{module} does not use {attribute} any more; we read it"
 
 
-@cache
-def _sources(module: str) -> str:
-    """Return the text of a module and of the modules beside it, where base classes and helpers are."""
-    file = Path(inspect.getfile(importlib.import_module(module)))
-    folders = [file.parent, file.parent.parent]
-    return "".join(path.read_text(encoding="utf-8") for folder in folders for path in folder.glob("*.py"))
+SUBCLASSES = [
+    *(SDSearchTrainer, SDSearchColocateAsyncTrainer, SDSearchSeparateAsyncTrainer),
+    *(SDTrainingWorker, SDActorRolloutRefWorker, SDDetachActorWorker),
+    *(ResumingServerClient, SearchAgentLoop),
+]
+
+
+@pytest.mark.parametrize("ours", SUBCLASSES)
+def test_an_override_takes_what_verls_method_takes(ours: type) -> None:
+    """verl would give it a new parameter, and fail at the first call, maybe hours into a run."""
+    problems = [problem for name, mine, theirs in overrides(ours) for problem in _misfits(name, mine, theirs)]
+    assert not problems, f"{ours.__name__}: {'; '.join(problems)}"
+
+
+def overrides(ours: type) -> Iterator[tuple[str, Any, Any]]:
+    """Yield name, function and verl's function of every method of verl's that a class or its bases of ours override."""
+    classes = ours.__mro__
+    for place, owner in enumerate(classes):
+        if owner.__module__.startswith("sd_search_verl"):
+            for name, mine in vars(owner).items():
+                theirs = [vars(base)[name] for base in classes[place + 1 :] if _is_verls(base, name)]
+                if inspect.isfunction(mine) and theirs:
+                    yield name, mine, theirs[0]
+
+
+def _is_verls(base: type, name: str) -> bool:
+    return base.__module__.startswith("verl.") and name in vars(base)
+
+
+def _misfits(name: str, ours: Any, theirs: Any) -> list[str]:
+    mine, wanted = (inspect.signature(inspect.unwrap(method)).parameters for method in (ours, theirs))
+    kinds = {parameter.kind for parameter in mine.values()}
+    if inspect.Parameter.VAR_KEYWORD in kinds:
+        return []
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    absent = [p for p, parameter in wanted.items() if p not in mine and parameter.kind not in variable]
+    both = [p for p in mine if p in wanted]
+    moved = both != [p for p in wanted if p in mine]
+    return [f"{name} does not take {p}" for p in absent] + [f"{name} has another order"] * moved
+
+
+def test_an_override_that_lags_behind_is_reported() -> None:
+    def ours(self: Any, metrics: Any, batch: Any) -> None: ...
+    def theirs(self: Any, batch: Any, metrics: Any, new: int = 0) -> None: ...
+
+    assert _misfits("step", ours, theirs) == ["step does not take new", "step has another order"]
+    assert len({name for ours in SUBCLASSES for name, _, _ in overrides(ours)}) > 15
 
 
 def imported_names() -> list[tuple[str, str, str]]:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.processes import first_on_path
 
 from sd_search_verl import doctor, gpu_stack
 from sd_search_verl.gpu_stack import check_driver, check_flash_attention, check_gpu_memory, check_trl
@@ -30,7 +31,7 @@ def package(folder: Path, name: str, version: str) -> None:
 
 def visible(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Put ``folder`` before the environment's packages, here and in subprocesses."""
-    monkeypatch.setenv("PYTHONPATH", f"{folder}:{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("PYTHONPATH", first_on_path(folder))
     monkeypatch.syspath_prepend(str(folder))
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.processes import first_on_path
 
 from sd_search_verl.doctor import check_plugin, examine
 from sd_search_verl.finding import Finding, show
@@ -69,7 +70,7 @@ def test_the_doctor_sees_a_plugin_that_verl_did_not_load(monkeypatch: pytest.Mon
 
 def test_the_doctor_shows_what_failed_to_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "transfer_queue.py").write_text("raise ImportError('no transfer queue here')")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", first_on_path(tmp_path))
     finding = check_plugin()
     assert not finding.ok
     assert finding.found == "its trainer failed to load"

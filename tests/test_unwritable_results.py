@@ -12,6 +12,7 @@ from support import identity_server
 from support.command_inputs import QUESTIONS, REPO, SD, TITLED, filled, write_inputs
 from support.faults import Command, complaint, files_no_larger_than, without_privileges, write_lines
 from support.own_mounts import OWN_MOUNTS
+from support.processes import first_on_path
 
 from benchmarks.data import wiki18_mini, wiki18_mini_data
 from benchmarks.world import __main__ as world_benchmark
@@ -114,7 +115,7 @@ def test_a_full_disk_of_a_folder_is_one_line(tmp_path: Path, name: str) -> None:
     )
     _, line = FOLDER_OUT[name]
     command = [sys.executable, "-m", "sd_search_verl.cli", *filled(line, tmp_path, disk)]
-    environment = {**os.environ, "PYTHONPATH": str(REPO)}
+    environment = {**os.environ, "PYTHONPATH": first_on_path(REPO)}
     done = subprocess.run(
         [*OWN_MOUNTS, FULL, "sh", str(disk), *command], capture_output=True, text=True, env=environment
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from support.command_inputs import ANYWHERE, REPO, SD, filled, write_inputs
 from support.faults import Command, complaint, without_privileges
+from support.processes import first_on_path
 
 from benchmarks.cost import step_overhead
 from benchmarks.data import wiki18_mini
@@ -200,7 +201,7 @@ def test_the_doctor_names_an_address_that_is_none(address: str) -> None:
 
 def test_a_reader_that_stops_early_is_no_error(good: Path) -> None:
     command = f"{sys.executable} -m sd_search_verl.cli compare {good}/evaluation {good}/evaluation | true"
-    environment = {**os.environ, "PYTHONPATH": str(REPO)}
+    environment = {**os.environ, "PYTHONPATH": first_on_path(REPO)}
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment)
     assert "Traceback" not in done.stderr
     assert "Broken pipe" not in done.stderr

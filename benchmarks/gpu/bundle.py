@@ -130,7 +130,9 @@ def _site() -> Path:
     site = Path(tempfile.gettempdir()) / f"sd_search_gpu_site_{os.getuid()}"
     site.mkdir(mode=0o700, exist_ok=True)
     if site.is_symlink() or site.stat().st_uid != os.getuid():
-        raise SystemExit(f"{site} is another user's, or a link; remove it, or set TMPDIR to a folder of your own")
+        raise SystemExit(
+            f"{site} is another user's, or a link; remove it, or set TMPDIR to a folder of your own"
+        )
     return site
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.own_mounts import skip_without_own_mounts, with_small_disk
+from support.processes import first_on_path
 
 from sd_search_verl.launch import training
 from sd_search_verl.launch.training import RAY_STARTS, TrainingFailedError, _GrowingLog, train
@@ -39,7 +40,7 @@ def environment(tmp_path: Path) -> Mapping[str, str]:
     (folder.parent / "__init__.py").touch()
     (folder / "__init__.py").touch()
     (folder / "main_ppo.py").write_text(MAIN_PPO)
-    return {"PYTHONPATH": str(tmp_path)}
+    return {"PYTHONPATH": first_on_path(tmp_path)}
 
 
 def starts(run: Path) -> int:

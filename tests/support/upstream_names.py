@@ -223,8 +223,8 @@ ATTRIBUTES = {
         "ulysses_parallel_group",
         "distillation_use_topk",
         "student_logits",
-        "disable_auto_offload",
     ],
+    "verl.workers.engine.base": ["disable_auto_offload"],
     "verl.trainer.ppo.v1.trainer_base": [
         "self.timing_raw",
         "self.global_steps",
@@ -236,14 +236,21 @@ ATTRIBUTES = {
         "self.parameter_sync_step",
         "self.local_trigger_step",
         "self.llm_server_manager",
-        "self.standalone_server_manager",
         '"transfer_queue"',
+        '"is_prompt"',
+        '"is_padding"',
     ],
+    "verl.trainer.ppo.v1.trainer_separate_async": ["self.standalone_server_manager"],
+    "verl.trainer.ppo.v1.replay_buffer": ['"is_prompt"', "rollout_failure"],
+    "verl.trainer.ppo.padding_utils": ["is_padding"],
     "verl.experimental.agent_loop.agent_loop": [
         "self.apply_chat_template_kwargs",
         "self.rollout_config",
         "self.server_manager",
+        "self.agent_loop_workers",
     ],
-    "verl.trainer.ppo.v1.agent_loop_tq": ["session_id", "global_steps", "uid"],
+    "verl.trainer.ppo.v1.agent_loop_tq": ["global_steps", 'f"{uid}_{session_id}_{i}"'],
+    "verl.workers.rollout.vllm_rollout.vllm_rollout": ["rl-colocate-zmq-{job_id}-replica"],
+    "verl.workers.rollout.vllm_rollout.utils": ['"VERL_RAY_JOB_ID"'],
 }
-"""Attributes and keys that upstream's code sets or reads; a class does not list those of its instances."""
+"""Attributes and keys that the text of a module holds as words; a class does not list those of its instances."""

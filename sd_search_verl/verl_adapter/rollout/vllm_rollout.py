@@ -18,8 +18,10 @@ class ServerAdapter(vllm_rollout.ServerAdapter):
         super().__init__(*arguments, **options)
         # verl makes the servers of a rollout in which prefill and decoding are apart by itself, with names of its own.
         if not self.config.disaggregation.enabled:
-            job = ray.get_runtime_context().get_job_id()
-            self.zmq_handle = self.zmq_handle.replace(f"-{job}-", f"-{job_on_node()}-")
+            verls, job = self.zmq_handle, ray.get_runtime_context().get_job_id()
+            self.zmq_handle = verls.replace(f"-{job}-", f"-{job_on_node()}-")
+            if self.zmq_handle == verls:
+                raise RuntimeError(f"verl names the socket of new weights {verls}, without the Ray job {job}")
 
 
 class vLLMHttpServer(vllm_async_server.vLLMHttpServer):

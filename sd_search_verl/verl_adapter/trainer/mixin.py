@@ -173,6 +173,7 @@ class SDSearchMixin(PPOTrainer):
         batch.extra_info[MEASURE_GRAD_SHARE] = of_loss and self._is_measured(self._sd_search.grad_share_every)
         batch = super()._update_actor(batch, metrics)
         step_metrics.rename_worker_metrics(metrics, self.timing_raw)
+        step_metrics.require_distilled(inputs or [], metrics)
         metrics.update(ours | {"health/skipped_updates": float(is_skipped_update(metrics))})
         self._updates.append(Update(step, inputs, metrics))
         if self._health.stop_on_non_finite:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
 from typing import Any, get_args
 
 import numpy as np
@@ -18,6 +19,7 @@ from sd_search_verl.retriever_client.endpoints import without_key
 from sd_search_verl.rollout.types import Rollout, Search, Status
 from sd_search_verl.rollout.versions import query_versions, version_at
 from sd_search_verl.runs.schema import Trace
+from sd_search_verl.supported import SUPPORTED
 from sd_search_verl.verl_adapter.actor.loss import PREFIX
 from sd_search_verl.verl_adapter.trainer.data_plane import StepRollouts
 
@@ -193,6 +195,19 @@ def rename_worker_metrics(metrics: dict[str, Any], timing: dict[str, float]) -> 
         metrics[name.removeprefix("actor/")] = metrics.pop(name)
     if (seconds := metrics.pop(f"{PREFIX}teacher_s", None)) is not None:
         timing["sd_search_teacher"] = timing.get("sd_search_teacher", 0.0) + seconds
+
+
+def require_distilled(inputs: Sequence[TeacherInputs], metrics: Mapping[str, Any]) -> None:
+    """Check that the update found a divergence where there were tokens to score.
+
+    Raises:
+        RuntimeError: it did not. Then verl's worker passes the plugin's by, and GRPO alone is trained.
+    """
+    if any(item.rows for item in inputs) and f"{PREFIX}jsd" not in metrics:
+        raise RuntimeError(
+            f"the update had tokens to score and reported no {PREFIX}jsd: verl {version('verl')} does not call "
+            f"sd_search_verl's worker, which is written for verl{SUPPORTED['verl']}"
+        )
 
 
 def check_failure_rate(rollouts: Sequence[Rollout], config: SearchConfig) -> None:

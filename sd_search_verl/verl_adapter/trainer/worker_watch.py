@@ -6,6 +6,7 @@ that a worker is gone. Here every such look, at most every :data:`EVERY_S`, also
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from ray.exceptions import RayActorError
 from sd_search_verl.errors import UserError
 
 EVERY_S = 15.0
+logger = logging.getLogger("verl.sd_search")  # below verl's, which is shown where the root logger is not
 
 
 class WorkerDiedError(UserError):
@@ -25,6 +27,10 @@ class WorkerDiedError(UserError):
 def watch(replay_buffer: Any, agent_loop_manager: Any) -> None:
     """Let verl's wait for rollouts end when an agent loop worker has died."""
     workers = getattr(agent_loop_manager, "agent_loop_workers", [])
+    if not workers:
+        logger.warning(
+            "%s shows no workers: their death would go unnoticed", type(agent_loop_manager).__name__
+        )
     look, last = replay_buffer._sync_metadata_from_transfer_queue, time.monotonic()
 
     def look_at_workers_too() -> None:

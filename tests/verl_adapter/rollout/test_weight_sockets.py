@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from support.processes import first_on_path
+
 from sd_search_verl.world.config import CHECKPOINT
 
 TESTS = Path(__file__).resolve().parents[2]
@@ -17,7 +19,7 @@ def test_the_socket_of_new_weights_is_named_after_the_node_of_the_ray_cluster() 
     """verl names it after the Ray job alone, which has the same number in every cluster on a machine."""
     done = subprocess.run(
         [sys.executable, "-m", "support.socket_names", str(CHECKPOINT)],
-        env={**os.environ, "PYTHONPATH": str(TESTS)},
+        env={**os.environ, "PYTHONPATH": first_on_path(TESTS)},
         capture_output=True,
         text=True,
         timeout=180,

@@ -26,6 +26,7 @@ from sd_search_verl.verl_adapter.trainer.step_metrics import (
     health_metrics,
     jsd_by_staleness,
     prepared_metrics,
+    require_distilled,
     search_metrics,
     staleness_metrics,
 )
@@ -85,6 +86,18 @@ def test_rollouts_rejected_by_verls_rollout_correction_leave_the_health_metrics(
     rollout = finished.rollouts[first]
     finished.rollouts[first] = replace(rollout, response_mask=[0] * len(rollout.response_mask))
     assert "health/correct_log_prob" not in health_metrics(finished, 4, 4, HindsightConfig())
+
+
+def test_an_update_without_the_method_is_an_error() -> None:
+    rollouts = step().rollouts
+    tokenizer = byte_tokenizer()
+    inputs = build_teacher_inputs(rollouts, SDSearchConfig(), tokenizer, lambda _: [0], seed=0)
+    require_distilled(inputs, {"sd_search/jsd": 0.0})
+    require_distilled([replace(item, rows=[]) for item in inputs], {})
+    with pytest.raises(
+        RuntimeError, match=r"tokens to score and reported no sd_search/jsd: verl [\d.]+ does not"
+    ):
+        require_distilled(inputs, {"actor/pg_loss": 0.0})
 
 
 def test_a_dead_retriever_stops_the_run_above_the_ceiling() -> None:

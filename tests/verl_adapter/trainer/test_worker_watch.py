@@ -63,9 +63,12 @@ def test_a_killed_worker_ends_the_wait_and_a_busy_one_does_not(
         buffer.sample(60.0)
 
 
-def test_a_manager_without_such_workers_is_left_alone() -> None:
+def test_a_manager_without_such_workers_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(worker_watch.logger, "warning", lambda text, *values: said.append(text % values))
     buffer = Buffer()
     watch(buffer, object())
+    assert said == ["object shows no workers: their death would go unnoticed"]
     buffer.sample(0.1)
     assert buffer.looks > 0
     check_alive([])
