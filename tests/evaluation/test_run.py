@@ -147,7 +147,10 @@ def test_several_seeds(questions: list[Question], tmp_path: Path) -> None:
     assert len(set(means)) > 1
     assert summary["macro"]["em"]["mean"] == pytest.approx(fmean(means))
     assert summary["sets"]["digits"]["questions"] == 60
-    assert "EM, macro average over 3 seeds" in table(summary)
+    mean, sd = (100 * summary["seeds"]["em"][name] for name in ("mean", "sd"))
+    assert f"EM, macro average over 3 seeds: {mean:.1f} ± {sd:.1f} (s.d.)" in table(summary)
+    assert "over 1 seeds" not in table(single[0])
+    assert "average  " not in table(summary)  # of one set
 
 
 def test_seeds_of_turns_are_all_different(questions: list[Question]) -> None:
@@ -177,13 +180,15 @@ def test_rates_are_shares_of_rollouts() -> None:
     assert "nq: " not in table(summarize(rows))
     keys = list(rows)
     rows[keys[0]] |= {"latencies_s": [], "gold_in_documents": []}
-    rows[keys[1]] |= {"malformed": {"no_action": 2}, "truncated_observations": 3}
+    rows[keys[1]] |= {"malformed": {"no_action": 1}, "truncated_observations": 1}
     rows[keys[2]] |= {"answer": None, "status": "turn_limit", "failures": 1}
     rows[keys[3]] |= {"answer": "", "status": "answered"}
     found = summarize(rows)["sets"]["nq"]
     expected = {"searches_per_question": 1.5, "any_gold": 0.75, "malformed": 0.25, "no_answer": 0.25}
     expected |= {"truncated_observations": 0.25, "turn_limit": 0.25, "search_failed": 0.25}
     assert {name: found[name] for name in expected} == expected
+    (line,) = (line for line in table(summarize(rows)).splitlines() if line.startswith("nq  "))
+    assert line.split()[-6:] == ["1.50", "75.0", "25.0", "25.0", "25.0", "25.0"]
     shown = [line for line in table(summarize(rows)).splitlines() if line.startswith("nq: ")]
     assert shown == ["nq: 25.0 % were still searching after the last turn (search.max_turns)"]
     assert timing(rows.values())["search_latency_s_p50"] == pytest.approx(0.2)

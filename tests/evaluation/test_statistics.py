@@ -9,10 +9,13 @@ import statistics
 import pytest
 
 from sd_search_verl.evaluation.statistics import (
+    Estimate,
     bootstrap,
     macro_average,
     mean_and_sd,
     micro_average,
+    percent,
+    signed_percent,
     t_interval,
     undo_batch_mean,
 )
@@ -124,8 +127,13 @@ def batch_mean(right_before: int, right_last: int) -> float:
     return (right_before / 124 + right_last / 1) / 2
 
 
+def test_estimates_are_shown_in_per_cent_and_in_points() -> None:
+    assert percent(Estimate(0.421, 0.4, 0.442, 10)) == "42.1 [40.0, 44.2]"
+    assert signed_percent(Estimate(0.012, -0.003, 0.027, 10)) == "+1.2 [-0.3, +2.7]"
+
+
 @pytest.mark.parametrize(
-    ("percent", "counts"),
+    ("share", "counts"),
     [
         (66.1, [41]),
         (73.0, [58]),
@@ -138,8 +146,8 @@ def batch_mean(right_before: int, right_last: int) -> float:
         (66.2, []),
     ],
 )
-def test_a_mean_of_batch_means_is_undone(percent: float, counts: list[int]) -> None:
-    assert undo_batch_mean(percent) == counts
+def test_a_mean_of_batch_means_is_undone(share: float, counts: list[int]) -> None:
+    assert undo_batch_mean(share) == counts
 
 
 def test_every_count_is_found_again_from_its_printed_batch_mean() -> None:
