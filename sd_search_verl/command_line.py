@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from retriever_server.errors import RetrieverError, explain
-from sd_search_verl.errors import UserError
+from sd_search_verl.errors import UserError, printable
 
 Action = Callable[[argparse.Namespace], int]
 
@@ -80,7 +80,7 @@ def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None = No
             raise
         # Libraries in Rust, such as safetensors and tokenizers, have classes of their own for the system's errors.
         message = explain(OSError(int(number[1]), os.strerror(int(number[1]))), _paths(arguments))
-    print(f"{parser.prog}: {message}", file=sys.stderr)
+    print(f"{parser.prog}: {printable(message)}", file=sys.stderr)
     return 1
 
 

@@ -12,11 +12,24 @@ class UserError(Exception):
     """
 
 
+def printable(text: str) -> str:
+    """Return ``text`` for a terminal: control characters, which command one, as U+FFFD, but for line ends and tabs."""
+    return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|\r(?!\n)", "\ufffd", text)
+
+
+def one_line(text: str) -> str:
+    """Return ``text`` for a line of a terminal."""
+    return printable(" ".join(text.split()))
+
+
 def on_one_line(error: BaseException) -> str:
     """Return the text of an error on one line, its class where it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(str(error)) or type(error).__name__
 
 
 def without_credentials(text: str) -> str:
-    """Return ``text`` without what stands before an ``@`` in its URLs, well formed or not."""
-    return re.sub(r"(?<=//)[^\s'\",]*@|[^\s'\",\[/]*:[^\s'\",/]*@", "", text)
+    """Return ``text`` without what stands before an ``@`` in its URLs, well formed or not.
+
+    A key may hold any character, so from ``//`` on all goes up to the last ``@`` of the line or before the next URL.
+    """
+    return re.sub(r"(?<=//)(?:(?!://).)*@|[^\s'\",\[/]*:(?!//)[^\s'\",]*@", "", text)

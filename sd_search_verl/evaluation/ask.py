@@ -11,7 +11,7 @@ from typing import Any
 
 from sd_search_verl.data.jsonl import check_text
 from sd_search_verl.data.questions import Question
-from sd_search_verl.errors import UserError
+from sd_search_verl.errors import UserError, one_line, printable
 from sd_search_verl.evaluation.config import EvaluationConfig
 from sd_search_verl.evaluation.engine import open_session
 from sd_search_verl.evaluation.model import resolve_model
@@ -45,34 +45,38 @@ async def step_by_step(
 ) -> dict[str, Any]:
     """Run one rollout, ``show`` each step of it, and return its record."""
 
+    def say(text: str) -> None:
+        show(printable(text))
+
     async def shown_turn(context: list[int], max_tokens: int, protocol: Protocol, seed: int) -> Generation:
         generation = await session.generate(context, max_tokens, protocol, seed)
-        show(
+        say(
             f"\n── model ({len(generation.token_ids)} tokens)\n{decode(generation.token_ids, session.tokenizer)}"
         )
         return generation
 
     async def shown_search(query: str) -> SearchResult:
         found = await session.search(query)
-        show(f"\n── retriever ({1000 * found.latency_s:.0f} ms): {query}")
+        say(f"\n── retriever ({1000 * found.latency_s:.0f} ms): {one_line(query)}")
         if found.documents is None:
-            show(f"   unavailable: {found.error}")
+            say(f"   unavailable: {found.error}")
         for number, document in enumerate(found.documents or [], start=1):
             title, _, body = document.contents.partition("\n")
-            show(f"   {number}. {title}: {body[:160]}{'…' if len(body) > 160 else ''}")
+            # On its own line, or a passage could pose as a step.
+            say(f"   {number}. {title}: {one_line(body[:160])}{'…' if len(body) > 160 else ''}")
         return found
 
-    show(f"question: {question.question}")
+    say(f"question: {question.question}")
     shown = replace(session, generate=shown_turn, search=shown_search)
     row = await run_question(question, config.seeds[0], shown, config)
     if row["truncated_prompt"]:
-        show(
+        say(
             f"\nthe prompt of {row['prompt_tokens']} tokens lost its start "
             f"(max_prompt_tokens={config.max_prompt_tokens})"
         )
     ended = "" if row["status"] == "answered" else f" ({row['status']})"
-    show(f"\nanswer: {row['answer'] if row['answer'] is not None else 'none'}{ended}")
-    show(f"{len(row['latencies_s'])} searches, {row['policy_tokens']} tokens, {row['latency_s']:.1f} s")
+    say(f"\nanswer: {row['answer'] if row['answer'] is not None else 'none'}{ended}")
+    say(f"{len(row['latencies_s'])} searches, {row['policy_tokens']} tokens, {row['latency_s']:.1f} s")
     return row
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from sd_search_verl.cli_options import add_options, add_set, read_options
 from sd_search_verl.command_line import add_command
-from sd_search_verl.errors import UserError
+from sd_search_verl.errors import UserError, printable
 from sd_search_verl.evaluation.config import (
     EvaluationConfig,
     ResolvedConfig,
@@ -110,9 +110,9 @@ def _score(arguments: argparse.Namespace) -> int:
     fields = read_options(arguments, ScoreFields)
     scored = score_file(arguments.file, fields, arguments.protocol)
     for complaint in scored.complaints():
-        print(f"{arguments.file}: {complaint}", file=sys.stderr)
+        print(f"{arguments.file}: {printable(complaint)}", file=sys.stderr)
     if scored.rows:
-        print(table(scored))
+        print(printable(table(scored)))
     malformed = len(scored.problems)
     print(f"{scored.rows} rows scored, {scored.unanswered} of them without an answer; {malformed} malformed")
     return 1 if malformed or not scored.rows else 0
@@ -124,7 +124,7 @@ def _settings(arguments: argparse.Namespace) -> ResolvedConfig:
         print(f"options of the training: {training}", file=sys.stderr)
     settings = read_settings(training, arguments.overrides, arguments.retriever)
     for warning in settings.warnings():
-        print(f"warning: {warning}", file=sys.stderr)
+        print(f"warning: {printable(warning)}", file=sys.stderr)
     return settings
 
 
@@ -134,7 +134,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     files = [_named_file(text) for text in arguments.questions]
     results = evaluate(Evaluation(arguments.model, files, arguments.out, _settings(arguments)))
-    print(table(results))
+    print(printable(table(results)))
     print(latency_line(read_json(arguments.out / "timing.json")))
     print(f"protocol {results['protocol']} {results['protocol_hash']}; files: {arguments.out}")
     return 0
@@ -157,7 +157,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     if not b or (not arguments.b and len(b) > 1):
         raise UserError("give two evaluations, or several of each side: compare A1 A2 --with B1 B2")
     result = compare([read_run(run) for run in a], [read_run(run) for run in b])
-    print(table(result, arguments.changed))
+    print(printable(table(result, arguments.changed)))
     if arguments.out:
         arguments.out.write_text(json.dumps(result, indent=2) + "\n")
     return 0

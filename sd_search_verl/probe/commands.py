@@ -9,6 +9,7 @@ from typing import Any
 from sd_search_verl.cli_options import add_set, read_set
 from sd_search_verl.command_line import add_command
 from sd_search_verl.config import read_config
+from sd_search_verl.errors import printable
 from sd_search_verl.files import check_writable, write_json
 from sd_search_verl.probe.config import LessonsConfig, ProbeConfig
 
@@ -65,7 +66,7 @@ def _probe(arguments: argparse.Namespace) -> int:
     if arguments.json:
         check_writable(arguments.json)
     found = probe(Probe(arguments.model, config, arguments.traces, arguments.questions, arguments.retriever))
-    print(table(found))
+    print(printable(table(found)))
     if arguments.json:
         write_json(arguments.json, found)
     return 0

@@ -6,16 +6,22 @@ import asyncio
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any
 from urllib.error import HTTPError, URLError
 
 import aiohttp
 
 from sd_search_verl.config import SearchConfig
-from sd_search_verl.errors import UserError, on_one_line
+from sd_search_verl.errors import UserError, on_one_line, one_line
 from sd_search_verl.finding import Finding, Rule
-from sd_search_verl.retriever_client.endpoints import auth_headers, retrieve_url, sibling_url, without_key
+from sd_search_verl.retriever_client.answer import explanation, read_body
+from sd_search_verl.retriever_client.endpoints import (
+    auth_headers,
+    retrieve_url,
+    sibling_url,
+    without_key,
+    without_user,
+)
 from sd_search_verl.retriever_client.reply import decode_reply, parse_reply
 
 TIMEOUT_S = 10
@@ -65,18 +71,20 @@ def check_retriever(url: str, top_k: int = DEFAULT_TOP_K) -> Finding:
     except (UserError, OSError, ValueError) as error:
         if isinstance(error, HTTPError) and 400 <= error.code < 500 and error.code not in _NOT_OF_THE_REQUEST:
             values = {"status": error.code, "request": json.dumps(body)}
-            return REFUSED.finding(url=shown, error=" ".join(error.msg.split()), **values)
+            return REFUSED.finding(url=shown, error=one_line(error.msg), **values)
         return NO_ANSWER.finding(url=shown, kind=type(error).__name__, error=on_one_line(error))
     try:
         (hits,) = parse_reply(reply, num_queries=1, top_k=top_k)
     except ValueError as error:
-        values = {"request": json.dumps(body), "reply": json.dumps(reply)[:SHOWN]}
+        values = {"request": json.dumps(body), "reply": one_line(json.dumps(reply)[:SHOWN])}
         return OTHER_REPLY.finding(url=shown, error=on_one_line(error), **values)
     contents = [hit.contents.strip() for hit in hits]
     if hits and not any(contents):
         return EMPTY.finding(url=shown, count=len(hits))
     if hits and not any(hit.contents.partition("\n")[2].strip() for hit in hits):
-        return NO_TEXT.finding(url=shown, count=len(hits), title=next(filter(None, contents))[:SHOWN])
+        return NO_TEXT.finding(
+            url=shown, count=len(hits), title=one_line(next(filter(None, contents)))[:SHOWN]
+        )
     return Finding(NO_ANSWER.name.format(url=shown), True, f"answers, {len(hits)} document(s) for 'test'")
 
 
@@ -110,15 +118,14 @@ async def _exchange(url: str, body: Any) -> Any:
     try:
         async with (
             aiohttp.ClientSession(timeout=limit) as session,
-            session.request(method, without_key(url), json=body, headers=auth_headers(url)) as response,
+            session.request(
+                method, without_user(url), json=body, headers=auth_headers(url), allow_redirects=False
+            ) as response,
         ):
-            if not response.ok:
-                said = ""
-                with suppress(aiohttp.ClientError):  # a body that breaks off
-                    said = (await response.content.read(SHOWN)).decode(errors="replace")
-                text = f"{response.reason}: {said}" if said else response.reason or ""
+            if not 200 <= response.status < 300:
+                text = ": ".join(filter(None, (response.reason, await explanation(response))))
                 raise HTTPError(str(response.url), response.status, text, hdrs=None, fp=None)  # type: ignore[arg-type]
-            return decode_reply(await response.read())
+            return decode_reply(await read_body(response))
     except TimeoutError:
         raise TimeoutError(f"no answer within {TIMEOUT_S:g} s") from None
     except aiohttp.ClientError as error:

@@ -17,8 +17,10 @@ from weakref import WeakKeyDictionary
 import aiohttp
 from yarl import URL
 
+from sd_search_verl.errors import on_one_line
 from sd_search_verl.protocol.tools import READ, Tool
-from sd_search_verl.retriever_client.endpoints import Endpoint, by_preference, document_url
+from sd_search_verl.retriever_client.answer import MAX_ERROR, read_body, read_start
+from sd_search_verl.retriever_client.endpoints import Endpoint, by_preference, document_url, without_key
 from sd_search_verl.retriever_client.read_tool import read_document
 from sd_search_verl.retriever_client.reply import Document, SearchResult
 from sd_search_verl.retriever_client.request import RejectedError, RetrieverStats, RetryableError, post
@@ -86,7 +88,7 @@ class RetrieverClient:
             error = f"no answer within {self._timeout_s:g} s"
             self.stats.timeouts += 1
         except Exception as reason:
-            error = str(reason) or type(reason).__name__
+            error = on_one_line(reason)
         if documents is None:
             self.stats.failures += 1
         return SearchResult(documents, time.monotonic() - start, error)
@@ -109,10 +111,12 @@ class RetrieverClient:
             endpoint.in_flight += 1
             try:
                 async with state.session.post(
-                    url, json=wanted, headers=endpoint.headers, timeout=timeout
+                    url, json=wanted, headers=endpoint.headers, timeout=timeout, allow_redirects=False
                 ) as response:
-                    answer = response.status, await response.read()
-            except (TimeoutError, aiohttp.ClientError, OSError):
+                    found = response.status == 200
+                    body = await (read_body(response) if found else read_start(response, MAX_ERROR))
+                    answer = response.status, body
+            except (TimeoutError, aiohttp.ClientError, OSError, ValueError):
                 self.stats.circuits_opened += endpoint.failed()
                 continue
             finally:
@@ -266,7 +270,7 @@ class RetrieverClient:
             try:
                 return await self._post(state, endpoint, batch, left)
             except RetryableError as error:
-                reason, faulty = f"{endpoint.url}: {error}", faulty or error.faulty
+                reason, faulty = f"{without_key(endpoint.url)}: {error}", faulty or error.faulty
                 refused = refused and error.refused
                 wait_s = max(wait_s, error.retry_after_s or 0.0)
                 # A busy server works, so its circuit stays closed.

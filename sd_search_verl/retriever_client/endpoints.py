@@ -12,7 +12,7 @@ import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sd_search_verl.errors import UserError, without_credentials
+from sd_search_verl.errors import UserError
 
 OPEN_AFTER = 3  # failures in a row that open an endpoint's circuit
 COOL_DOWN_S = (1.0, 30.0)  # an open circuit's first and longest pause
@@ -37,7 +37,7 @@ def retrieve_url(url: str) -> str:
         whole = False
     if not whole or any(map(str.isspace, url)):
         raise UserError(
-            f"retriever_urls: {without_credentials(url)!r} must start with http:// or https:// and name a "
+            f"retriever_urls: {without_key(url)!r} must start with http:// or https:// and name a "
             "host, and a port in [1, 65535] if any"
         )
     return parts._replace(path=parts.path.rstrip("/") or "/retrieve", fragment="").geturl()
@@ -55,12 +55,17 @@ def document_url(url: str, document_id: str) -> str:
 
 
 def without_key(url: str) -> str:
-    """Return ``url`` without user and key, for messages."""
-    try:
-        has_host = bool(urllib.parse.urlsplit(url).hostname)
-    except ValueError:
-        has_host = False
-    return re.sub(r"(?<=://)[^/]*@", "", url) if has_host else without_credentials(url)
+    """Return ``url`` without user and key, for messages.
+
+    A key that is not percent-encoded may hold any character, so all goes up to the last ``@``.
+    """
+    return re.sub(r"(?s)^(\w+:/+)?.*@", r"\1", url)
+
+
+def without_user(url: str) -> str:
+    """Return a valid ``url`` as it is asked: without user and key, which :func:`auth_headers` carries."""
+    parts = urllib.parse.urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def is_own_machine(url: str) -> bool:
@@ -92,7 +97,7 @@ class Endpoint:
     """A server, its requests in flight and its recent failures."""
 
     url: str
-    """Without a key, which is in ``headers``."""
+    """Without user and key, which are in ``headers``."""
     in_flight: int = 0
     failures: int = 0
     """Consecutive failures."""
@@ -104,7 +109,7 @@ class Endpoint:
     def at(cls, url: str) -> Endpoint:
         """Return the endpoint of a URL, see :func:`retrieve_url`."""
         url = retrieve_url(url)
-        return cls(without_key(url), headers=auth_headers(url))
+        return cls(without_user(url), headers=auth_headers(url))
 
     def succeeded(self) -> None:
         """Close the circuit."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 
-from sd_search_verl.errors import UserError, on_one_line
+from sd_search_verl.errors import UserError, on_one_line, one_line
 from sd_search_verl.files import read_json, write_json
 from sd_search_verl.retriever_client.check import open_url
 from sd_search_verl.retriever_client.endpoints import retrieve_url, sibling_url, without_key
@@ -31,12 +31,12 @@ class DisagreementError(UserError):
     """Two servers search different indexes, or one index with different settings."""
 
     def __init__(self, urls: tuple[str, str], identities: tuple[Identity, Identity]) -> None:
-        has = [f"{url} has {describe(identity)}" for url, identity in zip(urls, identities, strict=True)]
+        self.urls, self.identities = (without_key(urls[0]), without_key(urls[1])), identities
+        has = [f"{url} has {describe(identity)}" for url, identity in zip(self.urls, identities, strict=True)]
         super().__init__(
             f"search.retriever_urls: the servers search different indexes: {'; '.join(has)}. "
             "Fix: serve one index, with the same settings, at every address"
         )
-        self.urls, self.identities = urls, identities
 
 
 class RetrieverUnavailableError(UserError):
@@ -57,7 +57,7 @@ def identify(urls: Sequence[str]) -> Identity:
     errors: list[UserError] = []
     for url in urls:
         try:
-            found[without_key(url)] = _identity(url)
+            found[url] = _identity(url)
         except RetrieverUnavailableError as error:
             errors.append(error)
     if not found:
@@ -118,7 +118,7 @@ class IndexWatch:
 
 def describe(identity: Identity) -> str:
     """Return an identity on one line."""
-    return ", ".join(f"{name} {value}" for name, value in identity.items())
+    return one_line(", ".join(f"{name} {value}" for name, value in identity.items()))
 
 
 def require_same(folder: Path, identity: Identity, resumed: bool) -> None:
@@ -172,7 +172,8 @@ def _state(retrieve: str, shown: str) -> Any:
         return None
     except OSError as error:
         status = error.code if isinstance(error, HTTPError) else None
-        if status in _NO_PAGE:
+        # A page that is elsewhere is none of this server's; where it redirects searches too, these say so.
+        if status in _NO_PAGE or status in range(300, 400):
             return None
         says = " is still loading" if status == 503 else f": GET /ready: {on_one_line(error)}"
         raise RetrieverUnavailableError(f"the retriever does not answer: {shown}{says}") from error

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import aiohttp
 
 from sd_search_verl.errors import on_one_line
-from sd_search_verl.retriever_client.endpoints import Endpoint
+from sd_search_verl.retriever_client.answer import explanation, read_body
+from sd_search_verl.retriever_client.endpoints import Endpoint, without_key
 from sd_search_verl.retriever_client.reply import Document, decode_reply, parse_reply
 
 
@@ -72,18 +73,19 @@ async def post(
     endpoint.in_flight += 1
     try:
         timeout = aiohttp.ClientTimeout(total=max(timeout_s, 0.01))
+        # Redirects would let a server have this machine ask services that it alone reaches.
         async with session.post(
-            endpoint.url, json=body, headers=endpoint.headers, timeout=timeout
+            endpoint.url, json=body, headers=endpoint.headers, timeout=timeout, allow_redirects=False
         ) as response:
             if response.status in (429, 503):
                 stats.throttled += 1
                 raise RetryableError(f"HTTP {response.status}", _retry_after(response))
             if 400 <= response.status < 500 and response.status != 408:
                 endpoint.succeeded()
-                raise RejectedError(f"{response.url}: {await _status(response)}")
+                raise RejectedError(f"{without_key(endpoint.url)}: {await _status(response)}")
             if response.status != 200:
                 raise RetryableError(await _status(response), faulty=True)
-            documents = parse_reply(decode_reply(await response.read()), len(queries), top_k)
+            documents = parse_reply(decode_reply(await read_body(response)), len(queries), top_k)
         endpoint.succeeded()
         return documents
     except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
@@ -95,9 +97,7 @@ async def post(
 
 
 async def _status(response: aiohttp.ClientResponse) -> str:
-    """Return status and beginning of an answer that is no success, on one line."""
-    text = " ".join((await response.text(errors="replace")).split())
-    return f"HTTP {response.status}: {text[:300]}"
+    return f"HTTP {response.status}: {await explanation(response)}"
 
 
 def _retry_after(response: aiohttp.ClientResponse) -> float:

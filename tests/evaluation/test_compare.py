@@ -281,3 +281,12 @@ def test_questions_of_one_side_alone_are_counted(tmp_path: Path) -> None:
     assert result["metrics"]["em"]["spread"]["a"]["values"] == [0.5]  # 0.75 with those that B was not asked
     assert "2 questions of A and 0 of B are not in the other, and not compared" in result["warnings"]
     assert result["metrics"]["em"]["sets"]["s"]["n"] == 2
+
+
+def test_questions_give_the_terminal_no_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = ["who\x1b]0;owned\x07\x9b2J"]
+    a, b = (save(tmp_path / name, {"nq": [em]}, texts=texts) for name, em in (("a", 0), ("b", 1)))
+    assert main(["compare", str(a), str(b)]) == 0
+    said = capsys.readouterr().out
+    assert "who\ufffd]0;owned" in said
+    assert all(line.isprintable() for line in said.splitlines())

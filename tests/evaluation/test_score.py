@@ -176,3 +176,18 @@ def test_a_file_without_rows_is_an_error(tmp_path: Path, capsys: pytest.CaptureF
     assert "rows.jsonl has no row" in capsys.readouterr().err
     assert main(["score", str(tmp_path / "none.jsonl")]) == 1
     assert "none.jsonl is missing" in capsys.readouterr().err
+
+
+def test_a_file_gives_the_terminal_no_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Names of sets and fields come from the file, which may be anybody's."""
+    commands = "\x1b]0;owned\x07\x9b2J"
+    row = {f"pred{commands}": "a", "gold": ["a"], "source": f"nq{commands}"}
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    fields = ["--golden", "gold", "--by", "source"]
+    assert main(["score", str(path), "--answer", f"pred{commands}", *fields]) == 0
+    assert main(["score", str(path), "--answer", "pred", *fields]) == 1
+    said = capsys.readouterr()
+    assert "nq\ufffd]0;owned" in said.out
+    for line in (said.out + said.err).splitlines():
+        assert line.isprintable(), line

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 from support.good_run import UNLISTENED
+from support.raw_server import http, server
 from support.small_servers import client
 
 from sd_search_verl.config import ConfigError, SearchConfig, read_config
 from sd_search_verl.retriever_client.check import check_retriever, is_loading
 from sd_search_verl.retriever_client.endpoints import KEY_VARIABLE, retrieve_url, without_key
-from sd_search_verl.retriever_client.identity import identify
+from sd_search_verl.retriever_client.identity import DisagreementError, identify
 
 KEY = "k€y/@:"
 ENCODED = "k%E2%82%ACy%2F%40%3A"
@@ -91,7 +92,8 @@ def test_what_a_server_refuses_is_said_in_its_own_words(host: str) -> None:
 
 def test_a_bad_address_is_a_finding() -> None:
     assert "must start with http" in check_retriever("localhost:8000").found
-    assert without_key("http://a:b@h:1/x@y") == "http://h:1/x@y"
+    assert without_key("http://a:b@h:1/x") == "http://h:1/x"
+    assert without_key("http://:key\n@h:1") == "http://h:1"
     assert retrieve_url("http://:k@h:1/") == "http://:k@h:1/retrieve"
 
 
@@ -121,6 +123,17 @@ def test_the_environments_key_is_sent_by_check_and_client(host: str, monkeypatch
         ":secret@host:8000",
         "ftp://:secret@host",
         "http://:secret@",
+        "http://user:secret/ss@127.0.0.1:9",
+        "http://user:9/secret@127.0.0.1:9",
+        "http://user:secret?ss@127.0.0.1:9",
+        "http://user:9?secret@127.0.0.1:9",
+        "http://user:secret#ss@127.0.0.1:9",
+        "http://user:secret'ss@127.0.0.1:9",
+        'http://user:secret"s@127.0.0.1:9',
+        "http://user:secret,s@127.0.0.1:9",
+        "http://user:secret s@127.0.0.1:9",
+        "http://user:secret//s@127.0.0.1:9",
+        "user:secret/s@127.0.0.1:9",
     ],
 )
 def test_no_message_shows_a_key(url: str) -> None:
@@ -129,3 +142,24 @@ def test_no_message_shows_a_key(url: str) -> None:
         with pytest.raises(ConfigError) as error:
             read_config(SearchConfig, values, "search")
         assert "secret" not in str(error.value)
+
+
+def test_no_failed_search_shows_a_key() -> None:
+    async def search(url: str) -> str:
+        async with client(url, timeout_s=0.5, max_retries=0) as retriever:
+            return str((await retriever.search("test")).error)
+
+    for url in ("http://localhost:9/secret@127.0.0.1:9", "http://localhost:9?secret@127.0.0.1:9"):
+        assert "secret" not in asyncio.run(search(url))
+
+
+def test_the_servers_of_a_disagreement_are_told_apart_but_for_their_keys() -> None:
+    """Addresses that are shown alike are still asked each for itself."""
+    versions = iter("ab")
+
+    def answer(method: str, path: str, body: bytes) -> bytes:
+        return http({"version": next(versions)})
+
+    with server(answer) as url, pytest.raises(DisagreementError) as error:
+        identify([url.replace("//", f"//{name}:secret@") for name in ("one", "two")])
+    assert "secret" not in f"{error.value} {error.value.urls}"
