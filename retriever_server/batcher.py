@@ -38,7 +38,7 @@ class _InFlightQuery:
 
     def __init__(self, key: Key) -> None:
         self.key = key
-        self.waiters: list[PendingAnswers] = []
+        self.waiters: set[PendingAnswers] = set()
         self.hits: list[Hit] | None = None
 
     def resolve(self, hits: list[Hit]) -> None:
@@ -56,12 +56,11 @@ class PendingAnswers:
     def __init__(self, entries: list[_InFlightQuery], future: asyncio.Future[None]) -> None:
         self.future = future
         self._entries = entries
-        self._missing = 0
-        for entry in entries:
-            if entry.hits is None:
-                entry.waiters.append(self)
-                self._missing += 1
-        if self._missing == 0:
+        missing = {entry for entry in entries if entry.hits is None}
+        self._missing = len(missing)
+        for entry in missing:
+            entry.waiters.add(self)
+        if not missing:
             future.set_result(None)
 
     def hits(self) -> list[list[Hit]]:
@@ -71,8 +70,7 @@ class PendingAnswers:
     def abandon(self) -> None:
         """Stop waiting. Queued queries without other waiters are cancelled."""
         for entry in self._entries:
-            if self in entry.waiters:
-                entry.waiters.remove(self)
+            entry.waiters.discard(self)
 
     def _on_resolved(self) -> None:
         self._missing -= 1

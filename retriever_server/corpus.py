@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import hashlib
+import logging
 import os
 import zlib
 from array import array
@@ -21,6 +22,8 @@ from .backends.base import NoLookupError
 from .errors import RetrieverError
 
 SHOWN_BAD_LINES = 20
+
+log = logging.getLogger("retriever_server")
 
 
 class CorpusError(RetrieverError):
@@ -208,12 +211,15 @@ class CorpusDocuments:
             lines = [self._line(row) for row in rows]
             now = self._now()
         except OSError as error:  # such as a stale handle of a network file system
-            raise CorpusError(
-                f"{self._path} cannot be read any more: {error.strerror}. Fix: restart."
-            ) from error
+            raise self._unusable(f"cannot be read any more: {error.strerror}. Fix: restart.") from error
         if now != self._state:
-            raise CorpusError(f"{self._path} was changed while it is served. Fix: restore it and restart.")
+            raise self._unusable("was changed while it is served. Fix: restore it and restart.")
         return lines
+
+    def _unusable(self, reason: str) -> CorpusError:
+        """Return an error, which clients read, with the file's name; its path is theirs who read the log."""
+        log.error("%s %s", self._path, reason)
+        return CorpusError(f"{self._path.name} {reason}")
 
     def by_id(self, passage_id: str) -> bytes | None:
         """Return the passage with this id, or None.

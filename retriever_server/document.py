@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from .backends.base import NoLookupError
 from .endpoint import read_body
-from .schema import Document, RequestError, decode, encode_error
+from .schema import Document, RequestError, decode, encode_error, shown
 from .state import ServerState
 
 LARGEST = 2**53 - 1  # JSON readers may hold larger numbers as inexact ones
@@ -78,7 +78,7 @@ class DocumentEndpoint:
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False)[0]
             field = str(first["loc"][0]) if first["loc"] else None
-            found = f"{first['input']!r:.40}"
+            found = shown(first["input"])
             if field is None:
                 raise RequestError(422, f"the body must be an object, not {found}") from None
             least = 0 if field == "offset" else 1

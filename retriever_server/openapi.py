@@ -14,7 +14,7 @@ from .settings import Settings
 ERRORS = {
     400: "the body is not JSON",
     408: "the body took too long to arrive",
-    413: "too many queries or too large a body",
+    413: "too many queries or documents, or too large a body",
     422: "a field is missing or wrong; error.field names it",
     429: "the queue is full; wait for Retry-After seconds",
     500: "the back end failed",

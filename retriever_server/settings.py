@@ -11,6 +11,8 @@ from .java.analysis import ENGLISH, Analysis, Stemmer
 from .java.jvm import DEFAULT_HEAP_MB
 from .options import Options
 
+BATCH = 64  # queries that the rollout client, or a server in front (remote), sends in one request
+
 BackendName = Literal["bm25", "bm25s", "dense", "hybrid", "remote", "opensearch"]
 
 
@@ -61,6 +63,8 @@ class Settings(EngineOptions):
     """Largest topk of a request, in documents."""
     max_queries: int = Field(1024, gt=0)
     """Largest number of queries in a request; more are answered with 413."""
+    max_documents: int = Field(16 * 1024, gt=0)
+    """Largest number of documents that a request may ask for, queries times topk; more are answered with 413."""
     max_query_chars: int = Field(8192, gt=0)
     """Length in characters at which a query is truncated, and counted in the metrics."""
     max_body_bytes: int = Field(16 * 1024 * 1024, gt=0)
@@ -70,7 +74,7 @@ class Settings(EngineOptions):
     deadline_s: float = Field(60.0, gt=0)
     """Seconds that a request may take; later it is answered with 504."""
     body_timeout_s: float = Field(10.0, gt=0)
-    """Seconds that a client may take to send a request; later it is answered with 408."""
+    """Seconds that a client may take to send a request, which is then answered with 408, or to read its answer."""
     cache_entries: int = Field(20_000, ge=0)
     """Cached answers, in queries; the least recently used are evicted first, and 0 disables the cache."""
     drain_s: int = Field(10, ge=0)
@@ -104,7 +108,8 @@ class Settings(EngineOptions):
     fusion_depth: int = Field(100, gt=0)
     """hybrid: documents taken from each of the two rankings."""
     remote_urls: str = ""
-    """remote: URLs of the servers with the corpus' parts, separated by commas. opensearch: URL of the index."""
+    """remote: URLs of the servers with the corpus' parts, separated by commas. opensearch: URL of the index. A login,
+    user:password, or :KEY of an --api-key-file, belongs into the environment variable RETRIEVER_REMOTE_LOGIN."""
 
     def shaping_answers(self) -> dict[str, Any]:
         """Return the settings on which answers depend, given the index."""
@@ -130,6 +135,11 @@ class Settings(EngineOptions):
             raise ValueError(
                 f"--max-queue {self.max_queue} is below --max-queries {self.max_queries}: "
                 "the largest request would never be admitted."
+            )
+        if self.max_documents < BATCH * self.max_topk:
+            raise ValueError(
+                f"--max-documents {self.max_documents} is below {BATCH} x --max-topk {self.max_topk}: "
+                f"a client's batch of {BATCH} queries would be refused."
             )
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("--tls-cert and --tls-key go together; one is missing.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import http.client
+import os
 import threading
 import time
 import urllib.parse
@@ -17,6 +18,7 @@ import orjson
 from ..errors import RetrieverError
 
 READ_BYTES = 1 << 20
+LOGIN_VARIABLE = "RETRIEVER_REMOTE_LOGIN"  # user:password; every user of the machine can read a command line
 
 
 class RemoteError(RetrieverError):
@@ -61,7 +63,8 @@ class JsonClient:
     """Client of one server.
 
     Args:
-        url: ``http(s)://[user:password@]host[:port][/path]``; ``path`` is an attribute.
+        url: ``http(s)://[user:password@]host[:port][/path]``; ``path`` is an attribute. Where it holds no
+            login, that of the environment variable ``RETRIEVER_REMOTE_LOGIN`` is sent, if there is one.
         timeout_s: longest time without a part of an answer's head, and longest time of its body.
 
     Raises:
@@ -80,10 +83,12 @@ class JsonClient:
             raise RemoteError(f"--remote-urls: {shown!r} is no address. Fix: give http(s)://host:port/path.")
         self.name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         self.path = parts.path.rstrip("/")
-        self._headers: dict[str, str] = {}
+        login = os.environ.get(LOGIN_VARIABLE)
         if parts.username is not None:
-            pair = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
-            self._headers["Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
+            login = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
+        self._headers: dict[str, str] = {}
+        if login:
+            self._headers["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
         self._timeout_s, self._local = timeout_s, threading.local()
 
     def call(

@@ -108,7 +108,7 @@ def environment() -> dict[str, str]:
     """Return the environment for a Java process: without foreign variables, which are logged, and in UTF-8."""
     foreign = [name for name in FOREIGN_VARIABLES if os.environ.get(name)]
     if foreign:
-        log.warning("not given to Java: %s", ", ".join(f"{name}={os.environ[name]}" for name in foreign))
+        log.warning("not given to Java: %s", ", ".join(foreign))  # a value may hold a password
     kept = {name: value for name, value in os.environ.items() if name not in FOREIGN_VARIABLES}
     return kept | LOCALE | {"JAVA_HOME": str(java_home())}
 

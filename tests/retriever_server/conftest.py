@@ -5,6 +5,7 @@ import io
 import json
 import random
 import shutil
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,6 +101,21 @@ def dense_index(hybrid_index: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def dense(dense_index: Path, encoder_folder: Path, small: Path) -> Iterator[str]:
     with running("dense", index=dense_index, corpus=small, encoder=encoder_folder) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Certificate and key of 127.0.0.1."""
+    folder = tmp_path_factory.mktemp("certificate")
+    made = subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+         "-keyout", folder / "key", "-out", folder / "cert",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"],
+        capture_output=True,
+    )  # fmt: skip
+    if made.returncode:
+        pytest.skip("needs openssl to make a certificate")
+    return folder / "cert", folder / "key"
 
 
 @pytest.fixture(scope="module")

@@ -66,6 +66,25 @@ def test_a_lone_client_waits_for_nobody() -> None:
     assert engine.sizes == [1] * 5
 
 
+def test_leaving_clients_of_equal_queries_are_forgotten_at_once() -> None:
+    """Each looked for itself, once for every query, among all that waited: 100 requests of 10 KB took minutes."""
+
+    async def leave() -> float:
+        batcher = Batcher(SlowEngine(0.1), Metrics(), max_queue=100, cache_entries=0)
+        waiting = [batcher.submit(["castle"] * 1024, 3) for _ in range(20)]
+        start = time.perf_counter()
+        for pending in reversed(waiting[1:]):
+            pending.abandon()
+        took = time.perf_counter() - start
+        await waiting[0].future
+        assert waiting[0].hits() == [[Hit(b"castle", 1.0)]] * 1024
+        assert not any(pending.future.done() for pending in waiting[1:])
+        await batcher.close()
+        return took
+
+    assert asyncio.run(leave()) < 0.5
+
+
 def test_an_answer_that_was_under_way_when_answers_are_forgotten_is_not_cached() -> None:
     engine = SlowEngine(0.1)
 

@@ -28,7 +28,7 @@ def pieces(*turns: Callable[[CoalescingTransport], None]) -> list[bytes]:
 
     async def run() -> list[bytes]:
         written = Written()
-        transport = CoalescingTransport(written, asyncio.get_running_loop())
+        transport = CoalescingTransport(written, asyncio.get_running_loop(), 1.0)
         for turn in turns:
             turn(transport)
             await asyncio.sleep(0)

@@ -118,6 +118,7 @@ def test_nul_does_not_end_the_query(bm25: ServerProcess) -> None:
         ({"queries": ["castle"], "topk": 2.5}, 422, "topk"),
         ({"queries": ["castle"], "return_scores": "yes"}, 422, "return_scores"),
         ({"queries": ["castle"] * 1025}, 413, "queries"),
+        ({"queries": ["castle"] * 164, "topk": 100}, 413, "queries"),
         (b'{"queries": ["' + b"a" * (16 * 2**20) + b'"]}', 413, None),
     ],
     ids=lambda value: ascii(value)[:40],
@@ -127,6 +128,16 @@ def test_bad_requests_name_the_field(bm25: ServerProcess, body: Any, status: int
     assert answered == status
     assert answer["error"]["field"] == field
     assert answer["error"]["message"]
+
+
+def test_as_many_documents_as_training_asks_for_are_answered_and_more_are_counted(
+    bm25: ServerProcess,
+) -> None:
+    for queries, topk in ((512, 5), (1024, 16), (64, 100)):
+        status, answer = post(bm25.url, {"queries": ["castle"] * queries, "topk": topk})
+        assert (status, len(answer["result"])) == (200, queries)
+    answer = post(bm25.url, {"queries": ["castle"] * 1024, "topk": 17})[1]
+    assert "1024 queries of 17 documents are 17408, at most 16384" in answer["error"]["message"]
 
 
 def test_health_ready_metrics_openapi(bm25: ServerProcess) -> None:

@@ -29,7 +29,7 @@ def test_signals_end_it_cleanly(bm25_index: Path, corpus: Path, stop: str) -> No
 def test_requests_under_way_are_answered_at_shutdown(bm25_index: Path, corpus: Path) -> None:
     queries = [f"passage{i} castle river" for i in range(1000)]
     arguments = ["--backend", "bm25", "--index", bm25_index, "--corpus", corpus]
-    with serving(*arguments, "--drain-s", "60") as server:
+    with serving(*arguments, "--drain-s", "60", "--max-documents", "100000") as server:
         answers: list[int] = []
 
         def ask_many() -> None:

@@ -151,6 +151,21 @@ def test_the_password_is_sent_and_never_shown(host: str) -> None:
     assert "404" in str(caught.value)
 
 
+def test_the_login_of_the_environment_is_sent_and_never_shown(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command line, and with it a login in a URL, can be read by every user of the machine."""
+    monkeypatch.setenv("RETRIEVER_REMOTE_LOGIN", "anna:p@s%73:/")
+    OpenSearchEngine(f"http://{host}/wiki").search(["castle"], 1)
+    assert base64.b64decode(Cluster.seen[-1][1].removeprefix("Basic ")) == b"anna:p@s%73:/"
+    OpenSearchEngine(f"http://bob:other@{host}/wiki").search(["castle"], 1)
+    assert base64.b64decode(Cluster.seen[-1][1].removeprefix("Basic ")) == b"bob:other"
+    with pytest.raises(RemoteError) as caught:
+        OpenSearchEngine(f"http://{host}/absent")
+    assert "anna" not in str(caught.value)
+    assert "p@s" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "fault",
     [

@@ -52,6 +52,22 @@ def test_a_missing_part_is_an_error_not_a_shorter_answer(bm25_index: Path, corpu
             assert second.url.encode() in caught.value.read()
 
 
+def test_the_key_of_a_part_is_that_of_the_environment(
+    bm25_index: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = tmp_path / "key"
+    key.write_text("sésame")
+    arguments = ["--backend", "bm25", "--index", bm25_index, "--corpus", corpus, "--api-key-file", key]
+    with serving(*arguments) as part:
+        monkeypatch.setenv("RETRIEVER_REMOTE_LOGIN", ":sésame")
+        with serving("--backend", "remote", "--remote-urls", part.url) as front:
+            assert len(ask(front.url, ["castle"], 4)[0]) == 4
+            part.stop()
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                ask(front.url, ["river"], 4)
+            assert "sésame" not in caught.value.read().decode() + front.log.read_text()
+
+
 def test_a_part_that_was_restarted_otherwise_has_another_version_and_no_cached_answers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

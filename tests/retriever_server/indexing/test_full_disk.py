@@ -152,7 +152,8 @@ def test_a_corpus_that_changes_under_the_server_gives_errors_not_other_passages(
         for _ in range(3):
             status, answer = ask()
             assert status == 500
-            assert b"was changed while it is served" in answer
+            assert b"corpus.jsonl was changed while it is served" in answer
+            assert str(tmp_path).encode() not in answer
         with urllib.request.urlopen(server.url + "/health", timeout=10) as response:
             assert response.status == 200
 
@@ -163,5 +164,6 @@ def test_a_corpus_that_changes_under_the_server_gives_errors_not_other_passages(
                 return error.code, error.read()
 
         wait_until(lambda: ready()[0] == 500, within_s=10)
-        assert b"was changed while it is served" in ready()[1]
+        assert b'"corpus.jsonl was changed while it is served' in ready()[1]
+        assert f"{copy} was changed while it is served" in server.log.read_text()
         assert metric(server.url, "retriever_ready") == 0

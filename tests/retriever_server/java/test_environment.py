@@ -18,8 +18,8 @@ def test_foreign_variables_and_locales_reach_no_java(bm25_index: Path, tmp_path:
     link = tmp_path / "índice-索引"
     link.symlink_to(bm25_index)
     foreign = {
-        "JVM_PATH": "/absent/java8/libjvm.so", "JAVA_TOOL_OPTIONS": "-Xmx1k", "_JAVA_OPTIONS": "-Xmx1k",
-        "CLASSPATH": "/absent", "JDK_HOME": "/absent", "LC_ALL": "C", "LANG": "tr_TR.UTF-8",
+        "JVM_PATH": "/absent/java8/libjvm.so", "JAVA_TOOL_OPTIONS": "-Xmx1k -Dpassword=hidden",
+        "_JAVA_OPTIONS": "-Xmx1k", "CLASSPATH": "/absent", "JDK_HOME": "/absent", "LC_ALL": "C", "LANG": "tr_TR.UTF-8",
     }  # fmt: skip
     path = {"PYTHONPATH": str(Path(__file__).parents[3]), "PYTHONUTF8": "1"}
     command = [sys.executable, "-c", SEARCH, str(link)]
@@ -29,4 +29,6 @@ def test_foreign_variables_and_locales_reach_no_java(bm25_index: Path, tmp_path:
     ]
     assert [run.returncode for run in runs] == [0, 0], runs[1].stderr[-1000:]
     assert runs[0].stdout == runs[1].stdout
-    assert "not given to Java: JVM_PATH=/absent/java8/libjvm.so" in runs[1].stderr
+    named = "JVM_PATH, JDK_HOME, CLASSPATH, JAVA_TOOL_OPTIONS, _JAVA_OPTIONS"
+    assert f"not given to Java: {named}" in runs[1].stderr
+    assert "hidden" not in runs[1].stderr
