@@ -6,39 +6,27 @@ comes from, the command that measures it, date and machine.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.arguments import command_parser
-from benchmarks.table import read_rows, write_rows
+from benchmarks.figure import FOLDER, Figure, rows_of
+from benchmarks.summary_gpu import gpu_figures
+from benchmarks.table import write_rows
 from benchmarks.world.arms import BASELINE
 from benchmarks.world.compare import read_csv
 from benchmarks.world.summary import Summary, summarize
 from sd_search_verl.evaluation.statistics import t_interval
 
-FOLDER = Path(__file__).parent
 CSV = FOLDER / "summary.csv"
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One stated figure; ``group`` is effect, cost, retriever, correctness or gpu."""
-
-    group: str
-    name: str
-    figure: str
-    spread: str
-    csv: str
-    command: str
-    date: str
-    device: str
 
 
 def figures() -> list[Figure]:
     """Return all figures, in the order of docs/results.md."""
-    return [*_world(), *_real_model(), *_cost(), *_retriever(), *_dense(), _agreement(), *_gpu()]
+    return [*_world(), *_real_model(), *_cost(), *_retriever(), *_dense(), _agreement(), *gpu_figures()]
 
 
 _TWO, _THREE = "--questions 10 --group 2", "--questions 10 --group 3"
@@ -105,13 +93,9 @@ def _world() -> Iterator[Figure]:
                 "main_ppo, 2 CPU cores",
             )
         about = (f"world/{file}.csv", command, f"2026-11-{day}", device)
-        yield Figure(
-            "effect",
-            f"{name}: rollouts to 50 %, ratio",
-            f"{arm.ratio:.2f}",
-            f"{arm.faster} of {arm.seeds} seeds",
-            *about,
-        )
+        low, high = math.exp(arm.log_ratio.low), math.exp(arm.log_ratio.high)
+        spread = f"{low:.2f} to {high:.2f}; {arm.faster} of {arm.seeds} seeds"
+        yield Figure("effect", f"{name}: rollouts to 50 %, ratio", f"{arm.ratio:.2f}", spread, *about)
         gain = f"{arm.early_gain.mean:+.3f}"
         spread = f"± {arm.early_gain.half_width:.3f}; {arm.higher} of {arm.seeds} seeds"
         yield Figure("effect", f"{name}: p(right query), gain", gain, spread, *about)
@@ -119,7 +103,8 @@ def _world() -> Iterator[Figure]:
     faster, pairs = sum(arm.faster for arm in usual), sum(arm.seeds for arm in usual)
     files = f"world/*.csv, {len(usual)} of them"
     about = (files, "python -m benchmarks.world compare", "2026-11-22", "CPU, 1 thread")
-    yield Figure("effect", "pairs in which SD-Search is sooner", f"{faster} of {pairs}", "", *about)
+    spread = "12 of the seeds stand twice, with two starts"
+    yield Figure("effect", "pairs in which SD-Search is sooner", f"{faster} of {pairs}", spread, *about)
 
 
 def _real_model() -> Iterator[Figure]:
@@ -131,7 +116,7 @@ def _real_model() -> Iterator[Figure]:
     ):
         (row,) = (
             row
-            for row in _rows("real_model/probe.csv")
+            for row in rows_of("real_model/probe.csv")
             if (row["model"], row["block"]) == (policy, "default")
         )
         mean, low, high = (float(row[f"label_sensitivity_{part}"]) for part in ("mean", "low", "high"))
@@ -141,14 +126,19 @@ def _real_model() -> Iterator[Figure]:
     first, more = "real_model/effect.csv", "real_model/effect_lessons.csv"
     units = {"margins": "groups", "gold": "questions"}
     command = "python -m benchmarks.real_model.effect run DATA_DIR"
+    about = (first, f"{command} (--seeds 5 6 7 8)", "2026-11-27", "CPU, one thread of 2 shared cores, x86_64")
+    both = [_effect(file, "margins", "grpo_lessons")["by_seed"] for file in (first, more)]
+    over_seeds = t_interval([float(value) for value in " ".join(both).split()])
+    spread = f"± {over_seeds.mean - over_seeds.low:.2f}; {over_seeds.n} seeds"
+    name = "SmolLM2, held-out margin, SD-Search - GRPO, nats"
+    yield Figure("effect", name, f"{over_seeds.mean:+.2f}", spread, *about)
     for figure, file, measure, beside in (
-        ("held-out margin, SD-Search - GRPO, nats", first, "margins", "grpo_lessons"),
+        ("held-out margin, SD-Search - GRPO, first seeds, nats", first, "margins", "grpo_lessons"),
         ("held-out margin, SD-Search - GRPO, four more seeds, nats", more, "margins", "grpo_lessons"),
         ("held-out margin, true - flipped labels, nats", more, "margins", "sd_lessons_flipped"),
         ("gold in documents, SD-Search - GRPO, four more seeds", more, "gold", "grpo_lessons"),
     ):
-        wanted = (measure, "sd_lessons", beside)
-        (row,) = (row for row in _rows(file) if (row["measure"], row["arm"], row["beside"]) == wanted)
+        row = _effect(file, measure, beside)
         difference, low, high = (float(row[part]) for part in ("difference", "low", "high"))
         digits = 2 if measure == "margins" else 3
         over_seeds = t_interval([float(value) for value in row["by_seed"].split()])
@@ -159,18 +149,25 @@ def _real_model() -> Iterator[Figure]:
         yield Figure("effect", f"SmolLM2, {figure}", f"{difference:+.{digits}f}", spread, *about)
 
 
+def _effect(file: str, measure: str, beside: str) -> dict[str, str]:
+    """Return the row of SD-Search after lessons, less another arm."""
+    wanted = (measure, "sd_lessons", beside)
+    (row,) = (row for row in rows_of(file) if (row["measure"], row["arm"], row["beside"]) == wanted)
+    return row
+
+
 def _method(found: Sequence[Summary]) -> Summary:
     return next(arm for arm in found if arm.arm != BASELINE)
 
 
 def _cost() -> Iterator[Figure]:
-    step = _rows("cost/step_overhead.csv")[-1]
+    step = rows_of("cost/step_overhead.csv")[-1]
     command = "python -m benchmarks.cost.step_overhead --inputs DIR --steps 84"
     spread = f"quartiles {float(step['ratio_q25']):.2f} to {float(step['ratio_q75']):.2f}"
     about = ("cost/step_overhead.csv", command, "2026-11-27", step["device"])
     yield Figure("cost", "CPU training step, ratio", f"{float(step['ratio']):.2f}", spread, *about)
     yield Figure("cost", "CPU training step, actor's part", f"{float(step['update_ratio']):.2f}", "", *about)
-    (*_, actor) = (row for row in _rows("cost/actor_step.csv") if row["shape"] == "tiny")
+    (*_, actor) = (row for row in rows_of("cost/actor_step.csv") if row["shape"] == "tiny")
     command = (
         "python -m benchmarks.cost.actor_step --shape tiny --groups 1 --micro-batch 5 --repeats 9 --data DIR"
     )
@@ -201,7 +198,7 @@ CPU, CPU_MS = "CPU a query, less", "cpu_ms_per_query"
 
 def _slices(name: str, column: str, load: dict[str, str]) -> Figure:
     """Return how many times better this server was than the other one; less is better, but of queries a second."""
-    rows = [row for row in _rows("retriever/load.csv") if load.items() <= row.items()]
+    rows = [row for row in rows_of("retriever/load.csv") if load.items() <= row.items()]
     ours, theirs = ([row for row in rows if row["server"] == one] for one in ("ours", "search-r1"))
     ratio = _median(theirs, column) / _median(ours, column)
     spread = f"medians of {len(ours)} alternated slices"
@@ -211,87 +208,12 @@ def _slices(name: str, column: str, load: dict[str, str]) -> Figure:
 
 
 def _agreement() -> Figure:
-    rows = _rows("correctness/agreement.csv")
+    rows = rows_of("correctness/agreement.csv")
     largest = max(float(row["relative_difference"]) for row in rows)
     command = "pytest -n 0 tests/verl_adapter/actor/test_worker.py -k equals_the_reference"
     spread = f"largest of {len(rows)} combinations; the test's bound is 1e-5"
     about = ("correctness/agreement.csv", command, "2026-11-26", rows[0]["device"])
     return Figure("correctness", "gradient of L_SD against plain PyTorch", f"{largest:.1e}", spread, *about)
-
-
-def _gpu() -> Iterator[Figure]:
-    kit = "python -m benchmarks.gpu --minutes 8"
-    every = _rows("gpu/results.csv")
-    rows = [row for row in every if row["code"] == every[-1]["code"]]  # the last code that ran
-    date, device = rows[0]["time"][:10], rows[0]["device"]
-    about = ("gpu/results.csv", f"{kit} --only gradients", date, device)
-    errors = [row for row in rows if row["part"] == "gradients" and row["measure"] == "gradient error"]
-    for dtype in ("fp32", "bf16"):
-        found = [float(row["value"]) for row in errors if dtype in row["case"]]
-        spread = f"largest of {len(found)} ways; smallest {min(found):.1e}"
-        name = f"gradient of L_SD, verl's engine against a CPU, {dtype}"
-        yield Figure("gpu", name, f"{max(found):.1e}", spread, *about)
-    about = ("gpu/results.csv", f"{kit} --only stack", date, device)
-    for row in rows:
-        if row["part"] == "stack" and row["measure"] != "error":
-            name = f"{row['case']}, {row['measure']}"
-            yield Figure("gpu", f"demo: {name}", f"{float(row['value']):.2g}", row["detail"], *about)
-    for row in _rows("cost/actor_step.csv"):
-        if row["shape"] != "tiny":
-            yield from _actor_on_gpu(row, kit)
-    yield from _divergence_on_gpu()
-
-
-def _actor_on_gpu(row: dict[str, str], kit: str) -> Iterator[Figure]:
-    shape, tuned = row["shape"].removeprefix("qwen2.5-").upper(), "use_liger" in row["override"]
-    part = f"actor-{shape.lower()}{'-tuned' if tuned else ''}"
-    name = f"{shape} shape on {row['device']}{', tuned' if tuned else ''}"
-    about = ("cost/actor_step.csv", f"{kit} --only {part}", _gpu_date(part, row["device"]), row["device"])
-    quartiles = f"quartiles {float(row['ratio_q25']):.2f} to {float(row['ratio_q75']):.2f}, "
-    several = int(row["repeats"]) > 1
-    medians = [float(row[f"{part}_s"]) for part in ("old_log_prob", "reference", "update")]
-    grpo, taught = sum(medians), sum(medians[:2]) + float(row["update_with_sd_s"])
-    spread = f"{quartiles}{row['repeats']} pairs" if several else "one pair of steps"
-    spread += f"; of the parts' medians {taught / grpo:.2f}"
-    yield Figure("gpu", f"actor's part, GRPO = 1: {name}", f"{float(row['ratio']):.3f}", spread, *about)
-    if row["loss_s"]:
-        share = f"{float(row['loss_share_of_update']):.2%}"
-        yield Figure("gpu", f"SD loss, of the update: {name}", share, "timed directly", *about)
-    yield Figure("gpu", f"memory beside GRPO's, GB: {name}", f"{float(row['peak_extra_gb']):.4f}", "", *about)
-
-
-def _divergence_on_gpu() -> Iterator[Figure]:
-    rows = [row for row in _rows("cost/divergence.csv") if row["device"].startswith("NVIDIA")]
-    command = "PYTHONPATH=LIBS python -m benchmarks.cost.divergence"
-    for device, size in (("H100", 64), ("H100", 256), ("H200", 64), ("H200", 1024), ("H200", 16384)):
-        here = [row for row in rows if device in row["device"] and int(row["rows"]) == size]
-        seconds = {row["contender"]: float(row["total_s"]) for row in here}
-        ours = seconds.pop("ours top-k"), seconds.pop("ours")
-        fastest = min(value for value in seconds.values() if value == value)
-        ratio = " and ".join(f"{value / fastest:.2f}" for value in ours)
-        name = f"divergence of {size:,} rows, top 50 and all, fastest other = 1: {device}"
-        others = f"{sum(value == value for value in seconds.values())} others"
-        device = here[0]["device"]
-        yield Figure(
-            "gpu",
-            name,
-            ratio,
-            others,
-            "cost/divergence.csv",
-            command,
-            _gpu_date("divergence", device),
-            device,
-        )
-
-
-def _gpu_date(part: str, device: str) -> str:
-    """Return when a part last ran on a device; a part that ran apart from the others, when any did."""
-    here = [row for row in _rows("gpu/results.csv") if row["device"] == device]
-    return max(row["time"][:10] for row in [row for row in here if row["part"] == part] or here)
-
-
-def _rows(name: str) -> list[dict[str, str]]:
-    return read_rows(FOLDER / name)
 
 
 def _median(rows: Sequence[dict[str, str]], column: str) -> float:

@@ -76,7 +76,7 @@ def _draw(panel: Panel, left: float, top: float) -> str:
         y = panel.low + (panel.high - panel.low) * i / 4
         at = y0 - up * i / 4
         parts.append(f'<path d="M{x0} {at:.1f}h{across}" stroke="#ddd"/>')
-        parts.append(f'<text x="{x0 - 6}" y="{at + 4:.1f}" text-anchor="end">{y:.2f}</text>')
+        parts.append(f'<text x="{x0 - 6}" y="{at + 4:.1f}" text-anchor="end">{_number(y)}</text>')
     for i in range(3):
         x = x0 + across * i / 2
         anchor = ("start", "middle", "end")[i]
@@ -94,3 +94,8 @@ def _draw(panel: Panel, left: float, top: float) -> str:
             f'<path d="M{"L".join(mean)}" fill="none" stroke="{line.colour}" stroke-width="2"{dash}/>'
         )
     return "".join(parts)
+
+
+def _number(y: float) -> str:
+    """Return a label of an axis that fits beside it."""
+    return f"{y:.2f}" if abs(y) < 100 else f"{y:,.0f}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from sd_search_verl.evaluation.statistics import Estimate, bootstrap, signed_percent, t_interval
+from sd_search_verl.evaluation.statistics import Estimate, signed_percent, t_interval
 from sd_search_verl.report import curves
 from sd_search_verl.report.run_names import Run, by_series
 from sd_search_verl.report.trajectories import question
@@ -21,7 +21,7 @@ def sentences(runs: Sequence[Run]) -> list[str]:
     """Return a sentence per SD-Search series beside the one GRPO series; none for other sets of runs.
 
     A GRPO run has alpha 0 in every step. Runs are paired by the seed in their names and steps by number, where alpha is
-    above 0. With several seeds the interval is over seeds, with one it is over steps.
+    above 0. The interval is over seeds, as the steps of one run are no repetitions.
     """
     series = by_series(runs)
     baselines = [name for name, members in series.items() if not any(map(distilling_steps, members))]
@@ -64,13 +64,15 @@ def _sentence(baseline: str, name: str, found: Sequence[Pair]) -> str:
         return (
             f"{name} and {baseline} have no step with α above 0 in common, so there is no paired difference."
         )
-    estimate = bootstrap(values[0]) if len(values) == 1 else t_interval([statistics.fmean(v) for v in values])
-    over = f"{len(values[0])} steps of one seed" if len(values) == 1 else f"{len(values)} seeds"
-    return (
-        f"{NAMES[metric].capitalize()} of training rollouts while α is above 0, {name} minus {baseline}, paired: "
-        f"{signed_percent(estimate)} points over {over}: {_verdict(estimate)}"
-        + ("; other seeds may differ." if len(values) == 1 else ".")
-    )
+    means = [statistics.fmean(of_seed) for of_seed in values]
+    if len(means) == 1:
+        shown = f"{100 * means[0]:+.1f} points over {len(values[0])} steps of one seed; "
+        shown += "another seed may show the opposite"
+    else:
+        estimate = t_interval(means)
+        shown = f"{signed_percent(estimate)} points over {len(means)} seeds: {_verdict(estimate)}"
+    about = f"{NAMES[metric].capitalize()} of training rollouts while α is above 0, {name} minus {baseline}, paired"
+    return f"{about}: {shown}."
 
 
 def _verdict(estimate: Estimate) -> str:
