@@ -120,7 +120,7 @@ def _real_model() -> Iterator[Figure]:
             if (row["model"], row["block"]) == (policy, "default")
         )
         mean, low, high = (float(row[f"label_sensitivity_{part}"]) for part in ("mean", "low", "high"))
-        spread = f"{low:.2f} to {high:.2f}; {row['label_sensitivity_n']} groups"
+        spread = f"{low:.2f} to {high:.2f}, bootstrap over {row['label_sensitivity_n']} groups"
         about = ("real_model/probe.csv", command, "2026-11-27", row["device"])
         yield Figure("effect", f"SmolLM2, label sensitivity {when}, nats", f"{mean:.2f}", spread, *about)
     first, more = "real_model/effect.csv", "real_model/effect_lessons.csv"

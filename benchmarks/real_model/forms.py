@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
         hindsight = read_config(HindsightConfig, dict(options.base) | FORMS[form], "hindsight")
         judged = config.replace(hindsight=hindsight)
         mixed = sorted(groups, key=lambda group: len({is_correct(r, hindsight) for r in group}) < 2)
-        found = Measures.of(score_groups(model, tokenizer, mixed[: options.groups], judged), config.seed)
+        found = Measures.of(score_groups(model, tokenizer, mixed[: options.groups], judged))
         short, _ = verdict(found)
         row: dict[str, object] = {"model": name, "rollouts": options.rollouts, "block": form}
         append_rows(options.csv, [row | columns(found.as_dict(), SENTENCES[short], str(model.device))])

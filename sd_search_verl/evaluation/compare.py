@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from sd_search_verl.errors import UserError
 from sd_search_verl.evaluation.results import METRICS, per_question
 from sd_search_verl.evaluation.schema import Results, Row
-from sd_search_verl.evaluation.spread import over_pairs, spread_of
+from sd_search_verl.evaluation.spread import over_runs, spread_of
 from sd_search_verl.evaluation.statistics import (
     Estimate,
     bootstrap,
@@ -119,7 +119,7 @@ def compare(a: Sequence[Run], b: Sequence[Run]) -> dict[str, Any]:
             name: [after[name][question] - score for question, score in questions.items()]
             for name, questions in before.items()
         }
-        spread = {"a": spread_of(rows[0], metric, before), "b": spread_of(rows[1], metric, after)}
+        of_runs = over_runs(rows[0], rows[1], metric, before)
         result["metrics"][metric] = {
             "sets": {
                 name: {
@@ -131,8 +131,9 @@ def compare(a: Sequence[Run], b: Sequence[Run]) -> dict[str, Any]:
             },
             "macro": macro_average(differences).as_dict(),
             "micro": micro_average(differences).as_dict(),
-            "spread": spread,
-            "over_pairs": over_pairs(rows[0], rows[1], metric, before),
+            "spread": {"a": spread_of(rows[0], metric, before), "b": spread_of(rows[1], metric, after)},
+            "over_pairs": of_runs["macro"] if of_runs and len(a) == len(b) else None,
+            "over_runs": of_runs,
         }
     result["changed"] = _changed(a, b)
     return result
@@ -142,27 +143,15 @@ def table(result: Mapping[str, Any], shown: int) -> str:
     """Return the comparison as text, with the first ``shown`` questions gained and lost."""
     parts = [f"{side.upper()}: {', '.join(folders)}" for side, folders in result["runs"].items()]
     parts += [f"warning: {warning}" for warning in result["warnings"]]
-    parts += ["%; B - A is paired by question, with its 95% bootstrap interval", ""]
+    parts += [*_legend(result["metrics"]["em"]["over_runs"]), ""]
     for metric, label in METRICS.items():
         values = result["metrics"][metric]
-        lines = [[label, "n", "A", "B", "B - A"]]
-        for name, of_set in values["sets"].items():
-            estimate = Estimate(*(of_set[key] for key in ("mean", "low", "high", "n")))
-            cells = [str(estimate.n), f"{100 * of_set['a']:.1f}", f"{100 * of_set['b']:.1f}"]
-            lines.append([name, *cells, signed_percent(estimate)])
-        if len(values["sets"]) > 1:
-            for average in ("macro", "micro"):
-                estimate = Estimate(**values[average])
-                lines.append([f"{average} average", str(estimate.n), "", "", signed_percent(estimate)])
-        parts.append(render(lines))
+        parts.append(render(_lines(label, values)))
         for side, spread in values["spread"].items():
             if len(spread["values"]) > 1:
                 mean, sd = 100 * spread["mean"], 100 * spread["sd"]
                 count = f"{len(spread['values'])} {spread['over']}"
                 parts.append(f"{side.upper()}: macro average {mean:.1f} ± {sd:.1f} (s.d. of {count})")
-        if (pairs := values["over_pairs"]) is not None:
-            interval = f"(95% t interval over {pairs['n']} pairs of runs)"
-            parts.append(f"B - A, macro average: {signed_percent(Estimate(**pairs))} {interval}")
         parts.append("")
     for direction in ("gained", "lost"):
         questions = [q for q in result["changed"] if (q["difference"] > 0) == (direction == "gained")]
@@ -172,6 +161,38 @@ def table(result: Mapping[str, Any], shown: int) -> str:
             parts.append(f"  {q['set']}/{q['id']}  {q['question']}\n    A: {q['a']}  B: {q['b']}")
             parts.append(f"    golden: {', '.join(q['golden_answers'][:4])}")
     return "\n".join(parts)
+
+
+def _legend(of_runs: Mapping[str, Any] | None) -> Iterator[str]:
+    """Yield what each interval covers."""
+    yield (
+        "%; B - A is paired by question, with a 95% bootstrap interval over questions: what other questions would give "
+        "with these very runs, not what other trainings would"
+    )
+    if of_runs:
+        yield f"over {of_runs['over']}: 95% t interval, what other trainings would give with these questions"
+    else:
+        yield "to speak of methods, give several runs of other seeds on both sides: compare A1 A2 --with B1 B2"
+
+
+def _lines(label: str, values: Mapping[str, Any]) -> list[list[str]]:
+    """Return a metric's table: a line per set and average, and a column over runs where both sides have several."""
+    sets, of_runs = values["sets"], values["over_runs"]
+    averages = ("macro", "micro") if len(sets) > 1 else ()
+    rows = [(name, [f"{100 * found[side]:.1f}" for side in "ab"], found) for name, found in sets.items()]
+    rows += [(f"{average} average", ["", ""], values[average]) for average in averages]
+    lines = [[label, "n", "A", "B", "B - A"]]
+    lines += [[name, str(found["n"]), *sides, _difference(found)] for name, sides, found in rows]
+    if of_runs is None:
+        return lines
+    column = [*(of_runs["sets"][name] for name in sets), *(of_runs[average] for average in averages)]
+    cells = [f"over {of_runs['over']}", *map(_difference, column)]
+    return [[*line, cell] for line, cell in zip(lines, cells, strict=True)]
+
+
+def _difference(found: Mapping[str, Any] | None) -> str:
+    keys = ("mean", "low", "high", "n")
+    return signed_percent(Estimate(*(found[key] for key in keys))) if found else "-"
 
 
 def _asked(runs: Sequence[Run]) -> set[tuple[str, str]]:

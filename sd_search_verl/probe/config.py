@@ -30,7 +30,7 @@ class ProbeConfig(ConfigModel):
     batch_tokens: Tokens = 4096
     """Tokens of a forward, padding included; a longer row goes alone."""
     seed: Seed = 0
-    """Of shuffled labels, of the intervals, and of rollouts that the probe makes."""
+    """Of shuffled labels, and of rollouts that the probe makes."""
     hindsight: HindsightConfig = HindsightConfig()
     """The block of the teacher that is judged."""
 

@@ -1,4 +1,4 @@
-"""The four numbers of the probe, each a mean over groups with a bootstrap interval, and the verdict.
+"""The four numbers of the probe, each a mean over groups with Student's 95 % interval, and the verdict.
 
 label sensitivity   of a group's rollouts, as :mod:`sd_search_verl.distill.labels` defines it.
 copy share          of a group's query tokens, defined there too.
@@ -7,19 +7,23 @@ sign accuracy       share of pairs of different queries of two rollouts, asked a
                     as of a policy that the block does not change, counts half.
                     The former is its rollout's last: what an earlier query finds is often there by accident.
 leave-one-out gain  sign accuracy of the teacher that does not see the scored rollout's own line, minus that.
+
+Intervals end where the number does: shares at 0 and 1, the gain at -1 and 1. A single group says nothing of others:
+its interval is all that the number can be.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
 import torch
 
 from sd_search_verl.distill.labels import label_measures, label_sums
-from sd_search_verl.evaluation.statistics import Estimate, bootstrap
+from sd_search_verl.evaluation.statistics import Estimate, t_interval
 from sd_search_verl.probe.conditions import FLIPPED, LEAVE_ONE_OUT, TRUE
 from sd_search_verl.probe.scores import ScoredRollout
 
@@ -29,6 +33,9 @@ READS_LABELS = 0.1
 """Nats a token: a teacher whose label sensitivity is surely above reads labels; docs/probe.md has the data."""
 MOSTLY_COPIES = 0.9
 """A teacher whose copy share is surely above does little else than copy."""
+LEAST_GROUPS = 6
+"""Groups with pairs that a sign accuracy is judged from: six of six are right by chance in 2^-6 = 1.6 %."""
+MORE = "score more with --set groups=N, or give a larger file"
 
 
 @dataclass(frozen=True)
@@ -41,23 +48,26 @@ class Measures:
     leave_one_out_gain: Estimate | None
 
     @classmethod
-    def of(cls, groups: Sequence[ScoredGroup], seed: int = 0) -> Measures:
+    def of(cls, groups: Sequence[ScoredGroup]) -> Measures:
         """Compute the numbers of scored groups."""
         true = [sign_accuracy(group, TRUE) for group in groups]
         without = [sign_accuracy(group, LEAVE_ONE_OUT) for group in groups]
         gains = [b - a for a, b in zip(true, without, strict=True) if a is not None and b is not None]
         labels = [labels_of(group) for group in groups if group]
         return cls(
-            _estimate((sensitivity for sensitivity, _ in labels), seed),
-            _estimate((share for _, share in labels), seed),
-            _estimate((share for share in true if share is not None), seed),
-            _estimate(gains, seed),
+            _estimate(sensitivity for sensitivity, _ in labels),
+            _estimate((share for _, share in labels), 0.0, 1.0),
+            _estimate((share for share in true if share is not None), 0.0, 1.0),
+            _estimate(gains, -1.0, 1.0),
         )
 
     def as_dict(self) -> dict[str, dict[str, float | None]]:
-        """Return each number as ``{mean, low, high, n}``, for JSON."""
-        nothing = {"mean": None, "low": None, "high": None, "n": 0}
-        return {name: value.as_dict() if value else dict(nothing) for name, value in vars(self).items()}
+        """Return each number as ``{mean, low, high, n}``, for JSON; None for an end that lies at infinity."""
+        nothing = Estimate(math.nan, math.nan, math.nan, 0)
+        return {
+            name: {key: x if math.isfinite(x) else None for key, x in (value or nothing).as_dict().items()}
+            for name, value in vars(self).items()
+        }
 
 
 def labels_of(group: ScoredGroup) -> tuple[float, float]:
@@ -90,9 +100,13 @@ def _pairs(group: ScoredGroup, condition: str) -> Iterator[tuple[float, float]]:
                 yield float(credits[0][at].mean()), float(credits[1][there].mean())
 
 
-def _estimate(values: Iterable[float], seed: int) -> Estimate | None:
+def _estimate(values: Iterable[float], least: float = -math.inf, most: float = math.inf) -> Estimate | None:
+    """Return the mean over groups with its interval, within the bounds of the number; None without a group."""
     found = [*values]
-    return bootstrap(found, seed) if found else None
+    if len(found) < 2:
+        return Estimate(found[0], least, most, 1) if found else None
+    estimate = t_interval(found)
+    return replace(estimate, low=max(least, estimate.low), high=min(most, estimate.high))
 
 
 def verdict(found: Measures) -> tuple[str, list[str]]:
@@ -103,20 +117,23 @@ def verdict(found: Measures) -> tuple[str, list[str]]:
     reads = labels.low > READS_LABELS
     reasons = [
         f"flipping every label changes its credit by {labels.mean:+.3f} nats a token "
-        f"[{labels.low:+.3f}, {labels.high:+.3f}]; reading them takes more than {READS_LABELS:g}",
+        f"[{labels.low:+.3f}, {labels.high:+.3f}]; reading them takes more than {READS_LABELS:g}"
+        + (f", which more groups may settle: {MORE}" if not reads and labels.high > READS_LABELS else ""),
         f"{copies.mean:.0%} [{copies.low:.0%}, {copies.high:.0%}] of its credit stays when all labels are flipped: "
         f"copying; above {MOSTLY_COPIES:.0%} there is little else",
     ]
-    if sign is None:
-        reasons.append(
-            "no two rollouts of a question differ in a query and in what it found: give more groups"
-        )
-    else:
+    pairs = sign.n if sign else 0
+    if sign:
         reasons.append(
             f"the query that finds the answer gets more credit in {sign.mean:.0%} [{sign.low:.0%}, {sign.high:.0%}] "
             f"of {sign.n} groups' pairs; chance is 50%"
         )
-    right = sign is not None and sign.low > 0.5
+    if pairs < LEAST_GROUPS:
+        reasons.append(
+            f"groups with two rollouts that differ in a query and in what it found: {pairs}; "
+            f"at least {LEAST_GROUPS} are needed to tell from chance: {MORE}"
+        )
+    right = sign is not None and sign.n >= LEAST_GROUPS and sign.low > 0.5
     if not reads:
         return "cannot", reasons
     return ("can" if right and copies.low <= MOSTLY_COPIES else "partly"), reasons

@@ -71,7 +71,7 @@ def probe(job: Probe) -> dict[str, Any]:
             f"the probabilities of {job.model} are not finite: its weights hold NaN or infinite values. Fix: another "
             "checkpoint"
         )
-    found = Measures.of(scored, job.config.seed)
+    found = Measures.of(scored)
     short, reasons = verdict(found)
     return {
         **found.as_dict(),

@@ -165,8 +165,57 @@ def test_several_seeds_a_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert pairs["n"] == 3
     assert pairs["mean"] == pytest.approx(difference)
     assert pairs["high"] - pairs["mean"] == pytest.approx(half, rel=1e-3)
-    assert f"B - A, macro average: {100 * difference:+.1f} [" in shown
-    assert "(95% t interval over 3 pairs of runs)" in shown
+    assert result["metrics"]["em"]["over_runs"]["sets"]["nq"] == pytest.approx(pairs)
+    assert f"[{100 * pairs['low']:+.1f}, {100 * pairs['high']:+.1f}]" in shown
+    assert "over 3 pairs of runs" in shown
+
+
+def shown_of(a: Sequence[Path], b: Sequence[Path], capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
+    """The lines above the tables, and the first of these with what stands under it."""
+    assert main(["compare", *map(str, a), "--with", *map(str, b)]) == 0
+    above, first, *_ = capsys.readouterr().out.split("\n\n")
+    return above, first
+
+
+def test_the_text_says_what_each_interval_covers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Over questions: with these very runs. Over runs: a column of its own, where both sides have several."""
+    ems = ([0, 0, 1, 1], [0, 0, 0, 1], [1, 1, 1, 1], [0, 1, 1, 0], [1, 0, 1, 1])
+    runs = [save(tmp_path / str(i), {"nq": em, "bamboogle": [em[0], 1]}) for i, em in enumerate(ems)]
+    over_questions = (
+        "95% bootstrap interval over questions: what other questions would give with these very runs, "
+        "not what other trainings would"
+    )
+    above, one = shown_of(runs[:1], runs[2:3], capsys)
+    assert over_questions in above
+    assert "give several runs of other seeds on both sides" in above
+    assert "over" not in one
+
+    above, paired = shown_of(runs[:2], runs[2:4], capsys)
+    assert over_questions in above
+    assert "over 2 pairs of runs: 95% t interval, what other trainings would give" in above
+    assert "other seeds" not in above
+    assert paired.splitlines() == [
+        "EM             n     A     B                 B - A    over 2 pairs of runs",
+        "-------------  -  ----  ----  --------------------  ----------------------",
+        "nq             4  37.5  75.0  +37.5 [-25.0, +87.5]  +37.5 [-121.3, +196.3]",
+        "bamboogle      2  50.0  75.0   +25.0 [+0.0, +50.0]  +25.0 [-292.6, +342.6]",
+        "macro average  6               +31.2 [+0.0, +62.5]  +31.2 [-207.0, +269.5]",
+        "micro average  6               +33.3 [-8.3, +66.7]  +33.3 [-178.4, +245.1]",
+        "A: macro average 43.8 ± 8.8 (s.d. of 2 runs)",
+        "B: macro average 75.0 ± 35.4 (s.d. of 2 runs)",
+    ]
+
+    above, welch = shown_of(runs[:2], runs[2:], capsys)
+    assert "over 2 and 3 runs: 95% t interval" in above
+    assert welch.splitlines()[0].endswith("  over 2 and 3 runs")
+
+
+def test_a_set_that_a_run_lacks_has_no_interval_over_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = [save(tmp_path / str(i), {"nq": [0, 1], "bamboogle": [i % 2, 1]}) for i in range(3)]
+    _, shown = shown_of([*whole[:1], save(tmp_path / "part", {"nq": [1, 1]})], whole[1:], capsys)
+    assert shown.splitlines()[3].split()[-1] == "-"
 
 
 def test_what_cannot_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

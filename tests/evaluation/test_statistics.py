@@ -18,6 +18,7 @@ from sd_search_verl.evaluation.statistics import (
     signed_percent,
     t_interval,
     undo_batch_mean,
+    welch_interval,
 )
 
 DRAW = random.Random(0)
@@ -114,6 +115,57 @@ def test_the_interval_over_seeds_holds_95_per_cent_of_students_t(freedom: int) -
 def test_one_seed_has_no_interval() -> None:
     with pytest.raises(ValueError, match="at least two values, not 1"):
         t_interval([0.5])
+
+
+def naive_welch(a: list[float], b: list[float]) -> tuple[float, int, float]:
+    """Difference, degrees of freedom rounded down, and standard error of two groups, as textbooks write them."""
+    means = [sum(values) / len(values) for values in (a, b)]
+    sums = [sum((x - mean) ** 2 for x in values) for values, mean in zip((a, b), means, strict=True)]
+    errors = [s / (len(values) - 1) / len(values) for s, values in zip(sums, (a, b), strict=True)]
+    freedom = sum(errors) ** 2 / sum(
+        e**2 / (len(values) - 1) for e, values in zip(errors, (a, b), strict=True)
+    )
+    return means[1] - means[0], int(freedom), math.sqrt(sum(errors))
+
+
+@pytest.mark.parametrize("sizes", [(2, 3), (3, 2), (2, 9), (5, 4), (12, 3), (40, 60)])
+def test_the_interval_of_two_groups_is_welchs(sizes: tuple[int, int]) -> None:
+    draw = random.Random(sum(sizes))
+    a, b = ([draw.gauss(0.4, 0.01 * (place + 1)) for _ in range(n)] for place, n in enumerate(sizes))
+    found, (difference, freedom, error) = welch_interval(a, b), naive_welch(a, b)
+    assert found.n == sum(sizes)
+    assert found.mean == pytest.approx(difference)
+    assert found.mean - found.low == pytest.approx(found.high - found.mean)
+    assert share_within((found.high - found.mean) / error, freedom) == pytest.approx(0.95, abs=6e-5)
+
+
+def test_welchs_interval_covers_the_truth_as_often_as_it_says() -> None:
+    draw, inside = random.Random(3), 0
+    for _ in range(2000):
+        a, b = ([draw.gauss(0, sd) for _ in range(n)] for n, sd in ((2, 1.0), (3, 2.0)))
+        found = welch_interval(a, b)
+        inside += found.low <= 0 <= found.high
+    assert 0.94 < inside / 2000 < 0.99
+
+
+def test_where_one_group_does_not_vary_the_freedom_is_that_of_the_other() -> None:
+    for b in ([0.1, 0.2, 0.4, 0.5], [0.2, 0.3, 0.5], [0.1 * k for k in range(7)]):
+        assert welch_interval([0.0, 0.0], b).high == pytest.approx(t_interval(b).high)
+    point = welch_interval([0.25, 0.25], [0.5, 0.5, 0.5])
+    assert (point.mean, point.low, point.high) == (0.25, 0.25, 0.25)
+
+
+@pytest.mark.parametrize(("a", "b"), [([0.5], [0.5, 0.6]), ([0.5, 0.6], [])])
+def test_a_side_of_one_run_has_no_welch_interval(a: list[float], b: list[float]) -> None:
+    with pytest.raises(ValueError, match=f"at least two values a group, not {len(a)} and {len(b)}"):
+        welch_interval(a, b)
+
+
+def test_without_a_right_answer_the_percentile_interval_is_a_point() -> None:
+    """As the docstring warns: of 125 questions with a true share of 1 % that is so in 28 % of the cases."""
+    draw = random.Random(4)
+    found = [bootstrap([float(draw.random() < 0.01) for _ in range(125)], seed) for seed in range(400)]
+    assert sum(e.low == e.high for e in found) / 400 == pytest.approx(0.99**125, abs=0.06)
 
 
 def test_nothing_to_average_is_an_error() -> None:
