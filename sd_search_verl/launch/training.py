@@ -112,7 +112,7 @@ def _train(
                 size, last_growth = log.told + len(seen), time.monotonic()
             if status is not None:
                 break
-            if log.is_deadly:
+            if log.is_deadly and bar.n < steps:  # after the last step Ray ends vLLM, whose engine says so too
                 died = min(died, time.monotonic())
             if time.monotonic() - died > GRACE_S:
                 raise _failure("a worker died", process, log.path, environment)

@@ -146,6 +146,21 @@ def test_a_full_disk_under_rays_files_is_named(environment: Mapping[str, str], t
     assert f"\nthe disk of {temporary} is full. Fix: " in done.stderr
 
 
+def test_an_engine_that_dies_after_the_last_step_is_rays_clearing_up(
+    environment: Mapping[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "GRACE_S", 0.5)
+    program = (
+        "import sys, time; from pathlib import Path\n"
+        "Path(sys.argv[1], 'metrics.jsonl').write_text('{\"step\": 1}\\n')\n"
+        "print('vllm.v1.engine.exceptions.EngineDeadError: EngineCore', flush=True); time.sleep(3)\n"
+    )
+    (tmp_path / "verl" / "trainer" / "main_ppo.py").write_text(program)
+    train([str(tmp_path)], tmp_path, 1, environment)
+    with pytest.raises(TrainingFailedError, match="engine died"):
+        train([str(tmp_path)], tmp_path, 2, environment)
+
+
 @pytest.mark.parametrize("line", ["EngineDeadError", "A worker died or was killed while executing a task by"])
 def test_a_training_whose_worker_died_is_ended(
     environment: Mapping[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
