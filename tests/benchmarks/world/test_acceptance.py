@@ -81,7 +81,7 @@ def changed(arm: str, **values: float) -> list[EvaluationRow]:
         ("sd", {"success": 0.3}, "log ratio"),
         ("grpo", {"success": 0.55}, "log ratio"),
         ("grpo", {"success": 0.81}, "success at the end"),
-        ("flipped", {"p_right": 0.9, "success": 0.9}, "flipped not better"),
+        ("flipped", {"p_right": 0.9, "success": 0.9}, "minus flipped's"),
         ("no_block", {"sd_loss": 1e-5}, "JSD at most"),
         ("no_block", {"success": 0.9}, "curve within"),
     ],
