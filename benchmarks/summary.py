@@ -126,7 +126,12 @@ def _real_model() -> Iterator[Figure]:
     first, more = "real_model/effect.csv", "real_model/effect_lessons.csv"
     units = {"margins": "groups", "gold": "questions"}
     command = "python -m benchmarks.real_model.effect run DATA_DIR"
-    about = (first, f"{command} (--seeds 5 6 7 8)", "2026-11-27", "CPU, one thread of 2 shared cores, x86_64")
+    about = (
+        first,
+        f"{command}; {command} --seeds 5 6 7 8",
+        "2026-11-27",
+        "CPU, one thread of 2 shared cores, x86_64",
+    )
     both = [_effect(file, "margins", "grpo_lessons")["by_seed"] for file in (first, more)]
     over_seeds = t_interval([float(value) for value in " ".join(both).split()])
     spread = f"± {over_seeds.mean - over_seeds.low:.2f}; {over_seeds.n} seeds"

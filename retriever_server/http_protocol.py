@@ -79,7 +79,8 @@ class CoalescingTransport:
         if not self.paused:
             self._stop_timer()
             if self._closing and not self._transport.is_closing():
-                self._transport.close()
+                # Not at once: asyncio's transport calls here from a write of its own, and would close twice.
+                self._loop.call_soon(self._transport.close)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

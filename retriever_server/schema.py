@@ -93,7 +93,7 @@ def request_model(settings: Settings) -> type[RetrieveRequest]:
     """Return the request's schema with the limits of ``settings``."""
     # No max_length: more queries are well formed, and answered with 413.
     queries = Field(None, description=f"at most {settings.max_queries}; more are answered with 413")
-    most = f"with more than {settings.max_documents} for all queries the answer is 413"
+    most = f"with more than {settings.most_documents} for all queries the answer is 413"
     topk = Field(settings.topk, description=f"documents per query; {most}")
     in_range = Annotated[int, Field(ge=1, le=settings.max_topk)] | None
     return create_model(
@@ -130,9 +130,9 @@ def parse(body: bytes, model: type[RetrieveRequest], settings: Settings) -> Sear
         message = f"{len(queries)} queries, at most {settings.max_queries} a request; send several"
         raise RequestError(413, message, "queries")
     topk = settings.topk if request.topk is None else request.topk
-    if (documents := len(queries) * topk) > settings.max_documents:
+    if (documents := len(queries) * topk) > settings.most_documents:
         asked = f"{len(queries)} queries of {topk} documents are {documents}"
-        message = f"{asked}, at most {settings.max_documents} a request; send several, or a smaller topk"
+        message = f"{asked}, at most {settings.most_documents} a request; send several, or a smaller topk"
         raise RequestError(413, message, "queries")
     longest = settings.max_query_chars
     return SearchRequest(

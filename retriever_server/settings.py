@@ -64,7 +64,8 @@ class Settings(EngineOptions):
     max_queries: int = Field(1024, gt=0)
     """Largest number of queries in a request; more are answered with 413."""
     max_documents: int = Field(16 * 1024, gt=0)
-    """Largest number of documents that a request may ask for, queries times topk; more are answered with 413."""
+    """Largest number of documents that a request may ask for, queries times topk; more are answered with 413. A batch
+    of the rollout client, 64 queries of any topk that is allowed, always passes."""
     max_query_chars: int = Field(8192, gt=0)
     """Length in characters at which a query is truncated, and counted in the metrics."""
     max_body_bytes: int = Field(16 * 1024 * 1024, gt=0)
@@ -111,6 +112,11 @@ class Settings(EngineOptions):
     """remote: URLs of the servers with the corpus' parts, separated by commas. opensearch: URL of the index. A login,
     user:password, or :KEY of an --api-key-file, belongs into the environment variable RETRIEVER_REMOTE_LOGIN."""
 
+    @property
+    def most_documents(self) -> int:
+        """Return how many documents a request may ask for."""
+        return max(self.max_documents, BATCH * self.max_topk)
+
     def shaping_answers(self) -> dict[str, Any]:
         """Return the settings on which answers depend, given the index."""
         of_backend = {
@@ -135,11 +141,6 @@ class Settings(EngineOptions):
             raise ValueError(
                 f"--max-queue {self.max_queue} is below --max-queries {self.max_queries}: "
                 "the largest request would never be admitted."
-            )
-        if self.max_documents < BATCH * self.max_topk:
-            raise ValueError(
-                f"--max-documents {self.max_documents} is below {BATCH} x --max-topk {self.max_topk}: "
-                f"a client's batch of {BATCH} queries would be refused."
             )
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("--tls-cert and --tls-key go together; one is missing.")

@@ -91,10 +91,16 @@ def _termination_as_ctrl_c() -> Iterator[None]:
         yield
         return
 
+    owner = os.getpid()
+
     def interrupt(number: int, frame: FrameType | None) -> None:
-        handler = signal.getsignal(
-            signal.SIGINT
-        )  # asyncio's, inside it; a shell's background jobs ignore SIGINT
+        if (
+            os.getpid() != owner
+        ):  # a fork of this process, such as a pool's worker, ends as it would without us
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        # Inside asyncio it is asyncio's; a shell's background jobs ignore SIGINT.
+        handler = signal.getsignal(signal.SIGINT)
         (handler if callable(handler) else signal.default_int_handler)(number, frame)
 
     previous = signal.signal(signal.SIGTERM, interrupt)

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from sd_search_verl.errors import UserError, without_credentials
+from sd_search_verl.errors import UserError, without_credentials, without_key
 
 
 class ConfigError(UserError):
@@ -154,13 +154,20 @@ def _message(error: ErrorDetails, model: type[BaseModel], section: str) -> str:
     rule += ", or null" if isinstance(part, str) and type(None) in get_args(field.annotation) else ""
     fix = f"set {path.partition('[')[0]}, default {default_text(field)}: {description(field)}"
     if error["type"] == "list_type" and isinstance(error["input"], str):
-        fix = f"set {path}=[{without_credentials(error['input'])}]"
+        fix = f"set {path}=[{_without_key(error['input'])}]"
     return f"{path}={_shown(error['input'])} {rule}. Fix: {fix}"
 
 
 def _shown(value: Any) -> str:
-    """Return a value for a message, without the keys of its URLs."""
-    return without_credentials(repr(value))
+    """Return a value for a message, without the keys of its addresses."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_shown, value))}]"
+    return repr(_without_key(value)) if isinstance(value, str) else without_credentials(repr(value))
+
+
+def _without_key(text: str) -> str:
+    """Return a text that is an address, well formed or not, without its key, and another as it is."""
+    return without_key(text) if re.match(r"\w+:/|[^/@]*:[^@]*@", text) else text
 
 
 def _unknown(path: str, value: Any, owner: type[BaseModel]) -> str:

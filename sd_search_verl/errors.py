@@ -27,9 +27,19 @@ def on_one_line(error: BaseException) -> str:
     return one_line(str(error)) or type(error).__name__
 
 
-def without_credentials(text: str) -> str:
-    """Return ``text`` without what stands before an ``@`` in its URLs, well formed or not.
+def without_key(address: str) -> str:
+    """Return an address without user and key, for messages.
 
-    A key may hold any character, so from ``//`` on all goes up to the last ``@`` of the line or before the next URL.
+    A key that is not percent-encoded may hold any character, so all goes up to the last ``@``. Where that may be more
+    than user and key, ``…`` stands in its place.
     """
-    return re.sub(r"(?<=//)(?:(?!://).)*@|[^\s'\",\[/]*:(?!//)[^\s'\",]*@", "", text)
+    scheme = re.match(r"(\w+:/+)?", address)[0]  # type: ignore[index]  # always matches
+    hidden, at, shown = address[len(scheme) :].rpartition("@")
+    if not at:
+        return address
+    return f"{scheme}{'…@' if re.search('[/?#]', hidden) else ''}{shown}"
+
+
+def without_credentials(text: str) -> str:
+    """Return ``text`` without what stands before an ``@`` in its URLs, well formed or not."""
+    return re.sub(r"(?<=//)[^\s'\",]*@|[^\s'\",\[/]*:[^\s'\",/]*@", "", text)

@@ -71,10 +71,9 @@ sys.exit(run_command(parser, []))
 """
 
 
-@pytest.mark.parametrize(
-    "ctrl_c", ["default", "ignored"]
-)  # as in a shell's foreground, and in its background
+@pytest.mark.parametrize("ctrl_c", ["default", "ignored"])
 def test_sigterm_ends_a_command_in_order(ctrl_c: str) -> None:
+    """In a shell's foreground, and in its background, where Ctrl-C is ignored."""
     process = subprocess.Popen(
         [sys.executable, "-c", WAITING, ctrl_c], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -107,11 +107,10 @@ def _is_verls(base: type, name: str) -> bool:
 
 def _misfits(name: str, ours: Any, theirs: Any) -> list[str]:
     mine, wanted = (inspect.signature(inspect.unwrap(method)).parameters for method in (ours, theirs))
-    kinds = {parameter.kind for parameter in mine.values()}
-    if inspect.Parameter.VAR_KEYWORD in kinds:
-        return []
+    takes_any = inspect.Parameter.VAR_KEYWORD in {parameter.kind for parameter in mine.values()}
     variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    absent = [p for p, parameter in wanted.items() if p not in mine and parameter.kind not in variable]
+    named = [p for p, parameter in wanted.items() if parameter.kind not in variable]
+    absent = [] if takes_any else [p for p in named if p not in mine]
     both = [p for p in mine if p in wanted]
     moved = both != [p for p in wanted if p in mine]
     return [f"{name} does not take {p}" for p in absent] + [f"{name} has another order"] * moved

@@ -132,7 +132,6 @@ def compare(a: Sequence[Run], b: Sequence[Run]) -> dict[str, Any]:
             "macro": macro_average(differences).as_dict(),
             "micro": micro_average(differences).as_dict(),
             "spread": {"a": spread_of(rows[0], metric, before), "b": spread_of(rows[1], metric, after)},
-            "over_pairs": of_runs["macro"] if of_runs and len(a) == len(b) else None,
             "over_runs": of_runs,
         }
     result["changed"] = _changed(a, b)

@@ -39,8 +39,9 @@ def _merge_shards(actor: Path, target: Path) -> None:
     command += ["--local_dir", str(actor), "--target_dir", str(target)]
     environment = {} if torch.cuda.is_available() else ENVIRONMENT
     # verl loads the shards as pickles, which run any code of whoever wrote them, unless torch is told not to.
-    environment = {**os.environ, **environment, "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    variables = {**os.environ, **environment, "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"}
+    variables.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)  # torch refuses both
+    done = subprocess.run(command, capture_output=True, text=True, env=variables)
     if done.returncode != 0 or not any(target.glob("*.safetensors")):
         raise UserError(
             f"verl could not merge {actor}; its output ends with:\n"

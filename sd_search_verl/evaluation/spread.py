@@ -59,11 +59,13 @@ def over_runs(a: Sequence[Rows], b: Sequence[Rows], metric: str, compared: Score
             return t_interval([y - x for x, y in zip(first, second, strict=True)]).as_dict()
         return welch_interval(first, second).as_dict()
 
+    sets = {name: interval(_macro, [name]) for name in compared}
+    whole = all(sets.values())  # averages over other sets than B - A's would stand beside it
     return {
         "over": f"{len(a)} pairs of runs" if paired else f"{len(a)} and {len(b)} runs",
-        "sets": {name: interval(_macro, [name]) for name in compared},
-        "macro": interval(_macro, compared),
-        "micro": interval(_micro, compared),
+        "sets": sets,
+        "macro": interval(_macro, compared) if whole else None,
+        "micro": interval(_micro, compared) if whole else None,
     }
 
 

@@ -131,7 +131,7 @@ def _of_equal_rewards(history: Sequence[Mapping[str, float]], config: HealthConf
         yield Alarm(
             "equal_rewards",
             f"in {found[-1]:.0%} of the groups all rollouts have one reward, more than health.max_equal_rewards="
-            f"{high:.0%}, so GRPO has no advantage to learn from"
+            f"{high:.0%}: an advantage within the group, as GRPO's, is 0 there"
             + (f"; reward {reward[-1]:.3g}" if reward else "")
             + ". Where it is low, compare answers and golden answers in traces.jsonl: a form that the reward does not "
             "take, or questions too hard for this policy; where it is high, the questions are too easy",

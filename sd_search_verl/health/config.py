@@ -18,7 +18,7 @@ class HealthConfig(ConfigModel):
     stop_on_non_finite: bool = True
     """Stop the run when a loss is NaN or infinite, after the batch was saved; no checkpoint follows."""
     window: Annotated[Count, Unit("steps")] = 10
-    """Steps of a level. No alarm of a level comes before two windows are full."""
+    """Steps of a level. No alarm of a level comes before two windows are full, but `equal_rewards` after one."""
     min_searches_per_rollout: Annotated[Annotated[float, Field(ge=0)] | None, Unit("searches")] = 0.1
     """The policy has stopped to search."""
     max_searches_change: Annotated[Annotated[float, Field(gt=1)] | None, Unit("ratio")] = 3.0
@@ -45,7 +45,7 @@ class HealthConfig(ConfigModel):
     max_no_answer: Annotated[Share | None, Unit("share")] = 0.95
     """Share of a step's rollouts that ended in a turn with neither a search nor an answer."""
     max_equal_rewards: Annotated[Share | None, Unit("share")] = 0.98
-    """Share of a window's groups whose rollouts all have one reward: nothing for GRPO to learn from. Looked at from the
-    first window on."""
+    """Share of a window's groups, of several rollouts, that all have one reward: nothing for GRPO to learn from, but
+    from information gains."""
     max_shortened_blocks: Annotated[Share | None, Unit("share")] = 0.5
     """Share of a step's rollouts whose hindsight block lost rollouts to ``sd_search.hindsight.max_tokens``."""

@@ -120,7 +120,7 @@ def kill_children_on_death() -> Iterator[None]:
     finally:
         _watchers.discard(watcher.pid)
         for name, value in before.items():
-            os.environ.pop(name)
+            os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
         if watcher.stdin is not None:

@@ -12,14 +12,13 @@ from urllib.error import HTTPError, URLError
 import aiohttp
 
 from sd_search_verl.config import SearchConfig
-from sd_search_verl.errors import UserError, on_one_line, one_line
+from sd_search_verl.errors import UserError, on_one_line, one_line, without_key
 from sd_search_verl.finding import Finding, Rule
 from sd_search_verl.retriever_client.answer import explanation, read_body
 from sd_search_verl.retriever_client.endpoints import (
     auth_headers,
     retrieve_url,
     sibling_url,
-    without_key,
     without_user,
 )
 from sd_search_verl.retriever_client.reply import decode_reply, parse_reply

@@ -17,10 +17,10 @@ from weakref import WeakKeyDictionary
 import aiohttp
 from yarl import URL
 
-from sd_search_verl.errors import on_one_line
+from sd_search_verl.errors import on_one_line, without_key
 from sd_search_verl.protocol.tools import READ, Tool
 from sd_search_verl.retriever_client.answer import MAX_ERROR, read_body, read_start
-from sd_search_verl.retriever_client.endpoints import Endpoint, by_preference, document_url, without_key
+from sd_search_verl.retriever_client.endpoints import Endpoint, by_preference, document_url
 from sd_search_verl.retriever_client.read_tool import read_document
 from sd_search_verl.retriever_client.reply import Document, SearchResult
 from sd_search_verl.retriever_client.request import RejectedError, RetrieverStats, RetryableError, post

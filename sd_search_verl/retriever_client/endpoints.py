@@ -6,13 +6,12 @@ import base64
 import ipaddress
 import os
 import random
-import re
 import time
 import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sd_search_verl.errors import UserError
+from sd_search_verl.errors import UserError, without_key
 
 OPEN_AFTER = 3  # failures in a row that open an endpoint's circuit
 COOL_DOWN_S = (1.0, 30.0)  # an open circuit's first and longest pause
@@ -52,14 +51,6 @@ def sibling_url(url: str, path: str) -> str:
 def document_url(url: str, document_id: str) -> str:
     """Return the URL of a document of the server whose ``…/retrieve`` is ``url``."""
     return sibling_url(url, f"/document/{urllib.parse.quote(document_id, safe='')}")
-
-
-def without_key(url: str) -> str:
-    """Return ``url`` without user and key, for messages.
-
-    A key that is not percent-encoded may hold any character, so all goes up to the last ``@``.
-    """
-    return re.sub(r"(?s)^(\w+:/+)?.*@", r"\1", url)
 
 
 def without_user(url: str) -> str:

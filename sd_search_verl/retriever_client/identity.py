@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 
-from sd_search_verl.errors import UserError, on_one_line, one_line
+from sd_search_verl.errors import UserError, on_one_line, one_line, without_key
 from sd_search_verl.files import read_json, write_json
 from sd_search_verl.retriever_client.check import open_url
-from sd_search_verl.retriever_client.endpoints import retrieve_url, sibling_url, without_key
+from sd_search_verl.retriever_client.endpoints import retrieve_url, sibling_url
 from sd_search_verl.retriever_client.reply import SearchFunction, SearchResult, parse_reply
 
 FILE = "retriever.json"

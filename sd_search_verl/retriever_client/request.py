@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from sd_search_verl.errors import on_one_line
+from sd_search_verl.errors import on_one_line, without_key
 from sd_search_verl.retriever_client.answer import explanation, read_body
-from sd_search_verl.retriever_client.endpoints import Endpoint, without_key
+from sd_search_verl.retriever_client.endpoints import Endpoint
 from sd_search_verl.retriever_client.reply import Document, decode_reply, parse_reply
 
 
@@ -80,7 +80,7 @@ async def post(
             if response.status in (429, 503):
                 stats.throttled += 1
                 raise RetryableError(f"HTTP {response.status}", _retry_after(response))
-            if 400 <= response.status < 500 and response.status != 408:
+            if 300 <= response.status < 500 and response.status != 408:
                 endpoint.succeeded()
                 raise RejectedError(f"{without_key(endpoint.url)}: {await _status(response)}")
             if response.status != 200:

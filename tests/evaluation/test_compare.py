@@ -160,7 +160,7 @@ def test_several_seeds_a_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     spread = f"{100 * fmean(means[:3]):.1f} ± {100 * stdev(means[:3]):.1f}"
     shown = capsys.readouterr().out
     assert f"A: macro average {spread} (s.d. of 3 runs)" in shown
-    pairs = result["metrics"]["em"]["over_pairs"]
+    pairs = result["metrics"]["em"]["over_runs"]["macro"]
     half = 4.303 * stdev(b - a for a, b in zip(means[:3], means[3:], strict=True)) / 3**0.5
     assert pairs["n"] == 3
     assert pairs["mean"] == pytest.approx(difference)

@@ -11,8 +11,9 @@ from support.raw_server import http, server
 from support.small_servers import client
 
 from sd_search_verl.config import ConfigError, SearchConfig, read_config
+from sd_search_verl.errors import without_key
 from sd_search_verl.retriever_client.check import check_retriever, is_loading
-from sd_search_verl.retriever_client.endpoints import KEY_VARIABLE, retrieve_url, without_key
+from sd_search_verl.retriever_client.endpoints import KEY_VARIABLE, retrieve_url
 from sd_search_verl.retriever_client.identity import DisagreementError, identify
 
 KEY = "k€y/@:"

@@ -57,7 +57,6 @@ def test_help_is_printed(command: object, capsys: pytest.CaptureFixture[str]) ->
         ({"k1": "nan"}, "--k1 is nan; it must be a finite number."),
         ({"deadline_s": "inf"}, "--deadline-s is inf; it must be a finite number."),
         ({"topk": "200"}, "--topk 200 is above --max-topk 100."),
-        ({"max_topk": "300"}, "--max-documents 16384 is below 64 x --max-topk 300"),
         ({"topk": "0", "drain_s": "-1"}, "--drain-s is -1; it must be greater than or equal to 0."),
     ],
 )

@@ -12,9 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from sd_search_verl.config import SDSearchConfig
 from sd_search_verl.distill.schedule import alpha_at
-from sd_search_verl.errors import UserError
+from sd_search_verl.errors import UserError, without_key
 from sd_search_verl.protocol.prompt import text_messages
-from sd_search_verl.retriever_client.endpoints import without_key
 from sd_search_verl.retriever_client.identity import describe, identify
 from sd_search_verl.verl_adapter.preflight.files import data_files, is_remote, open_file
 from sd_search_verl.verl_adapter.preflight.policy_files import load_model_config, load_tokenizer

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 from omegaconf import DictConfig, OmegaConf
 
-from sd_search_verl.errors import UserError, without_credentials
+from sd_search_verl.errors import UserError, without_key
 from sd_search_verl.finding import Finding, Rule
 from sd_search_verl.retriever_client.check import check_retriever, is_loading
-from sd_search_verl.retriever_client.endpoints import KEY_VARIABLE, is_own_machine, without_key
+from sd_search_verl.retriever_client.endpoints import KEY_VARIABLE, is_own_machine
 from sd_search_verl.retriever_client.identity import DisagreementError, describe, identify, stored
 from sd_search_verl.verl_adapter.preflight.numbers import number
 from sd_search_verl.verl_adapter.trainer import checkpoints
@@ -48,8 +48,8 @@ CHANGED = Rule(
 def check_addresses(config: DictConfig) -> Iterator[Finding]:
     """Check that no address holds a key."""
     for url in _addresses(config):
-        if without_credentials(url) != url:
-            yield KEY_IN_URL.finding(url=without_credentials(url))
+        if without_key(url) != url:
+            yield KEY_IN_URL.finding(url=without_key(url))
 
 
 def check_machines(config: DictConfig) -> Iterator[Finding]:

@@ -12,10 +12,9 @@ import numpy as np
 import torch
 
 from sd_search_verl.config import HindsightConfig, SearchConfig
-from sd_search_verl.errors import UserError
+from sd_search_verl.errors import UserError, without_key
 from sd_search_verl.hindsight.block import is_correct
 from sd_search_verl.hindsight.teacher_inputs import TeacherInputs
-from sd_search_verl.retriever_client.endpoints import without_key
 from sd_search_verl.rollout.types import Rollout, Search, Status
 from sd_search_verl.rollout.versions import query_versions, version_at
 from sd_search_verl.runs.schema import Trace
@@ -100,10 +99,10 @@ def health_metrics(
     """Return the metrics that the alarms need and verl does not report.
 
     health/partial_groups: share of the step's groups with fewer rollouts than ``group_size``; health/missing_rollouts:
-    how many are missing; verl trains such groups without a warning. health/equal_rewards: share of the groups whose
-    rollouts all have one reward, which GRPO learns nothing from. health/correct_log_prob: mean log-prob of a policy
-    token in CORRECT rollouts, in nats, by the policy before the update; left out where no rollout is CORRECT
-    and kept by verl's rollout correction, which sets the mask of those it rejects to 0.
+    how many are missing; verl trains such groups without a warning. health/equal_rewards: share of the groups of
+    several rollouts that all have one reward, which GRPO learns nothing from. health/correct_log_prob: mean log-prob
+    of a policy token in CORRECT rollouts, in nats, by the policy before the update; left out where no rollout is
+    CORRECT and kept by verl's rollout correction, which sets the mask of those it rejects to 0.
     """
     sizes = Counter(rollout.prompt.group for rollout in step.rollouts)
     whole = sum(size >= group_size for size in sizes.values())
@@ -111,10 +110,11 @@ def health_metrics(
         "health/partial_groups": 1 - whole / groups,
         "health/missing_rollouts": float(group_size * groups - sum(sizes.values())),
     }
-    rewards: dict[str, set[float | None]] = defaultdict(set)
+    rewards: dict[str, list[float | None]] = defaultdict(list)
     for rollout in step.rollouts:
-        rewards[rollout.prompt.group].add(rollout.reward)
-    found["health/equal_rewards"] = _mean(len(values) == 1 for values in rewards.values())
+        rewards[rollout.prompt.group].append(rollout.reward)
+    if several := [values for values in rewards.values() if len(values) > 1]:
+        found["health/equal_rewards"] = _mean(len(set(values)) == 1 for values in several)
     correct = [
         log_probs[torch.tensor(rollout.response_mask, dtype=torch.bool)]
         for rollout, log_probs in zip(step.rollouts, step.log_probs, strict=True)
