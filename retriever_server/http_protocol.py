@@ -31,7 +31,7 @@ class CoalescingTransport:
         self._transport, self._loop, self._timeout_s = transport, loop, timeout_s
         self._parts: list[bytes] = []
         self._unsent = memoryview(b"")
-        self._closing = False
+        self._closing = self._closed = False
         self._timer: asyncio.TimerHandle | None = None
         self.paused = False
 
@@ -78,8 +78,9 @@ class CoalescingTransport:
             self._transport.write(piece)
         if not self.paused:
             self._stop_timer()
-            if self._closing and not self._transport.is_closing():
+            if self._closing and not self._closed:
                 # Not at once: asyncio's transport calls here from a write of its own, and would close twice.
+                self._closed = True
                 self._loop.call_soon(self._transport.close)
 
     def _stop_timer(self) -> None:
