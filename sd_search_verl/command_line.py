@@ -94,9 +94,8 @@ def _termination_as_ctrl_c() -> Iterator[None]:
     owner = os.getpid()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        if (
-            os.getpid() != owner
-        ):  # a fork of this process, such as a pool's worker, ends as it would without us
+        # A fork of this process, such as a pool's worker, ends as it would without us.
+        if os.getpid() != owner:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         # Inside asyncio it is asyncio's; a shell's background jobs ignore SIGINT.

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,6 +40,30 @@ def test_an_error_of_the_program_keeps_its_traceback() -> None:
     parser.set_defaults(action=lambda arguments: json.loads("{"))
     with pytest.raises(json.JSONDecodeError):  # a ValueError
         run_command(parser, [])
+
+
+def test_a_fork_of_a_command_ends_by_sigterm_as_any_process() -> None:
+    """A pool's workers are ended so; Ctrl-C's traceback would stand in the terminal once for each."""
+    statuses = []
+
+    def action(_: argparse.Namespace) -> int:
+        ready, tell = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                os.write(tell, b"x")  # Python forgets signals that come while it forks
+                time.sleep(30)
+            finally:
+                os._exit(0)
+        os.read(ready, 1)
+        os.kill(child, signal.SIGTERM)
+        statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        return 0
+
+    parser = argparse.ArgumentParser()
+    parser.set_defaults(action=action)
+    assert run_command(parser, []) == 0
+    assert statuses == [-signal.SIGTERM]
 
 
 def commands(

@@ -38,14 +38,18 @@ class _Runs:
 
 
 @pytest.mark.timeout(300)
-def test_shards_are_merged_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_shards_are_merged_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     single_rank_environment()
     start = save_tiny_model(tmp_path / "start")
     worker = make_worker(compose(start))
     step = tmp_path / "run" / "global_step_3"
     worker.save_checkpoint(str(step / "actor"))
     out = tmp_path / "out"
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # whoever sets it for others' checkpoints
     merged = resolve_model(step, out)
+    monkeypatch.delenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
     assert merged == out / f"model-{fingerprint(step / 'actor')}"
     before, after = (AutoModelForCausalLM.from_pretrained(path).state_dict() for path in (start, merged))
     assert before.keys() == after.keys()

@@ -59,3 +59,15 @@ def test_a_head_alone_is_sent_too() -> None:
 
 def test_closing_sends_what_was_written() -> None:
     assert pieces(leave) == [b"head body", b"closed"]
+
+
+def test_a_connection_is_not_closed_from_within_a_write_of_its_transport() -> None:
+    """asyncio's transport tells that the client has read from a write, behind which it closes by itself."""
+    within: list[bool] = []
+
+    def read(transport: CoalescingTransport) -> None:
+        transport.resume()
+        within.append(transport._transport.is_closing())
+
+    assert pieces(CoalescingTransport.pause, leave, read) == [b"head body", b"closed"]
+    assert within == [False]

@@ -10,6 +10,7 @@ from support.retrieval_server import get, metric, post
 
 from retriever_server.launcher import ServerProcess
 from retriever_server.openapi import document
+from retriever_server.schema import RequestError, parse, request_model
 from retriever_server.settings import Settings
 
 
@@ -128,6 +129,14 @@ def test_bad_requests_name_the_field(bm25: ServerProcess, body: Any, status: int
     assert answered == status
     assert answer["error"]["field"] == field
     assert answer["error"]["message"]
+
+
+def test_a_clients_batch_passes_whatever_topk_is_allowed() -> None:
+    settings = Settings(backend="bm25", max_topk=1000)
+    body = json.dumps({"queries": ["a"] * 64, "topk": 1000}).encode()
+    assert parse(body, request_model(settings), settings).topk == 1000
+    with pytest.raises(RequestError, match="at most 64000 a request"):
+        parse(body.replace(b'"a", "a"', b'"a", "a", "a"', 1), request_model(settings), settings)
 
 
 def test_as_many_documents_as_training_asks_for_are_answered_and_more_are_counted(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socketserver
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from sd_search_verl.retriever_client.client import RetrieverClient, SearchResult
 
 Answer = Callable[[str, str, bytes], bytes | Iterator[bytes]]
 """Method, path and body of a request -> the whole answer, or its parts with pauses between them."""
@@ -47,3 +50,37 @@ def server(answer: Answer) -> Iterator[str]:
             yield f"http://127.0.0.1:{tcp.server_address[1]}"
         finally:
             tcp.shutdown()
+
+
+HIT = {"document": {"id": "1", "contents": "title\ntext"}, "score": 1.0}
+
+
+def to_queries(make: Callable[[int, int], bytes]) -> Answer:
+    """Answer ``make(number of queries, topk)`` to searches, and 404 to everything else."""
+
+    def answer(method: str, path: str, body: bytes) -> bytes:
+        if method != "POST":
+            return http(b"no", "404 Not Found")
+        asked = json.loads(body)
+        return make(len(asked["queries"]), asked["topk"])
+
+    return answer
+
+
+def hits(**changes: Any) -> Answer:
+    return to_queries(lambda n, k: http({"result": [[{**HIT, **changes}]] * n}))
+
+
+def always(answer: bytes) -> Answer:
+    return lambda method, path, body: answer
+
+
+def search(url: str) -> SearchResult:
+    async def run() -> SearchResult:
+        client = RetrieverClient([url], top_k=3, timeout_s=1.0, max_retries=0)
+        try:
+            return await client.search("test")
+        finally:
+            await client.close()
+
+    return asyncio.run(run())
